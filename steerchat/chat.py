@@ -1,0 +1,162 @@
+"""What a command is given: the session, the settings, the model on its way, and someone to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import folders
+from .config import Settings, descriptions
+from .errors import ConceptError, SteerchatError, StoreError, UsageError
+from .library import Library
+from .loader import Loader
+from .models import ALIASES
+from .registry import Registry
+from .results import Notice, Progress
+from .session import Session
+from .store import Store
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+Candidate = tuple[str, str]
+
+
+class Chat:
+    """Everything behind one running steerchat.
+
+    Args:
+        settings: of this start.
+        registry: the commands.
+        report: told of long work and notices.
+        ask: puts a question with choices to the user and returns the answer; None when nobody is there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        report: Callable[[Notice | Progress], None] = lambda event: None,
+        ask: Callable[[str, Sequence[str]], str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.report = report
+        self.leaving = False
+        self.editing: str | None = None  # a text that the next prompt starts with
+        self._ask = ask
+        self.library = Library(
+            folders.packaged("vectors"),
+            folders.data_dir() / "concepts",
+            folders.cache_dir() / "vectors",
+            reserved=registry.reserved_words(),
+        )
+        self.loader = Loader(settings.model, settings.device, settings.dtype)
+        self.session = Session(settings, self.library, self._engine, self._open_store(), self._forward)
+
+    def start(self) -> Chat:
+        """Begin to load the model, behind."""
+        self.loader.start()
+        return self
+
+    def ask(self, question: str, choices: Sequence[str]) -> str:
+        """The user's choice.
+
+        Raises:
+            UsageError: when nobody is there to answer.
+        """
+        if self._ask is None:
+            raise UsageError(f"{question} Nobody is there to answer", "put the answer on the line")
+        return self._ask(question, choices)
+
+    @property
+    def can_ask(self) -> bool:
+        return self._ask is not None
+
+    def switch_model(self, name: str) -> Engine:
+        """Load another model; the one at hand stays when that fails. The conversation goes on."""
+        fresh = Loader(name, self.settings.device, self.settings.dtype).start()
+        engine = fresh.wait(self.report, self.session.stop.is_set)
+        old = self.loader.ready
+        self.loader = fresh
+        if old is not None:
+            old.forget()
+        self.settings.change("model", name)
+        return engine
+
+    def close(self) -> None:
+        if self.session.journal.store is not None:
+            self.session.new()
+        if self.session.journal.store is not None:
+            self.session.journal.store.close()
+
+    def _engine(self) -> Engine:
+        return self.loader.wait(self.report, self.session.stop.is_set)
+
+    def _forward(self, event: Notice | Progress) -> None:
+        self.report(event)
+
+    def _open_store(self) -> Store | None:
+        try:
+            return Store.open(history_path())
+        except StoreError as error:
+            self.report(Notice(f"{error.message}; this chat is not logged. {error.hint}"))
+            return None
+
+
+class Menu:
+    """Answers the completer's questions about a chat, at once and without the model (`arguments.Completions`)."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    @property
+    def n_layers(self) -> int | None:
+        engine = self._chat.loader.ready
+        return None if engine is None else engine.n_layers
+
+    def concepts(self) -> Iterable[Candidate]:
+        for name in self._chat.library.names():
+            try:
+                concept = self._chat.library.get(name)
+            except ConceptError as error:
+                yield name, error.message
+                continue
+            yield name, concept.description
+
+    def recommended(self, concept: str) -> tuple[str, float] | None:
+        engine = self._chat.loader.ready
+        if engine is None:
+            return None
+        try:
+            layers, strength, _ = self._chat.library.recommended(concept, engine.fingerprint)
+        except SteerchatError:
+            return None
+        return layers, strength
+
+    def settings(self) -> Iterable[tuple[str, str, Sequence[str]]]:
+        return [(d.name, d.help, d.choices) for d in descriptions().values()]
+
+    def models(self) -> Iterable[Candidate]:
+        return [(alias, hub) for alias, hub in ALIASES.items()]
+
+    def commands(self) -> Iterable[Candidate]:
+        return self._chat.registry.nouns()
+
+    def pairs(self) -> Iterable[tuple[int, str]]:
+        if self._chat.session.journal.store is None:
+            return []
+        try:
+            return [(row.id, row.pair.prompt) for row in self._chat.session.journal.store.pairs(limit=20)]
+        except StoreError:
+            return []
+
+
+def history_path() -> Path:
+    """Where the notebook is."""
+    return folders.data_dir() / "history.db"
+
+
+def config_path() -> Path:
+    return folders.config_dir() / "config.toml"

@@ -1,0 +1,195 @@
+"""The shell: `steerchat` alone is the chat, its subcommands are the same experiments without one.
+
+Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import Interrupted, SteerchatError, UsageError
+
+_SETTINGS = ("model", "device", "dtype", "seed", "max_tokens", "temperature", "top_p", "repetition_penalty", "scope")
+
+
+def _common() -> list[click.Parameter]:
+    from .config import descriptions
+
+    options: list[click.Parameter] = []
+    for name, description in descriptions().items():
+        if name.replace("-", "_") in _SETTINGS:
+            options.append(click.Option([f"--{name}"], metavar="VALUE", help=description.help))
+    return options
+
+
+def _experiment_options() -> list[click.Parameter]:
+    return [
+        click.Option(["--steer"], multiple=True, metavar="TERM", help='"happy 16 2.0" or happy:16:2.0; repeat to add'),
+        click.Option(["--prompts"], metavar="FILE", help="a prompt a line; - reads standard input"),
+        click.Option(["--json", "as_json"], is_flag=True, help="one JSON object a line"),
+        *_common(),
+    ]
+
+
+def build() -> click.Group:
+    """The whole command line."""
+    from . import commands  # noqa: F401  # declares the slash commands
+    from .registry import click_command, registry
+
+    @click.group(
+        invoke_without_command=True,
+        params=_common(),
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Chat with a language model and steer it while you talk. Without a command: the chat.",
+    )
+    @click.version_option(__version__, prog_name="steerchat")
+    @click.pass_context
+    def group(context: click.Context, **options: Any) -> None:
+        context.obj = options
+        if context.invoked_subcommand is None:
+            context.exit(_chat(options))
+
+    for command in registry:
+        if command.shell:
+            group.add_command(click_command(command, _run_command, _experiment_options()))
+    group.add_command(_model_group())
+    return group
+
+
+def _model_group() -> click.Group:
+    @click.group(help="Models on this machine.")
+    def model() -> None: ...
+
+    @model.command(help="Fetch the default model ahead of time.")
+    @click.option("--to", metavar="DIR", help="also put the download there, to be copied to other machines")
+    def fetch(to: str | None) -> None:
+        from .models import fetch_default
+
+        screen = _screen()
+        path = fetch_default(Path(to) if to else None, screen.show)
+        screen.show(f"the default model is ready in {path}")
+
+    return model
+
+
+def _screen() -> Any:
+    from .render import Screen
+
+    return Screen()
+
+
+def _chat(options: dict[str, Any]) -> int:
+    from . import repl
+    from .chat import Chat, config_path
+    from .config import load_settings
+    from .registry import registry
+
+    settings = load_settings(options, config_path())
+    screen = _screen()
+    person = repl.interactive()
+    chat = Chat(settings, registry, screen.show, repl.asker(screen) if person else None).start()
+    try:
+        if person:
+            repl.run_chat(chat, screen)
+            return 0
+        return 0 if repl.run_script(chat, screen, repl.read_lines(sys.stdin)) else 1
+    finally:
+        chat.close()
+
+
+def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -> None:
+    """A slash command from the shell: the same handler, shown or as JSON."""
+    from . import repl
+    from .chat import Chat, config_path
+    from .config import load_settings
+    from .recipe import parse_term
+    from .registry import registry
+
+    given = {**(click.get_current_context().find_root().obj or {})}
+    given |= {name: common[name] for name in _SETTINGS if common.get(name) is not None}
+    requests = [parse_term(term) for term in common["steer"]]
+    screen = _screen()
+    chat = Chat(load_settings(given, config_path()), registry, screen.show)
+    try:
+        with repl.stoppable(chat.session.stop):
+            if command.name not in _WITHOUT_MODEL:
+                chat.start()
+            if requests:
+                for note in chat.session.steer(requests):
+                    click.echo(note, err=True)
+            for prompt in _prompts(common["prompts"]):
+                result = command.handler(chat, **(values | prompt))
+                if common["as_json"]:
+                    for item in _json(result):
+                        click.echo(json.dumps(item, ensure_ascii=False, allow_nan=False))
+                else:
+                    repl.show(chat, screen, result)
+            if chat.session.stop.is_set():
+                raise Interrupted(f"steerchat {command.name}")
+    finally:
+        chat.close()
+
+
+_WITHOUT_MODEL = {"history"}
+
+
+def _prompts(file: str | None) -> Iterator[dict[str, str]]:
+    """What to set a command's prompt to, for each line of a file; once nothing when there is none."""
+    if file is None:
+        yield {}
+        return
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}", "a text file with a prompt a line") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UsageError(f"{file} holds no prompt", "one a line")
+    yield from ({"prompt": line} for line in lines)
+
+
+def _json(result: Any) -> Iterator[Any]:
+    """A result's JSON objects: of each pair in a stream, of each row of a list, of a value."""
+    from .results import PairDone
+
+    if isinstance(result, Iterator):
+        for event in result:
+            if isinstance(event, PairDone):
+                yield event.pair.to_json()
+    elif isinstance(result, list):
+        for item in result:
+            yield item.to_json()
+    else:
+        yield result.to_json()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run steerchat. Returns the exit code; every error becomes a line on standard error here."""
+    # Nothing leaves the machine but what was asked for.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        result = build().main(arguments, prog_name="steerchat", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (Interrupted, KeyboardInterrupt, click.Abort):
+        return 130
+    except SteerchatError as error:
+        _screen().error(error)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more when it closes its output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -1,0 +1,83 @@
+"""Settings, models, help, and the way out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from ..arguments import Choice, CommandName, ModelName, Setting, SettingValue
+from ..chat import Chat
+from ..errors import UsageError, unknown
+from ..models import ALIASES
+from ..registry import command
+from ..text import Table
+
+_GROUP = "Setup"
+# Settings that a running model has already used up.
+_AT_START = {"device", "dtype"}
+
+
+@command("set", examples=["/set temperature 0", "/set carry steered", "/set"], group=_GROUP)
+def set_(
+    chat: Chat,
+    name: Annotated[str | None, Setting("which setting")] = None,
+    value: Annotated[str | None, SettingValue("its new value")] = None,
+) -> Any:
+    """Shows or changes settings."""
+    rows = chat.settings.items()
+    if name is None:
+        return Table(("setting", "value", "from"), [(n, str(v), source) for n, v, source in rows])
+    if value is None:
+        known = {n: (v, source) for n, v, source in rows}
+        if name not in known:
+            raise unknown("setting", name, known, "/set lists them")
+        return f"{name} is {known[name][0]} ({known[name][1]})"
+    if name == "model":
+        return model(chat, value)
+    if name in _AT_START:
+        raise UsageError(f"{name} is chosen at the start", f"steerchat --{name} {value}")
+    new = chat.settings.change(name, value)
+    return f"{name} is now {new}"
+
+
+@command("view", examples=["/view steered", "/view both"], group=_GROUP)
+def view(
+    chat: Chat, which: Annotated[str | None, Choice("both", "steered", "normal", meaning="what to show")] = None
+) -> str:
+    """Chooses which answers the screen shows; both are always computed and logged."""
+    if which is None:
+        return f"view is {chat.settings.view}"
+    return set_(chat, "view", which)
+
+
+@command("model", examples=["/model", "/model smollm2"], group=_GROUP)
+def model(chat: Chat, name: Annotated[str | None, ModelName("alias, Hub id, folder or .gguf")] = None) -> str:
+    """Shows the model, or changes it; the conversation stays."""
+    if name is None:
+        engine = chat.session.engine
+        facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
+        return f"{engine.name}: {facts}, {engine.device} {engine.dtype}"
+    engine = chat.switch_model(name)
+    last = engine.n_layers - 1
+    recipe = chat.session.recipe
+    if any(max(term.layers) > last for term in recipe.terms):
+        chat.session.recipe = type(recipe)(scope=recipe.scope)
+        return f"{engine.name} is loaded. It has layers 0 to {last}: the recipe did not fit and is empty now."
+    return f"{engine.name} is loaded. Its concepts are read from it on first use."
+
+
+@command("model list", examples=["/model list"], group=_GROUP)
+def model_list(chat: Chat) -> Table:
+    """Lists the models that have a short name."""
+    return Table(("name", "model"), list(ALIASES.items()))
+
+
+@command("help", examples=["/help", "/help steer"], group=_GROUP)
+def help_(chat: Chat, name: Annotated[str, CommandName("a command")] = "") -> Any:
+    """Lists the commands, or explains one."""
+    return chat.registry.page(name) if name else chat.registry.overview()
+
+
+@command("quit", examples=["/quit"], group=_GROUP, aliases=["exit"])
+def quit_(chat: Chat) -> None:
+    """Leaves; everything is in the history."""
+    chat.leaving = True

@@ -1,0 +1,316 @@
+"""Running the model: rows of a batch, each with its own edits, as a stream of events.
+
+The engine knows token ids, edits and seeds; it knows no concept, no conversation and no screen. A run of
+rows takes one pass over what is new of their prompts, one pass a token, and one last pass that reads every
+answer with the unsteered model. That reading gives perplexities and hidden states, and what it leaves in
+the cache is what the next turn goes on from.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .batch import Batch, Context, Work
+from .decoding import Decoding, Row
+from .errors import ModelError
+from .hooks import Steering, find_blocks
+from .prompting import Prompter
+from .reading import Position, Reading, read
+from .results import Answer, Delta, Finished
+from .sampling import Sampler, Sampling
+
+# Share of the free memory that one batch may plan to use: the rest is for activations and neighbours.
+_MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Output:
+    """A row's answer and, unless it was empty, how the unsteered model reads it."""
+
+    answer: Answer
+    reading: Reading
+
+
+class Engine:
+    """A loaded model that answers rows.
+
+    Args:
+        model: a causal language model of transformers, in eval mode, on its device.
+        tokenizer: its tokenizer.
+        name: for people.
+        fingerprint: for vectors and the log.
+        free_memory: bytes that may still be allocated on the model's device.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str, free_memory: Callable[[], int]) -> None:
+        self.model = model
+        self.name = name
+        self.fingerprint = fingerprint
+        self.prompter = Prompter(tokenizer)
+        self.blocks = find_blocks(model)
+        self.work = Work()
+        self._free_memory = free_memory
+        self._kept: list[Context] = []
+        self._stops = _stop_ids(model, tokenizer)
+        config = model.config.get_text_config()
+        self.n_layers = len(self.blocks)
+        self.hidden: int = config.hidden_size
+        self.context_size: int = getattr(config, "max_position_embeddings", None) or 2048
+        self._vocabulary: int = config.vocab_size
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._bytes_per_token = 2 * self.n_layers * heads * size * model.dtype.itemsize
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that compute; None on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else None
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def generate(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stopped: Callable[[], bool] = lambda: False,
+        keep: bool = False,
+    ) -> Generator[Delta | Finished, None, list[Output]]:
+        """Answer every row.
+
+        Args:
+            rows: as many as wanted; they are run in as few batches as memory allows.
+            sampling: for all of them.
+            stopped: asked between steps; once true, every row ends with what it has.
+            keep: whether the keys and values of these rows are what the next call goes on from.
+
+        Yields:
+            `Delta` and `Finished`, with the row's index.
+
+        Returns:
+            an `Output` per row, in order.
+
+        Raises:
+            ModelError: when a prompt does not fit the model, or memory does not hold even one row.
+        """
+        for row in rows:
+            self.check(row.prompt)
+        if not rows:
+            return []
+        told = [0] * len(rows)
+        outputs: list[Output] = []
+        longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
+        size = self._batch_size(longest)
+        while len(outputs) < len(rows):
+            first = len(outputs)
+            group = rows[first : first + size]
+            run = self._run(group, sampling, stopped, keep)
+            try:
+                outputs += yield from _numbered(run, first, told)
+                continue
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback would keep the batch's tensors alive.
+            self.forget()
+            if len(group) == 1:
+                raise ModelError(
+                    "there is not enough memory for one answer", "fewer --max-tokens, /new, or a smaller --model"
+                )
+            size = max(1, len(group) // 2)
+        return outputs
+
+    def read(
+        self,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        log_probs: bool = True,
+        position: Position = "mean",
+    ) -> Iterator[list[tuple[int, Reading]]]:
+        """Read texts after their prompts with the unsteered model, in batches of alike lengths.
+
+        Args:
+            texts: (prompt ids, text ids); a prompt has at least one token.
+            log_probs: see `reading.read`.
+            position: see `reading.read`.
+
+        Yields:
+            a batch's readings, each with its index in `texts`, until every text is read.
+        """
+        # What all prompts begin with (the template's head, a system message) is computed once.
+        shared = _common_prefix([tuple(prompt[:-1]) for prompt, _ in texts])
+        start = self._prefill([shared])[0] if shared else None
+        # Longest first: the batch that needs most memory is met at the beginning.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i][0]) - len(texts[i][1]))
+        while order:
+            longest = len(texts[order[0]][0]) + len(texts[order[0]][1])
+            size = self._batch_size(longest, logits=False)
+            group, order = order[:size], order[size:]
+            heads = [texts[i][0][len(shared) :] for i in group]
+            batch = Batch(self.model, [start] * len(group), longest - len(shared), self.work)
+            found = read(self.model, self.blocks, batch, heads, [texts[i][1] for i in group], log_probs, position)
+            yield list(zip(group, found, strict=True))
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Raises ModelError when a prompt leaves no room for an answer."""
+        if len(prompt) >= self.context_size:
+            raise ModelError(
+                f"the text has {len(prompt)} tokens and the model holds {self.context_size}",
+                "shorten it, or /new for an empty conversation",
+            )
+
+    def run(self, tokens: Sequence[int]) -> torch.Tensor:
+        """One pass over one text from its beginning. Returns its final hidden states, (tokens, hidden)."""
+        return Batch(self.model, [None], len(tokens), self.work).forward([tokens])[0]
+
+    def forget(self) -> None:
+        """Drop what is kept between turns, and give the memory back."""
+        self._kept = []
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    # A run of rows that fit into memory together.
+
+    def _run(
+        self, rows: Sequence[Row], sampling: Sampling, stopped: Callable[[], bool], keep: bool
+    ) -> Generator[Delta | Finished, None, list[Output]]:
+        room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
+        steered_prompt = any(row.scope == "all" and row.edits for row in rows)
+        batch = self._steered_prompts(rows, room) if steered_prompt else self._prompts(rows, room)
+        width, lengths = batch.width, batch.lengths.clone()
+        steering = Steering(self.blocks, [row.edits for row in rows], self.hidden)
+        sampler = Sampler(sampling, [row.prompt for row in rows], [row.seed for row in rows], self.device)
+        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops)
+        while decode.active:
+            if stopped():
+                yield from decode.stop()
+                break
+            yield from decode.step()
+        texts = [self.prompter.reply(answer.text) for answer in decode.answers()]
+        if steered_prompt:
+            # Its keys and values hold the push: an unsteered reading needs prompts without.
+            batch = self._prompts(rows, max(map(len, texts)) + 1)
+        else:
+            decode.restore()
+            batch.rewind(width, lengths)
+        readings = read(self.model, self.blocks, batch, [row.prompt[-1:] for row in rows], texts)
+        if keep:
+            self._kept = [
+                batch.context(index, [*row.prompt, *text])
+                for index, (row, text) in enumerate(zip(rows, texts, strict=True))
+            ]
+        return [
+            Output(replace(answer, perplexity=reading.perplexity), reading)
+            for answer, reading in zip(decode.answers(), readings, strict=True)
+        ]
+
+    def _prompts(self, rows: Sequence[Row], room: int) -> Batch:
+        """A batch whose rows stand on their prompts less the last token, computed without any push."""
+        bodies = [row.prompt[:-1] for row in rows]
+        distinct = list(dict.fromkeys(bodies))
+        if len(distinct) == len(bodies):
+            return self._prefilled(bodies, room)
+        contexts = dict(zip(distinct, self._prefill(distinct), strict=True))
+        return Batch(self.model, [contexts[body] for body in bodies], room + 1, self.work)
+
+    def _prefill(self, bodies: Sequence[tuple[int, ...]]) -> list[Context]:
+        batch = self._prefilled(bodies, 0)
+        return [batch.context(index, body) for index, body in enumerate(bodies)]
+
+    def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int) -> Batch:
+        """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
+        bases = [self._reusable(body) for body in bodies]
+        new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
+        batch = Batch(self.model, bases, max(map(len, new)) + room + 1, self.work)
+        if any(new):
+            batch.forward(new)
+        return batch
+
+    def _reusable(self, body: tuple[int, ...]) -> Context | None:
+        """The kept context that shares the longest beginning with `body`, cut to that."""
+        best = max(self._kept, key=lambda context: _shared(context.tokens, body), default=None)
+        length = 0 if best is None else _shared(best.tokens, body)
+        return best.crop(length) if best is not None and length else None
+
+    def _steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
+        """As `_prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""
+        bodies = [row.prompt[:-1] for row in rows]
+        batch = Batch(self.model, [None] * len(rows), max(map(len, bodies)) + room + 1, self.work)
+        if any(bodies):
+            edits = [row.edits if row.scope == "all" else () for row in rows]
+            with Steering(self.blocks, edits, self.hidden):
+                batch.forward(bodies)
+        return batch
+
+    def _batch_size(self, tokens: int, logits: bool = True) -> int:
+        """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
+        # Activations of one block at a time: attention and a feed-forward several times as wide as the stream.
+        activations = tokens * self.hidden * 16 * 4
+        # Scores, their processed copy, and the penalty's; noise is shared.
+        row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
+        return max(1, int(self._free_memory() * _MEMORY_SHARE / row))
+
+
+def _numbered(
+    run: Generator[Delta | Finished, None, list[Output]], first: int, told: list[int]
+) -> Generator[Delta | Finished, None, list[Output]]:
+    """A group's events under the numbers of the whole run, without what an earlier try has told already.
+
+    Answers depend on their seeds alone, so a batch that is run again in halves says the same once more.
+    """
+    said: dict[int, int] = {}
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as end:
+            return end.value
+        row = first + event.row
+        if isinstance(event, Finished):
+            yield Finished(row, event.answer)
+            continue
+        before = said.get(row, 0)
+        said[row] = before + len(event.text)
+        new = event.text[max(0, told[row] - before) :]
+        told[row] = max(told[row], said[row])
+        if new:
+            yield Delta(row, new)
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))
+
+
+def _common_prefix(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if not texts:
+        return ()
+    # The least and the greatest differ at least as early as any two between them.
+    low, high = min(texts), max(texts)
+    return low[: _shared(low, high)]
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a turn, by the generation configuration and by the tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,66 @@
+"""One family of errors: what happened, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SteerchatError(Exception):
+    """Something a user can mend. Shown as two short lines, never as a traceback.
+
+    Args:
+        message: what happened, one sentence without a final stop.
+        hint: what to do about it; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(SteerchatError):
+    """A line or an option that does not parse; the shell exits with 2."""
+
+
+class UnknownName(UsageError):
+    """A name that nothing answers to."""
+
+
+class ConceptError(SteerchatError):
+    """A concept, its examples or its vector cannot be used."""
+
+
+class ModelError(SteerchatError):
+    """A model cannot be found, fetched, loaded or run."""
+
+
+class StoreError(SteerchatError):
+    """The history cannot be read or written."""
+
+
+class Interrupted(SteerchatError):
+    """The user stopped long work; nothing is broken."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} stopped")
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> UnknownName:
+    """The error for an unknown name, with the nearest known one.
+
+    Args:
+        kind: what was named, in the singular ("concept", "setting").
+        name: what the user typed.
+        choices: every name that would have been right.
+        hint: said when nothing is near.
+    """
+    near = difflib.get_close_matches(name.lower(), sorted(choices), n=1, cutoff=0.6)
+    return UnknownName(f"no {kind} called {shorten(name)!r}", f"did you mean {near[0]}?" if near else hint)
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """`text` on one line of at most `width` characters, for quoting in a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."

@@ -1,0 +1,55 @@
+"""Where steerchat keeps things on this machine, and where the files that ship with it are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from .errors import SteerchatError
+
+APP = "steerchat"
+HOME_VARIABLE = "STEERCHAT_HOME"
+
+
+def data_dir() -> Path:
+    """The folder of what the user made: history, concepts. `$STEERCHAT_HOME` itself when that is set.
+
+    Like the other two it is only named here, not created.
+    """
+    return _home() or platformdirs.user_data_path(APP, appauthor=False)
+
+
+def config_dir() -> Path:
+    """The folder of `config.toml`. `$STEERCHAT_HOME` itself when that is set."""
+    return _home() or platformdirs.user_config_path(APP, appauthor=False)
+
+
+def cache_dir() -> Path:
+    """The folder of what can be made again: the converted model. `$STEERCHAT_HOME/cache` when that is set."""
+    home = _home()
+    return home / "cache" if home else platformdirs.user_cache_path(APP, appauthor=False)
+
+
+def packaged(name: Literal["vectors", "tutorials"]) -> Path:
+    """A folder that ships with steerchat, in an installed wheel or in a checkout.
+
+    Raises:
+        SteerchatError: when the installation lacks it.
+    """
+    package = Path(__file__).resolve().parent
+    installed = package / "_data" / name
+    if installed.is_dir():
+        return installed
+    # Beside an installed package lie other packages, so a sibling folder counts only in a checkout.
+    checkout = package.parent / name
+    if checkout.is_dir() and (package.parent / "pyproject.toml").is_file():
+        return checkout
+    raise SteerchatError(f"the folder {name}, which ships with steerchat, is missing", "install steerchat again")
+
+
+def _home() -> Path | None:
+    home = os.environ.get(HOME_VARIABLE)
+    return Path(home).expanduser().absolute() if home else None

@@ -1,0 +1,74 @@
+"""Writing a conversation into the history as it happens, and going on without one when that fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from . import __version__
+from .errors import StoreError
+from .records import PairRecord, Status
+from .results import Notice, Pair
+from .store import Store
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+class Journal:
+    """One conversation's place in the history.
+
+    Args:
+        store: the history; None keeps none.
+        report: told once when writing fails.
+    """
+
+    def __init__(self, store: Store | None, report: Callable[[Notice], None]) -> None:
+        self.store = store
+        self.logged = 0  # pairs since the start
+        self.session_id: int | None = None  # this conversation's; it gets one with its first pair
+        self._report = report
+
+    def begin(self, record: PairRecord, system: str) -> int | None:
+        """Log a pair before its first token. Returns its id, None when nothing is logged."""
+        if self.session_id is None:
+            self.session_id = self._write(lambda s: s.start_session(record.model, record.fingerprint, system))
+        row = replace(record, session_id=self.session_id, versions=versions())
+        return self._write(lambda store: store.begin_pair(row))
+
+    def finish(self, pair: Pair, status: Status) -> None:
+        """Complete what `begin` wrote."""
+        pair_id = pair.id
+        if pair_id is not None:
+            self._write(lambda store: store.finish_pair(pair_id, pair, status))
+            self.logged += 1
+
+    def take_back(self, pair_id: int | None) -> None:
+        """Mark a turn as undone; it stays."""
+        if pair_id is not None:
+            self._write(lambda store: store.mark_undone([pair_id]))
+
+    def end(self) -> int | None:
+        """The conversation is over. Returns which it was."""
+        old, self.session_id = self.session_id, None
+        if old is not None:
+            self._write(lambda store: store.end_session(old))
+        return old
+
+    def _write(self, write: Callable[[Store], Any]) -> Any:
+        if self.store is None:
+            return None
+        try:
+            return write(self.store)
+        except StoreError as error:
+            self.store = None
+            self._report(Notice(f"{error.message}; from here on nothing is logged. {error.hint}"))
+            return None
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a repetition token for token depends on."""
+    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"steerchat": __version__, "python": platform.python_version(), **found}

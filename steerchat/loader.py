@@ -1,0 +1,104 @@
+"""Loading a model in the background, so that the prompt is there to type at meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .errors import Interrupted, ModelError, SteerchatError
+from .results import Notice, Progress
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+Report = Callable[[Notice | Progress], None]
+
+
+class Loader:
+    """One model on its way into memory.
+
+    Args:
+        name: as after `--model`.
+        device: as after `--device`.
+        dtype: as after `--dtype`.
+    """
+
+    def __init__(self, name: str, device: str = "auto", dtype: str = "auto") -> None:
+        self.name = name
+        self._device = device
+        self._dtype = dtype
+        self._done = threading.Event()
+        self._engine: Engine | None = None
+        self._error: SteerchatError | None = None
+        self._progress: Progress | None = None
+        self._notices: list[Notice] = []
+        self._thread = threading.Thread(target=self._load, name="loader", daemon=True)
+
+    def start(self) -> Loader:
+        self._thread.start()
+        return self
+
+    @property
+    def ready(self) -> Engine | None:
+        """The engine, if it is loaded by now."""
+        return self._engine
+
+    @property
+    def failed(self) -> SteerchatError | None:
+        return self._error
+
+    @property
+    def status(self) -> str:
+        """Where it is, in a few words."""
+        if self._engine is not None:
+            return "ready"
+        if self._error is not None:
+            return "not loaded"
+        return self._progress.label if self._progress else "loading"
+
+    def wait(self, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False) -> Engine:
+        """The engine, once it is loaded; progress goes to `report` meanwhile.
+
+        Raises:
+            ModelError: when it cannot be loaded.
+            Interrupted: when `stopped` says so; loading goes on behind.
+        """
+        shown: Progress | None = None
+        while not self._done.wait(0.1):
+            if stopped():
+                raise Interrupted("waiting for the model")
+            while self._notices:
+                report(self._notices.pop(0))
+            event = self._progress or Progress(f"loading {self.name}", 0)
+            if event != shown:
+                report(event)
+                shown = event
+        while self._notices:
+            report(self._notices.pop(0))
+        if self._error is not None:
+            raise self._error
+        assert self._engine is not None
+        return self._engine
+
+    def _load(self) -> None:
+        try:
+            from .models import find
+
+            found = find(self.name, progress=self._report)
+            self._report(Progress(f"loading {found.name}", 0))
+            from .loading import load
+
+            self._engine = load(found, self._device, self._dtype)
+        except SteerchatError as error:
+            self._error = error
+        except Exception as error:  # a thread's error would vanish: whoever waits for the model must hear of it
+            self._error = ModelError(f"{self.name} cannot be loaded: {error}", "try --model smollm2")
+        finally:
+            self._done.set()
+
+    def _report(self, event: Notice | Progress) -> None:
+        if isinstance(event, Progress):
+            self._progress = event
+        else:
+            self._notices.append(event)

@@ -1,0 +1,261 @@
+"""Values as lines: sentences, tables, recipes, measures and help. `render` puts them on a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol, runtime_checkable
+
+from rich.text import Text
+
+from .painter import DIM
+from .recipe import Recipe, Term, format_layers
+from .registry import HelpPage
+from .results import Pair
+from .text import Table, cell_len, clean, column_widths, fit, pad, wrap
+
+INDENT = "  "
+LONGEST = 100  # cells; longer lines are hard to read
+_GAP = 3
+_LEAST_MEANING = 24  # cells; with less room than that a meaning goes below its name
+_STATUS = {"interrupted": "stopped", "failed": "failed", "running": "running"}
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A pair as the history keeps it; `created` is an ISO 8601 time."""
+
+    @property
+    def pair(self) -> Pair: ...
+    @property
+    def created(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def undone(self) -> bool: ...
+
+
+def paragraph(text: str, width: int, style: str = "", indent: str = INDENT) -> list[Text]:
+    """Sentences, wrapped; their own line breaks are kept."""
+    lines = wrap(clean(text), min(width, LONGEST) - len(indent))
+    return [Text(indent + line if line else "", style) for line in lines]
+
+
+def flow(parts: Iterable[str], width: int, gap: int) -> list[str]:
+    """Clean `parts` in lines of at most `width` cells, broken between parts where that is enough."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and cell_len(lines[-1]) + gap + cell_len(part) <= width:
+            lines[-1] += " " * gap + part
+        else:
+            lines += wrap(part, width)
+    return lines
+
+
+# Recipes and measures
+
+
+def recipe_text(recipe: Recipe, unit: float | None) -> str:
+    """The whole recipe, a line for each term.
+
+    Args:
+        recipe: what is steered.
+        unit: the push of strength 1 as a share of a layer's typical length; None leaves the push out.
+    """
+    if not recipe.terms:
+        return "no steering; /steer happy 16 2.0 starts it"
+    lines = [_term(term, unit) for term in recipe.terms]
+    if recipe.scope != "generated":
+        lines.append(f"scope {recipe.scope}: the prompt is pushed too")
+    if not recipe.on:
+        lines.append("off for now; /steer on resumes it")
+    return "\n".join(lines)
+
+
+def _term(term: Term, unit: float | None) -> str:
+    many = len(term.layers) > 1
+    where = f"{term.concept} at layer{'s' if many else ''} {format_layers(term.layers)}"
+    if term.operation != "add":
+        return f"{term.operation} {where}"
+    number = f"{term.strength:g}"
+    text = f"{where}, strength {number if '.' in number else number + '.0'}"  # a bare 2 looks like a layer
+    if unit is None:
+        return text
+    whose = "each layer's" if many else "that layer's"
+    return f"{text}: a push of {100 * unit * abs(term.per_layer):.2g}% of {whose} typical length"
+
+
+def measures(pair: Pair, width: int, verdict: str | None = None) -> list[Text]:
+    """The lines under a pair: effect, cost, verdict, divergence, speed and number, as far as they are known."""
+    parts = _steering(pair, verdict) if pair.steered is not None else []
+    if pair.tokens_per_second:
+        parts.append(f"{pair.tokens_per_second:.0f} tok/s")
+    room = max(width - len(INDENT), 1)
+    lines = flow(map(clean, parts), room, _GAP)
+    if pair.id is not None:
+        last = f"pair {pair.id}"
+        if lines and cell_len(lines[-1]) + _GAP + len(last) <= room:
+            lines[-1] = pad(lines[-1], room - len(last)) + last
+        else:
+            lines.append(pad(last, room, right=True))
+    return [Text(INDENT + line, DIM) for line in lines]
+
+
+def _steering(pair: Pair, verdict: str | None) -> list[str]:
+    parts: list[str] = []
+    if pair.effect is not None:
+        low_high = "" if pair.chance is None else " (random pushes {} .. {})".format(*map(_signed, pair.chance))
+        parts.append(f"effect {_signed(pair.effect)}{low_high}")
+    if len(pair.effects) > 1:
+        parts += [f"{concept} {_signed(value)}" for concept, value in pair.effects.items()]
+    if pair.perplexity_ratio is not None:
+        parts.append(f"cost {_ratio(pair.perplexity_ratio)}")
+    if verdict:
+        parts.append(verdict)
+    if pair.diverges_at is not None:
+        parts.append(f"parts at token {pair.diverges_at + 1}")  # people count from one
+    elif pair.steered is not None and pair.steered.text == pair.normal.text:
+        parts.append("the same answer twice")
+    return parts
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # never -0.0
+
+
+def _ratio(value: float) -> str:
+    return f"x{value:.1f}" if value < 100 else f"x{value:.0f}"
+
+
+# The history
+
+
+def history_table(rows: Sequence[Stored], now: datetime) -> Table:
+    """Pairs, one a line, in the order given."""
+    kinds = any(row.kind != "chat" for row in rows)
+    headings = ["id", "when", *(["kind"] if kinds else []), "prompt", "recipe", "effect", "cost"]
+    cells = [
+        [
+            "" if row.pair.id is None else str(row.pair.id),
+            _when(row.created, now),
+            *([row.kind] if kinds else []),
+            fit(row.pair.prompt, 60),
+            fit(str(row.pair.recipe), 30) if row.pair.recipe.terms else "-",
+            _outcome(row),
+            "" if row.pair.perplexity_ratio is None else _ratio(row.pair.perplexity_ratio),
+        ]
+        for row in rows
+    ]
+    return Table(
+        headings,
+        cells,
+        right=frozenset({0, len(headings) - 2, len(headings) - 1}),
+        dim=frozenset(index for index, row in enumerate(rows) if row.undone),
+        empty="no pairs yet; type a message, with /steer happy 16 2.0 before it for a steered answer",
+    )
+
+
+def origin(row: Stored, now: datetime) -> str:
+    """Where a pair of the history comes from."""
+    pair = row.pair
+    facts = [f"pair {pair.id}", _when(row.created, now), pair.model, f"seed {pair.seed}"]
+    facts += [row.kind] if row.kind != "chat" else []
+    facts += [_STATUS[row.status]] if row.status in _STATUS else []
+    facts += ["undone"] if row.undone else []
+    return "   ".join(facts)
+
+
+def _outcome(row: Stored) -> str:
+    if row.status in _STATUS:
+        return _STATUS[row.status]
+    if row.undone:
+        return "undone"
+    return "" if row.pair.effect is None else _signed(row.pair.effect)
+
+
+def _when(created: str, now: datetime) -> str:
+    """`today 14:03`, `yesterday 14:03`, or the date."""
+    try:
+        then = datetime.fromisoformat(created).astimezone(now.tzinfo)
+    except ValueError:
+        return created
+    if then.date() == now.date():
+        return f"today {then:%H:%M}"
+    if then.date() == (now - timedelta(days=1)).date():
+        return f"yesterday {then:%H:%M}"
+    return f"{then:%Y-%m-%d}"
+
+
+# Tables and help
+
+
+def table_lines(table: Table, width: int) -> list[Text]:
+    """Aligned columns, or running lines where the screen is too narrow for columns."""
+    if not table.rows:
+        return paragraph(table.empty, width, DIM)
+    rows = [[fit(clean(cell), LONGEST * 2) for cell in row] for row in table.rows]
+    widths = column_widths(table.headings, rows, width - len(INDENT), gap=2)
+    styles = [DIM if index in table.dim else "" for index in range(len(rows))]
+    if widths is None:
+        room = max(width - 2 * len(INDENT), 1)
+        return [
+            Text(INDENT * (2 if number else 1) + line, style)
+            for row, style in zip(rows, styles, strict=True)
+            for number, line in enumerate(flow((fit(cell, room) for cell in row if cell), room, gap=2))
+        ]
+
+    def draw(row: Sequence[str], style: str) -> Text:
+        cells = (
+            pad(fit(cell, room), room, right=index in table.right)
+            for index, (cell, room) in enumerate(zip(row, widths, strict=True))
+        )
+        return Text((INDENT + "  ".join(cells)).rstrip(), style)
+
+    return [draw(table.headings, "bold"), *map(draw, rows, styles)]
+
+
+def help_lines(groups: Mapping[str, Sequence[tuple[str, str]]], width: int) -> list[Text]:
+    """Every command by group: usage and summary."""
+    lines: list[Text] = []
+    for group, commands in groups.items():
+        lines += [*([Text("")] if lines else []), *paragraph(group, width, "bold", "")]
+        lines += _definitions(commands, width, INDENT)
+    return lines
+
+
+def help_page_lines(page: HelpPage, width: int) -> list[Text]:
+    """One command's page."""
+    lines = [*paragraph(page.usage, width, "bold"), *paragraph(page.summary, width)]
+    if page.body:
+        lines += [Text(""), *paragraph(page.body, width)]
+    for heading, entries in (("Arguments", page.arguments), ("Options", page.options), ("See also", page.verbs)):
+        if entries:
+            lines += [Text(""), *paragraph(heading, width, "bold"), *_definitions(entries, width, INDENT * 2)]
+    if page.aliases:
+        lines += [Text(""), *paragraph(f"Also {', '.join(page.aliases)}", width)]
+    if page.examples:
+        lines += [Text(""), *paragraph("Examples", width, "bold")]
+        lines += [line for example in page.examples for line in paragraph(example, width, indent=INDENT * 2)]
+    return lines
+
+
+def _definitions(entries: Sequence[tuple[str, str]], width: int, indent: str) -> list[Text]:
+    """Names on the left and their meanings on the right, or below where that leaves too little room."""
+    width = min(width, LONGEST)
+    left = min(max((cell_len(name) for name, _ in entries), default=0), 2 * width // 5)
+    room = width - len(indent) - left - 2
+    lines: list[Text] = []
+    for name, meaning in entries:
+        if room < _LEAST_MEANING:
+            lines += [*paragraph(name, width, indent=indent), *paragraph(meaning, width, DIM, indent + INDENT)]
+            continue
+        name = clean(name)
+        if cell_len(name) > left:
+            lines += paragraph(name, width, indent=indent)
+            name = ""
+        for part in wrap(clean(meaning), room) or [""]:
+            lines.append(Text(f"{indent}{pad(name, left)}  ").append(part, DIM))
+            name = ""
+    return lines

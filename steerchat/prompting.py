@@ -1,0 +1,141 @@
+"""From messages to token ids, by the model's own chat template. What a user typed stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import ModelError
+
+Message = dict[str, str]
+
+# For base models, which have no template of their own.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ m.content }}\n\n"
+    "{% elif m.role == 'user' %}User: {{ m.content }}\n"
+    "{% else %}Assistant: {{ m.content }}\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+class Prompter:
+    """Turns messages and texts into ids, and ids into text.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._template = tokenizer.chat_template or PLAIN_TEMPLATE
+        self.has_template = bool(tokenizer.chat_template)
+        controls = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, controls))) if controls else None
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, ready for the model's next answer.
+
+        Raises:
+            ModelError: when the model's template refuses the conversation.
+        """
+        marks: list[str] = []
+        text = self._render([{**m, "content": self._protect(m["content"], marks)} for m in messages])
+        return self._encode(text, marks)
+
+    def raw(self, text: str) -> list[int]:
+        """Ids of a text as it stands, outside the template, with whatever the model puts before any text."""
+        return self._tokenizer(text, split_special_tokens=True).input_ids or self.start()
+
+    def reply(self, text: str) -> list[int]:
+        """Ids of a text that goes on from a prompt."""
+        return self._tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def start(self) -> list[int]:
+        """Ids that stand before any text: a plain text has no prompt, but needs one token to go on from."""
+        start = self._tokenizer.bos_token_id
+        return [self._tokenizer.eos_token_id if start is None else start]
+
+    def _render(self, messages: list[Message]) -> str:
+        from jinja2.exceptions import TemplateError
+
+        def render(these: list[Message]) -> str:
+            return self._tokenizer.apply_chat_template(
+                these, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
+
+        try:
+            return render(messages)
+        except TemplateError as error:
+            # Some templates (Gemma's, Mistral's) refuse a system role: the same words open the first message.
+            if len(messages) > 1 and messages[0]["role"] == "system":
+                first = {**messages[1], "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
+                return render([first, *messages[2:]])
+            raise ModelError(
+                f"the model's chat template refuses this conversation: {error}", "/new starts afresh"
+            ) from None
+
+    def _protect(self, content: str, marks: list[str]) -> str:
+        """Put a private-use character in place of every control token that a person typed."""
+        if self._controls is None:
+            return content
+
+        def mark(match: re.Match[str]) -> str:
+            marks.append(match[0])
+            return chr(0xF0000 + len(marks) - 1)
+
+        return self._controls.sub(mark, re.sub("[\U000f0000-\U000fffff]", "\ufffd", content))
+
+    def _encode(self, text: str, marks: list[str]) -> list[int]:
+        encode = lambda piece: self._tokenizer(piece, add_special_tokens=False).input_ids  # noqa: E731
+        if not marks:
+            return encode(text)
+        ids: list[int] = []
+        for piece in re.split("([\U000f0000-\U000fffff])", text):
+            if re.fullmatch("[\U000f0000-\U000fffff]", piece):
+                ids += self.reply(marks[ord(piece) - 0xF0000])
+            elif piece:
+                ids += encode(piece)
+        return ids
+
+
+class TextStream:
+    """Turns ids into text as they come, whole characters only.
+
+    A token can end inside a UTF-8 character, and a SentencePiece token's leading blank depends on its
+    neighbour: decoding a short window twice and taking the difference gets both right.
+    """
+
+    def __init__(self, prompter: Prompter) -> None:
+        self._prompter = prompter
+        self._ids: list[int] = []
+        self._start = 0  # where the window begins
+        self._told = 0  # up to where text was given out
+        self.text = ""
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is unfinished."""
+        self._ids.append(token)
+        before = self._prompter.text(self._ids[self._start : self._told])
+        after = self._prompter.text(self._ids[self._start :])
+        # Four bytes make the longest character: beyond that a replacement sign is what the model meant.
+        if after.endswith("\ufffd") and len(self._ids) - self._told < 4:
+            return ""
+        self._start, self._told = self._told, len(self._ids)
+        return self._add(after[len(before) :])
+
+    def close(self) -> str:
+        """What is left when no token follows: the half of a character that never came is dropped."""
+        before = self._prompter.text(self._ids[self._start : self._told])
+        after = self._prompter.text(self._ids[self._start :])
+        self._told = len(self._ids)
+        return self._add(after[len(before) :].rstrip("\ufffd"))
+
+    def _add(self, delta: str) -> str:
+        self.text += delta
+        return delta

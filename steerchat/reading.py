@@ -1,0 +1,118 @@
+"""Reading texts with the unsteered model: how likely it finds them, and its hidden states while it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .batch import Batch
+from .hooks import StateReader
+
+# Logits of one chunk stay below this many numbers (128 MB in float32): the answers of a sweep times a
+# vocabulary would otherwise be the largest tensor of all.
+_LOGITS = 32 * 1024 * 1024
+
+Position = Literal["mean", "last"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the unsteered model makes of a text that goes on from a prompt.
+
+    Attributes:
+        tokens: the ids read: those of the text, which may differ from the sampled ones.
+        log_probs: (tokens,) natural log-probability of each token given all before it.
+        states: (layers, hidden) float32, each block's output averaged over the text's tokens.
+    """
+
+    tokens: tuple[int, ...]
+    log_probs: Tensor
+    states: Tensor
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the mean negative log-probability, the prompt not counted; None for an empty text."""
+        if not len(self.log_probs):
+            return None
+        return math.exp(min(700.0, -float(self.log_probs.double().mean())))
+
+
+def read(
+    model: Any,
+    blocks: nn.ModuleList,
+    batch: Batch,
+    heads: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    log_probs: bool = True,
+    position: Position = "mean",
+) -> list[Reading]:
+    """One pass over what each row of `batch` goes on with.
+
+    Args:
+        model: the causal language model; nothing is steered.
+        blocks: its decoder blocks.
+        batch: rows that stand on the beginnings of their prompts.
+        heads: the rest of each row's prompt, at least one token.
+        texts: ids of each row's text; may be empty.
+        log_probs: whether to compute them; without, they come back empty.
+        position: `mean` averages states over the text's tokens, `last` takes its last token's.
+    """
+    starts = [len(head) for head in heads]
+    ends = [len(head) + len(text) for head, text in zip(heads, texts, strict=True)]
+    weights = torch.zeros(len(texts), max(ends))
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if start < end and position == "last":
+            weights[row, end - 1] = 1.0
+        elif start < end:
+            weights[row, start:end] = 1.0 / (end - start)
+    reader = StateReader(blocks, range(len(blocks)))
+    reader.weights = weights
+    with reader:
+        hidden = batch.forward([[*head, *text] for head, text in zip(heads, texts, strict=True)])
+    states = reader.means
+    scores = _log_probs(model, hidden, starts, texts) if log_probs else [torch.zeros(0) for _ in texts]
+    return [Reading(tuple(text), score, state) for text, score, state in zip(texts, scores, states, strict=True)]
+
+
+@torch.inference_mode()
+def _log_probs(model: Any, hidden: Tensor, starts: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Each text's log-probabilities from final hidden states (rows, positions, hidden), in chunks.
+
+    The token at position p is foretold by the state at p - 1; a text begins at its row's `starts`.
+    """
+    rows = torch.cat([torch.full((len(text),), row) for row, text in enumerate(texts)])
+    places = torch.cat([torch.arange(len(text)) + start - 1 for start, text in zip(starts, texts, strict=True)])
+    wanted = torch.tensor([token for text in texts for token in text], dtype=torch.long)
+    found = torch.empty(len(wanted))
+    for chunk in _chunks(len(wanted), max(1, _LOGITS // model.config.get_text_config().vocab_size)):
+        scores = head(model, hidden[rows[chunk].to(hidden.device), places[chunk].to(hidden.device)]).float()
+        picked = scores.gather(1, wanted[chunk].to(scores.device)[:, None]).squeeze(1)
+        found[chunk] = (picked - scores.logsumexp(dim=-1)).cpu()
+    return list(found.split([len(text) for text in texts]))
+
+
+def head(model: Any, hidden: Tensor) -> Tensor:
+    """Logits from final hidden states (..., hidden), as the model's own forward computes them.
+
+    Gemma caps its logits, Granite and Cohere scale them: each does so after the output embeddings.
+    """
+    weight_device = model.get_output_embeddings().weight.device
+    logits = model.get_output_embeddings()(hidden.to(weight_device))
+    config = model.config.get_text_config()
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if scaling := getattr(config, "logits_scaling", None):
+        logits = logits / scaling
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _chunks(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

@@ -1,0 +1,289 @@
+"""What is being steered: terms of (concept, layers, strength), their scope, on or off.
+
+Values only: nothing here knows a model, a vector or a screen. A term's layers are already resolved
+against a model's number of layers; `TermRequest` is a term as a user types it, with parts left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .errors import UsageError, shorten
+
+Operation = Literal["add", "ablate", "replace"]
+Scope = Literal["generated", "all"]
+OPERATIONS: tuple[Operation, ...] = ("add", "ablate", "replace")
+SCOPES: tuple[Scope, ...] = ("generated", "all")
+
+# Beyond this a push only makes noise, and float16 overflows; refusing says more than gibberish does.
+MAX_STRENGTH = 100.0
+
+Parts = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One concept, or a mix of several, pushed at some layers.
+
+    Attributes:
+        parts: (concept, weight) pairs; the weights' absolute values sum to 1.
+        layers: zero-based decoder blocks, ascending.
+        strength: in units of a layer's typical residual length (see `vectors.UNIT`), shared over the layers.
+        operation: what is done at those layers.
+    """
+
+    parts: Parts
+    layers: tuple[int, ...]
+    strength: float
+    operation: Operation = "add"
+
+    @property
+    def concept(self) -> str:
+        """The name as one would type it: `happy`, or `happy:0.7,excited:0.3`."""
+        return format_parts(self.parts)
+
+    @property
+    def per_layer(self) -> float:
+        """The strength at each layer: pushes of one direction add up along the residual stream."""
+        return self.strength / len(self.layers)
+
+    def __str__(self) -> str:
+        what = f"{self.concept} {format_layers(self.layers)}"
+        return f"{what} x {self.strength:g}" if self.operation == "add" else f"{self.operation} {what}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "concept": self.concept,
+            "parts": dict(self.parts),
+            "layers": list(self.layers),
+            "strength": self.strength,
+            "operation": self.operation,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Term:
+        return cls(
+            parts=tuple((str(name), float(weight)) for name, weight in data["parts"].items()),
+            layers=tuple(int(layer) for layer in data["layers"]),
+            strength=float(data["strength"]),
+            operation=data["operation"],
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every term that is pushed, where, and whether it is pushed now."""
+
+    terms: tuple[Term, ...] = ()
+    scope: Scope = "generated"
+    on: bool = True
+
+    @property
+    def active(self) -> bool:
+        """Whether a turn under this recipe has a steered answer at all."""
+        return self.on and bool(self.terms)
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """The names of every concept in it, once each, in order."""
+        return tuple(dict.fromkeys(name for term in self.terms for name, _ in term.parts))
+
+    def add(self, term: Term) -> Recipe:
+        return replace(self, terms=(*self.terms, term), on=True)
+
+    def drop(self, concept: str) -> Recipe:
+        """Without the terms of `concept` (a name or a whole mix)."""
+        kept = tuple(t for t in self.terms if t.concept != concept and concept not in dict(t.parts))
+        return replace(self, terms=kept)
+
+    def __str__(self) -> str:
+        if not self.terms:
+            return "no steering"
+        text = " + ".join(str(term) for term in self.terms)
+        if self.scope != "generated":
+            text += f" (scope {self.scope})"
+        return text if self.on else text + " (off)"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"terms": [term.to_json() for term in self.terms], "scope": self.scope, "on": self.on}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        return cls(tuple(Term.from_json(t) for t in data["terms"]), data["scope"], data["on"])
+
+
+@dataclass(frozen=True)
+class TermRequest:
+    """A term as typed; None means: take the concept's recommended value."""
+
+    parts: Parts
+    layers: str | None = None
+    strength: float | None = None
+    operation: Operation = "add"
+    # What a reader guessed about an ambiguous line, to be said to the user.
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+
+def parse_strength(text: str) -> float:
+    """A finite strength of at most `MAX_STRENGTH` either way.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"a strength is a number, not {shorten(text, 20)!r}", "try 2.0") from None
+    if not math.isfinite(value):
+        raise UsageError(f"a strength is a finite number, not {text}", "try 2.0; negative ones push away")
+    if abs(value) > MAX_STRENGTH:
+        raise UsageError(
+            f"strength {value:g} is beyond {MAX_STRENGTH:g}", "1.5 to 3.0 is the useful range; 6 is already noise"
+        )
+    return value + 0.0  # -0.0 becomes 0.0
+
+
+_RUN = re.compile(r"(\d+(?:\.\d+)?%|\d+)(?:-(\d+(?:\.\d+)?%|\d+))?")
+
+
+def is_layers(text: str) -> bool:
+    """Whether `text` has the form of a layer, a range, a depth, or several with commas."""
+    return text.lower() == "all" or all(_RUN.fullmatch(run) for run in text.split(","))
+
+
+def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
+    """Layers named by a number `16`, a range `12-20`, a depth `55%`, a range of depths, or `all`.
+
+    Args:
+        text: as typed.
+        n_layers: how many decoder blocks the model has.
+
+    Returns:
+        ascending zero-based layers, at least one.
+
+    Raises:
+        UsageError: for another form, or a layer the model lacks.
+    """
+    if text.lower() == "all":
+        return tuple(range(n_layers))
+    layers: set[int] = set()
+    for run in text.split(","):
+        match = _RUN.fullmatch(run)
+        if match is None:
+            raise UsageError(
+                f"{shorten(text, 20)!r} is not a layer",
+                f"a number 0 to {n_layers - 1}, a range 12-20, a depth 55%, or all",
+            )
+        first = _one_layer(match[1], n_layers)
+        last = _one_layer(match[2], n_layers) if match[2] else first
+        if last < first:
+            raise UsageError(f"the range {run} runs backwards", f"{match[2]}-{match[1]}?")
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))
+
+
+def _one_layer(text: str, n_layers: int) -> int:
+    last = n_layers - 1
+    if text.endswith("%"):
+        depth = float(text[:-1])
+        if depth > 100:
+            raise UsageError(f"a depth is at most 100%, not {text}", "55% is a little past the middle")
+        return round(depth / 100 * last)
+    if len(text) > 9 or int(text) > last:
+        raise UsageError(
+            f"no layer {shorten(text, 20)}: this model has layers 0 to {last}",
+            f"the middle is {last // 2}; a depth such as 55% fits any model",
+        )
+    return int(text)
+
+
+def format_layers(layers: Sequence[int]) -> str:
+    """`16`, `12-20`, or `3,7,12-14`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def parse_parts(text: str) -> Parts:
+    """A mix `happy:0.7,excited:0.3`, or one concept; weights are divided by the sum of their sizes.
+
+    Raises:
+        UsageError: for a missing name, a weight that is no number, or weights that are all zero.
+    """
+    weights: dict[str, float] = {}
+    for piece in text.split(","):
+        name, _, weight_text = piece.strip().partition(":")
+        name = name.strip().lower()
+        if not name:
+            raise UsageError(f"a part of {shorten(text)!r} has no concept", "happy:0.7,excited:0.3")
+        try:
+            weight = float(weight_text) if weight_text else 1.0
+        except ValueError:
+            weight = math.nan
+        if not math.isfinite(weight):
+            raise UsageError(f"the weight of {name} is not a number: {shorten(weight_text, 20)!r}", f"{name}:0.5")
+        weights[name] = weights.get(name, 0.0) + weight
+    total = sum(abs(weight) for weight in weights.values())
+    if total < 1e-9:
+        raise UsageError(f"the weights of {shorten(text)} cancel out", "happy:0.7,excited:0.3")
+    return tuple((name, weight / total) for name, weight in weights.items())
+
+
+def format_parts(parts: Parts) -> str:
+    if len(parts) == 1 and parts[0][1] == 1.0:
+        return parts[0][0]
+    return ",".join(f"{name}:{round(weight, 4):g}" for name, weight in parts)
+
+
+def parse_term(text: str) -> TermRequest:
+    """A term of the shell's `--steer`: `happy 16 2.0`, `happy:16:2.0`, or parts of either left out.
+
+    In the colon form the second field is a layer and the third a strength; `happy::2.0` leaves the layer out.
+
+    Raises:
+        UsageError: when neither form fits.
+    """
+    words = text.split()
+    if not words:
+        raise UsageError("--steer needs a concept", '--steer "happy 16 2.0"')
+    if len(words) == 1 and "," not in text:
+        words = [word or None for word in text.split(":")]  # type: ignore[misc]  # None: field left out
+    if words[0] is None or len(words) > 3:
+        raise UsageError(f"{shorten(text)!r} is not CONCEPT LAYER STRENGTH", '--steer "happy 16 2.0"')
+    return term_request(words[0], words[1:])
+
+
+def term_request(concept: str, rest: Sequence[str | None]) -> TermRequest:
+    """A typed concept with up to two more words, LAYER then STRENGTH, either of which may be missing.
+
+    A lone number with a point or a sign is a strength; a lone whole number is a layer, and one up to 6,
+    which could be either, is noted.
+    """
+    parts = parse_parts(concept)
+    layers, strength, notes = None, None, ()
+    values = list(rest)
+    if len(values) > 2:
+        raise UsageError("too many words after the concept", "CONCEPT LAYER STRENGTH: happy 16 2.0")
+    if len(values) == 1 and values[0] is not None and not is_layers(values[0]):
+        strength = parse_strength(values[0])
+    elif len(values) == 1 and values[0] is not None:
+        layers = values[0]
+        if ambiguous(values[0]):
+            notes = (f"{layers} is taken as the layer; for strength {layers} type {layers}.0",)
+    elif len(values) == 2:
+        layers = values[0]
+        strength = None if values[1] is None else parse_strength(values[1])
+    return TermRequest(parts, layers, strength, notes=notes)
+
+
+def ambiguous(text: str) -> bool:
+    """Whether a lone number could be meant as a layer or as a strength."""
+    return text.isdigit() and int(text) <= 6

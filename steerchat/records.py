@@ -1,0 +1,308 @@
+"""What goes into the history and what comes out of it, as values, and their form as rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from .recipe import Recipe
+from .results import Answer, Finish, Pair
+
+Status = Literal["running", "complete", "interrupted", "failed"]
+Verdict = Literal["steered", "normal", "tie"]
+Messages = Mapping[str, Sequence[Mapping[str, str]]]
+VERDICTS: tuple[Verdict, ...] = ("steered", "normal", "tie")
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """All that is known of a pair before it is generated.
+
+    Attributes:
+        messages: the conversation that each column answers, {"normal": [...], "steered": [...]}.
+        sampling: temperature, top-p and the rest, as numbers.
+        versions: of the libraries that a rerun depends on.
+        threads: CPU threads of the run; None where that means nothing.
+        layer, strength: in a sweep, this row's place in it.
+    """
+
+    prompt: str
+    recipe: Recipe
+    seed: int
+    model: str
+    fingerprint: str
+    kind: str = "chat"
+    session_id: int | None = None
+    experiment_id: int | None = None
+    raw: bool = False
+    messages: Messages = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    dtype: str = "float32"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    threads: int | None = None
+    layer: int | None = None
+    strength: float | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        return {
+            "session_id": self.session_id,
+            "experiment_id": self.experiment_id,
+            "kind": self.kind,
+            "prompt": storable(self.prompt),
+            "raw": int(self.raw),
+            "messages": to_json(self.messages),
+            "recipe": to_json(self.recipe.to_json()),
+            "recipe_text": str(self.recipe),
+            "seed": self.seed,
+            "sampling": to_json(self.sampling),
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "device": self.device,
+            "dtype": self.dtype,
+            "versions": to_json(self.versions),
+            "threads": self.threads,
+            "layer": self.layer,
+            "strength": self.strength,
+        }
+
+    def concept_rows(self) -> list[tuple[str, int, int, float]]:
+        """(concept, first layer, last layer, strength) for each concept and unbroken run of layers that is pushed."""
+        if not self.recipe.active:
+            return []
+        rows = {
+            (concept, first, last, term.strength)
+            for term in self.recipe.terms
+            for concept, _ in term.parts
+            for first, last in _runs(term.layers)
+        }
+        return sorted(rows)
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair as the history holds it.
+
+    While it runs, or when it was stopped before anything came, `pair.normal` is an empty answer with
+    finish `interrupted` and `pair.steered` is None.
+
+    Attributes:
+        created, completed: ISO 8601 in UTC with milliseconds; completed is None while it runs.
+        normal_id: the stored normal answer, to be shared by the other pairs of a sweep.
+        measures: further measures by name.
+        rating: which answer showed the concept, by the user; None while unrated.
+        reads_better, shown_first: from a blind review, else None.
+    """
+
+    pair: Pair
+    status: Status
+    kind: str
+    undone: bool
+    created: str
+    completed: str | None
+    session_id: int | None
+    experiment_id: int | None
+    fingerprint: str
+    device: str
+    dtype: str
+    threads: int | None
+    versions: dict[str, str]
+    sampling: dict[str, Any]
+    messages: dict[str, list[dict[str, str]]]
+    normal_id: int | None
+    measures: dict[str, float | None]
+    rating: Verdict | None
+    reads_better: Verdict | None
+    shown_first: Literal["steered", "normal"] | None
+    rated: str | None
+    note: str
+
+    @property
+    def id(self) -> int:
+        return cast(int, self.pair.id)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of design section 8, with all that the history knows beside it."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("pair", "normal_id")}
+        return {
+            **self.pair.to_json(),
+            "recipe_text": str(self.pair.recipe),
+            "tokens_per_second": round(self.pair.tokens_per_second, 2),
+            **own,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> StoredPair:
+        """From a row of `PAIR_QUERY`."""
+        return cls(
+            pair=_pair(row),
+            versions=json.loads(row["versions"]),
+            sampling=json.loads(row["sampling"]),
+            messages=json.loads(row["messages"]),
+            measures=json.loads(row["measures"]),
+            undone=bool(row["undone"]),
+            **{name: row[name] for name in _PLAIN},
+        )
+
+
+_PLAIN = (
+    *("status", "kind", "created", "completed", "session_id", "experiment_id", "fingerprint", "device", "dtype"),
+    *("threads", "normal_id", "rating", "reads_better", "shown_first", "rated", "note"),
+)
+
+_ANSWER_COLUMNS = ("text", "tokens", "token_ids", "finish", "perplexity", "repetition")
+
+PAIR_QUERY = f"""
+SELECT pairs.*,
+    {", ".join(f"{side}.{column} AS {side}_{column}" for side in ("normal", "steered") for column in _ANSWER_COLUMNS)},
+    (SELECT json_group_object(name, value) FROM measures WHERE pair_id = pairs.id) AS measures
+FROM pairs
+LEFT JOIN answers AS normal ON normal.id = pairs.normal_id
+LEFT JOIN answers AS steered ON steered.id = pairs.steered_id
+WHERE pairs.id IN (SELECT value FROM json_each(?)) ORDER BY pairs.id DESC
+"""
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    """A conversation: when, about what, with which model, and how many pairs that are not undone it holds."""
+
+    id: int
+    started: str
+    ended: str | None
+    title: str
+    model: str
+    fingerprint: str
+    system: str
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which pairs to list; what is None filters nothing, and all that is given must hold.
+
+    Attributes:
+        concept: pushed alone or as a part of a mix.
+        layer: pushed at this layer, by that concept if one is given.
+        strength: lowest and highest strength, of that concept at that layer if given.
+        min_effect: least measured effect; pairs without one are left out.
+        model: its name as logged.
+        since: not older than this; local time where it names no zone.
+        rated: True for judged pairs, False for those that wait.
+        undone: take in the turns that were taken back.
+    """
+
+    concept: str | None = None
+    layer: int | None = None
+    strength: tuple[float, float] | None = None
+    min_effect: float | None = None
+    model: str | None = None
+    since: datetime | None = None
+    kind: str | None = None
+    rated: bool | None = None
+    session: int | None = None
+    experiment: int | None = None
+    undone: bool = False
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The place of a text where a search hit; `spans` are (start, end) of the words found, in `text`."""
+
+    where: Literal["prompt", "normal", "steered"]
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    stored: StoredPair
+    excerpts: tuple[Excerpt, ...]
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": storable(answer.text),
+        "tokens": answer.tokens,
+        "token_ids": to_json(answer.token_ids),
+        "finish": answer.finish,
+        "perplexity": answer.perplexity,
+        "repetition": answer.repetition,
+    }
+
+
+def result_row(pair: Pair) -> dict[str, Any]:
+    """The columns of a pair that are known once it was generated and measured."""
+    low, high = pair.chance or (None, None)
+    return {
+        "effect": pair.effect,
+        "effects": to_json({name: value for name, value in pair.effects.items() if math.isfinite(value)}),
+        "chance_low": low,
+        "chance_high": high,
+        "perplexity_ratio": pair.perplexity_ratio,
+        "normal_concept_score": pair.normal.concept_score,
+        "steered_concept_score": pair.steered.concept_score if pair.steered else None,
+        "diverges_at": pair.diverges_at,
+        "seconds": pair.seconds,
+        "tokens_per_second": pair.tokens_per_second,
+        "layer": pair.layer,
+        "strength": pair.strength,
+    }
+
+
+def storable(text: str) -> str:
+    """`text` without the lone surrogates that a broken paste brings and no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_json(value: Any) -> str:
+    return storable(json.dumps(value, ensure_ascii=False))
+
+
+def _pair(row: Mapping[str, Any]) -> Pair:
+    return Pair(
+        id=row["id"],
+        prompt=row["prompt"],
+        model=row["model"],
+        recipe=Recipe.from_json(json.loads(row["recipe"])),
+        seed=row["seed"],
+        normal=_answer(row, "normal") or Answer("", 0, "interrupted"),
+        steered=_answer(row, "steered"),
+        raw=bool(row["raw"]),
+        effect=row["effect"],
+        effects=json.loads(row["effects"]),
+        chance=None if row["chance_low"] is None else (row["chance_low"], row["chance_high"]),
+        diverges_at=row["diverges_at"],
+        seconds=row["seconds"] or 0.0,
+        tokens_per_second=row["tokens_per_second"] or 0.0,
+        layer=row["layer"],
+        strength=row["strength"],
+    )
+
+
+def _answer(row: Mapping[str, Any], side: str) -> Answer | None:
+    if row[f"{side}_text"] is None:
+        return None
+    return Answer(
+        text=row[f"{side}_text"],
+        tokens=row[f"{side}_tokens"],
+        finish=cast(Finish, row[f"{side}_finish"]),
+        perplexity=row[f"{side}_perplexity"],
+        concept_score=row[f"{side}_concept_score"],
+        repetition=row[f"{side}_repetition"],
+        token_ids=tuple(json.loads(row[f"{side}_token_ids"])),
+    )
+
+
+def _runs(layers: Sequence[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], layer)
+        else:
+            runs.append((layer, layer))
+    return runs

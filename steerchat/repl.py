@@ -1,0 +1,215 @@
+"""The loop: a line in, what it did on the screen. At a terminal with editing, elsewhere plain lines."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.formatted_text import ANSI, FormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+from prompt_toolkit.styles import Style
+
+from . import __version__, folders
+from .chat import Chat, Menu
+from .completion import SlashCompleter
+from .errors import Interrupted, SteerchatError
+from .registry import is_command, message_text
+from .render import Screen
+from .text import clean, fit
+
+# Prompts on which steering is known to show; "hi" shows little.
+PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
+# Typing starts a completion menu in the line: quiet colours, readable on light and dark.
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "prompt": "bold"})
+
+
+def run_line(chat: Chat, screen: Screen, line: str) -> bool:
+    """Do what one line says and draw it. Errors are shown here and nowhere else.
+
+    Returns:
+        whether it worked; stopping an answer is no failure.
+    """
+    chat.session.stop.clear()
+    try:
+        with stoppable(chat.session.stop):
+            if is_command(line):
+                show(chat, screen, chat.registry.parse(line).run(chat))
+            elif line.strip():
+                show(chat, screen, chat.session.say(message_text(line)))
+        return True
+    except Interrupted as stop:
+        screen.notice(f"{stop.message}.")
+        return True
+    except SteerchatError as error:
+        screen.error(error)
+        return False
+
+
+def show(chat: Chat, screen: Screen, value: object) -> None:
+    """Draw what a command gave back: a stream of events, or a value, or several."""
+    if isinstance(value, Iterator):
+        screen.stream(value, chat.settings.view)
+    elif isinstance(value, list) and value and not hasattr(value[0], "pair"):
+        for part in value:
+            screen.show(part)
+    else:
+        screen.show(value)
+
+
+@contextmanager
+def stoppable(flag: threading.Event) -> Iterator[None]:
+    """Meanwhile Ctrl-C sets a flag, which long work asks for between its steps, and raises nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: flag.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_script(chat: Chat, screen: Screen, lines: Iterable[str]) -> bool:
+    """Run lines as if typed, without a prompt. Returns whether all of them worked."""
+    worked = True
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            continue
+        screen.console.print(f"> {clean(line)}", markup=False, highlight=False)
+        worked = run_line(chat, screen, line) and worked
+        if chat.leaving:
+            break
+    return worked
+
+
+def run_chat(chat: Chat, screen: Screen, input: Input | None = None, output: Output | None = None) -> None:
+    """The interactive chat.
+
+    Args:
+        chat: started.
+        screen: where answers go.
+        input, output: prompt_toolkit's, for tests.
+    """
+    screen.banner(
+        f"steerchat {__version__}",
+        [chat.settings.model, chat.loader.status],
+        ["/help", "/steer happy", "Ctrl-D quits"],
+        PROMPTS,
+    )
+    prompt: PromptSession[str] = PromptSession(
+        history=_history(folders.data_dir() / "input-history"),
+        completer=SlashCompleter(chat.registry, Menu(chat)),
+        complete_while_typing=True,
+        auto_suggest=AutoSuggestFromHistory(),
+        multiline=True,
+        prompt_continuation="  ",
+        key_bindings=_keys(),
+        bottom_toolbar=lambda: _toolbar(chat, screen.width),
+        refresh_interval=0.5,
+        style=_STYLE,
+        input=input,
+        output=output,
+    )
+    while not chat.leaving:
+        start, chat.editing = chat.editing or "", None
+        try:
+            line = prompt.prompt(FormattedText([("class:prompt", "> ")]), default=start)
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            break
+        if line.strip():
+            run_line(chat, screen, line)
+
+
+def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
+    """Puts a question with choices to whoever sits at the terminal."""
+
+    def ask(question: str, choices: Sequence[str]) -> str:
+        session: PromptSession[str] = PromptSession()
+        while True:
+            try:
+                answer = session.prompt(f"  {question} [{'/'.join(choices)}] ").strip().lower()
+            except (KeyboardInterrupt, EOFError):
+                raise Interrupted("the question") from None
+            found = [choice for choice in choices if answer and choice.startswith(answer)]
+            if len(found) == 1:
+                return found[0]
+            screen.notice("one of: " + ", ".join(choices))
+
+    return ask
+
+
+def read_lines(stream: TextIO) -> Iterator[str]:
+    """Lines of a stream; bytes that are no text become replacement signs instead of an error."""
+    if isinstance(stream, TextIO) or hasattr(stream, "reconfigure"):
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
+    yield from stream
+
+
+def _history(path: Path) -> History:
+    """Typed lines across starts; in memory alone where the folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        state = event.current_buffer.complete_state
+        if state is not None and state.current_completion is not None:
+            event.current_buffer.complete_state = None  # takes what the menu has put into the line
+        else:
+            event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-d")
+    def _(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.delete()
+        else:
+            event.app.exit(exception=EOFError)
+
+    return keys
+
+
+def _toolbar(chat: Chat, width: int) -> ANSI:
+    session, settings = chat.session, chat.settings
+    engine = chat.loader.ready
+    parts = [f"{engine.name} {engine.device}" if engine else f"{settings.model}: {chat.loader.status}"]
+    if chat.loader.failed:
+        parts = [f"{settings.model} is not loaded: /model NAME"]
+    parts.append(str(session.recipe))
+    parts.append(f"view {settings.view}" + ("" if settings.carry == "own" else f", context holds {settings.carry}"))
+    parts.append(f"temp {settings.temperature:g}")
+    if session.last is not None:
+        parts.append(f"{session.last.tokens_per_second:.0f} tok/s")
+    parts.append(f"{session.journal.logged} logged" if session.journal.store else "NOT LOGGED")
+    return ANSI(fit(clean(" | ".join(parts)), width))
+
+
+def interactive() -> bool:
+    """Whether a person sits at both ends."""
+    return sys.stdin.isatty() and sys.stdout.isatty()

@@ -1,0 +1,166 @@
+"""What the engine and the session give back: answers, pairs, and the events on the way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .recipe import Recipe
+
+Finish = Literal["end", "length", "interrupted", "failed"]
+Column = Literal["normal", "steered"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated text.
+
+    Attributes:
+        text: what the model said, without special tokens.
+        tokens: how many tokens it generated, the end token not counted.
+        finish: `end` (it ended its turn), `length` (max tokens), `interrupted` or `failed`.
+        perplexity: of the text as the unsteered model reads it; None while unmeasured.
+        concept_score: mean projection on the recipe's direction in standard deviations of the neutral corpus.
+        repetition: share of its 3-grams that came before.
+        token_ids: the sampled ids.
+    """
+
+    text: str
+    tokens: int
+    finish: Finish
+    perplexity: float | None = None
+    concept_score: float | None = None
+    repetition: float | None = None
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "finish": self.finish,
+            "perplexity": self.perplexity,
+            "concept_score": self.concept_score,
+            "repetition": self.repetition,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt answered normal and steered, as logged. `steered` is None for an unsteered turn."""
+
+    id: int | None
+    prompt: str
+    model: str
+    recipe: Recipe
+    seed: int
+    normal: Answer
+    steered: Answer | None
+    raw: bool = False
+    effect: float | None = None
+    effects: dict[str, float] = field(default_factory=dict)
+    chance: tuple[float, float] | None = None
+    diverges_at: int | None = None
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    layer: int | None = None
+    strength: float | None = None
+
+    @property
+    def perplexity_ratio(self) -> float | None:
+        """What steering cost: above 1 the unsteered model finds the steered answer less likely."""
+        if self.steered is None or not self.steered.perplexity or not self.normal.perplexity:
+            return None
+        return self.steered.perplexity / self.normal.perplexity
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of design section 8; keys stay, new ones may join."""
+        data: dict[str, Any] = {
+            "id": self.id,
+            "prompt": self.prompt,
+            "model": self.model,
+            "recipe": self.recipe.to_json(),
+            "seed": self.seed,
+            "normal": self.normal.to_json(),
+            "steered": None if self.steered is None else self.steered.to_json(),
+            "effect": self.effect,
+            "effects": self.effects,
+            "chance": None if self.chance is None else list(self.chance),
+            "raw": self.raw,
+            "perplexity_ratio": self.perplexity_ratio,
+            "diverges_at": self.diverges_at,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.layer is not None or self.strength is not None:
+            data |= {"layer": self.layer, "strength": self.strength}
+        return data
+
+
+# Events, in the order in which a screen meets them.
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence for the user about something that was done or changed for them."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Long work is at `done` of `total` (None: unknown)."""
+
+    label: str
+    done: float
+    total: float | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """Text is about to stream.
+
+    Attributes:
+        titles: a heading for each column that streams, left to right; row i of later events is column i.
+    """
+
+    titles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text in a row. Whole characters only."""
+
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row's answer is complete."""
+
+    row: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class PairDone:
+    """A pair is complete, measured and logged."""
+
+    pair: Pair
+
+
+Event = Notice | Progress | Started | Delta | Finished | PairDone
+
+
+def divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Index of the first token at which two answers part; None when they are the same."""
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return None if len(first) == len(second) else min(len(first), len(second))
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """Share of 3-grams that occurred earlier in the same answer, 0 to 1."""
+    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

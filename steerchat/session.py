@@ -1,0 +1,400 @@
+"""The verbs of a chat: say, steer, compare, take back. Conversation state lives here, screens do not.
+
+A verb that generates returns an iterator of events; others return values. Every pair is in the store before
+its first token, so that what a user saw is never lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Event as Flag
+from typing import TYPE_CHECKING
+
+from .config import Settings
+from .errors import UsageError
+from .journal import Journal
+from .library import Library
+from .recipe import Recipe, Term, TermRequest, parse_layers
+from .records import PairRecord
+from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started, divergence
+from .store import Store
+
+if TYPE_CHECKING:
+    from .engine import Engine, Output, Row
+    from .hooks import Edit
+    from .sampling import Sampling
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One exchange. `steered` is None when nothing was steered: both columns then hold the normal answer."""
+
+    user: str
+    normal: str
+    steered: str | None
+    pair_id: int | None
+    seed: int
+    # The settings of the question, so that `/retry same` can repeat it.
+    recipe: Recipe
+
+    def answer(self, column: str) -> str:
+        return self.steered if column == "steered" and self.steered is not None else self.normal
+
+
+class Session:
+    """One conversation and what steers it.
+
+    Args:
+        settings: read at every turn, so a change counts from the next one.
+        library: concepts.
+        engine: gives the loaded model; may block while it loads.
+        store: the history; None keeps none.
+        report: told of long work and of what a verb did unasked.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        library: Library,
+        engine: Callable[[], Engine],
+        store: Store | None,
+        report: Callable[[Notice | Progress], None] = lambda event: None,
+    ) -> None:
+        self.settings = settings
+        self.library = library
+        self.journal = Journal(store, report)
+        self.recipe = Recipe(scope=settings.scope)
+        self.system = ""
+        self.turns: list[Turn] = []
+        self.last: Pair | None = None
+        self.report = report
+        self.stop = Flag()
+        self._engine = engine
+        self._draws = 0
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine()
+
+    # Steering
+
+    def resolve(self, request: TermRequest) -> tuple[Term, list[str]]:
+        """A typed term against the model and the library: layers as numbers, gaps filled by what is recommended.
+
+        Returns:
+            the term, and sentences about what was chosen for the user.
+
+        Raises:
+            UnknownName: for a concept that does not exist.
+            UsageError: for a layer the model lacks.
+        """
+        for name, _ in request.parts:
+            self.library.get(name)
+        engine = self.engine
+        lead = max(request.parts, key=lambda part: abs(part[1]))[0]
+        layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
+        notes = list(request.notes)
+        if not tuned and request.strength is None and request.operation == "add":
+            notes.append(f"{lead} was never tuned on this model: {strength:g} is a guess; see what it costs")
+        term = Term(
+            request.parts,
+            parse_layers(request.layers or layers, engine.n_layers),
+            strength if request.strength is None else request.strength,
+            request.operation,
+        )
+        if term.operation != "add":
+            raise UsageError(f"{term.operation} is not available yet", "terms can add")
+        return term, notes
+
+    def steer(self, requests: Sequence[TermRequest], keep: bool = False) -> list[str]:
+        """Replace the recipe (or extend it, with `keep`) and return sentences about what was chosen."""
+        recipe = self.recipe if keep else Recipe(scope=self.settings.scope)
+        notes: list[str] = []
+        for request in requests:
+            term, said = self.resolve(request)
+            recipe = recipe.add(term)
+            notes += said
+        self.recipe = recipe
+        return notes
+
+    def drop(self, concept: str) -> None:
+        """Take a concept's terms out of the recipe. Raises UsageError when it has none."""
+        shorter = self.recipe.drop(concept)
+        if shorter == self.recipe:
+            names = ", ".join(self.recipe.concepts) or "nothing"
+            raise UsageError(f"{concept} is not in the recipe", f"it steers {names}")
+        self.recipe = shorter
+
+    def switch(self, on: bool) -> None:
+        if on and not self.recipe.terms:
+            raise UsageError("there is no recipe to resume", "/steer happy 16 2.0")
+        self.recipe = replace(self.recipe, on=on)
+
+    # Conversation
+
+    def say(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:
+        """Answer a message, normal and, if the recipe is active, steered.
+
+        Args:
+            text: what the user says.
+            seed: of this turn; the next of the session's when None.
+            recipe: instead of the session's, to repeat a turn.
+        """
+        if not text.strip():
+            raise UsageError("the message is empty", "type something, or /help")
+        recipe = recipe or replace(self.recipe, scope=self.settings.scope)
+        normal, steered, dropped = self._fit(text, recipe)
+        if dropped:
+            yield Notice(f"the model's memory is full: the oldest {_turns(dropped)} left out of its context")
+        draw = self._next_seed() if seed is None else seed
+        pair = yield from self._pair(text, normal, steered, draw, recipe, keep=True)
+        answer = None if pair.steered is None else pair.steered.text
+        self.turns.append(Turn(text, pair.normal.text, answer, pair.id, draw, recipe))
+
+    def carry_on(self, text: str) -> Iterator[Event]:
+        """Continue `text` itself, without template and outside the conversation."""
+        return self.compare(text, raw=True, kind="continue", seed=self._next_seed())
+
+    def compare(
+        self,
+        prompt: str,
+        raw: bool = False,
+        repeats: int = 1,
+        kind: str = "compare",
+        seed: int | None = None,
+        recipe: Recipe | None = None,
+    ) -> Iterator[Event]:
+        """Answer a prompt outside the conversation, once for each of `repeats` seeds, as rows of one batch."""
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", "/compare Tell me about the weather")
+        recipe = recipe or replace(self.recipe, scope=self.settings.scope)
+        messages = [*self._head(), {"role": "user", "content": prompt}]
+        first = self.settings.seed if seed is None else seed
+        for number in range(repeats):
+            yield from self._pair(prompt, messages, messages, first + number, recipe, keep=False, kind=kind, raw=raw)
+            if self.stop.is_set():
+                break
+
+    def retry(self, same: bool = False) -> Iterator[Event]:
+        """Answer the last message again: freshly, or with the same seed and recipe."""
+        turn = self._last_turn()
+        self._take_back()
+        return self.say(turn.user, turn.seed, turn.recipe) if same else self.say(turn.user)
+
+    def undo(self) -> Turn:
+        """Take back the last turn; it stays in the history, marked."""
+        turn = self._last_turn()
+        self._take_back()
+        return turn
+
+    def new(self) -> int | None:
+        """Begin a new conversation. Returns where the old one is in the history."""
+        self.turns = []
+        return self.journal.end()
+
+    def last_prompt(self) -> str:
+        """The last message, for experiments without a prompt. Raises UsageError when there is none."""
+        return self._last_turn().user
+
+    def _last_turn(self) -> Turn:
+        if not self.turns:
+            raise UsageError("nothing was said yet", "say something first")
+        return self.turns[-1]
+
+    def _take_back(self) -> None:
+        self.journal.take_back(self.turns.pop().pair_id)
+
+    # Contexts
+
+    def _head(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    def _messages(self, column: str, turns: Sequence[Turn], text: str) -> list[Message]:
+        carry = self.settings.carry
+        side = column if carry == "own" else carry
+        messages = self._head()
+        for turn in turns:
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.answer(side)})
+        return [*messages, {"role": "user", "content": text}]
+
+    def _fit(self, text: str, recipe: Recipe) -> tuple[list[Message], list[Message], int]:
+        """Both columns' messages, less the oldest turns that do not fit, and how many those are."""
+        engine = self.engine
+        room = engine.context_size - min(self.settings.max_tokens, engine.context_size // 2)
+        for dropped in range(len(self.turns) + 1):
+            turns = self.turns[dropped:]
+            normal, steered = self._messages("normal", turns, text), self._messages("steered", turns, text)
+            longest = max(len(engine.prompter.chat(messages)) for messages in (normal, steered))
+            if longest <= room or not turns:
+                return normal, steered, dropped
+        raise AssertionError("unreachable: the last round has no turns")
+
+    def _next_seed(self) -> int:
+        """A new seed for every answer that is not a repetition: they follow from the session's first."""
+        seed = self.settings.seed + self._draws
+        self._draws += 1
+        return seed % 2**63
+
+    # One pair
+
+    def _pair(
+        self,
+        prompt: str,
+        normal: list[Message],
+        steered: list[Message],
+        seed: int,
+        recipe: Recipe,
+        keep: bool,
+        kind: str = "chat",
+        raw: bool = False,
+    ) -> Generator[Event, None, Pair]:
+        engine = self.engine
+        rows = self._rows(prompt, normal, steered, seed, recipe, raw)
+        messages = {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
+        record = PairRecord(
+            prompt,
+            recipe,
+            seed,
+            engine.name,
+            engine.fingerprint,
+            kind,
+            raw=raw,
+            messages=messages,
+            sampling=self.sampling().to_json(),
+            device=str(engine.device),
+            dtype=engine.dtype,
+            threads=engine.threads,
+        )
+        pair_id = self.journal.begin(record, self.system)
+        started = time.monotonic()
+        titles = ("normal", f"steered: {recipe}") if recipe.active else ("normal",)
+        yield Started(titles[: len(rows)])
+        texts, done = ["" for _ in rows], False
+        try:
+            outputs: list[Output] = yield from _remember(
+                engine.generate(rows, self.sampling(), self.stop.is_set, keep=keep), texts
+            )
+            seconds = time.monotonic() - started
+            pair = self._measured(pair_id, prompt, seed, recipe, outputs, raw, seconds)
+            done = True
+        finally:
+            if not done:
+                # Whatever broke this off, what came is kept.
+                self.journal.finish(_partial(pair_id, prompt, engine.name, seed, recipe, texts, raw), "failed")
+        stopped = any(output.answer.finish == "interrupted" for output in outputs)
+        self.journal.finish(pair, "interrupted" if stopped else "complete")
+        self.last = pair
+        yield PairDone(pair)
+        return pair
+
+    def _rows(
+        self, prompt: str, normal: list[Message], steered: list[Message], seed: int, recipe: Recipe, raw: bool
+    ) -> list[Row]:
+        from .engine import Row
+
+        engine = self.engine
+        encode = engine.prompter.chat
+        ids = tuple(engine.prompter.raw(prompt) if raw else encode(normal))
+        engine.check(ids)
+        rows = [Row(ids, (), seed)]
+        if recipe.active:
+            edits = self._edits(recipe, seed)
+            rows.append(Row(ids if raw else tuple(encode(steered)), edits, seed, recipe.scope))
+        return rows
+
+    def _edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
+        """The recipe's pushes on this model; a concept it was never read from is extracted first."""
+        from .vectors import edits
+
+        engine = self.engine
+        vectors = {name: self.library.vector(name, engine, self.report, seed) for name in recipe.concepts}
+        return edits(recipe, vectors, self.library.profile(engine, self.report).lengths)
+
+    def _measured(
+        self,
+        pair_id: int | None,
+        prompt: str,
+        seed: int,
+        recipe: Recipe,
+        outputs: list[Output],
+        raw: bool,
+        seconds: float,
+    ) -> Pair:
+        answers = [output.answer for output in outputs]
+        normal, steered = answers[0], answers[1] if len(answers) > 1 else None
+        effect: float | None = None
+        effects: dict[str, float] = {}
+        if steered is not None:
+            normal_score, steered_score, effects = self._scores(recipe, seed, outputs)
+            normal = replace(normal, concept_score=normal_score)
+            steered = replace(steered, concept_score=steered_score)
+            if normal_score is not None and steered_score is not None:
+                effect = steered_score - normal_score
+        return Pair(
+            pair_id,
+            prompt,
+            self.engine.name,
+            recipe,
+            seed,
+            normal,
+            steered,
+            raw,
+            effect,
+            effects,
+            diverges_at=None if steered is None else divergence(normal.token_ids, steered.token_ids),
+            seconds=seconds,
+            tokens_per_second=sum(answer.tokens for answer in answers) / max(seconds, 1e-9),
+        )
+
+    def _scores(
+        self, recipe: Recipe, seed: int, outputs: list[Output]
+    ) -> tuple[float | None, float | None, dict[str, float]]:
+        """Both answers' scores along the recipe's direction, and the effect along each of its concepts."""
+        from .measures import concept_effects, recipe_scores
+
+        if any(not output.reading.tokens for output in outputs):
+            return None, None, {}
+        engine = self.engine
+        vectors = {name: self.library.vector(name, engine, self.report, seed) for name in recipe.concepts}
+        profile = self.library.profile(engine, self.report)
+        states = [output.reading.states for output in outputs]
+        scores = recipe_scores(recipe, vectors, profile, states)
+        return scores[0], scores[1], concept_effects(recipe, vectors, profile, states[0], states[1])
+
+    def sampling(self) -> Sampling:
+        """How the next answer's tokens are chosen."""
+        from .sampling import Sampling
+
+        s = self.settings
+        return Sampling(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)
+
+
+def _remember(
+    events: Generator[Delta | Finished, None, list[Output]], texts: list[str]
+) -> Generator[Event, None, list[Output]]:
+    """Pass events on, and keep each row's text in `texts` for the case that no end is reached."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Delta):
+            texts[event.row] += event.text
+        yield event
+
+
+def _partial(
+    pair_id: int | None, prompt: str, model: str, seed: int, recipe: Recipe, texts: Sequence[str], raw: bool
+) -> Pair:
+    """What is known of a pair that broke off."""
+    answers = [Answer(text, 0, "failed") for text in texts]
+    return Pair(pair_id, prompt, model, recipe, seed, answers[0], answers[1] if len(answers) > 1 else None, raw)
+
+
+def _turns(count: int) -> str:
+    return "turn is" if count == 1 else f"{count} turns are"

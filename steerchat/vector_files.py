@@ -1,0 +1,82 @@
+"""Concept vectors on disk: safetensors with checked contents. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .errors import ConceptError
+
+if TYPE_CHECKING:
+    from .vectors import ConceptVector
+
+_FORMAT = "steerchat-concept-1"
+# More than any model has: a header that claims more is not a concept vector, and must not be allocated.
+_MAX_ELEMENTS = 512 * 65536
+
+
+def save_vector(vector: ConceptVector, path: Path) -> None:
+    """Write `vector` to `path`, whole or not at all."""
+    from safetensors.torch import save
+
+    metadata = {
+        "format": _FORMAT,
+        "name": vector.name,
+        "fingerprint": vector.fingerprint,
+        "method": vector.method,
+        "layers": str(vector.n_layers),
+        "report": json.dumps(vector.report),
+    }
+    tensors = {
+        "directions": vector.directions.to(torch.float32).contiguous(),
+        "raw_lengths": vector.raw_lengths.to(torch.float32).contiguous(),
+    }
+    write_whole(path, save(tensors, metadata))
+
+
+def load_vector(path: Path) -> ConceptVector:
+    """Read a file that `save_vector` wrote. Raises ConceptError with the file's name for anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    from .vectors import ConceptVector
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ConceptError(f"{path.name} is not a concept vector of steerchat", "/concept import reads others")
+            shape = file.get_slice("directions").get_shape()
+            if len(shape) != 2 or shape[0] * shape[1] > _MAX_ELEMENTS:
+                raise ConceptError(f"{path.name} holds a tensor of shape {shape}", "expected (layers, hidden)")
+            directions = file.get_tensor("directions").float()
+            lengths = file.get_tensor("raw_lengths").float()
+        report = json.loads(metadata.get("report", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConceptError(f"{path.name} cannot be read: {error}", "delete it, and it is extracted again") from None
+    if lengths.shape != (shape[0],) or not torch.isfinite(directions).all() or not torch.isfinite(lengths).all():
+        raise ConceptError(f"{path.name} holds wrong shapes or NaN", "delete it, and it is extracted again")
+    norms = directions.norm(dim=-1, keepdim=True)
+    unit = torch.where(norms > 0, directions / norms.clamp_min(1e-12), 0.0)
+    return ConceptVector(
+        metadata["name"], unit, lengths, metadata.get("fingerprint", ""), metadata.get("method", "mean"), report
+    )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
