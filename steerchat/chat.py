@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import folders
 from .config import Settings, descriptions
-from .errors import ConceptError, SteerchatError, StoreError, UsageError
+from .errors import ConceptError, SteerchatError, StoreError, UsageError, shorten
 from .library import Library
 from .loader import Loader
 from .models import ALIASES
@@ -30,7 +31,8 @@ class Chat:
         settings: of this start.
         registry: the commands.
         report: told of long work and notices.
-        ask: puts a question with choices to the user and returns the answer; None when nobody is there.
+        ask: puts a question with choices, or without any for a free text, to the user and returns the answer; None
+            when nobody is there.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class Chat:
         self.loader.start()
         return self
 
-    def ask(self, question: str, choices: Sequence[str]) -> str:
-        """The user's choice.
+    def ask(self, question: str, choices: Sequence[str] = ()) -> str:
+        """The user's choice, or what they type where there are no choices.
 
         Raises:
             UsageError: when nobody is there to answer.
@@ -151,6 +153,19 @@ class Menu:
             return [(row.id, row.pair.prompt) for row in self._chat.session.journal.store.pairs(limit=20)]
         except StoreError:
             return []
+
+
+def unexpected(error: Exception) -> SteerchatError:
+    """A mistake in steerchat itself, in a line; where it happened goes into a file."""
+    path = folders.data_dir() / "last-error.txt"
+    hint = "please report it"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        hint += f", with {path}"
+    except OSError:
+        pass  # the line on the screen is what matters
+    return SteerchatError(f"steerchat failed: {type(error).__name__}: {shorten(str(error), 200)}", hint)
 
 
 def history_path() -> Path:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -30,12 +31,18 @@ def _common() -> list[click.Parameter]:
     return options
 
 
-def _experiment_options() -> list[click.Parameter]:
+def _options(command: Any) -> list[click.Parameter]:
+    """A subcommand's options beside its own; a recipe and a file of prompts only where there is a prompt."""
+    options: list[click.Parameter] = [
+        click.Option(["--json", "as_json"], is_flag=True, help="one JSON object a line"),
+        *_common(),
+    ]
+    if all(parameter.name != "prompt" for parameter in command.parameters):
+        return options
     return [
         click.Option(["--steer"], multiple=True, metavar="TERM", help='"happy 16 2.0" or happy:16:2.0; repeat to add'),
         click.Option(["--prompts"], metavar="FILE", help="a prompt a line; - reads standard input"),
-        click.Option(["--json", "as_json"], is_flag=True, help="one JSON object a line"),
-        *_common(),
+        *options,
     ]
 
 
@@ -57,15 +64,38 @@ def build() -> click.Group:
         if context.invoked_subcommand is None:
             context.exit(_chat(options))
 
+    nouns = {"model": _model_group()}
     for command in registry:
+        noun, _, verb = command.name.partition(" ")
         if command.shell:
-            group.add_command(click_command(command, _run_command, _experiment_options()))
-    group.add_command(_model_group())
+            where = nouns.setdefault(noun, _Noun(noun, help=_about(noun))) if verb else group
+            where.add_command(click_command(command, _run_command, _options(command)))
+    for noun, verbs in nouns.items():
+        group.add_command(verbs)
+        if f"{noun}s" not in group.commands:
+            plural = copy.copy(verbs)
+            plural.hidden = True
+            group.add_command(plural, f"{noun}s")
     return group
 
 
+class _Noun(click.Group):
+    """The verbs of a noun; a bare noun lists, as in the chat. The plural is another spelling."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        bare = not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--"))
+        return super().parse_args(ctx, ["list", *args] if bare and "list" in self.commands else args)
+
+
+def _about(noun: str) -> str:
+    """What a noun's help says first: the summary of its bare slash command."""
+    from .registry import registry
+
+    return registry.get(noun).summary if noun in registry else ""
+
+
 def _model_group() -> click.Group:
-    @click.group(help="Models on this machine.")
+    @click.group(cls=_Noun, help="Models on this machine.")
     def model() -> None: ...
 
     @model.command(help="Fetch the default model ahead of time.")
@@ -81,9 +111,10 @@ def _model_group() -> click.Group:
 
 
 def _screen() -> Any:
+    from .recipe import UNIT
     from .render import Screen
 
-    return Screen()
+    return Screen(unit=UNIT)
 
 
 def _chat(options: dict[str, Any]) -> int:
@@ -115,9 +146,10 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
 
     given = {**(click.get_current_context().find_root().obj or {})}
     given |= {name: common[name] for name in _SETTINGS if common.get(name) is not None}
-    requests = [parse_term(term) for term in common["steer"]]
+    requests = [parse_term(term) for term in common.get("steer", ())]
     screen = _screen()
-    chat = Chat(load_settings(given, config_path()), registry, screen.show)
+    ask = repl.asker(screen) if repl.interactive() else None
+    chat = Chat(load_settings(given, config_path()), registry, screen.show, ask)
     try:
         with repl.stoppable(chat.session.stop):
             if command.name not in _WITHOUT_MODEL:
@@ -125,7 +157,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
             if requests:
                 for note in chat.session.steer(requests):
                     click.echo(note, err=True)
-            for prompt in _prompts(common["prompts"]):
+            for prompt in _prompts(common.get("prompts")):
                 result = command.handler(chat, **(values | prompt))
                 if common["as_json"]:
                     for item in _json(result):
@@ -138,7 +170,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
         chat.close()
 
 
-_WITHOUT_MODEL = {"history"}
+_WITHOUT_MODEL = {"history", "concept list", "concept edit", "concept delete"}
 
 
 def _prompts(file: str | None) -> Iterator[dict[str, str]]:
@@ -158,15 +190,20 @@ def _prompts(file: str | None) -> Iterator[dict[str, str]]:
 
 def _json(result: Any) -> Iterator[Any]:
     """A result's JSON objects: of each pair in a stream, of each row of a list, of a value."""
-    from .results import PairDone
+    from .results import Notice, PairDone
+    from .text import Page
 
     if isinstance(result, Iterator):
         for event in result:
             if isinstance(event, PairDone):
                 yield event.pair.to_json()
+    elif isinstance(result, Page):
+        yield from result.objects
     elif isinstance(result, list):
         for item in result:
-            yield item.to_json()
+            yield from _json(item)
+    elif isinstance(result, str | Notice):
+        yield {"message": result if isinstance(result, str) else result.text}
     else:
         yield result.to_json()
 
@@ -192,4 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader has gone; Python would complain once more when it closes its output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # a mistake in steerchat: a line, with the details in a file
+        from .chat import unexpected
+
+        _screen().error(unexpected(error))
         return 1

@@ -10,19 +10,15 @@ last-token difference, as textbooks show (Turner et al. 2023, ActAdd).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .concepts import Concept, Example, Extraction
 from .engine import Engine
 from .errors import ConceptError, Interrupted
-from .library import Concept, Example
 from .results import Notice, Progress
 from .vectors import ConceptVector
-
-Method = Literal["mean", "pca", "last"]
-METHODS: tuple[Method, ...] = ("mean", "pca", "last")
 
 FEW = 8  # pairs below which a vector is mostly those pairs' topics
 LOW_AGREEMENT = 0.2  # mean cosine of the pairs' differences with their mean, below which they contradict each other
@@ -31,7 +27,7 @@ LOW_AGREEMENT = 0.2  # mean cosine of the pairs' differences with their mean, be
 def extract(
     engine: Engine,
     concept: Concept,
-    method: Method = "mean",
+    method: Extraction = "mean",
     report: Callable[[Notice | Progress], None] = lambda event: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> ConceptVector:
@@ -78,7 +74,7 @@ def _states(
     engine: Engine,
     name: str,
     examples: tuple[Example, ...],
-    method: Method,
+    method: Extraction,
     report: Callable[[Notice | Progress], None],
     stopped: Callable[[], bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,11 +84,16 @@ def _states(
         chat = [{"role": "user", "content": example.prompt}]
         prompt = engine.prompter.chat(chat) if example.prompt else engine.prompter.start()
         texts += [(prompt, engine.prompter.reply(text)) for text in (example.positive, example.negative)]
+    longest = max(len(prompt) + len(text) for prompt, text in texts)
+    if longest > engine.context_size:
+        raise ConceptError(
+            f"a text of {name} has {longest} tokens, and {engine.name} holds {engine.context_size}", "shorten it"
+        )
     if any(not text for _, text in texts):
         raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
     states = torch.empty(len(texts), engine.n_layers, engine.hidden)
     done = 0
-    label = f"extracting {name} from {len(examples)} pairs"
+    label = f"extracting {name} from {_pairs(len(examples))}"
     report(Progress(label, 0, len(texts)))
     for batch in engine.read(texts, log_probs=False, position="last" if method == "last" else "mean"):
         if stopped():
@@ -153,7 +154,7 @@ def _warnings(concept: Concept, agreement: Tensor, lengths: Tensor) -> list[str]
     warnings = []
     pairs = sum(not example.held_out for example in concept.examples)
     if pairs < FEW:
-        warnings.append(f"only {pairs} pairs: the vector holds their topics too; {FEW} or more are better")
+        warnings.append(f"only {_pairs(pairs)}: the vector holds their topics too; {FEW} or more are better")
     elif float(agreement.max()) < LOW_AGREEMENT:
         warnings.append("the pairs contradict each other: their differences hardly agree")
     positive, negative = lengths[:, 0], lengths[:, 1]
@@ -164,3 +165,7 @@ def _warnings(concept: Concept, agreement: Tensor, lengths: Tensor) -> list[str]
         if max(longer, 1 - longer) > 0.95:
             warnings.append("length alone tells the two kinds of text apart: the vector may steer length")
     return warnings
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count} pairs"

@@ -93,11 +93,13 @@ class _LayerEdits:
         if any(edit.operation == "add" for edits in rows for edit in edits):
             self.add = adds.to(device)
         if most := max(map(len, ablated)):
-            # Directions need not be orthogonal: an orthonormal basis of their span, rows of zeros where unused.
+            # Directions need be neither orthogonal nor distinct: a basis of their span, rows of zeros where unused.
             basis = torch.zeros(batch, most, hidden)
             for index, vectors in enumerate(ablated):
                 if vectors:
-                    basis[index, : len(vectors)] = torch.linalg.qr(torch.stack(vectors).T).Q.T
+                    _, sizes, directions = torch.linalg.svd(torch.stack(vectors), full_matrices=False)
+                    spanned = directions[sizes > 1e-5 * sizes[0]]
+                    basis[index, : len(spanned)] = spanned
             self.basis = basis.to(device)
         if replaced.any():
             self.value, self.replaced = value.to(device), replaced.to(device)

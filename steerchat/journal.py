@@ -41,8 +41,7 @@ class Journal:
     def finish(self, pair: Pair, status: Status) -> None:
         """Complete what `begin` wrote."""
         pair_id = pair.id
-        if pair_id is not None:
-            self._write(lambda store: store.finish_pair(pair_id, pair, status))
+        if pair_id is not None and self._write(lambda store: store.finish_pair(pair_id, pair, status)) is not None:
             self.logged += 1
 
     def take_back(self, pair_id: int | None) -> None:

@@ -1,7 +1,8 @@
 """Concepts on disk: shipped ones, the user's own, and their vectors for each model.
 
 A concept is a readable TOML with its examples. Its vector belongs to one model and one set of examples: it
-is found by the model's fingerprint and the examples' hash, and extracted again when there is none.
+is found by the model's fingerprint and the examples' hash, and extracted again when there is none. An imported
+concept has no examples: its one vector lies beside its TOML, for the one model that it was imported on.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from .concept_files import concept_toml, read_concept
+from .concepts import Concept, check_examples
 from .errors import ConceptError, shorten, unknown
 from .results import Notice, Progress
 
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from .profile import Profile
     from .vectors import ConceptVector
 
-Source = Literal["shipped", "user"]
 Report = Callable[[Notice | Progress], None]
 
 RANDOM = "random"
@@ -32,54 +34,6 @@ RESERVED = frozenset({RANDOM, "all"})
 DEFAULT_LAYERS = "35%-62%"
 DEFAULT_STRENGTH = 2.0
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A contrast pair: a text that shows the concept and one like it that does not.
-
-    Attributes:
-        prompt: what both reply to; empty for plain text outside the chat template.
-        positive: shows the concept.
-        negative: does not.
-        held_out: kept away from extraction, for measuring.
-    """
-
-    prompt: str
-    positive: str
-    negative: str
-    held_out: bool = False
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The setting that works for a concept on one model."""
-
-    fingerprint: str
-    layers: str
-    strength: float
-
-
-@dataclass(frozen=True)
-class Concept:
-    """A named set of examples."""
-
-    name: str
-    kind: str
-    description: str
-    examples: tuple[Example, ...]
-    tuned: tuple[Tuning, ...] = ()
-    source: Source = "user"
-    path: Path | None = field(default=None, compare=False)
-
-    @property
-    def digest(self) -> str:
-        """Of the examples: a vector that was extracted from others is out of date."""
-        text = json.dumps([asdict(example) for example in self.examples], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def tuning(self, fingerprint: str) -> Tuning | None:
-        return next((tuning for tuning in self.tuned if tuning.fingerprint == fingerprint), None)
 
 
 class Library:
@@ -97,7 +51,7 @@ class Library:
         self._user = user
         self._cache = cache
         self._reserved = RESERVED | set(reserved)
-        self._vectors: dict[tuple[str, str], ConceptVector] = {}
+        self._vectors: dict[tuple[str, str, str], ConceptVector] = {}
         self._profiles: dict[str, Profile] = {}
 
     def names(self) -> list[str]:
@@ -125,14 +79,27 @@ class Library:
     def concepts(self) -> list[Concept]:
         return [self.get(name) for name in self.names()]
 
+    def ships(self, name: str) -> bool:
+        """Whether a concept of this name comes with steerchat, shadowed or not."""
+        return name not in NOT_CONCEPTS and (self._shipped / f"{name}.toml").is_file()
+
     def recommended(self, name: str, fingerprint: str) -> tuple[str, float, bool]:
         """(layers, strength, tuned): what to use for a concept on a model; `tuned` False says it is a guess."""
         tuning = self.get(name).tuning(fingerprint)
         if tuning is None:
             return DEFAULT_LAYERS, DEFAULT_STRENGTH, False
+        if tuning.strength is None:
+            return tuning.layers, DEFAULT_STRENGTH, False
         return tuning.layers, tuning.strength, True
 
-    def vector(self, name: str, engine: Engine, report: Report = lambda event: None, seed: int = 0) -> ConceptVector:
+    def vector(
+        self,
+        name: str,
+        engine: Engine,
+        report: Report = lambda event: None,
+        seed: int = 0,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> ConceptVector:
         """A concept's vector for a model, extracted with progress when there is none.
 
         Args:
@@ -140,25 +107,67 @@ class Library:
             engine: the model.
             report: told of progress.
             seed: for `random`.
+            stopped: asked while it is extracted.
+
+        Raises:
+            UnknownName: for a concept that does not exist.
+            ConceptError: when its files are broken, or it was imported for another model.
+            Interrupted: when `stopped` said so.
         """
-        from .vectors import ConceptVector, random_vector
+        from .vectors import random_vector
 
         if name == RANDOM:
             return random_vector(seed, engine.n_layers, engine.hidden, engine.fingerprint)
         concept = self.get(name)
-        key = (engine.fingerprint, concept.digest)
+        vector = self.stored(concept, engine.fingerprint)
+        if vector is not None:
+            if (vector.n_layers, vector.hidden) != (engine.n_layers, engine.hidden):
+                raise ConceptError(
+                    f"the vector of {name} has {vector.n_layers} layers of {vector.hidden}, "
+                    f"and {engine.name} {engine.n_layers} of {engine.hidden}",
+                    f"/concept delete {name}, then import or make it again",
+                )
+            return vector
+        vector = self._extract(concept, engine, report, stopped)
+        vector.save(self.cached(concept, engine.fingerprint))
+        self._vectors[name, engine.fingerprint, concept.digest] = vector
+        return vector
+
+    def stored(self, concept: Concept, fingerprint: str) -> ConceptVector | None:
+        """A concept's vector for a model if it is there already; nothing is extracted.
+
+        Raises:
+            ConceptError: when its file is broken.
+        """
+        from .vectors import ConceptVector
+
+        key = (concept.name, fingerprint, concept.digest)
         if key not in self._vectors:
-            for path in (self._shipped / f"{name}.safetensors", self.cached(concept, engine.fingerprint)):
-                if path.is_file():
-                    vector = ConceptVector.load(path)
-                    if (vector.fingerprint, vector.report.get("examples")) == key:
-                        self._vectors[key] = vector
-                        return vector
-            self._vectors[key] = self._extract(concept, engine, report)
+            path = self.vector_file(concept, fingerprint)
+            if path is None:
+                return None
+            self._vectors[key] = ConceptVector.load(path)
         return self._vectors[key]
 
-    def profile(self, engine: Engine, report: Report = lambda event: None) -> Profile:
-        """What is typical of a model's residual stream; measured once, then kept by its fingerprint."""
+    def vector_file(self, concept: Concept, fingerprint: str) -> Path | None:
+        """Where a concept's vector for a model lies, if it is there; needs no torch."""
+        cached = self.cached(concept, fingerprint)
+        for path in (self._beside(concept.name), self._shipped / f"{concept.name}.safetensors", cached):
+            if not path.is_file() or (concept.method == "imported" and path != self._beside(concept.name)):
+                continue
+            model, report = read_header(path)
+            if (model, report.get("examples")) == (fingerprint, concept.digest):
+                return path
+        return None
+
+    def profile(
+        self, engine: Engine, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False
+    ) -> Profile:
+        """What is typical of a model's residual stream; measured once, then kept by its fingerprint.
+
+        Raises:
+            Interrupted: when `stopped` said so while it was measured.
+        """
         from .profile import load_profile, measure_profile
 
         if engine.fingerprint not in self._profiles:
@@ -169,7 +178,7 @@ class Library:
                 if found is not None:
                     break
             else:
-                found = measure_profile(engine, corpus, report)
+                found = measure_profile(engine, corpus, report, stopped)
                 found.save(kept)
             self._profiles[engine.fingerprint] = found
         return self._profiles[engine.fingerprint]
@@ -181,12 +190,130 @@ class Library:
     def _folder(self, fingerprint: str) -> Path:
         return self._cache / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
-    def _extract(self, concept: Concept, engine: Engine, report: Report) -> ConceptVector:
+    def _beside(self, name: str) -> Path:
+        """Where the vector of a user's concept lies, beside its TOML."""
+        return self._user / f"{name}.safetensors"
+
+    def _extract(
+        self, concept: Concept, engine: Engine, report: Report, stopped: Callable[[], bool] = lambda: False
+    ) -> ConceptVector:
         from .extract import extract
 
-        vector = extract(engine, concept, report=report)
-        vector.save(self.cached(concept, engine.fingerprint))
+        if concept.method == "imported":
+            raise ConceptError(
+                f"{concept.name} was imported for another model, and has no examples to extract it from",
+                "/model brings that model back; or import a vector that was read from this one",
+            )
+        return extract(engine, concept, concept.method, report, stopped)
+
+    # The user's own
+
+    def add(
+        self,
+        concept: Concept,
+        engine: Engine,
+        report: Report = lambda event: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> ConceptVector:
+        """Extract a concept and keep it, TOML and vector; when extracting fails, nothing is changed.
+
+        Raises:
+            ConceptError: for a name it may not have, or examples that give no direction.
+            Interrupted: when `stopped` said so.
+        """
+        concept = replace(concept, name=self.check_name(concept.name), examples=check_examples(concept.examples))
+        vector = self._extract(concept, engine, report, stopped)
+        self.save(concept, vector)
         return vector
+
+    def save(self, concept: Concept, vector: ConceptVector | None = None) -> Path:
+        """Keep a concept among the user's own, in place of one of that name. Returns its TOML.
+
+        Args:
+            concept: its name is checked.
+            vector: lies beside it from then on; without, one that lies there stays.
+
+        Raises:
+            ConceptError: for a name that it may not have, or when it cannot be written.
+        """
+        from .vector_files import write_whole
+
+        name = self.check_name(concept.name)
+        path = self._user / f"{name}.toml"
+        text = concept_toml(replace(concept, name=name))
+        try:
+            # The vector first: one without its TOML is found by nobody, and a TOML without its vector extracts it.
+            if vector is not None:
+                vector.save(self._beside(name))
+            write_whole(path, text)
+        except OSError as error:
+            raise ConceptError(f"{path} cannot be written: {error.strerror or error}", "is there room?") from None
+        self.forget(name)
+        return path
+
+    def keep_import(self, concept: Concept, vector: ConceptVector) -> None:
+        """Keep a concept without examples, with the one vector that it has. Raises as `save`."""
+        report = {**vector.report, "examples": concept.digest, "warnings": []}
+        self.save(concept, replace(vector, report=report))
+
+    def owns(self, name: str) -> bool:
+        """Whether the user has a concept of this name, in order or not."""
+        return _NAME.fullmatch(name) is not None and (self._user / f"{name}.toml").is_file()
+
+    def check_deletable(self, name: str) -> None:
+        """Raises UnknownName for a concept that does not exist, ConceptError for one that only ships."""
+        if not self.owns(name):
+            self.get(name)
+            raise ConceptError(f"{name} comes with steerchat and stays", "delete is for concepts of your own")
+
+    def own_copy(self, name: str) -> tuple[Path, bool]:
+        """The user's TOML of a concept, and whether it was made just now from the one that ships.
+
+        Raises:
+            UnknownName: for a concept that does not exist.
+            ConceptError: for one that has no file, or when it cannot be written.
+        """
+        from .vector_files import write_whole
+
+        path = self._user / f"{name}.toml"
+        if self.owns(name):
+            return path, False
+        shipped = self.get(name).path
+        if shipped is None:
+            raise ConceptError(f"{name} is made anew for every seed; it has no file", "/concept new NAME makes one")
+        try:
+            write_whole(path, shipped.read_bytes())
+        except OSError as error:
+            raise ConceptError(f"{path} cannot be written: {error.strerror or error}", "is there room?") from None
+        return path, True
+
+    def delete(self, name: str) -> bool:
+        """Delete a concept of the user's. Returns whether a shipped one of that name is back.
+
+        Raises:
+            UnknownName: for a concept that does not exist.
+            ConceptError: for one that only ships with steerchat.
+        """
+        self.check_deletable(name)
+        path = self._user / f"{name}.toml"
+        digest = None
+        with suppress(ConceptError):  # a broken one can go too
+            digest = read_concept(path).digest
+        ships = self.ships(name)
+        try:
+            path.unlink()
+            self._beside(name).unlink(missing_ok=True)
+            for cached in self._cache.glob(f"*/{name}-{digest}.safetensors"):
+                cached.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConceptError(f"{path} cannot be deleted: {error.strerror or error}", "check its rights") from None
+        self.forget(name)
+        return ships
+
+    def forget(self, name: str) -> None:
+        """Read a concept's files again on next use."""
+        for key in [key for key in self._vectors if key[0] == name]:
+            del self._vectors[key]
 
     def check_name(self, name: str) -> str:
         """`name` in small letters, if a concept may have it.
@@ -208,59 +335,14 @@ class Library:
 NOT_CONCEPTS = frozenset({"prompts", "lexicons"})
 
 
-def read_concept(path: Path) -> Concept:
-    """Read a concept's TOML.
+def read_header(path: Path) -> tuple[str, dict[str, Any]]:
+    """(fingerprint, report) of a vector's file, read without torch; both empty when it is no vector of ours."""
+    from safetensors import SafetensorError, safe_open
 
-    Raises:
-        ConceptError: naming the file and what is wrong with it.
-    """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConceptError(f"{path.name} cannot be read: {error}", "mend the file, or delete the concept") from None
-    try:
-        return Concept(
-            name=path.stem,
-            kind=_text(data, "kind", "custom"),
-            description=_text(data, "description", ""),
-            examples=check_examples([_example(entry) for entry in data.get("examples", [])]),
-            tuned=tuple(
-                Tuning(str(t["fingerprint"]), str(t["layers"]), float(t["strength"])) for t in data.get("tuned", [])
-            ),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConceptError(f"{path.name}: {error} is missing or of the wrong type", "see vectors/happy.toml") from None
-    except ConceptError as error:
-        raise ConceptError(f"{path.name}: {error.message}", error.hint) from None
-
-
-def check_examples(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """The examples, if a vector can come from them.
-
-    Raises:
-        ConceptError: when there are none to extract from, a text is empty, or two texts are equal.
-    """
-    if not any(not example.held_out for example in examples):
-        raise ConceptError("there are no examples to extract from", "at least one with held_out = false")
-    for number, example in enumerate(examples, 1):
-        if not example.positive.strip() or not example.negative.strip():
-            raise ConceptError(f"example {number} has an empty text", "both texts are needed")
-        if example.positive.strip() == example.negative.strip():
-            raise ConceptError(f"the two texts of example {number} are equal", "one shows the concept, one does not")
-    return tuple(examples)
-
-
-def _example(entry: dict[str, Any]) -> Example:
-    return Example(
-        _text(entry, "prompt", ""),
-        _text(entry, "positive"),
-        _text(entry, "negative"),
-        bool(entry.get("held_out", False)),
-    )
-
-
-def _text(data: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = data[key] if default is None else data.get(key, default)
-    if not isinstance(value, str):
-        raise TypeError(key)
-    return value
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        report = json.loads(metadata.get("report", "{}"))
+        return metadata.get("fingerprint", ""), report if isinstance(report, dict) else {}
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        return "", {}

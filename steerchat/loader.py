@@ -32,6 +32,7 @@ class Loader:
         self._engine: Engine | None = None
         self._error: SteerchatError | None = None
         self._progress: Progress | None = None
+        self._loading = False  # the files are here, and being read
         self._notices: list[Notice] = []
         self._thread = threading.Thread(target=self._load, name="loader", daemon=True)
 
@@ -55,7 +56,7 @@ class Loader:
             return "ready"
         if self._error is not None:
             return "not loaded"
-        return self._progress.label if self._progress else "loading"
+        return "loading" if self._loading else self._progress.label if self._progress else "loading"
 
     def wait(self, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False) -> Engine:
         """The engine, once it is loaded; progress goes to `report` meanwhile.
@@ -87,6 +88,7 @@ class Loader:
 
             found = find(self.name, progress=self._report)
             self._report(Progress(f"loading {found.name}", 0))
+            self._loading = True
             from .loading import load
 
             self._engine = load(found, self._device, self._dtype)

@@ -12,6 +12,7 @@ import transformers
 from .engine import Engine
 from .errors import ModelError
 from .models import Found
+from .skinny import speed_up
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -44,6 +45,7 @@ def load(found: Found, device: str = "auto", dtype: str = "auto") -> Engine:
         ) from error
     model.eval()
     model.requires_grad_(False)
+    speed_up(model)
     return Engine(model, tokenizer, found.name, found.fingerprint, _free_memory(where))
 
 

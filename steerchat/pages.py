@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 from rich.text import Text
 
 from .painter import DIM
-from .recipe import Recipe, Term, format_layers
+from .recipe import Recipe, Term, format_layers, format_strength
 from .registry import HelpPage
-from .results import Pair
+from .results import BenchReport, Pair
 from .text import Table, cell_len, clean, column_widths, fit, pad, wrap
 
 INDENT = "  "
@@ -79,8 +79,7 @@ def _term(term: Term, unit: float | None) -> str:
     where = f"{term.concept} at layer{'s' if many else ''} {format_layers(term.layers)}"
     if term.operation != "add":
         return f"{term.operation} {where}"
-    number = f"{term.strength:g}"
-    text = f"{where}, strength {number if '.' in number else number + '.0'}"  # a bare 2 looks like a layer
+    text = f"{where}, strength {format_strength(term.strength)}"
     if unit is None:
         return text
     whose = "each layer's" if many else "that layer's"
@@ -127,6 +126,39 @@ def _signed(value: float) -> str:
 
 def _ratio(value: float) -> str:
     return f"x{value:.1f}" if value < 100 else f"x{value:.0f}"
+
+
+# What bench measured
+
+_BENCH = {
+    "pair_vs_single": ("a pair over one answer", "time a token"),
+    "hook_one_layer": ("one layer steered over none", "time a token"),
+    "hook_all_layers": ("all layers steered over none", "time a token"),
+    "bandwidth_fraction": ("share of the reading limit", "1 is all that memory gives"),
+    "tokens_per_second": ("one answer", "tokens a second"),
+    "limit_tokens_per_second": ("reading the weights alone", "times a second"),
+    "vs_generate": ("steerchat over model.generate", "time a token"),
+    "ttft_turn10_vs_turn2": ("first token, turn 10 over turn 2", "time"),
+    "strengths_speedup": ("nine strengths at once", "times faster than one by one"),
+    "layers_speedup": ("every layer at once", "times faster than one by one"),
+    "extract_seconds": ("extracting happy", "seconds"),
+    "start_seconds": ("start, until the model is loaded", "seconds"),
+}
+
+
+def bench_heading(report: BenchReport) -> str:
+    """What was measured on."""
+    threads = "" if report.threads is None else f", {report.threads} threads"
+    return f"{report.model}, {report.device} {report.dtype}{threads}; median of several runs, lowest, highest"
+
+
+def bench_table(report: BenchReport) -> Table:
+    """A figure a line, with what it means."""
+    rows = []
+    for name, figure in report.figures.items():
+        what, unit = _BENCH.get(name, (name, ""))
+        rows.append([what, *(f"{value:.3g}" for value in (figure.median, figure.low, figure.high)), unit])
+    return Table(("figure", "median", "low", "high", "in"), rows, right=frozenset({1, 2, 3}))
 
 
 # The history

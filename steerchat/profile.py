@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .engine import Engine
-from .errors import ConceptError
+from .errors import ConceptError, Interrupted
 from .hooks import LengthReader
 from .results import Notice, Progress
 from .vector_files import write_whole
@@ -74,8 +74,18 @@ def load_profile(path: Path, fingerprint: str, corpus: Path) -> Profile | None:
         return None
 
 
-def measure_profile(engine: Engine, corpus: Path, report: Callable[[Notice | Progress], None]) -> Profile:
-    """Read the corpus with the unsteered model. Raises ConceptError when the file cannot be read."""
+def measure_profile(
+    engine: Engine,
+    corpus: Path,
+    report: Callable[[Notice | Progress], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Profile:
+    """Read the corpus with the unsteered model.
+
+    Raises:
+        ConceptError: when the file cannot be read.
+        Interrupted: when `stopped`, asked between batches, said so.
+    """
     texts: list[tuple[list[int], list[int]]] = []
     try:
         for line in corpus.read_text(encoding="utf-8").splitlines():
@@ -89,6 +99,8 @@ def measure_profile(engine: Engine, corpus: Path, report: Callable[[Notice | Pro
     report(Progress(label, 0, len(texts)))
     done = 0
     for batch in engine.read(texts, log_probs=False):
+        if stopped():
+            raise Interrupted(label.partition(",")[0])
         for index, reading in batch:
             states[index] = reading.states
         done += len(batch)

@@ -19,6 +19,10 @@ Scope = Literal["generated", "all"]
 OPERATIONS: tuple[Operation, ...] = ("add", "ablate", "replace")
 SCOPES: tuple[Scope, ...] = ("generated", "all")
 
+# Strength 1 pushes by this share of the layer's typical residual length. Calibrated on the default model so
+# that 2.0 is a good first try and 6 is broken; `steerchat concepts --evaluate` shows both.
+UNIT = 0.125
+
 # Beyond this a push only makes noise, and float16 overflows; refusing says more than gibberish does.
 MAX_STRENGTH = 100.0
 
@@ -32,7 +36,7 @@ class Term:
     Attributes:
         parts: (concept, weight) pairs; the weights' absolute values sum to 1.
         layers: zero-based decoder blocks, ascending.
-        strength: in units of a layer's typical residual length (see `vectors.UNIT`), shared over the layers.
+        strength: in units of a layer's typical residual length (see `UNIT`), shared over the layers.
         operation: what is done at those layers.
     """
 
@@ -53,7 +57,7 @@ class Term:
 
     def __str__(self) -> str:
         what = f"{self.concept} {format_layers(self.layers)}"
-        return f"{what} x {self.strength:g}" if self.operation == "add" else f"{self.operation} {what}"
+        return f"{what} x {format_strength(self.strength)}" if self.operation == "add" else f"{self.operation} {what}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -235,6 +239,12 @@ def parse_parts(text: str) -> Parts:
     if total < 1e-9:
         raise UsageError(f"the weights of {shorten(text)} cancel out", "happy:0.7,excited:0.3")
     return tuple((name, weight / total) for name, weight in weights.items())
+
+
+def format_strength(strength: float) -> str:
+    """With a point always, so that it is not taken for a layer: `2.0`."""
+    text = f"{strength:g}"
+    return text if "." in text or "e" in text else text + ".0"
 
 
 def format_parts(parts: Parts) -> str:

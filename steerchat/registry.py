@@ -137,7 +137,8 @@ class Registry:
                 handler,
                 parameters_of(handler),
                 summary,
-                body.strip(),
+                # Its line breaks are the source's; a blank line parts paragraphs.
+                re.sub(r"(?<!\n)\n(?!\n)", " ", body.strip()),
                 tuple(examples),
                 group,
                 shell,

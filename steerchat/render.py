@@ -21,8 +21,8 @@ from .errors import SteerchatError
 from .painter import ACCENT, DIM, Bar, Painter
 from .recipe import Recipe
 from .registry import HelpPage
-from .results import Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
-from .text import Table, cell_len, changes, clean
+from .results import BenchReport, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
+from .text import Page, Table, cell_len, changes, clean
 
 View = Literal["both", "steered", "normal"]
 
@@ -36,7 +36,7 @@ class Screen:
         console: where to; standard output when None, with errors and progress on standard error.
         plain: no colour and no cursor movement; None decides by whether the console is a terminal.
         verdict: a pair's measures in words, or None for a pair without.
-        unit: the push of strength 1 as a share of a layer's typical length (`vectors.UNIT`), for echoing recipes.
+        unit: the push of strength 1 as a share of a layer's typical length (`recipe.UNIT`), for echoing recipes.
         clock: seconds, from any start.
         now: the local time, with its zone.
     """
@@ -166,6 +166,12 @@ class Screen:
                 self.recipe(value)
             case Table():
                 self.table(value)
+            case Page(parts):
+                for part in parts:
+                    self.show(part)
+            case BenchReport():
+                self.notice(pages.bench_heading(value))
+                self.table(pages.bench_table(value))
             case Mapping():
                 self.help(value)
             case HelpPage():

@@ -20,12 +20,13 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.styles import Style
 
 from . import __version__, folders
-from .chat import Chat, Menu
+from .chat import Chat, Menu, unexpected
 from .completion import SlashCompleter
 from .errors import Interrupted, SteerchatError
+from .models import ALIASES
 from .registry import is_command, message_text
 from .render import Screen
-from .text import clean, fit
+from .text import cell_len, clean, fit
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
@@ -41,7 +42,7 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
     """
     chat.session.stop.clear()
     try:
-        with stoppable(chat.session.stop):
+        with stoppable(chat.session.stop), unechoed():
             if is_command(line):
                 show(chat, screen, chat.registry.parse(line).run(chat))
             elif line.strip():
@@ -52,6 +53,11 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
         return True
     except SteerchatError as error:
         screen.error(error)
+        return False
+    except BrokenPipeError:  # the reader has gone, and nobody is left to tell
+        raise
+    except Exception as error:  # a mistake in steerchat must not end a conversation
+        screen.error(unexpected(error))
         return False
 
 
@@ -64,6 +70,28 @@ def show(chat: Chat, screen: Screen, value: object) -> None:
             screen.show(part)
     else:
         screen.show(value)
+
+
+@contextmanager
+def unechoed() -> Iterator[None]:
+    """Meanwhile what is typed ahead waits for the next prompt unseen: an echo would land in the answer."""
+    try:
+        import termios
+    except ImportError:  # Windows echoes nothing while nobody reads
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 @contextmanager
@@ -80,7 +108,7 @@ def stoppable(flag: threading.Event) -> Iterator[None]:
 
 
 def run_script(chat: Chat, screen: Screen, lines: Iterable[str]) -> bool:
-    """Run lines as if typed, without a prompt. Returns whether all of them worked."""
+    """Run lines as if typed, without a prompt. Returns whether all of them worked; Interrupted when one was stopped."""
     worked = True
     for line in lines:
         line = line.rstrip("\r\n")
@@ -88,6 +116,8 @@ def run_script(chat: Chat, screen: Screen, lines: Iterable[str]) -> bool:
             continue
         screen.console.print(f"> {clean(line)}", markup=False, highlight=False)
         worked = run_line(chat, screen, line) and worked
+        if chat.session.stop.is_set():
+            raise Interrupted("the script")  # Ctrl-C means all of it, not this line
         if chat.leaving:
             break
     return worked
@@ -103,7 +133,7 @@ def run_chat(chat: Chat, screen: Screen, input: Input | None = None, output: Out
     """
     screen.banner(
         f"steerchat {__version__}",
-        [chat.settings.model, chat.loader.status],
+        [_model_name(chat), "loads while you type" if chat.loader.ready is None else "ready"],
         ["/help", "/steer happy", "Ctrl-D quits"],
         PROMPTS,
     )
@@ -134,16 +164,18 @@ def run_chat(chat: Chat, screen: Screen, input: Input | None = None, output: Out
 
 
 def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
-    """Puts a question with choices to whoever sits at the terminal."""
+    """Puts a question to whoever sits at the terminal; one without choices takes any text."""
 
     def ask(question: str, choices: Sequence[str]) -> str:
         session: PromptSession[str] = PromptSession()
         while True:
             try:
-                answer = session.prompt(f"  {question} [{'/'.join(choices)}] ").strip().lower()
+                answer = session.prompt(f"  {question} [{'/'.join(choices)}] " if choices else f"  {question} ").strip()
             except (KeyboardInterrupt, EOFError):
                 raise Interrupted("the question") from None
-            found = [choice for choice in choices if answer and choice.startswith(answer)]
+            if not choices:
+                return answer
+            found = [choice for choice in choices if answer and choice.startswith(answer.lower())]
             if len(found) == 1:
                 return found[0]
             screen.notice("one of: " + ", ".join(choices))
@@ -195,19 +227,29 @@ def _keys() -> KeyBindings:
     return keys
 
 
+def _model_name(chat: Chat) -> str:
+    """As far as it is known before the model is there."""
+    name = chat.settings.model
+    return ALIASES.get(name.lower(), name).rstrip("/").rpartition("/")[2] or name
+
+
 def _toolbar(chat: Chat, width: int) -> ANSI:
+    """One line; on a narrow screen what matters least goes first."""
     session, settings = chat.session, chat.settings
     engine = chat.loader.ready
-    parts = [f"{engine.name} {engine.device}" if engine else f"{settings.model}: {chat.loader.status}"]
     if chat.loader.failed:
-        parts = [f"{settings.model} is not loaded: /model NAME"]
-    parts.append(str(session.recipe))
-    parts.append(f"view {settings.view}" + ("" if settings.carry == "own" else f", context holds {settings.carry}"))
-    parts.append(f"temp {settings.temperature:g}")
-    if session.last is not None:
-        parts.append(f"{session.last.tokens_per_second:.0f} tok/s")
-    parts.append(f"{session.journal.logged} logged" if session.journal.store else "NOT LOGGED")
-    return ANSI(fit(clean(" | ".join(parts)), width))
+        model = f"{_model_name(chat)} is not loaded: /model NAME"
+    else:
+        model = f"{engine.name} {engine.device}" if engine else f"{_model_name(chat)}: {chat.loader.status}"
+    carry = "" if settings.carry == "own" else f", context holds {settings.carry}"
+    speed = "" if session.last is None else f"{session.last.tokens_per_second:.0f} tok/s"
+    logged = f"{session.journal.logged} logged" if session.journal.store else "NOT LOGGED"
+    view, temperature = f"view {settings.view}{carry}", f"temp {settings.temperature:g}"
+    parts = [model, str(session.recipe), view, temperature, speed, logged]
+    for least in (3, 2, 4):
+        if cell_len(" | ".join(parts)) > width:
+            parts[least] = ""
+    return ANSI(fit(clean(" | ".join(filter(None, parts))), width))
 
 
 def interactive() -> bool:

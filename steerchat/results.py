@@ -96,6 +96,47 @@ class Pair:
         return data
 
 
+@dataclass(frozen=True)
+class Figure:
+    """Something measured several times: the median, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        return {name: float(f"{value:.4g}") for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What `bench` measured. Ratios are steerchat's time over the other's, so that below 1 is faster.
+
+    Attributes:
+        model, device, dtype, threads: what it was measured on; `threads` is None on a GPU.
+        repeats: how often each figure was measured, by its name.
+        figures: by name, in the order in which they were measured.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    threads: int | None
+    repeats: dict[str, int]
+    figures: dict[str, Figure]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of design section 8; keys stay, new ones may join."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "repeats": self.repeats,
+            **{name: figure.to_json() for name, figure in self.figures.items()},
+        }
+
+
 # Events, in the order in which a screen meets them.
 
 

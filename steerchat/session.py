@@ -16,7 +16,7 @@ from .config import Settings
 from .errors import UsageError
 from .journal import Journal
 from .library import Library
-from .recipe import Recipe, Term, TermRequest, parse_layers
+from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers
 from .records import PairRecord
 from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started, divergence
 from .store import Store
@@ -99,7 +99,8 @@ class Session:
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
         notes = list(request.notes)
         if not tuned and request.strength is None and request.operation == "add":
-            notes.append(f"{lead} was never tuned on this model: {strength:g} is a guess; see what it costs")
+            guess = format_strength(strength)
+            notes.append(f"{lead} was never tuned on this model: {guess} is a guess; see what it costs")
         term = Term(
             request.parts,
             parse_layers(request.layers or layers, engine.n_layers),
@@ -182,8 +183,12 @@ class Session:
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
         turn = self._last_turn()
-        self._take_back()
-        return self.say(turn.user, turn.seed, turn.recipe) if same else self.say(turn.user)
+        return self._instead(turn.user, turn.seed, turn.recipe) if same else self._instead(turn.user)
+
+    def edit(self, text: str) -> Iterator[Event]:
+        """Say `text` in place of the last message."""
+        self._last_turn()
+        return self._instead(text)
 
     def undo(self) -> Turn:
         """Take back the last turn; it stays in the history, marked."""
@@ -204,6 +209,18 @@ class Session:
         if not self.turns:
             raise UsageError("nothing was said yet", "say something first")
         return self.turns[-1]
+
+    def _instead(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:
+        """Answer `text` in place of the last turn, which stays when nothing comes of it."""
+        old = self.turns.pop()
+        kept = len(self.turns)
+        try:
+            yield from self.say(text, seed, recipe)
+        finally:
+            if len(self.turns) == kept:
+                self.turns.append(old)
+            else:
+                self.journal.take_back(old.pair_id)
 
     def _take_back(self) -> None:
         self.journal.take_back(self.turns.pop().pair_id)
@@ -229,8 +246,9 @@ class Session:
         for dropped in range(len(self.turns) + 1):
             turns = self.turns[dropped:]
             normal, steered = self._messages("normal", turns, text), self._messages("steered", turns, text)
-            longest = max(len(engine.prompter.chat(messages)) for messages in (normal, steered))
-            if longest <= room or not turns:
+            longest = max((engine.prompter.chat(messages) for messages in (normal, steered)), key=len)
+            if len(longest) <= room or not turns:
+                engine.check(longest)
                 return normal, steered, dropped
         raise AssertionError("unreachable: the last round has no turns")
 
@@ -312,8 +330,9 @@ class Session:
         from .vectors import edits
 
         engine = self.engine
-        vectors = {name: self.library.vector(name, engine, self.report, seed) for name in recipe.concepts}
-        return edits(recipe, vectors, self.library.profile(engine, self.report).lengths)
+        stopped = self.stop.is_set
+        vectors = {name: self.library.vector(name, engine, self.report, seed, stopped) for name in recipe.concepts}
+        return edits(recipe, vectors, self.library.profile(engine, self.report, stopped).lengths)
 
     def _measured(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -246,6 +246,19 @@ class Table:
     right: frozenset[int] = frozenset()
     dim: frozenset[int] = frozenset()
     empty: str = "nothing here yet"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a command gives back in both forms.
+
+    Attributes:
+        parts: sentences, notices and tables, to be shown in order.
+        objects: the same as JSON objects, one a line.
+    """
+
+    parts: Sequence[object]
+    objects: Sequence[Mapping[str, object]] = ()
 
 
 def column_widths(

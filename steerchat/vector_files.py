@@ -56,14 +56,20 @@ def load_vector(path: Path) -> ConceptVector:
             directions = file.get_tensor("directions").float()
             lengths = file.get_tensor("raw_lengths").float()
         report = json.loads(metadata.get("report", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "delete it, and it is extracted again") from None
     if lengths.shape != (shape[0],) or not torch.isfinite(directions).all() or not torch.isfinite(lengths).all():
         raise ConceptError(f"{path.name} holds wrong shapes or NaN", "delete it, and it is extracted again")
     norms = directions.norm(dim=-1, keepdim=True)
-    unit = torch.where(norms > 0, directions / norms.clamp_min(1e-12), 0.0)
+    # What has unit length already stays bit for bit, so that an answer is the same before and after a restart.
+    unit = torch.where((norms - 1).abs() < 1e-5, directions, torch.where(norms > 0, directions / norms, 0.0))
     return ConceptVector(
-        metadata["name"], unit, lengths, metadata.get("fingerprint", ""), metadata.get("method", "mean"), report
+        metadata.get("name", path.stem),
+        unit,
+        lengths,
+        metadata.get("fingerprint", ""),
+        metadata.get("method", "mean"),
+        report,
     )
 
 

@@ -17,11 +17,7 @@ from torch import Tensor
 
 from .errors import ConceptError
 from .hooks import Edit
-from .recipe import Recipe, Term
-
-# Strength 1 pushes by this share of the layer's typical residual length. Calibrated on the default model so
-# that 2.0 is a good first try and 6 is broken; `steerchat concepts --evaluate` shows both.
-UNIT = 0.125
+from .recipe import UNIT, Recipe, Term, format_layers
 
 # A sum of unit directions shorter than this has cancelled out: rescaling it would push in a random direction.
 _CANCELLED = 1e-3
@@ -143,6 +139,10 @@ def combine(parts: Sequence[tuple[ConceptVector, float]], layer: int) -> Tensor:
     total = sum((weight * vector.directions[layer] for vector, weight in parts), torch.zeros(parts[0][0].hidden))
     length = total.norm()
     if length < _CANCELLED:
+        missing = next((vector for vector, _ in parts if not vector.directions[layer].any()), None)
+        if missing is not None:
+            have = format_layers(torch.nonzero(missing.directions.any(dim=-1)).flatten().tolist())
+            raise ConceptError(f"{missing.name} has no direction at layer {layer}", f"it has layers {have}")
         names = " and ".join(vector.name for vector, _ in parts)
         raise ConceptError(f"{names} cancel out at layer {layer}", "change a weight or a layer")
     return total / length

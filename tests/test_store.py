@@ -130,7 +130,7 @@ def test_a_pair_comes_back_as_it_went_in(store: Store) -> None:
     data = json.loads(json.dumps(stored.to_json()))
     assert data["steered"]["text"] == "What glorious rain!"
     assert data["perplexity_ratio"] == 1.5
-    assert (data["kind"], data["recipe_text"], data["sampling"]) == ("chat", "happy 16 x 2", rec.sampling)
+    assert (data["kind"], data["recipe_text"], data["sampling"]) == ("chat", "happy 16 x 2.0", rec.sampling)
     assert set(measured.to_json()) <= set(data)
 
 

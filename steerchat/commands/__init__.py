@@ -1,5 +1,6 @@
 """The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show."""
 
-from . import conversation, experiments, notebook, setup, steering
+# ruff: noqa: I001  # help and the menu list them in this order, the most used first
+from . import steering, concepts, conversation, experiments, notebook, setup
 
-__all__ = ["conversation", "experiments", "notebook", "setup", "steering"]
+__all__ = ["concepts", "conversation", "experiments", "notebook", "setup", "steering"]

@@ -45,8 +45,7 @@ def edit(chat: Chat, text: Annotated[str, Rest("the message to say instead")] = 
     if not text:
         chat.editing = chat.session.undo().user
         return None
-    chat.session.undo()
-    return chat.session.say(text)
+    return chat.session.edit(text)
 
 
 @command("continue", examples=["/continue The meeting went"], group=_GROUP)

@@ -8,7 +8,7 @@ from typing import Annotated
 from ..arguments import Int, Option, Rest
 from ..chat import Chat
 from ..registry import command
-from ..results import Event
+from ..results import BenchReport, Event
 
 _GROUP = "Experiments"
 
@@ -23,3 +23,20 @@ def compare(
 ) -> Iterator[Event]:
     """Answers a prompt normal and steered, outside the conversation."""
     return chat.session.compare(prompt or chat.session.last_prompt(), raw=raw, repeats=repeats)
+
+
+@command("bench", examples=["/bench --quick", "/bench"], group=_GROUP, shell=True)
+def bench(
+    chat: Chat,
+    *,
+    quick: Annotated[bool, Option("shorter answers, fewer repeats: rough figures in a minute or two")] = False,
+) -> BenchReport:
+    """Measures steerchat's speed on this machine and model.
+
+    Takes several minutes on a CPU; Ctrl-C stops it. Anything else that runs meanwhile spoils the figures. Every
+    ratio is measured by turns within one run; below 1 means that steerchat is faster than what it is compared with.
+    """
+    from ..bench import run_bench
+
+    settings, session = chat.settings, chat.session
+    return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)

@@ -1,0 +1,229 @@
+"""The shell: exit codes, JSON, the order of what is printed, and what is not imported."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import ANSWERS, rows, tiny_folder, write_concepts  # noqa: F401
+
+from steerchat import cli, folders
+
+PAIR = {
+    *("id", "prompt", "model", "recipe", "seed", "normal", "steered", "effect", "effects", "chance", "raw"),
+    *("perplexity_ratio", "diverges_at", "seconds"),
+}
+ANSWER = {"text", "tokens", "finish", "perplexity", "concept_score"}
+STEER = ("--steer", "happy 2 4.0")
+
+
+class Shell:
+    """Runs command lines in this process, with the tiny model, in a home of their own."""
+
+    def __init__(self, home: Path, model: Path, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self.home = home
+        self._model = model
+        self._capsys = capsys
+        self._patch = patch
+
+    def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> tuple[str, str]:
+        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+        own = ("--model", str(self._model), "--max-tokens", "6", "--device", "cpu")
+        self._capsys.readouterr()
+        found = cli.main([*own, *arguments])
+        out, err = self._capsys.readouterr()
+        assert found == code, err
+        assert "Traceback" not in err
+        return out, err
+
+    def json(self, *arguments: str, stdin: str = "") -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self(*arguments, "--json", stdin=stdin)[0].splitlines()]
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path,
+    tiny_folder: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    home = tmp_path / "home"
+    monkeypatch.setenv("STEERCHAT_HOME", str(home))
+    shipped = write_concepts(tmp_path / "shipped")
+    monkeypatch.setattr(folders, "packaged", lambda name: shipped)
+    return Shell(home, tiny_folder, capsys, monkeypatch)
+
+
+# Scripts
+
+
+def test_a_script_answers_logs_and_exits_with_0(shell: Shell):
+    out, _ = shell(stdin="/steer happy 2 4.0\nHow are you?\n/history\n/quit\n")
+    [row] = rows(shell.home / "history.db", ANSWERS)
+    assert out.startswith("> /steer happy 2 4.0\n  happy at layer 2, strength 4.0: a push of 50% of that layer's")
+    assert row["normal"] != row["steered"] and row["fingerprint"] and row["status"] == "complete"
+    assert out.index("steered: happy 2 x 4.0") < out.index("> /history") < out.index("> /quit")
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("line", ["/nonsense", "/steer hapy 2 2.0", "/steer happy 99 2", "x" * 100_000])
+def test_a_script_with_a_failed_line_exits_with_1_after_the_other_lines(shell: Shell, line: str):
+    out, err = shell(stdin=f"{line}\nHello?\n", code=1)
+    assert "> Hello?" in out and "error: " in err and "error" not in out
+    assert len(rows(shell.home / "history.db", ANSWERS)) == 1
+
+
+def test_an_empty_script_is_no_failure(shell: Shell):
+    assert shell(stdin="")[0] == ""
+
+
+# Subcommands
+
+
+def test_compare_gives_the_object_of_the_design(shell: Shell):
+    [pair] = shell.json("compare", "How are you?", *STEER)
+    assert set(pair) >= PAIR and set(pair["normal"]) >= ANSWER and set(pair["steered"]) >= ANSWER
+    assert (pair["prompt"], pair["id"], pair["model"]) == ("How are you?", 1, "tiny")
+    assert pair["recipe"]["terms"][0] == {
+        "concept": "happy",
+        "parts": {"happy": 1.0},
+        "layers": [2],
+        "strength": 4.0,
+        "operation": "add",
+    }
+    assert pair["normal"]["text"] != pair["steered"]["text"] and pair["diverges_at"] is not None
+
+
+def test_compare_without_steering_has_no_second_answer(shell: Shell):
+    [pair] = shell.json("compare", "How are you?")
+    assert set(pair) >= PAIR and pair["steered"] is None and pair["effect"] is None
+
+
+def test_compare_takes_prompts_from_a_file_and_from_standard_input(shell: Shell, tmp_path: Path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("One?\n\nTwo?\n")
+    found = shell.json("compare", "--prompts", str(file), *STEER)
+    piped = shell.json("compare", "--prompts", "-", *STEER, stdin="One?\nTwo?\n")
+    assert [pair["prompt"] for pair in found] == [pair["prompt"] for pair in piped] == ["One?", "Two?"]
+    assert [pair["steered"]["text"] for pair in found] == [pair["steered"]["text"] for pair in piped]
+
+
+def test_options_count_before_and_after_the_subcommand(shell: Shell):
+    [first] = shell.json("compare", "One?", "--seed", "5", "--max-tokens", "2")
+    [second] = shell.json("--seed", "5", "compare", "One?", "--max-tokens", "2")
+    assert first["seed"] == second["seed"] == 5 and first["normal"] == second["normal"]
+
+
+def test_both_spellings_of_a_recipe_are_the_same(shell: Shell):
+    [words] = shell.json("compare", "One?", "--steer", "happy 2 4.0", "--steer", "sad 1 -1.0")
+    [colons] = shell.json("compare", "One?", "--steer", "happy:2:4.0", "--steer", "sad:1:-1.0")
+    assert words["recipe"] == colons["recipe"] and len(words["recipe"]["terms"]) == 2
+
+
+def test_history_lists_as_a_table_and_as_json(shell: Shell):
+    shell("compare", "How are you?", *STEER)
+    shell("compare", "Where are you?")
+    out, _ = shell("history")
+    assert "How are you?" in out and out.index("Where") < out.index("How")
+    newest, older = shell.json("history")
+    assert set(newest) >= PAIR and (newest["id"], older["id"]) == (2, 1)
+    assert [pair["id"] for pair in shell.json("history", "--search", "how")] == [1]
+    assert [pair["id"] for pair in shell.json("history", "--limit", "1")] == [2]
+    [one] = shell.json("history", "1")
+    assert one["prompt"] == "How are you?" and set(one["steered"]) >= ANSWER
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nonsense"], 2, "nonsense"),
+        (["compare", "--nonsense"], 2, "--nonsense"),
+        (["compare"], 2, "nothing was said yet"),
+        (["compare", "x", "--steer", "hapy 2 2.0"], 2, "did you mean happy?"),
+        (["compare", "x", "--steer", "happy 2 nan"], 2, "finite number"),
+        (["compare", "x", "--temperature", "hot"], 2, "temperature is a number"),
+        (["compare", "--prompts", "no-such-file"], 2, "no-such-file cannot be read"),
+        (["compare", "x" * 100_000], 1, "the model holds 512"),
+        (["--model", "no/where/at/all", "compare", "x"], 1, "there is no file or folder"),
+        (["history", "99"], 2, "no pair 99"),
+    ],
+)
+def test_a_mistake_is_a_line_on_standard_error_and_a_code(shell: Shell, arguments: list[str], code: int, message: str):
+    out, err = shell(*arguments, code=code)
+    assert out == "" and message in err
+
+
+def test_a_mistake_in_steerchat_itself_is_a_line_with_the_details_in_a_file(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    def burst(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("burst")
+
+    monkeypatch.setattr("steerchat.session.Session.compare", burst)
+    assert "steerchat failed: RuntimeError: burst" in shell("compare", "One?", code=1)[1]
+    assert "in burst" in (shell.home / "last-error.txt").read_text(encoding="utf-8")
+
+
+def test_a_wrong_setting_in_the_file_or_the_environment_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    shell.home.mkdir()
+    (shell.home / "config.toml").write_text("temprature = 1\n")
+    assert "did you mean temperature?" in shell("history", code=2)[1]
+    (shell.home / "config.toml").write_text("temperature = 0\n")
+    monkeypatch.setenv("STEERCHAT_SEDE", "1")
+    assert "did you mean seed?" in shell("history", code=2)[1]
+
+
+def test_settings_come_from_the_command_line_over_the_environment_over_the_file(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    shell.home.mkdir()
+    (shell.home / "config.toml").write_text("seed = 1\ntop-p = 0.5\nrepetition-penalty = 1.2\n")
+    monkeypatch.setenv("STEERCHAT_SEED", "2")
+    monkeypatch.setenv("STEERCHAT_TOP_P", "0.6")
+    table = {line.split()[0]: line.split()[1] for line in shell("--seed", "3", stdin="/set\n")[0].splitlines()[2:]}
+    assert (table["seed"], table["top-p"], table["repetition-penalty"]) == ("3", "0.6", "1.2")
+
+
+# What is imported
+
+_LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers') if m in sys.modules])"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import steerchat",
+        "from steerchat.cli import main; main(['--help'])",
+        "from steerchat.cli import main; main(['--version'])",
+        "from steerchat.cli import main; main(['compare', '--help'])",
+        "from steerchat.cli import main; main(['history'])",
+        "from steerchat.cli import main; main(['history', '--json'])",
+        "import steerchat.repl, steerchat.completion, steerchat.commands",
+    ],
+)
+def test_what_needs_no_model_imports_no_torch(tmp_path: Path, code: str):
+    run = subprocess.run(
+        [sys.executable, "-c", _LISTING.format(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(cli.__file__).parent.parent,
+        env={"STEERCHAT_HOME": str(tmp_path), "PATH": "", "SYSTEMROOT": "C:\\Windows"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_the_subcommands_and_options(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("compare", "history", "model", "--temperature", "--seed", "--model"):
+        assert word in out

@@ -1,0 +1,85 @@
+"""How steerchat is put together: its data, its start without torch, and its rooms' order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from steerchat import folders
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh Python prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("name", "file"), [("vectors", "happy.toml"), ("tutorials", "README.md")])
+def test_a_checkout_finds_its_own_data(name, file):
+    assert (folders.packaged(name) / file).is_file()
+
+
+def test_an_installed_copy_finds_the_data_inside_it_and_not_a_neighbour(tmp_path):
+    package = tmp_path / "site" / "steerchat"
+    (package / "_data" / "vectors").mkdir(parents=True)
+    (tmp_path / "site" / "vectors").mkdir()  # some other package of that name
+    (tmp_path / "site" / "tutorials").mkdir()
+    for name in ("__init__.py", "folders.py", "errors.py"):
+        (package / name).write_bytes((ROOT / "steerchat" / name).read_bytes())
+    code = """
+from steerchat import errors, folders
+print(folders.packaged("vectors"))
+try:
+    folders.packaged("tutorials")
+except errors.SteerchatError as error:
+    print(error.message)
+"""
+    found, complaint = python(code, PYTHONPATH=str(tmp_path / "site"), PYTHONSAFEPATH="1").splitlines()
+    assert Path(found) == (package / "_data" / "vectors").resolve()
+    assert "tutorials" in complaint
+
+
+def test_every_folder_of_data_is_packed_into_the_wheel():
+    included = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {name: f"steerchat/_data/{name}" for name in ("vectors", "tutorials")}
+
+
+def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
+    contracts = {one["name"]: one for one in PROJECT["tool"]["importlinter"]["contracts"]}
+    modules = contracts["torch and transformers stay on the engine's side"]["source_modules"]
+    # Running `__main__` would start the program.
+    names = [name for name in modules if not name.endswith("__main__")]
+    code = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    heavy = {{"torch", "transformers"}} & sys.modules.keys()
+    assert not heavy, (name, heavy)
+"""
+    python(code)
+
+
+def test_help_answers_without_torch():
+    code = """
+import sys
+from steerchat.cli import main
+assert main(["--help"]) == 0
+assert main(["compare", "--help"]) == 0
+print(sorted({"torch", "transformers"} & sys.modules.keys()))
+"""
+    assert python(code).splitlines()[-1] == "[]"
