@@ -1,0 +1,303 @@
+"""Many answers under many conditions, judged by measures that use no concept's vector.
+
+`tune` tries settings of one concept on tuning prompts; `evaluate` judges the recommended ones on other prompts
+against two controls: random directions of the same size, and simply asking for the concept in the prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .engine import Engine, Output, Row
+from .errors import ConceptError, Interrupted
+from .lexicons import INDEPENDENT, Measure
+from .library import Library
+from .recipe import Recipe, Term, parse_layers
+from .results import Finished, Notice, Progress
+from .sampling import Sampling
+from .vectors import edits, random_vector
+
+Report = Callable[[Notice | Progress], None]
+
+# Persona speech is unlikely by nature: dialect costs perplexity even when it is fluent.
+MOST_COST = {"persona": 3.0}
+COST = 2.0
+MOST_REPETITION = 0.2
+
+# How one asks for a concept in so many words.
+ASKING = {
+    "happy": "Answer happily.",
+    "sad": "Answer sadly.",
+    "angry": "Answer angrily.",
+    "fearful": "Answer fearfully.",
+    "excited": "Answer excitedly.",
+    "calm": "Answer calmly.",
+    "formal": "Answer formally.",
+    "casual": "Answer casually.",
+    "poetic": "Answer poetically.",
+    "technical": "Answer technically.",
+    "pirate": "Answer like a pirate.",
+    "shakespeare": "Answer like Shakespeare.",
+    "enthusiastic": "Answer enthusiastically.",
+    "pessimistic": "Answer pessimistically.",
+    "friendly": "Answer in a friendly way.",
+    "brief": "Answer briefly.",
+    "verbose": "Answer at great length.",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a concept, over all prompts and seeds.
+
+    Attributes:
+        gain: mean move of the independent measure against the normal answers, towards the concept.
+        perplexity_ratio: geometric mean.
+        repetition: mean share of repeated 3-grams.
+        sample: one steered answer, to be read.
+    """
+
+    layers: str
+    strength: float
+    gain: float
+    perplexity_ratio: float
+    repetition: float
+    sample: str
+
+    def allowed(self, kind: str) -> bool:
+        """Whether the answers are still fluent enough to recommend the setting."""
+        return self.perplexity_ratio <= MOST_COST.get(kind, COST) and self.repetition <= MOST_REPETITION
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A concept at its recommended setting. Intervals are 95%, bootstrapped over prompts.
+
+    Attributes:
+        unit: what the independent measure counts.
+        normal, steered, random, asked: mean of the measure; `random` over all random directions.
+        gain: (mean, low, high) of steered minus normal, turned so that above 0 is towards the concept.
+        over_random: the same of steered minus random.
+        over_asking: the same of steered minus asked.
+        samples: (prompt, normal, steered) of the first few prompts.
+    """
+
+    concept: str
+    layers: str
+    strength: float
+    unit: str
+    normal: float
+    steered: float
+    random: float
+    asked: float
+    gain: tuple[float, float, float]
+    over_random: tuple[float, float, float]
+    over_asking: tuple[float, float, float]
+    perplexity_ratio: float
+    repetition: float
+    answers: int
+    samples: list[tuple[str, str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Trials:
+    """Answers to the same prompts and seeds under different conditions.
+
+    Args:
+        engine: the model.
+        library: the concepts.
+        prompts: what to answer; every condition answers all of them, with every seed.
+        seeds: common random numbers: a condition differs from the normal answers by its own doing alone.
+        report: told of progress.
+        stopped: asked between steps.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        library: Library,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        report: Report = lambda event: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.engine = engine
+        self._library = library
+        self.prompts = prompts
+        self._seeds = seeds
+        self._report = report
+        self._stopped = stopped
+        self._lengths = library.profile(engine, report).lengths
+        self._kept: dict[tuple[str, int], list[Output]] = {}
+
+    def normal(self, tokens: int) -> list[Output]:
+        """The unsteered answers, prompt by prompt and seed by seed."""
+        return self._once("normal", tokens, lambda: self._answer("normal answers", [((), "")], tokens)[0])
+
+    def steered(self, terms: Sequence[Term], tokens: int, label: str) -> list[list[Output]]:
+        """Answers under each of `terms`, in one run."""
+        conditions = []
+        for term in terms:
+            vectors = {name: self._library.vector(name, self.engine, self._report) for name, _ in term.parts}
+            conditions.append((edits(Recipe((term,)), vectors, self._lengths), ""))
+        return self._answer(label, conditions, tokens)
+
+    def random(self, term: Term, directions: int, tokens: int) -> list[Output]:
+        """Answers under random directions, at the layers and strength of `term`."""
+
+        def run() -> list[Output]:
+            engine = self.engine
+            plain = Recipe((Term((("random", 1.0),), term.layers, term.strength),))
+            vectors = [
+                random_vector(seed, engine.n_layers, engine.hidden, engine.fingerprint) for seed in range(directions)
+            ]
+            conditions = [(edits(plain, {"random": vector}, self._lengths), "") for vector in vectors]
+            answers = self._answer("random directions", conditions, tokens)
+            return [output for outputs in answers for output in outputs]
+
+        return self._once(f"random {term.layers} {term.strength}", tokens, run)
+
+    def asked(self, instruction: str, tokens: int) -> list[Output]:
+        """Unsteered answers when the prompt asks for the concept."""
+        return self._answer("asking instead", [((), " " + instruction)], tokens)[0]
+
+    def _once(self, key: str, tokens: int, run: Callable[[], list[Output]]) -> list[Output]:
+        if (key, tokens) not in self._kept:
+            self._kept[key, tokens] = run()
+        return self._kept[key, tokens]
+
+    def _answer(self, label: str, conditions: Sequence[tuple[Any, str]], tokens: int) -> list[list[Output]]:
+        chat = self.engine.prompter.chat
+        rows = [
+            Row(tuple(chat([{"role": "user", "content": prompt + ending}])), pushes, seed)
+            for pushes, ending in conditions
+            for prompt in self.prompts
+            for seed in self._seeds
+        ]
+        run, done = self.engine.generate(rows, Sampling(max_tokens=tokens), self._stopped), 0
+        self._report(Progress(label, 0, len(rows)))
+        while True:
+            try:
+                event = next(run)
+            except StopIteration as end:
+                outputs = end.value
+                break
+            if isinstance(event, Finished):
+                done += 1
+                self._report(Progress(label, done, len(rows)))
+        if self._stopped():
+            raise Interrupted(label)
+        size = len(self.prompts) * len(self._seeds)
+        return [outputs[start : start + size] for start in range(0, len(outputs), size)]
+
+
+def tune(trials: Trials, name: str, layers: Sequence[str], strengths: Sequence[float], tokens: int) -> list[Cell]:
+    """Try every pair of layers and strength for a concept.
+
+    Raises:
+        ConceptError: when there is no measure of it that does not use its vector.
+    """
+    measure = measure_of(name)
+    engine = trials.engine
+    settings = [(where, strength) for where in layers for strength in strengths]
+    terms = [Term(((name, 1.0),), parse_layers(where, engine.n_layers), strength) for where, strength in settings]
+    normal = trials.normal(tokens)
+    cells = []
+    for (where, strength), outputs in zip(settings, trials.steered(terms, tokens, f"trying {name}"), strict=True):
+        gains = np.array(_towards(measure, outputs)) - np.array(_towards(measure, normal))
+        cells.append(
+            Cell(
+                where,
+                strength,
+                float(gains.mean()),
+                _cost(outputs, normal),
+                float(np.mean([output.answer.repetition or 0.0 for output in outputs])),
+                outputs[0].answer.text,
+            )
+        )
+    return cells
+
+
+def best(cells: Sequence[Cell], kind: str) -> Cell | None:
+    """The setting with the largest gain among those that stay fluent; None when none moves the right way."""
+    fit = [cell for cell in cells if cell.allowed(kind) and cell.gain > 0]
+    return max(fit, key=lambda cell: cell.gain, default=None)
+
+
+def evaluate(trials: Trials, library: Library, names: Sequence[str], directions: int = 4) -> Iterator[Evaluation]:
+    """Judge each concept at its recommended setting on this model."""
+    engine = trials.engine
+    for name in names:
+        measure, concept = measure_of(name), library.get(name)
+        tokens = 120 if concept.kind == "length" else 60
+        where, strength, _ = library.recommended(name, engine.fingerprint)
+        term = Term(((name, 1.0),), parse_layers(where, engine.n_layers), strength)
+        normal = trials.normal(tokens)
+        steered = trials.steered([term], tokens, f"steering {name}")[0]
+        asked = trials.asked(ASKING.get(name, f"Be {name}."), tokens)
+        random = trials.random(term, directions, tokens)
+        size = len(trials.prompts)
+        base, moved = _by_prompt(_towards(measure, normal), size), _by_prompt(_towards(measure, steered), size)
+        told = _by_prompt(_towards(measure, asked), size)
+        chance = _by_prompt(_towards(measure, random), size, directions)
+        sign = measure.direction
+        yield Evaluation(
+            name,
+            where,
+            strength,
+            measure.unit,
+            float(base.mean()) * sign,
+            float(moved.mean()) * sign,
+            float(chance.mean()) * sign,
+            float(told.mean()) * sign,
+            _interval(moved - base),
+            _interval(moved - chance),
+            _interval(moved - told),
+            _cost(steered, normal),
+            float(np.mean([output.answer.repetition or 0.0 for output in steered])),
+            len(steered),
+            [
+                (prompt, normal[i * len(normal) // size].answer.text, steered[i * len(steered) // size].answer.text)
+                for i, prompt in enumerate(trials.prompts[:3])
+            ],
+        )
+
+
+def measure_of(name: str) -> Measure:
+    """The measure of a concept that does not use its vector. Raises ConceptError when there is none."""
+    if name not in INDEPENDENT:
+        raise ConceptError(f"nothing measures {name} but its own vector", "judge it by reading: /compare --repeats 5")
+    return INDEPENDENT[name]
+
+
+def _towards(measure: Measure, outputs: Sequence[Output]) -> list[float]:
+    return [measure.towards(output.answer.text) for output in outputs]
+
+
+def _by_prompt(scores: Sequence[float], prompts: int, repeats: int = 1) -> np.ndarray:
+    """(prompts,) each prompt's mean over seeds and, for random directions, over those."""
+    return np.array(scores).reshape(repeats, prompts, -1).mean(axis=(0, 2))
+
+
+def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95% bootstrap interval. Prompts are drawn, not answers: seeds of one prompt are alike."""
+    draws = np.random.default_rng(0).choice(differences, size=(4000, len(differences))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def _cost(steered: Sequence[Output], normal: Sequence[Output]) -> float:
+    """Geometric mean of the pairs' perplexity ratios."""
+    ratios = [
+        math.log(s.reading.perplexity / n.reading.perplexity)
+        for s, n in zip(steered, normal, strict=True)
+        if s.reading.perplexity and n.reading.perplexity
+    ]
+    return math.exp(sum(ratios) / len(ratios)) if ratios else math.inf

@@ -1,0 +1,60 @@
+"""Concepts judged by measures that do not use their vectors, on a tiny engine: the arithmetic, not the science."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import a_library, tiny  # noqa: F401  # tiny is a fixture
+
+from steerchat.engine import Engine
+from steerchat.errors import ConceptError, Interrupted
+from steerchat.lexicons import INDEPENDENT
+from steerchat.library import Library
+from steerchat.trials import Cell, Trials, best, evaluate, tune
+
+PROMPTS = ["How are you?", "What is rain?"]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return a_library(tmp_path)
+
+
+def trials_of(engine: Engine, library: Library, **extra: Any) -> Trials:
+    return Trials(engine, library, PROMPTS, [1, 2], **extra)
+
+
+def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, library: Library) -> None:  # noqa: F811
+    (cell,) = tune(trials_of(tiny, library), "happy", ["1"], [0.0], 12)
+    assert cell.gain == 0.0
+    assert cell.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
+
+
+def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: Library) -> None:  # noqa: F811
+    (found,) = evaluate(trials_of(tiny, library), library, ["happy"], directions=2)
+    measure = INDEPENDENT["happy"]
+    assert found.answers == len(PROMPTS) * 2
+    assert found.gain[0] == pytest.approx(measure.direction * (found.steered - found.normal))
+    assert found.gain[1] <= found.gain[0] <= found.gain[2]
+    assert [prompt for prompt, _, _ in found.samples] == PROMPTS
+
+
+def test_a_run_that_is_stopped_says_so(tiny: Engine, library: Library) -> None:  # noqa: F811
+    with pytest.raises(Interrupted):
+        trials_of(tiny, library, stopped=lambda: True).normal(8)
+
+
+def test_a_concept_that_only_its_vector_could_judge_is_refused(tiny: Engine, library: Library) -> None:  # noqa: F811
+    with pytest.raises(ConceptError, match="nothing measures"):
+        tune(trials_of(tiny, library), "random", ["1"], [1.0], 8)
+
+
+def test_the_best_setting_is_the_strongest_that_stays_fluent() -> None:
+    def cell(gain: float, ratio: float, repeated: float = 0.0) -> Cell:
+        return Cell("16", 2.0, gain, ratio, repeated, "")
+
+    fluent = cell(2.0, 1.8)
+    assert best([cell(1.0, 1.2), fluent, cell(9.0, 5.0), cell(8.0, 1.5, 0.5)], "emotion") is fluent
+    assert best([cell(-1.0, 1.0)], "emotion") is None
