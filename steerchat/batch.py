@@ -237,6 +237,8 @@ class Batch:
 
     def context(self, row: int, tokens: Sequence[int]) -> Context:
         """What row `row` now stands on, as a context of its own. `tokens` are the ids that it holds."""
+        if not tokens:  # a batch in which nothing ran yet has no keys to take
+            return Context((), ())
         columns = (self._columns[row, : self._width] >= 0).nonzero().squeeze(-1)[: len(tokens)]
         kept = []
         for layer in self._layers:

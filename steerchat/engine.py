@@ -108,6 +108,7 @@ class Engine:
         if not rows:
             return []
         told = [0] * len(rows)
+        ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
         size = self._batch_size(longest)
@@ -116,7 +117,7 @@ class Engine:
             group = rows[first : first + size]
             run = self._run(group, sampling, stopped, keep)
             try:
-                outputs += yield from _numbered(run, first, told)
+                outputs += yield from _numbered(run, first, told, ended)
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
@@ -264,7 +265,7 @@ class Engine:
 
 
 def _numbered(
-    run: Generator[Delta | Finished, None, list[Output]], first: int, told: list[int]
+    run: Generator[Delta | Finished, None, list[Output]], first: int, told: list[int], ended: set[int]
 ) -> Generator[Delta | Finished, None, list[Output]]:
     """A group's events under the numbers of the whole run, without what an earlier try has told already.
 
@@ -278,7 +279,9 @@ def _numbered(
             return end.value
         row = first + event.row
         if isinstance(event, Finished):
-            yield Finished(row, event.answer)
+            if row not in ended:
+                ended.add(row)
+                yield Finished(row, event.answer)
             continue
         before = said.get(row, 0)
         said[row] = before + len(event.text)

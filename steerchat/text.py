@@ -166,7 +166,7 @@ class Wrapper:
         elif char == " ":
             self._emit(line, start)
             self._restart("", at)
-        elif line[: max(cut, 0)].strip(" "):
+        elif cell_len(line[: max(cut, 0)].strip(" ")):  # else the rest and `char` might not fit either
             self._emit(line[:cut], start)
             self._restart(line[cut + 1 :] + char, start + cut + 1)
         else:  # a word longer than the line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -145,6 +146,22 @@ def recording_logits(engine: Engine) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_collections() -> None:
+    """`Engine.forget` collects garbage: going through all of torch each time would be most of these tests' time."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads that wait for each other at every tiny product cost forty times the work on a machine with other work."""
+    threads = torch.get_num_threads()
+    if request.node.get_closest_marker("model") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

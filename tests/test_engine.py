@@ -116,13 +116,19 @@ def batch_sizes(engine: Engine) -> Iterator[list[int]]:
 # Rows
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("stops", [(2,), STOPS], ids=["same-length", "ending-early"])
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("kind", "stops", "sampling"),
+    [
+        pytest.param("llama", (2,), GREEDY, id="llama-greedy"),
+        pytest.param("llama", (2,), SAMPLED, id="llama-sampled"),
+        pytest.param("llama", STOPS, GREEDY, id="llama-greedy-ending-early"),
+        *(pytest.param(kind, STOPS, SAMPLED, id=f"{kind}-sampled-ending-early") for kind in ARCHITECTURES),
+    ],
+)
 def test_rows_of_a_batch_equal_the_same_runs_alone(kind: str, stops: Sequence[int], sampling: Sampling) -> None:
     engine = tiny_engine(kind, stops)
     prompts = [ids(15), ids(15), ids(4, 1), ids(23, 2), ids(1, 3)]
-    rows = [Row(prompt, edits, seed=7) for prompt in prompts[1:] for edits in RECIPES]
+    rows = [Row(prompt, edits, seed) for seed, prompt in enumerate(prompts[1:]) for edits in RECIPES]
     together = answers(engine, rows, sampling)
     engine.forget()
     alone = [answers(engine, [row], sampling)[0] for row in rows]
@@ -130,7 +136,8 @@ def test_rows_of_a_batch_equal_the_same_runs_alone(kind: str, stops: Sequence[in
     for one, other in zip(together, alone, strict=True):
         if one.answer.perplexity is not None:
             assert one.answer.perplexity == pytest.approx(other.answer.perplexity, rel=1e-3)
-    assert len({text for text, _, _ in spoken(together)}) > len(rows) // 2  # the recipes do something
+    # More answers than prompts: the recipes do something.
+    assert len({output.answer.token_ids for output in together}) > len(set(prompts))
     if len(stops) > 1:
         assert len({output.answer.tokens for output in together}) > 2
 
@@ -175,7 +182,6 @@ def test_events_tell_each_answer_once_and_in_pieces() -> None:
         (end,) = [event for event in events if isinstance(event, Finished) and event.row == index]
         assert end.answer.token_ids == output.answer.token_ids
         assert events.index(end) == max(i for i, event in enumerate(events) if event.row == index)
-        assert "\ufffd" not in text or b"\xef\xbf\xbd" not in text.encode("ascii", "ignore")
 
 
 # What is steered
@@ -185,7 +191,9 @@ def test_events_tell_each_answer_once_and_in_pieces() -> None:
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_steered_logits_equal_those_of_a_plain_loop_without_cache_or_batch(kind: str, scope: Any) -> None:
     engine = tiny_engine(kind, stops=())
-    rows = [Row(ids(length, length), edits, scope=scope) for length, edits in zip((12, 5, 17, 12, 1), RECIPES)]  # noqa: B905
+    rows = [
+        Row(ids(length, length), edits, scope=scope) for length, edits in zip((12, 5, 17, 12, 1), RECIPES, strict=True)
+    ]
     with recording_logits(engine) as seen:
         outputs = answers(engine, rows, GREEDY)
     for index, (row, output) in enumerate(zip(rows, outputs, strict=True)):
@@ -430,7 +438,9 @@ class Columns:
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def converse(columns: Columns) -> list[list[tuple[str, tuple[int, ...], str]]]:
@@ -466,8 +476,7 @@ def converse(columns: Columns) -> list[list[tuple[str, tuple[int, ...], str]]]:
     return said
 
 
-@pytest.mark.parametrize("stops", [(2,), STOPS], ids=["long-answers", "ending-early"])
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "stops"), [("llama", (2,)), ("llama", STOPS), ("gpt2", (2,)), ("gemma3", (2,))])
 def test_a_conversation_that_reuses_its_contexts_equals_one_that_forgets_them(kind: str, stops: Sequence[int]) -> None:
     remembers = Columns(tiny_engine(kind, stops), reuse=True)
     forgets = Columns(tiny_engine(kind, stops), reuse=False)
@@ -562,9 +571,11 @@ def test_memory_that_runs_out_halves_the_batch_and_tells_nothing_twice(
     expected = answers(tiny_engine(stops=STOPS), sweep(16), SAMPLED)
     engine = tiny_engine(stops=STOPS)
     original, calls = engine.model.forward, iter(range(10000))
+    passes_before: list[int] = []
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == at:
+            passes_before.append(len(sizes))
             raise error
         return original(*args, **kwargs)
 
@@ -572,7 +583,8 @@ def test_memory_that_runs_out_halves_the_batch_and_tells_nothing_twice(
     with batch_sizes(engine) as sizes:
         events, found = drain(engine.generate(sweep(16), SAMPLED))
     assert spoken(found) == spoken(expected)
-    assert 8 in sizes[sizes.index(8) if 8 in sizes else 0 :]
+    assert max(sizes[: passes_before[0]], default=0) == (16 if at else 2)  # before the first step, two prompts
+    assert max(sizes[passes_before[0] :]) == 8
     for row, output in enumerate(found):
         mine = [event for event in events if event.row == row]
         assert "".join(event.text for event in mine if isinstance(event, Delta)) == output.answer.text
@@ -648,7 +660,9 @@ def plain_perplexity(engine: Engine, prompt: Sequence[int], text: Sequence[int])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_the_perplexity_of_an_answer_is_that_of_a_plain_forward_pass(kind: str) -> None:
     engine = tiny_engine(kind, STOPS)
-    rows = [Row(ids(5 + 3 * i, i), edits, i, scope) for i, edits in enumerate(RECIPES) for scope in ("generated", "all")]
+    rows = [
+        Row(ids(5 + 3 * i, i), edits, i, scope) for i, edits in enumerate(RECIPES) for scope in ("generated", "all")
+    ]
     outputs = [*answers(engine, rows[::2], SAMPLED), *answers(engine, rows[1::2], SAMPLED)]
     checked = 0
     for row, output in zip([*rows[::2], *rows[1::2]], outputs, strict=True):
@@ -720,7 +734,7 @@ def real_edits(engine: Engine) -> list[tuple[Edit, ...]]:
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_rows_of_the_default_model_equal_their_solo_runs(engine: Engine, temperature: float) -> None:
     engine.forget()
-    sampling = Sampling(temperature=temperature, max_tokens=20)
+    sampling = Sampling(temperature=temperature, max_tokens=12)
     prompts = [conversation(engine, "Tell me about the weather"), conversation(engine, "Hi, who are you today?")]
     rows = [Row(prompts[index % 2], edits, seed=11) for index, edits in enumerate(real_edits(engine))]
     rows.append(Row(prompts[1], rows[0].edits, seed=11))
@@ -772,7 +786,7 @@ def test_the_default_model_is_bit_equal_after_steering(engine: Engine) -> None:
     prompt = conversation(engine, "Tell me about the weather")
     before = logits()
     rows = [Row(prompt, edits, scope=scope) for edits in real_edits(engine)[:3] for scope in ("generated", "all")]
-    for event in engine.generate(rows, Sampling(max_tokens=3)):
+    for event in engine.generate(rows, Sampling(max_tokens=2)):
         assert torch.equal(logits(), before), event
         break
     answers(engine, rows, Sampling(max_tokens=3))

@@ -54,16 +54,16 @@ def test_rows_of_flat_and_peaked_logits_in_one_batch_each_keep_their_own_nucleus
 
 def test_draws_follow_the_softmax() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -9.0]])
-    draws = sampler(list(range(20000)), temperature=0.8).step(scores.expand(20000, -1))
-    shares = torch.bincount(draws, minlength=5) / 20000
-    torch.testing.assert_close(shares, (scores[0] / 0.8).softmax(dim=-1), atol=0.01, rtol=0)
+    draws = sampler(list(range(6000)), temperature=0.8).step(scores.expand(6000, -1))
+    shares = torch.bincount(draws, minlength=5) / 6000
+    torch.testing.assert_close(shares, (scores[0] / 0.8).softmax(dim=-1), atol=0.02, rtol=0)
 
 
 def test_draws_within_a_nucleus_follow_the_softmax_of_what_is_left() -> None:
     scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None]
-    draws = sampler(list(range(20000)), temperature=1.0, top_p=0.7).step(scores.expand(20000, -1))
-    shares = torch.bincount(draws, minlength=4) / 20000
-    torch.testing.assert_close(shares, torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=0.01, rtol=0)
+    draws = sampler(list(range(6000)), temperature=1.0, top_p=0.7).step(scores.expand(6000, -1))
+    shares = torch.bincount(draws, minlength=4) / 6000
+    torch.testing.assert_close(shares, torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=0.02, rtol=0)
 
 
 def test_greedy_takes_the_likeliest_whatever_the_seed() -> None:

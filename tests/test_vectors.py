@@ -122,7 +122,9 @@ def test_a_mix_is_as_strong_as_one_concept() -> None:
     v, w = concept("happy", 1), concept("sad", 2)
     mixed = combine([(v, 0.7), (w, -0.3)], 1)
     torch.testing.assert_close(mixed.norm(), torch.tensor(1.0))
-    torch.testing.assert_close(mixed, torch.nn.functional.normalize(0.7 * v.directions[1] - 0.3 * w.directions[1], dim=0))
+    torch.testing.assert_close(
+        mixed, torch.nn.functional.normalize(0.7 * v.directions[1] - 0.3 * w.directions[1], dim=0)
+    )
     (pushed,) = pushes(term(2.0, happy=0.7, sad=-0.3), happy=v, sad=w)
     torch.testing.assert_close(pushed.norm(), 2.0 * UNIT * LENGTHS[1])
 
@@ -209,7 +211,9 @@ def test_a_file_without_our_tensors_or_format_is_refused(tmp_path: Path) -> None
         ConceptVector.load(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 64, b"\x80\x02}q\x00."], ids=["empty", "text", "ff", "pickle"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\xff" * 64, b"\x80\x02}q\x00."], ids=["empty", "text", "ff", "pickle"]
+)
 def test_files_of_another_kind_are_refused_by_name(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "happy.safetensors"
     path.write_bytes(data)
