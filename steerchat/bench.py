@@ -52,7 +52,7 @@ class _Size:
     sweeps: int
 
 
-_FULL = _Size(tokens=64, short=32, repeats=5, sweeps=3)
+_FULL = _Size(tokens=64, short=24, repeats=5, sweeps=3)
 _QUICK = _Size(tokens=24, short=12, repeats=3, sweeps=1)
 
 
@@ -85,8 +85,8 @@ def run_bench(
         ("one answer, a pair, and hooks", bench.overheads, size.repeats),
         ("the limit of memory", bench.bandwidth, size.repeats),
         ("transformers' generate", bench.against_generate, size.repeats),
-        ("ten turns", bench.first_tokens, size.repeats),
-        ("nine strengths", bench.strengths, size.repeats),
+        ("ten turns", bench.first_tokens, size.sweeps),
+        ("nine strengths", bench.strengths, size.sweeps),
         ("every layer", bench.layers, size.sweeps),
         (f"extracting {CONCEPT}", bench.extraction, size.sweeps),
     ]
