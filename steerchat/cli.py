@@ -111,10 +111,11 @@ def _model_group() -> click.Group:
 
 
 def _screen() -> Any:
+    from .chance import verdict
     from .recipe import UNIT
     from .render import Screen
 
-    return Screen(unit=UNIT)
+    return Screen(verdict=verdict, unit=UNIT)
 
 
 def _chat(options: dict[str, Any]) -> int:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chance import Chance, load_chance
 from .concept_files import concept_toml, read_concept
 from .concepts import Concept, check_examples
 from .errors import ConceptError, shorten, unknown
@@ -33,6 +34,7 @@ RESERVED = frozenset({RANDOM, "all"})
 # Where a concept steers best on a model for which it was never tuned: a range past the first third.
 DEFAULT_LAYERS = "35%-62%"
 DEFAULT_STRENGTH = 2.0
+CHANCE = "chance.json"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -53,6 +55,7 @@ class Library:
         self._reserved = RESERVED | set(reserved)
         self._vectors: dict[tuple[str, str, str], ConceptVector] = {}
         self._profiles: dict[str, Profile] = {}
+        self._chances: dict[str, Chance | None] = {}
 
     def names(self) -> list[str]:
         """Every concept's name, `random` last."""
@@ -182,6 +185,22 @@ class Library:
                 found.save(kept)
             self._profiles[engine.fingerprint] = found
         return self._profiles[engine.fingerprint]
+
+    def chance(self, fingerprint: str) -> Chance | None:
+        """The effects of meaningless pushes on a model, if they were measured; needs no torch."""
+        if fingerprint not in self._chances:
+            paths = (self._folder(fingerprint) / CHANCE, self._shipped / CHANCE)
+            self._chances[fingerprint] = next(filter(None, (load_chance(path, fingerprint) for path in paths)), None)
+        return self._chances[fingerprint]
+
+    def keep_chance(self, chance: Chance) -> Path:
+        """Keeps what was measured for its model, before what ships. Returns the file."""
+        from .vector_files import write_whole
+
+        path = self._folder(chance.fingerprint) / CHANCE
+        write_whole(path, (json.dumps(chance.to_json(), indent=1) + "\n").encode())
+        self._chances[chance.fingerprint] = chance
+        return path
 
     def cached(self, concept: Concept, fingerprint: str) -> Path:
         """Where the vector of a concept for a model is kept."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
+from .chance import total_strength
 from .config import Settings
 from .errors import UsageError
 from .journal import Journal
@@ -365,10 +366,18 @@ class Session:
             raw,
             effect,
             effects,
+            chance=None if effect is None else self._chance(recipe, outputs),
             diverges_at=None if steered is None else divergence(normal.token_ids, steered.token_ids),
             seconds=seconds,
             tokens_per_second=sum(answer.tokens for answer in answers) / max(seconds, 1e-9),
         )
+
+    def _chance(self, recipe: Recipe, outputs: list[Output]) -> tuple[float, float] | None:
+        """Which effects a push without meaning would have, if that was ever measured on this model."""
+        chance = self.library.chance(self.engine.fingerprint)
+        if chance is None:
+            return None
+        return chance.band(total_strength(recipe), max(output.answer.tokens for output in outputs))
 
     def _scores(
         self, recipe: Recipe, seed: int, outputs: list[Output]

@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from .chance import Chance, ChanceCell
 from .engine import Engine, Output, Row
 from .errors import ConceptError, Interrupted
 from .lexicons import INDEPENDENT, Measure
-from .library import Library
+from .library import DEFAULT_LAYERS, RANDOM, Library
+from .measures import read_layer
+from .profile import Profile
 from .recipe import Recipe, Term, parse_layers
 from .results import Finished, Notice, Progress
 from .sampling import Sampling
-from .vectors import edits, random_vector
+from .vectors import ConceptVector, edits, random_vector
 
 Report = Callable[[Notice | Progress], None]
 
@@ -28,6 +31,10 @@ Report = Callable[[Notice | Progress], None]
 MOST_COST = {"persona": 3.0}
 COST = 2.0
 MOST_REPETITION = 0.2
+
+# At which strengths and lengths of answer the chance band is measured.
+CHANCE_STRENGTHS = (1.0, 2.0, 4.0)
+CHANCE_TOKENS = (40, 120)
 
 # How one asks for a concept in so many words.
 ASKING = {
@@ -129,7 +136,7 @@ class Trials:
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.engine = engine
-        self._library = library
+        self.library = library
         self.prompts = prompts
         self._seeds = seeds
         self._report = report
@@ -145,7 +152,7 @@ class Trials:
         """Answers under each of `terms`, in one run."""
         conditions = []
         for term in terms:
-            vectors = {name: self._library.vector(name, self.engine, self._report) for name, _ in term.parts}
+            vectors = {name: self.library.vector(name, self.engine, self._report) for name, _ in term.parts}
             conditions.append((edits(Recipe((term,)), vectors, self._lengths), ""))
         return self._answer(label, conditions, tokens)
 
@@ -268,6 +275,37 @@ def evaluate(trials: Trials, library: Library, names: Sequence[str], directions:
                 for i, prompt in enumerate(trials.prompts[:3])
             ],
         )
+
+
+def measure_chance(trials: Trials, names: Sequence[str], directions: int = 8) -> Chance:
+    """Push answers in random directions and read them along every concept in `names`."""
+    engine, library = trials.engine, trials.library
+    profile = library.profile(engine)
+    vectors = [library.vector(name, engine) for name in names]
+    layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
+    cells = []
+    for tokens in CHANCE_TOKENS:
+        normal = trials.normal(tokens)
+        for strength in CHANCE_STRENGTHS:
+            pushed = trials.random(Term(((RANDOM, 1.0),), layers, strength), directions, tokens)
+            effects = np.stack([_effects(profile, vector, normal, pushed) for vector in vectors])
+            means = effects.mean(axis=2)
+            within = float((effects - means[:, :, None]).std())
+            # A direction's observed mean differs from its true one by what single pairs add to it.
+            between = math.sqrt(max(0.0, float(means.var()) - within**2 / effects.shape[2]))
+            numbers = (round(value, 3) for value in (float(effects.mean()), between, within))
+            cells.append(ChanceCell(strength, tokens, *numbers))
+    return Chance(engine.fingerprint, tuple(cells))
+
+
+def _effects(profile: Profile, vector: ConceptVector, normal: Sequence[Output], pushed: Sequence[Output]) -> np.ndarray:
+    """(directions, answers) how far each pushed answer moved along a vector's direction."""
+    layer = read_layer(vector)
+    scores = [
+        [profile.score(vector.directions[layer], layer, output.reading.states[layer]) for output in outputs]
+        for outputs in (normal, pushed)
+    ]
+    return np.array(scores[1]).reshape(-1, len(normal)) - np.array(scores[0])
 
 
 def measure_of(name: str) -> Measure:

@@ -14,7 +14,7 @@ from ..registry import command
 from ..text import Page, Table
 
 if TYPE_CHECKING:
-    from ..trials import Evaluation
+    from ..trials import Evaluation, Trials
 
 _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain (95%)", "over random", "cost")
 
@@ -36,18 +36,44 @@ def evaluate(
     was chosen on. A gain is steered minus normal, above 0 towards the concept; its interval is a bootstrap over
     prompts. All seventeen take half an hour on a laptop.
     """
-    from ..trials import Trials
     from ..trials import evaluate as judge
 
-    session = chat.session
-    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
-    chosen = tomllib.loads(text)["evaluation"][:prompts]
     names = [name for name in (concepts or chat.library.names()) if concepts or name in INDEPENDENT]
     for name in names:
         chat.library.get(name)
-    trials = Trials(session.engine, chat.library, chosen, range(seeds), session.report, session.stop.is_set)
-    rows = list(judge(trials, chat.library, names, directions))
+    rows = list(judge(_trials(chat, "evaluation", prompts, seeds), chat.library, names, directions))
     return Page(list(_shown(rows)), [row.to_json() for row in rows])
+
+
+@command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True)
+def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rougher band")] = False) -> Page:
+    """Measures which effects pushes without a meaning have on this model, and keeps it.
+
+    Random directions push, and every shipped concept's score is read: 95% of what comes out is the chance band, shown
+    beside every effect from then on. The default model's comes along. Ten minutes on a laptop.
+    """
+    from ..trials import measure_chance
+
+    names = [name for name in chat.library.names() if chat.library.ships(name)]
+    found = measure_chance(_trials(chat, "tuning", 6 if quick else 12, 1), names, 4 if quick else 8)
+    path = chat.library.keep_chance(found)
+    cells = []
+    for cell in found.cells:
+        (low, high), (low8, high8) = (found.band(cell.strength, cell.tokens, repeats) for repeats in (1, 8))
+        cells.append(
+            (f"{cell.strength:g}", str(cell.tokens), f"{low:+.1f} .. {high:+.1f}", f"{low8:+.1f} .. {high8:+.1f}")
+        )
+    table = Table(("strength", "tokens", "one pair", "mean of 8"), cells, right=frozenset((0, 1)))
+    return Page([table, f"kept in {path}"], [found.to_json()])
+
+
+def _trials(chat: Chat, part: str, prompts: int, seeds: int) -> Trials:
+    from ..trials import Trials
+
+    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
+    chosen = tomllib.loads(text)[part][:prompts]
+    session = chat.session
+    return Trials(session.engine, chat.library, chosen, range(seeds), session.report, session.stop.is_set)
 
 
 def _shown(rows: list[Evaluation]) -> Iterator[object]:
