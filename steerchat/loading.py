@@ -43,10 +43,23 @@ def load(found: Found, device: str = "auto", dtype: str = "auto") -> Engine:
         raise ModelError(
             f"{found.name} cannot be loaded: {str(error).splitlines()[0]}", "is it a causal language model, complete?"
         ) from error
+    _check_memory_of_text(model, found.name)
     model.eval()
     model.requires_grad_(False)
     speed_up(model)
     return Engine(model, tokenizer, found.name, found.fingerprint, _free_memory(where))
+
+
+def _check_memory_of_text(model: Any, name: str) -> None:
+    """The batch keeps keys and values by position; a recurrent state has no positions to go back to."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    unknown = sorted(kinds - {"full_attention", "sliding_attention"})
+    if unknown or getattr(model, "_is_stateful", False):
+        what = f"layers of the kind {unknown[0]}" if unknown else "recurrent layers"
+        raise ModelError(
+            f"{name} has {what}, and steerchat handles attention only",
+            "choose a model whose layers all attend, such as Llama, Qwen3, Gemma 3, Phi or Mistral",
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,47 @@
+"""Which models load, and what is said of one that cannot be steered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from tiny import save_model, tiny_tokenizer
+
+from steerchat.errors import ModelError
+from steerchat.loading import load
+from steerchat.models import find
+
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 320}
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (transformers.MambaConfig(state_size=4, **SMALL), "recurrent"),
+        (
+            transformers.Lfm2Config(
+                intermediate_size=64,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                layer_types=["conv", "full_attention"],
+                **SMALL,
+            ),
+            "conv",
+        ),
+    ],
+    ids=["mamba", "lfm2"],
+)
+def test_a_model_with_a_recurrent_state_is_refused_by_what_it_has(tmp_path: Path, config: Any, named: str) -> None:
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=named) as raised:
+        load(find(str(tmp_path), progress=print), "cpu", "float32")
+    assert "attend" in (raised.value.hint or "")
+
+
+def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_path: Path) -> None:
+    engine = load(find(str(save_model(tmp_path / "tiny")), progress=print), "cpu", "bfloat16")
+    assert engine.dtype == "bfloat16"
+    assert engine.n_layers > 0
