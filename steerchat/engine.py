@@ -9,6 +9,7 @@ the cache is what the next turn goes on from.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,8 @@ from .sampling import Sampler, Sampling
 
 # Share of the free memory that one batch may plan to use: the rest is for activations and neighbours.
 _MEMORY_SHARE = 0.5
+# Texts are read together when they are at least this share of the longest; so few are never set apart.
+_ALIKE, _FEW = 0.8, 8
 
 
 @dataclass(frozen=True)
@@ -147,17 +150,31 @@ class Engine:
         Yields:
             a batch's readings, each with its index in `texts`, until every text is read.
         """
-        # What all prompts begin with (the template's head, a system message) is computed once.
-        shared = _common_prefix([tuple(prompt[:-1]) for prompt, _ in texts])
+        # What all prompts begin with (the template's head, a system message) is computed once, and so is a
+        # prompt that several texts reply to, as those of a contrast pair do.
+        bodies = [tuple(prompt[:-1]) for prompt, _ in texts]
+        shared = _common_prefix(bodies)
         start = self._prefill([shared])[0] if shared else None
+        contexts: dict[tuple[int, ...], Context | None] = dict.fromkeys(bodies, start)
+        often = [body for body, count in Counter(bodies).items() if count > 1 and len(body) > len(shared)]
+        size = self._batch_size(max(map(len, often), default=1), logits=False)
+        for first in range(0, len(often), size):
+            group = often[first : first + size]
+            batch = Batch(self.model, [start] * len(group), max(map(len, group)), self.work)
+            batch.forward([body[len(shared) :] for body in group])
+            contexts |= {body: batch.context(row, body) for row, body in enumerate(group)}
+        stands = [len(context.tokens) if (context := contexts[body]) else 0 for body in bodies]
+        rests = [len(prompt) + len(text) - known for (prompt, text), known in zip(texts, stands, strict=True)]
         # Longest first: the batch that needs most memory is met at the beginning.
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i][0]) - len(texts[i][1]))
+        order = sorted(range(len(texts)), key=lambda i: -rests[i])
         while order:
-            longest = len(texts[order[0]][0]) + len(texts[order[0]][1])
+            longest = max(len(texts[i][0]) + len(texts[i][1]) for i in order)
             size = self._batch_size(longest, logits=False)
-            group, order = order[:size], order[size:]
-            heads = [texts[i][0][len(shared) :] for i in group]
-            batch = Batch(self.model, [start] * len(group), longest - len(shared), self.work)
+            # Texts much shorter than the longest would be mostly padding.
+            alike = sum(rests[i] >= _ALIKE * rests[order[0]] for i in order)
+            group, order = (part := order[: min(size, max(alike, _FEW))]), order[len(part) :]
+            heads = [texts[i][0][stands[i] :] for i in group]
+            batch = Batch(self.model, [contexts[bodies[i]] for i in group], rests[group[0]], self.work)
             found = read(self.model, self.blocks, batch, heads, [texts[i][1] for i in group], log_probs, position)
             yield list(zip(group, found, strict=True))
 
