@@ -238,14 +238,23 @@ def best(cells: Sequence[Cell], kind: str) -> Cell | None:
     return max(fit, key=lambda cell: cell.gain, default=None)
 
 
-def evaluate(trials: Trials, library: Library, names: Sequence[str], directions: int = 4) -> Iterator[Evaluation]:
-    """Judge each concept at its recommended setting on this model."""
+def evaluate(
+    trials: Trials,
+    library: Library,
+    names: Sequence[str],
+    directions: int = 4,
+    layers: str | None = None,
+    strength: float | None = None,
+) -> Iterator[Evaluation]:
+    """Judge each concept on this model, at its recommended setting where `layers` or `strength` is None."""
     engine = trials.engine
     for name in names:
         measure, concept = measure_of(name), library.get(name)
         tokens = 120 if concept.kind == "length" else 60
-        where, strength, _ = library.recommended(name, engine.fingerprint)
-        term = Term(((name, 1.0),), parse_layers(where, engine.n_layers), strength)
+        usual_layers, usual_strength, _ = library.recommended(name, engine.fingerprint)
+        where = usual_layers if layers is None else layers
+        push = usual_strength if strength is None else strength
+        term = Term(((name, 1.0),), parse_layers(where, engine.n_layers), push)
         normal = trials.normal(tokens)
         steered = trials.steered([term], tokens, f"steering {name}")[0]
         asked = trials.asked(ASKING.get(name, f"Be {name}."), tokens)
@@ -258,7 +267,7 @@ def evaluate(trials: Trials, library: Library, names: Sequence[str], directions:
         yield Evaluation(
             name,
             where,
-            strength,
+            push,
             measure.unit,
             float(base.mean()) * sign,
             float(moved.mean()) * sign,

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from .. import folders
-from ..arguments import Concept, Int, Many, Option
+from ..arguments import Concept, Int, Layer, Many, Option, Strength
 from ..chat import Chat
+from ..errors import Interrupted
 from ..lexicons import INDEPENDENT
 from ..registry import command
 from ..text import Page, Table
@@ -29,6 +30,8 @@ def evaluate(
     seeds: Annotated[int, Option("answers to each prompt", Int(least=1, most=50))] = 3,
     prompts: Annotated[int, Option("how many of the evaluation prompts", Int(least=2, most=24))] = 12,
     directions: Annotated[int, Option("random directions to compare with", Int(least=1, most=50))] = 4,
+    layer: Annotated[str | None, Option("in place of each concept's recommended layers", Layer)] = None,
+    strength: Annotated[float | None, Option("in place of the recommended strength", Strength)] = None,
 ) -> Page:
     """Measures concepts by word lists and length, against random directions and against asking.
 
@@ -41,8 +44,18 @@ def evaluate(
     names = [name for name in (concepts or chat.library.names()) if concepts or name in INDEPENDENT]
     for name in names:
         chat.library.get(name)
-    rows = list(judge(_trials(chat, "evaluation", prompts, seeds), chat.library, names, directions))
-    return Page(list(_shown(rows)), [row.to_json() for row in rows])
+    trials = _trials(chat, "evaluation", prompts, seeds)
+    rows: list[Evaluation] = []
+    try:
+        for row in judge(trials, chat.library, names, directions, layer, strength):
+            rows.append(row)
+    except Interrupted:
+        if not rows:
+            raise
+    said = list(_shown(rows))
+    if len(rows) < len(names):
+        said.append(f"stopped after {len(rows)} of {len(names)} concepts")
+    return Page(said, [row.to_json() for row in rows])
 
 
 @command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True)
