@@ -19,6 +19,7 @@ from .session import Session
 from .store import Store
 
 if TYPE_CHECKING:
+    from .commands.course import Tutor
     from .engine import Engine
 
 Candidate = tuple[str, str]
@@ -47,6 +48,8 @@ class Chat:
         self.report = report
         self.leaving = False
         self.editing: str | None = None  # a text that the next prompt starts with
+        self.tutor: Tutor | None = None  # the course, once it was asked for
+        self.companion: Tutor | None = None  # told of every line that worked, while a lesson runs
         self._ask = ask
         self.library = Library(
             folders.packaged("vectors"),

@@ -18,7 +18,18 @@ import click
 from . import __version__
 from .errors import Interrupted, SteerchatError, UsageError
 
-_SETTINGS = ("model", "device", "dtype", "seed", "max_tokens", "temperature", "top_p", "repetition_penalty", "scope")
+_SETTINGS = (
+    "model",
+    "device",
+    "dtype",
+    "seed",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "repetition_penalty",
+    "scope",
+    "lessons",
+)
 
 
 def _common() -> list[click.Parameter]:
@@ -171,7 +182,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
         chat.close()
 
 
-_WITHOUT_MODEL = {"history", "concept list", "concept edit", "concept delete"}
+_WITHOUT_MODEL = {"history", "concept list", "concept edit", "concept delete", "lesson list", "lesson check"}
 
 
 def _prompts(file: str | None) -> Iterator[dict[str, str]]:

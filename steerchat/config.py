@@ -46,6 +46,7 @@ class Settings:
     scope: Scope = _setting("generated", "which positions are pushed")
     carry: Carry = _setting("own", "which answers the next turn's context holds")
     view: View = _setting("both", "which answers the screen shows")
+    lessons: str = _setting("shipped", "a folder of lessons of your own, or those that ship")
     sources: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
 
     def change(self, name: str, text: Any, source: str = "/set") -> Any:

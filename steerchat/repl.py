@@ -47,6 +47,8 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
                 show(chat, screen, chat.registry.parse(line).run(chat))
             elif line.strip():
                 show(chat, screen, chat.session.say(message_text(line)))
+            if chat.companion is not None and line.strip():
+                show(chat, screen, chat.companion.after_line(line))
         return True
     except Interrupted as stop:
         screen.notice(f"{stop.message}.")

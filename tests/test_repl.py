@@ -138,7 +138,7 @@ def test_every_example_binds(line: str):
 
 
 # Their models, layers and files are the default model's; bench takes minutes.
-OWN_TESTS = ("/model smollm2", "/bench", "/concept", "/tune", "/lesson")
+OWN_TESTS = ("/model smollm2", "/bench", "/concept", "/tune", "/lesson", "/glossary", "/help trouble")
 
 
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith(OWN_TESTS)])

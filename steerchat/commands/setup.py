@@ -10,6 +10,7 @@ from ..errors import UsageError, unknown
 from ..models import ALIASES
 from ..registry import command
 from ..text import Table
+from .course import course_folder, trouble
 
 _GROUP = "Setup"
 # Settings that a running model has already used up.
@@ -71,9 +72,11 @@ def model_list(chat: Chat) -> Table:
     return Table(("name", "model"), list(ALIASES.items()))
 
 
-@command("help", examples=["/help", "/help steer"], group=_GROUP)
-def help_(chat: Chat, name: Annotated[str, CommandName("a command")] = "") -> Any:
+@command("help", examples=["/help", "/help steer", "/help trouble"], group=_GROUP)
+def help_(chat: Chat, name: Annotated[str, CommandName("a command, or trouble for help with what fails")] = "") -> Any:
     """Lists the commands, or explains one."""
+    if name == "trouble":
+        return trouble(course_folder(chat.settings.lessons))
     return chat.registry.page(name) if name else chat.registry.overview()
 
 

@@ -1,0 +1,125 @@
+"""/lesson and /glossary: the course."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from .. import folders
+from ..arguments import Int, Option, PathArg, Rest
+from ..chat import Chat
+from ..errors import unknown
+from ..lessons import LessonError
+from ..registry import command
+from ..text import Page, Table
+from .course import check as check_course
+from .course import text_of, tutor
+
+_GROUP = "Learning"
+
+
+@command("lesson", examples=["/lesson", "/lesson 1", "/lesson first-steering"], group=_GROUP)
+def lesson(
+    chat: Chat, name: Annotated[str, Rest("a lesson's number or name", metavar="N or NAME")] = ""
+) -> list[object]:
+    """Lists the lessons, or starts one; the chat works as ever meanwhile."""
+    return tutor(chat).start(name) if name else tutor(chat).listing()
+
+
+@command("lesson list", examples=["/lesson list"], group=_GROUP, shell=True)
+def lesson_list(
+    chat: Chat, *, check: Annotated[bool, Option("validate every lesson's file instead")] = False
+) -> Page | str:
+    """Lists the lessons with how far you are."""
+    if check:
+        return lesson_check(chat)
+    one = tutor(chat)
+    objects = [
+        {"id": item.name, "title": item.title, "steps": len(item.steps), "done": one.progress.done(item)}
+        for item in one.course.lessons
+    ]
+    return Page(one.listing(), objects)
+
+
+@command("lesson check", examples=["/lesson check"], group=_GROUP, shell=True)
+def lesson_check(chat: Chat) -> str:
+    """Validates the lessons' files: form, hints, commands that bind, facts that are measured."""
+    course = tutor(chat).course
+    problems = check_course(course, chat.registry, chat.library.names())
+    if problems:
+        raise LessonError("\n".join(problems), f"{len(problems)} to mend in {course.folder}")
+    return f"{len(course.lessons)} lessons with {sum(len(one.steps) for one in course.lessons)} steps are in order."
+
+
+@command("lesson next", examples=["/lesson next"], group=_GROUP)
+def lesson_next(chat: Chat) -> list[object]:
+    """Goes on to the next step."""
+    return tutor(chat).next()
+
+
+@command("lesson answer", examples=["/lesson answer 2"], group=_GROUP, aliases=["answer"])
+def lesson_answer(chat: Chat, number: Annotated[int, Int("which of the answers", least=1)]) -> list[object]:
+    """Answers the question of the step; what it claims is measured then."""
+    return tutor(chat).answer(number)
+
+
+@command("lesson back", examples=["/lesson back"], group=_GROUP)
+def lesson_back(chat: Chat) -> list[object]:
+    """Shows the step before."""
+    return tutor(chat).back()
+
+
+@command("lesson hint", examples=["/lesson hint"], group=_GROUP)
+def lesson_hint(chat: Chat) -> list[object]:
+    """Gives a hint, and at each call one more."""
+    return tutor(chat).hint()
+
+
+@command("lesson solution", examples=["/lesson solution"], group=_GROUP)
+def lesson_solution(chat: Chat) -> list[object]:
+    """Says what the step wants to be typed or answered."""
+    return tutor(chat).solution()
+
+
+@command("lesson skip", examples=["/lesson skip"], group=_GROUP)
+def lesson_skip(chat: Chat) -> list[object]:
+    """Goes on without doing the step."""
+    return tutor(chat).skip()
+
+
+@command("lesson reset", examples=["/lesson reset", "/lesson reset first-steering"], group=_GROUP)
+def lesson_reset(chat: Chat, name: Annotated[str, Rest("which; the running one when left out")] = "") -> list[object]:
+    """Forgets the progress in a lesson."""
+    return tutor(chat).reset(name)
+
+
+@command("lesson quit", examples=["/lesson quit"], group=_GROUP)
+def lesson_quit(chat: Chat) -> list[object]:
+    """Leaves the lesson; progress stays."""
+    return tutor(chat).quit()
+
+
+@command("lesson track", examples=["/lesson track", "/lesson track look"], group=_GROUP)
+def lesson_track(chat: Chat, name: Annotated[str, Rest("a track's name")] = "") -> list[object]:
+    """Lists shorter paths through the course, or chooses one."""
+    return tutor(chat).track(name)
+
+
+@command("lesson report", examples=["/lesson report my-lessons.md"], group=_GROUP)
+def lesson_report(chat: Chat, file: Annotated[Path, PathArg("where to write it")]) -> list[object]:
+    """Writes what you did and measured, to hand in, as Markdown."""
+    return tutor(chat).report(file)
+
+
+@command("glossary", examples=["/glossary", "/glossary activation"], group=_GROUP)
+def glossary(chat: Chat, word: Annotated[str, Rest("a word", metavar="WORD")] = "") -> Table | str:
+    """Explains the words of this field."""
+    entries = tomllib.loads(text_of(folders.packaged("tutorials") / "glossary.toml"))
+    if not word:
+        return Table(("word", "meaning"), list(entries.items()))
+    known = {name.lower(): name for name in entries}
+    if word.lower() not in known:
+        raise unknown("word", word, known, "/glossary lists them")
+    name = known[word.lower()]
+    return f"{name}: {entries[name]}"

@@ -1,0 +1,415 @@
+"""Lessons as files: reading them, saying at which line one is wrong, and keeping a learner's progress.
+
+A lesson is Markdown. It opens with TOML between two lines of `+++`; every `## Heading` begins a step; a step may
+hold one block of TOML fenced as ```task, which says what the learner does there. What follows the task is shown
+once it is done. `tutorials/README.md` says it at length. Nothing here needs a model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import SteerchatError, unknown
+
+MANIFEST = "course.toml"
+_HEAD_KEYS = {"title": str, "about": str, "minutes": int}
+_TASK_KEYS = {"do", "question", "show", "pass", "hints", "choice"}
+_CHOICE_KEYS = {"text", "right", "because"}
+# A screen has no italics: the words stand for themselves.
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(\w[^*]*)\1(?![\w*])")
+_CONDITION = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(<=|>=|==|<|>)\s*(-?\d+(?:\.\d+)?|[a-z][a-z0-9_-]*)\s*")
+
+
+class LessonError(SteerchatError):
+    """A lesson's file is wrong; the message names its line."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of one measured fact with a number or another fact, such as `effect > high`."""
+
+    fact: str
+    sign: str
+    other: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Raises ValueError for anything but FACT SIGN NUMBER or FACT SIGN FACT."""
+        match = _CONDITION.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a comparison such as effect > high")
+        return cls(match[1], match[2], match[3])
+
+    def holds(self, facts: Mapping[str, float]) -> bool:
+        """A fact that is not there is 0, as the strength of a concept that is not steered."""
+        left = facts.get(self.fact, 0.0)
+        right = float(self.other) if _is_number(self.other) else facts.get(self.other, 0.0)
+        signs = {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right, "==": left == right}
+        return signs[self.sign]
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return (self.fact,) if _is_number(self.other) else (self.fact, self.other)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer to a question.
+
+    Attributes:
+        right: True, False, or conditions on what is measured, all of which must hold.
+        because: said when it was chosen.
+    """
+
+    text: str
+    right: bool | tuple[Condition, ...]
+    because: str
+
+    def holds(self, facts: Mapping[str, float]) -> bool:
+        return self.right if isinstance(self.right, bool) else all(one.holds(facts) for one in self.right)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a lesson.
+
+    Attributes:
+        id: made from the heading, so that progress survives other steps' coming and going.
+        text: paragraphs before the task.
+        after: paragraphs to be shown once the task is done.
+        do: lines that the learner types, the last of which is checked; empty without such a task.
+        question: with its `choices`; empty when the task is none.
+        show: a demonstration, its name first. It is shown with the text of a step without a task, after the line of
+            a do-step, and after the answer to a question.
+        goals: what has to hold after the line was typed, each with what to say when it does not.
+        hints: from gentle to nearly the solution.
+        line: where its heading stands in the file.
+    """
+
+    id: str
+    title: str
+    text: str
+    after: str = ""
+    do: tuple[str, ...] = ()
+    question: str = ""
+    choices: tuple[Choice, ...] = ()
+    show: tuple[str, ...] = ()
+    goals: tuple[tuple[Condition, str], ...] = ()
+    hints: tuple[str, ...] = ()
+    line: int = 0
+
+    @property
+    def has_task(self) -> bool:
+        return bool(self.do or self.question)
+
+    @property
+    def facts(self) -> set[str]:
+        """The facts that its goals and choices speak of."""
+        rules = [goal for goal, _ in self.goals]
+        rules += [rule for one in self.choices if not isinstance(one.right, bool) for rule in one.right]
+        return {name for rule in rules for name in rule.facts}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson, its steps in order."""
+
+    name: str
+    title: str
+    about: str
+    minutes: int
+    steps: tuple[Step, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Track:
+    """A path through some of the lessons."""
+
+    name: str
+    about: str
+    lessons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A folder of lessons: those that can be read, and what is wrong with the others.
+
+    Attributes:
+        folder: where they are.
+        lessons: in the manifest's order.
+        tracks: shorter paths, by name.
+        broken: a sentence for every file that cannot be used, with its line.
+    """
+
+    folder: Path
+    lessons: tuple[Lesson, ...]
+    tracks: tuple[Track, ...]
+    broken: tuple[str, ...]
+
+    def find(self, text: str) -> Lesson:
+        """The lesson of a number, counted from 1, a name, or a beginning of a name. Raises UnknownName."""
+        word = text.strip().lower().replace(" ", "-")
+        if word.isdigit() and 1 <= int(word) <= len(self.lessons):
+            return self.lessons[int(word) - 1]
+        found = [one for one in self.lessons if one.name == word]
+        found = found or [one for one in self.lessons if word and one.name.startswith(word)]
+        if len(found) == 1:
+            return found[0]
+        raise unknown("lesson", text, [one.name for one in self.lessons], f"/lesson lists all {len(self.lessons)}")
+
+    def number(self, lesson: Lesson) -> int:
+        return self.lessons.index(lesson) + 1
+
+
+def read_course(folder: Path) -> Course:
+    """The lessons of a folder; one that is wrong is left out and named in `broken`.
+
+    Without a manifest, every Markdown file but README.md is a lesson, in the order of their names.
+
+    Raises:
+        LessonError: when the folder cannot be read.
+    """
+    broken: list[str] = []
+    tracks: list[Track] = []
+    try:
+        manifest = folder / MANIFEST
+        if manifest.is_file():
+            data = tomllib.loads(manifest.read_text(encoding="utf-8"))
+            files = [folder / str(name) for name in data["lessons"]]
+            for name, track in data.get("tracks", {}).items():
+                tracks.append(Track(name, track["about"], tuple(track["lessons"])))
+        else:
+            files = [path for path in sorted(folder.glob("*.md")) if path.name.lower() != "readme.md"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LessonError(f"{folder / MANIFEST} cannot be read: {error}", "tutorials/README.md describes it") from None
+    lessons = []
+    for path in files:
+        try:
+            lessons.append(read_lesson(path))
+        except LessonError as error:
+            broken.append(error.message)
+    known = {lesson.name for lesson in lessons}
+    for track in tracks:
+        broken += [
+            f"{MANIFEST}: the track {track.name} has no lesson {one}" for one in track.lessons if one not in known
+        ]
+    if not lessons and not broken:
+        raise LessonError(f"there is no lesson in {folder}", "a lesson is a Markdown file; see tutorials/README.md")
+    return Course(folder, tuple(lessons), tuple(tracks), tuple(broken))
+
+
+def read_lesson(path: Path) -> Lesson:
+    """One lesson.
+
+    Raises:
+        LessonError: with file and line, for the first thing that is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LessonError(f"{path.name}: cannot be read: {error}") from None
+    fences = [number for number, line in enumerate(lines) if line.strip() == "+++"][:2]
+    if len(fences) < 2 or fences[0] != 0:
+        raise _wrong(path, 1, "it does not open with TOML between two lines of +++")
+    head = _toml(path, lines[1 : fences[1]], 2)
+    for key, kind in _HEAD_KEYS.items():
+        if not isinstance(head.get(key), kind):
+            raise _wrong(path, 1, f"its head needs {key}, {'a whole number' if kind is int else 'a text'}")
+    steps = [_step(path, lines, start, end) for start, end in _sections(lines, fences[1] + 1)]
+    if not steps:
+        raise _wrong(path, fences[1] + 1, "it has no step: a step begins with ## and a heading")
+    doubled = {step.id for step in steps if [one.id for one in steps].count(step.id) > 1}
+    if doubled:
+        raise _wrong(path, steps[-1].line, f"two steps have the same heading: {', '.join(sorted(doubled))}")
+    name = re.sub(r"^\d+-", "", path.stem)
+    return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps), path)
+
+
+def _sections(lines: Sequence[str], first: int) -> Iterator[tuple[int, int]]:
+    starts, fenced = [], False
+    for number in range(first, len(lines)):
+        if lines[number].startswith("```"):
+            fenced = not fenced
+        elif not fenced and lines[number].startswith("## "):
+            starts.append(number)
+    return zip(starts, [*starts[1:], len(lines)], strict=True)
+
+
+def _step(path: Path, lines: Sequence[str], start: int, end: int) -> Step:
+    title = lines[start][3:].strip()
+    opened = [n for n in range(start, end) if lines[n].strip() == "```task"]
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    if not opened:
+        return Step(slug, title, paragraphs(lines[start + 1 : end]), line=start + 1)
+    if len(opened) > 1:
+        raise _wrong(path, opened[1] + 1, "a step has one task")
+    here = opened[0]
+    closed = next((n for n in range(here + 1, end) if lines[n].strip() == "```"), None)
+    if closed is None:
+        raise _wrong(path, here + 1, "the task is not closed with ```")
+    task = _toml(path, lines[here + 1 : closed], here + 2)
+    try:
+        found = _task(task)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _wrong(path, here + 1, str(error)) from None
+    text, after = paragraphs(lines[start + 1 : here]), paragraphs(lines[closed + 1 : end])
+    return Step(slug, title, text, after, line=start + 1, **found)
+
+
+def _task(task: dict[str, Any]) -> dict[str, Any]:
+    """A step's fields from its task. Raises ValueError and its like, for the line to be added."""
+    if extra := sorted(set(task) - _TASK_KEYS):
+        raise ValueError(f"a task has no {extra[0]}; it has {', '.join(sorted(_TASK_KEYS))}")
+    do = task.get("do", ())
+    do = (do,) if isinstance(do, str) else tuple(do)
+    question, hints = task.get("question", ""), tuple(task.get("hints", ()))
+    if (do or question) and not hints:
+        raise ValueError("the task has no hints; the first is gentle, the last nearly the solution")
+    if not (do or question or "show" in task):
+        raise ValueError("a task needs do, question or show")
+    if do and question:
+        raise ValueError("a task has do or question, not both")
+    choices = []
+    for one in task.get("choice", ()):
+        if set(one) != _CHOICE_KEYS:
+            raise ValueError(f"a choice has {', '.join(sorted(_CHOICE_KEYS))}")
+        right = one["right"]
+        if not isinstance(right, bool):
+            right = tuple(Condition.parse(part) for part in str(right).split(" and "))
+        choices.append(Choice(one["text"], right, one["because"]))
+    if bool(question) != bool(choices):
+        raise ValueError("a question has choices, and choices have a question")
+    if question and not any(one.right for one in choices):
+        raise ValueError("no choice is right")
+    goals = tuple((Condition.parse(text), str(why)) for text, why in task.get("pass", {}).items())
+    if goals and not do:
+        raise ValueError("pass belongs to do")
+    return {
+        "do": do,
+        "question": question,
+        "choices": tuple(choices),
+        "show": tuple(task.get("show", "").split()),
+        "goals": goals,
+        "hints": hints,
+    }
+
+
+def paragraphs(lines: Sequence[str]) -> str:
+    """Lines of Markdown as paragraphs of one line each; lists, tables and indented text keep their lines."""
+    out: list[str] = []
+    joins = False
+    for line in lines:
+        kept = line.startswith(("    ", "|", "- "))
+        if joins and line.strip() and not kept:
+            out[-1] += " " + line.strip()
+        else:
+            out.append(line.rstrip() if kept else line.strip())
+        if not line.startswith("    "):
+            out[-1] = _EMPHASIS.sub(r"\2", out[-1])
+        joins = bool(line.strip()) and (joins or not kept or line.startswith("- ")) and not line.startswith("    ")
+    return "\n".join(out).strip("\n")
+
+
+def _toml(path: Path, lines: Sequence[str], first: int) -> dict[str, Any]:
+    try:
+        return tomllib.loads("\n".join(lines))
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        line = first + (int(found[1]) - 1 if found else 0)
+        raise _wrong(path, line, re.sub(r" \(at .*\)", "", str(error))) from None
+
+
+def _wrong(path: Path, line: int, what: str) -> LessonError:
+    return LessonError(f"{path.name}, line {line}: {what}", "tutorials/README.md describes the form")
+
+
+def _is_number(text: str) -> bool:
+    return text[0].isdigit() or text[0] == "-"
+
+
+# Progress
+
+
+@dataclass
+class StepRecord:
+    """What a learner did at a step.
+
+    Attributes:
+        state: `passed` or `skipped`.
+        tries: answers or lines that were checked.
+        hints: how many were asked for; the solution counts as all of them.
+        answer: the first one, or the line that passed.
+        facts: what was measured when it passed.
+    """
+
+    state: str = ""
+    tries: int = 0
+    hints: int = 0
+    answer: str = ""
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+class Progress:
+    """What a learner did, kept in one JSON file and written at every step.
+
+    Args:
+        path: the file; one that is broken is moved aside and begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.track = ""
+        self.model = ""
+        self.at: dict[str, str] = {}  # lesson: the step where its learner is
+        self._records: dict[str, dict[str, StepRecord]] = {}
+        self._read()
+
+    def record(self, lesson: str, step: str) -> StepRecord:
+        return self._records.setdefault(lesson, {}).setdefault(step, StepRecord())
+
+    def done(self, lesson: Lesson) -> int:
+        """How many of its steps are behind the learner."""
+        records = self._records.get(lesson.name, {})
+        return sum(step.id in records and bool(records[step.id].state) for step in lesson.steps)
+
+    def reset(self, lesson: str) -> None:
+        self._records.pop(lesson, None)
+        self.at.pop(lesson, None)
+        self.save()
+
+    def save(self) -> None:
+        """Raises LessonError when it cannot be written."""
+        data = {
+            "track": self.track,
+            "model": self.model,
+            "at": self.at,
+            "lessons": {name: {i: vars(one) for i, one in steps.items()} for name, steps in self._records.items()},
+        }
+        fresh = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
+            fresh.replace(self._path)
+        except OSError as error:
+            raise LessonError(f"progress cannot be kept: {error}", "the lesson goes on all the same") from None
+
+    def _read(self) -> None:
+        if not self._path.is_file():
+            return
+        try:
+            data = json.loads(self._path.read_text(encoding="utf-8"))
+            records = {
+                name: {step: StepRecord(**one) for step, one in steps.items()}
+                for name, steps in data["lessons"].items()
+            }
+            self.track, self.model, self.at = str(data["track"]), str(data["model"]), dict(data["at"])
+            self._records = records
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._path.replace(self._path.with_suffix(".broken"))
