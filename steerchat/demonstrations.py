@@ -23,7 +23,7 @@ from .trials import ASKING
 if TYPE_CHECKING:
     from .session import Session
 
-STRENGTHS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+STRENGTHS = (0.5, 1.0, 2.0, 3.0, 6.0)
 DEPTHS = (5, 20, 35, 50, 65, 80, 95)
 _TRIAL_FACTS = "effect low high cost repetition same answers words random_words"
 _RIGHT = frozenset({1, 2, 3, 4, 5, 6})
@@ -195,10 +195,11 @@ def replacing(lab: Lab, session: Session, concept: str) -> Shown:
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
     added, replaced = lab.sweep([lab.term(concept, layer, 2.0), lab.term(concept, layer, 2.0, "replace")], PROMPTS[:1])
     rows = [
-        (name, f"x{one.cost:.1f}", f"{one.repetition:.2f}", one.sample)
+        (name, f"{one.effect:+.2f}", f"x{one.cost:.1f}", f"{one.repetition:.2f}", one.sample)
         for name, one in (("add", added), ("replace", replaced))
     ]
-    table = Table(("what is done", "cost", "repeats", "one answer"), rows, frozenset({1, 2}))
+    headings = ("what is done", "effect", "cost", "repeats", "one answer")
+    table = Table(headings, rows, frozenset({1, 2, 3}))
     facts = {
         "add_cost": added.cost,
         "replace_cost": replaced.cost,

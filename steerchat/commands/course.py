@@ -329,7 +329,7 @@ class Tutor:
 
     def _fill(self, text: str) -> str:
         """The text with what it says about the model and the folder at hand."""
-        text = text.replace("{folder}", str(self.course.folder))
+        text = text.replace("{folder}", self.course.folder.as_posix())
         if any(mark in text for mark in ("{model}", "{layers}", "{last}")):
             engine = self._chat.session.engine
             for mark, value in (("model", engine.name), ("layers", engine.n_layers), ("last", engine.n_layers - 1)):
@@ -404,7 +404,7 @@ def check(course: Course, registry: Registry, concepts: list[str]) -> list[str]:
                 if not is_command(line):
                     continue
                 try:
-                    registry.parse(line.replace("{folder}", str(course.folder)))
+                    registry.parse(line.replace("{folder}", course.folder.as_posix()))
                 except SteerchatError as error:
                     problems.append(f"{where}: {line}: {error.message}")
             known = set(concepts) | (STATE_FACTS if step.do else set())
