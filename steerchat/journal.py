@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,16 +33,43 @@ class Journal:
 
     def begin(self, record: PairRecord, system: str) -> int | None:
         """Log a pair before its first token. Returns its id, None when nothing is logged."""
-        if self.session_id is None:
-            self.session_id = self._write(lambda s: s.start_session(record.model, record.fingerprint, system))
+        self._start(record.model, record.fingerprint, system)
         row = replace(record, session_id=self.session_id, versions=versions())
         return self._write(lambda store: store.begin_pair(row))
 
-    def finish(self, pair: Pair, status: Status) -> None:
-        """Complete what `begin` wrote."""
+    def finish(self, pair: Pair, status: Status, shared_normal: int | None = None) -> int | None:
+        """Complete what `begin` wrote.
+
+        Args:
+            pair: with the id that `begin` gave.
+            status: how it ended.
+            shared_normal: the stored normal answer of an earlier pair with the same one.
+
+        Returns:
+            the stored normal answer, to be shared.
+        """
         pair_id = pair.id
-        if pair_id is not None and self._write(lambda store: store.finish_pair(pair_id, pair, status)) is not None:
+        if pair_id is None:
+            return None
+        normal = self._write(lambda store: store.finish_pair(pair_id, pair, status, shared_normal))
+        if normal is not None:
             self.logged += 1
+        return normal
+
+    def begin_experiment(
+        self, kind: str, prompt: str, spec: Mapping[str, Any], model: str, fingerprint: str, system: str
+    ) -> int | None:
+        """Log an experiment before its first pair, which names it. Returns its id."""
+        self._start(model, fingerprint, system)
+        return self._write(lambda store: store.start_experiment(self.session_id, kind, prompt, spec))
+
+    def finish_experiment(self, experiment: int | None, status: Status) -> None:
+        if experiment is not None:
+            self._write(lambda store: store.finish_experiment(experiment, status))
+
+    def _start(self, model: str, fingerprint: str, system: str) -> None:
+        if self.session_id is None:
+            self.session_id = self._write(lambda store: store.start_session(model, fingerprint, system))
 
     def take_back(self, pair_id: int | None) -> None:
         """Mark a turn as undone; it stays."""

@@ -161,7 +161,7 @@ class Screen:
             case SteerchatError():
                 self.error(value)
             case Pair():
-                self.pair(value)
+                self.pair(value, words=True)
             case Recipe():
                 self.recipe(value)
             case Table():

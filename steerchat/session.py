@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .chance import total_strength
 from .config import Settings
@@ -18,7 +18,7 @@ from .errors import UsageError
 from .journal import Journal
 from .library import Library
 from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers
-from .records import PairRecord
+from .records import Messages, PairRecord
 from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started, divergence
 from .store import Store
 
@@ -174,7 +174,7 @@ class Session:
         if not prompt.strip():
             raise UsageError("the prompt is empty", "/compare Tell me about the weather")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
-        messages = [*self._head(), {"role": "user", "content": prompt}]
+        messages = [*self.head(), {"role": "user", "content": prompt}]
         first = self.settings.seed if seed is None else seed
         for number in range(repeats):
             yield from self._pair(prompt, messages, messages, first + number, recipe, keep=False, kind=kind, raw=raw)
@@ -228,13 +228,14 @@ class Session:
 
     # Contexts
 
-    def _head(self) -> list[Message]:
+    def head(self) -> list[Message]:
+        """What stands before every conversation."""
         return [{"role": "system", "content": self.system}] if self.system else []
 
     def _messages(self, column: str, turns: Sequence[Turn], text: str) -> list[Message]:
         carry = self.settings.carry
         side = column if carry == "own" else carry
-        messages = self._head()
+        messages = self.head()
         for turn in turns:
             messages.append({"role": "user", "content": turn.user})
             messages.append({"role": "assistant", "content": turn.answer(side)})
@@ -272,10 +273,38 @@ class Session:
         kind: str = "chat",
         raw: bool = False,
     ) -> Generator[Event, None, Pair]:
-        engine = self.engine
         rows = self._rows(prompt, normal, steered, seed, recipe, raw)
         messages = {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
-        record = PairRecord(
+        record = self.record(prompt, recipe, seed, kind, raw, messages)
+        pair_id = self.journal.begin(record, self.system)
+        started = time.monotonic()
+        titles = ("normal", f"steered: {recipe}") if recipe.active else ("normal",)
+        yield Started(titles[: len(rows)])
+        texts, done = ["" for _ in rows], False
+        try:
+            outputs: list[Output] = yield from _remember(
+                self.engine.generate(rows, self.sampling(), self.stop.is_set, keep=keep), texts
+            )
+            seconds = time.monotonic() - started
+            pair = self.measured(pair_id, prompt, seed, recipe, outputs, raw, seconds)
+            done = True
+        finally:
+            if not done:
+                # Whatever broke this off, what came is kept.
+                self.journal.finish(_partial(pair_id, prompt, self.engine.name, seed, recipe, texts, raw), "failed")
+        stopped = any(output.answer.finish == "interrupted" for output in outputs)
+        self.journal.finish(pair, "interrupted" if stopped else "complete")
+        self.last = pair
+        yield PairDone(pair)
+        return pair
+
+    def record(
+        self, prompt: str, recipe: Recipe, seed: int, kind: str, raw: bool, messages: Messages, **place: Any
+    ) -> PairRecord:
+        """All that is known of a pair before it is generated; `place` says where it stands in an experiment."""
+        engine = self.engine
+        known = {"sampling": self.sampling().to_json(), **place}
+        return PairRecord(
             prompt,
             recipe,
             seed,
@@ -284,32 +313,11 @@ class Session:
             kind,
             raw=raw,
             messages=messages,
-            sampling=self.sampling().to_json(),
             device=str(engine.device),
             dtype=engine.dtype,
             threads=engine.threads,
+            **known,
         )
-        pair_id = self.journal.begin(record, self.system)
-        started = time.monotonic()
-        titles = ("normal", f"steered: {recipe}") if recipe.active else ("normal",)
-        yield Started(titles[: len(rows)])
-        texts, done = ["" for _ in rows], False
-        try:
-            outputs: list[Output] = yield from _remember(
-                engine.generate(rows, self.sampling(), self.stop.is_set, keep=keep), texts
-            )
-            seconds = time.monotonic() - started
-            pair = self._measured(pair_id, prompt, seed, recipe, outputs, raw, seconds)
-            done = True
-        finally:
-            if not done:
-                # Whatever broke this off, what came is kept.
-                self.journal.finish(_partial(pair_id, prompt, engine.name, seed, recipe, texts, raw), "failed")
-        stopped = any(output.answer.finish == "interrupted" for output in outputs)
-        self.journal.finish(pair, "interrupted" if stopped else "complete")
-        self.last = pair
-        yield PairDone(pair)
-        return pair
 
     def _rows(
         self, prompt: str, normal: list[Message], steered: list[Message], seed: int, recipe: Recipe, raw: bool
@@ -322,11 +330,11 @@ class Session:
         engine.check(ids)
         rows = [Row(ids, (), seed)]
         if recipe.active:
-            edits = self._edits(recipe, seed)
+            edits = self.edits(recipe, seed)
             rows.append(Row(ids if raw else tuple(encode(steered)), edits, seed, recipe.scope))
         return rows
 
-    def _edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
+    def edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
         """The recipe's pushes on this model; a concept it was never read from is extracted first."""
         from .vectors import edits
 
@@ -335,7 +343,7 @@ class Session:
         vectors = {name: self.library.vector(name, engine, self.report, seed, stopped) for name in recipe.concepts}
         return edits(recipe, vectors, self.library.profile(engine, self.report, stopped).lengths)
 
-    def _measured(
+    def measured(
         self,
         pair_id: int | None,
         prompt: str,
@@ -344,13 +352,16 @@ class Session:
         outputs: list[Output],
         raw: bool,
         seconds: float,
+        along: Recipe | None = None,
     ) -> Pair:
+        """The pair of one or two outputs; its effect is along another recipe's direction when `along` names one."""
+        read_on = recipe if along is None else along
         answers = [output.answer for output in outputs]
         normal, steered = answers[0], answers[1] if len(answers) > 1 else None
         effect: float | None = None
         effects: dict[str, float] = {}
         if steered is not None:
-            normal_score, steered_score, effects = self._scores(recipe, seed, outputs)
+            normal_score, steered_score, effects = self._scores(read_on, seed, outputs)
             normal = replace(normal, concept_score=normal_score)
             steered = replace(steered, concept_score=steered_score)
             if normal_score is not None and steered_score is not None:
@@ -366,7 +377,7 @@ class Session:
             raw,
             effect,
             effects,
-            chance=None if effect is None else self._chance(recipe, outputs),
+            chance=None if effect is None else self._chance(read_on, outputs),
             diverges_at=None if steered is None else divergence(normal.token_ids, steered.token_ids),
             seconds=seconds,
             tokens_per_second=sum(answer.tokens for answer in answers) / max(seconds, 1e-9),

@@ -1,0 +1,240 @@
+"""What experiments say: a table with a bar for each setting, a few answers to read, and one honest sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..experiments import Outcome, Result, alike, best
+from ..recipe import Recipe, Term, format_layers, format_strength
+from ..results import Notice, Pair
+from ..text import Page, Table, fit
+
+_CELLS = 16  # of a bar
+_SAMPLE = 70  # characters of an answer in a table
+_READ = 220  # and below it
+
+
+def comparison(result: Result, recipe: Recipe) -> Page:
+    """`/compare` over several seeds or with controls."""
+    parts: list[object] = _stopped(result)
+    if not result.outcomes:
+        return Page(parts)
+    first = result.outcomes[0]
+    parts += [first.pairs[0], _table("", result.outcomes, lambda one: one.effect)]
+    parts += [_legend(result.outcomes), _judged(first), *_against(result.outcomes[1:], first)]
+    parts.append(Notice(_advice(first, len(first.pairs), recipe)))
+    return Page(parts, _objects(result))
+
+
+def layers(result: Result, recipe: Recipe) -> Page:
+    """`/layers`."""
+    parts: list[object] = _stopped(result)
+    outcomes = result.outcomes
+    if not outcomes:
+        return Page(parts)
+    parts += [_table("layer", outcomes, lambda one: one.effect), _legend(outcomes)]
+    peak = best(outcomes)
+    parts += _to_read(peak, outcomes)
+    if peak is None:
+        parts.append(f"No layer moves {_name(recipe)} by more than chance and stays fluent. Try another strength.")
+    else:
+        run = alike(outcomes, peak)
+        where = format_layers([one.setting.layer or 0 for one in run])
+        parts.append(
+            f"Best at layer{'s' if len(run) > 1 else ''} {where}, each by itself: effect {_signed(peak.effect)} "
+            f"at cost {_ratio(peak.cost)} at layer {peak.setting.label} ({peak.verdict})."
+        )
+        parts.append(Notice(_try(peak.setting.recipe)))
+    return Page(parts, _objects(result))
+
+
+def strengths(result: Result, recipe: Recipe) -> Page:
+    """`/strengths`."""
+    parts: list[object] = _stopped(result)
+    outcomes = result.outcomes
+    if not outcomes:
+        return Page(parts)
+    parts += [_table("strength", outcomes, lambda one: one.towards), _legend(outcomes)]
+    peak = best([one for one in outcomes if (one.setting.strength or 0.0) > 0])
+    parts += _to_read(peak, outcomes)
+    parts.append(_window(outcomes, recipe))
+    if peak is not None:
+        parts.append(Notice(_try(peak.setting.recipe)))
+    return Page(parts, _objects(result))
+
+
+def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
+    """Where the effect begins, how far it stays fluent, and where it breaks."""
+    rising = [one for one in outcomes if (one.setting.strength or 0.0) > 0]
+    useful = [one for one in rising if one.shows]
+    broken = next((one for one in rising if one.fluency != "fluent"), None)
+    ending = "nothing tried here breaks the fluency"
+    if broken is not None:
+        ending = f"at {broken.setting.label} it is {broken.fluency} (cost {_ratio(broken.cost)})"
+    if not useful:
+        return f"No strength moves {_name(recipe)} by more than chance and stays fluent here; {ending}."
+    low, high = useful[0].setting.label, useful[-1].setting.label
+    if low == high:
+        return f"It shows at {low} alone; {ending}."
+    return f"It begins at {low} and is useful up to {high}; {ending}."
+
+
+# Parts
+
+
+def _table(heading: str, outcomes: Sequence[Outcome], height: Callable[[Outcome], float | None]) -> Table:
+    heights = [height(one) for one in outcomes]
+    bands = [_turned(one, height) for one in outcomes]
+    known = [value for value in heights if value is not None]
+    known += [edge for band in bands if band for edge in band]
+    low, high = min(0.0, *known), max(0.0, *known)
+    words = any(one.words is not None for one in outcomes)
+    rows = [
+        [
+            one.setting.label,
+            _signed(value) + ("" if one.spread is None else f" ±{one.spread:.1f}"),
+            *([_signed(_word_gain(one, height))] if words else []),
+            _ratio(one.cost),
+            f"{100 * one.repetition:.0f}%",
+            bar(value, band, low, high),
+            _sample(one.pairs[0]),
+        ]
+        for one, value, band in zip(outcomes, heights, bands, strict=True)
+    ]
+    headings = [heading, "effect", *(["words"] if words else []), "cost", "again", "", "an answer"]
+    faint = frozenset(index for index, one in enumerate(outcomes) if one.clarity == "within chance")
+    return Table(headings, rows, right=frozenset(range(len(headings) - 2)), dim=faint)
+
+
+def _sample(pair: Pair) -> str:
+    """The steered answer from the word on at which it leaves the normal one."""
+    if pair.steered is None:
+        return ""
+    text = pair.steered.text
+    same = os.path.commonprefix([pair.normal.text, text])
+    if same == text:
+        return "as the normal one"
+    start = same.rfind(" ") + 1
+    return fit(("..." if start else "") + text[start:], _SAMPLE)
+
+
+def _word_gain(one: Outcome, height: Callable[[Outcome], float | None]) -> float | None:
+    """The word measure counts the concept itself, as `towards` does."""
+    away = (one.setting.strength or 0.0) < 0 and height(one) != one.towards
+    return -one.words if away and one.words is not None else one.words
+
+
+def _turned(one: Outcome, height: Callable[[Outcome], float | None]) -> tuple[float, float] | None:
+    """The chance band, turned with the effect where that is."""
+    if one.chance is None:
+        return None
+    low, high = one.chance
+    return (-high, -low) if height(one) != one.effect else (low, high)
+
+
+def bar(value: float | None, band: tuple[float, float] | None, low: float, high: float) -> str:
+    """A bar from 0 to `value` on a scale from `low` to `high`: `|` is 0, dots are the chance band."""
+    if value is None or high <= low:
+        return ""
+
+    def cell(x: float) -> int:
+        return round((x - low) / (high - low) * (_CELLS - 1))
+
+    line = ["-"] * _CELLS
+    if band is not None:
+        for index in range(max(0, cell(band[0])), min(_CELLS - 1, cell(band[1])) + 1):
+            line[index] = "."
+    start, end = sorted((cell(0.0), cell(value)))
+    line[start : end + 1] = "#" * (end + 1 - start)
+    line[cell(0.0)] = "|"
+    return "".join(line)
+
+
+def _legend(outcomes: Sequence[Outcome]) -> Notice:
+    seeds = max(len(one.pairs) for one in outcomes)
+    texts = [f"mean over {seeds} seeds" if seeds > 1 else "one seed"]
+    texts.append("effect read with the concept's own vector")
+    if any(one.words is not None for one in outcomes):
+        texts.append("words counted without it")
+    texts.append("again: repeated 3-grams")
+    if outcomes[0].chance is None:
+        texts.append("no chance band is known for this model (/chance measures it)")
+    else:
+        texts.append("dots: what random pushes do")
+    return Notice("; ".join(texts) + ".")
+
+
+def _judged(one: Outcome) -> str:
+    band = "" if one.chance is None else " (random pushes {} .. {})".format(*map(_signed, one.chance))
+    seeds = f" over {len(one.pairs)} seeds" if len(one.pairs) > 1 else ""
+    return f"Effect {_signed(one.effect)}{band}{seeds}, cost {_ratio(one.cost)}: {one.verdict}."
+
+
+def _against(controls: Sequence[Outcome], steered: Outcome) -> list[object]:
+    if not controls or steered.effect is None:
+        return []
+    told = [f"{one.setting.label} {_signed(one.effect)}" for one in controls]
+    return [f"Against it, along the same direction: {', '.join(told)}."]
+
+
+def _advice(one: Outcome, seeds: int, recipe: Recipe) -> str:
+    if one.fluency != "fluent":
+        return f"Try a smaller strength: /strengths shows where {_name(recipe)} breaks."
+    if one.clarity == "within chance":
+        return "Try more strength (/strengths), another layer (/layers), or more seeds."
+    if one.clarity == "likely" or seeds < 4:
+        return "More seeds would say it more surely: /compare --repeats 10."
+    if one.clarity == "the wrong way":
+        return "Another layer may do better: /layers."
+    return "Next: /layers shows where else it works, --control what random pushes and asking do."
+
+
+def _to_read(peak: Outcome | None, outcomes: Sequence[Outcome]) -> list[object]:
+    """The normal answer, the best one, and the dearest: what the figures look like as text."""
+    first = outcomes[0].pairs[0]
+    lines = [f"normal: {fit(first.normal.text, _READ)}"]
+    if peak is not None and peak.pairs[0].steered is not None:
+        lines.append(f"{peak.setting.label}: {fit(peak.pairs[0].steered.text, _READ)}")
+    dearest = max(outcomes, key=lambda one: one.cost or 0.0)
+    if dearest is not peak and dearest.pairs[0].steered is not None:
+        lines.append(
+            f"{dearest.setting.label} (cost {_ratio(dearest.cost)}): {fit(dearest.pairs[0].steered.text, _READ)}"
+        )
+    return ["\n".join(lines)]
+
+
+def _stopped(result: Result) -> list[object]:
+    if not result.stopped:
+        return []
+    if not result.outcomes:
+        return [Notice("stopped before anything was finished.")]
+    return [Notice(f"stopped: {result.finished} of {result.seeds} seeds, kept as they are.")]
+
+
+def _objects(result: Result) -> list[dict[str, Any]]:
+    return [item | {"experiment": result.experiment} for one in result.outcomes for item in one.objects()]
+
+
+def _try(recipe: Recipe) -> str:
+    first, *rest = map(_line, recipe.terms)
+    return "To keep it: " + "   ".join([f"/steer {first}", *(f"/steer add {term}" for term in rest)])
+
+
+def _line(term: Term) -> str:
+    return f"{term.concept} {format_layers(term.layers)} {format_strength(term.strength)}"
+
+
+def _name(recipe: Recipe) -> str:
+    return " and ".join(recipe.concepts)
+
+
+def _signed(value: float | None) -> str:
+    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"x{value:.1f}" if value < 100 else f"x{value:.0f}"

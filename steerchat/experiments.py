@@ -1,0 +1,410 @@
+"""Experiments: one prompt under many settings and seeds, in as few batches as are sensible, each pair logged.
+
+All settings of a seed share its noise and its normal answer, so that a row differs by its setting alone. What was
+finished when a run is stopped is kept, shown and logged.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .chance import clarity, fluency, total_strength
+from .errors import UsageError
+from .lexicons import INDEPENDENT
+from .library import RANDOM
+from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers, parse_parts
+from .results import Answer, Finished, Pair, Progress
+from .session import Message, Session
+
+if TYPE_CHECKING:
+    from .decoding import Row
+    from .engine import Output
+
+# From pushing away to too much.
+STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# Rows of one batch: more are hardly quicker on a CPU, and the seeds that are done come out earlier.
+_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One condition.
+
+    Attributes:
+        label: for people.
+        recipe: what is pushed.
+        layer, strength: its place in a sweep.
+        along: the recipe along which a control is read; None for its own.
+        asking: what a control says after the prompt, in place of a push.
+    """
+
+    label: str
+    recipe: Recipe
+    layer: int | None = None
+    strength: float | None = None
+    along: Recipe | None = None
+    asking: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a setting over the seeds that were finished, at least one.
+
+    Attributes:
+        chance: (low, high) of meaningless effects, for a mean over as many pairs; None where it was never measured.
+    """
+
+    setting: Setting
+    pairs: tuple[Pair, ...]
+    chance: tuple[float, float] | None
+
+    @cached_property
+    def effects(self) -> list[float]:
+        return [pair.effect for pair in self.pairs if pair.effect is not None]
+
+    @property
+    def effect(self) -> float | None:
+        return statistics.fmean(self.effects) if self.effects else None
+
+    @property
+    def towards(self) -> float | None:
+        """The effect along the concept itself: a push away that works is below 0."""
+        return -self.effect if self.effect is not None and (self.setting.strength or 0.0) < 0 else self.effect
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the effects over the seeds."""
+        return statistics.stdev(self.effects) if len(self.effects) > 1 else None
+
+    @property
+    def cost(self) -> float | None:
+        """Perplexity ratio, geometric mean."""
+        logs = [math.log(ratio) for pair in self.pairs if (ratio := pair.perplexity_ratio)]
+        return math.exp(statistics.fmean(logs)) if logs else None
+
+    @property
+    def repetition(self) -> float:
+        return statistics.fmean(pair.steered.repetition or 0.0 for pair in self.pairs if pair.steered is not None)
+
+    @property
+    def words(self) -> float | None:
+        """Gain by the concept's own word measure, which does not use its vector; None where there is none."""
+        recipe = self.setting.along or self.setting.recipe
+        if len(recipe.concepts) != 1 or recipe.concepts[0] not in INDEPENDENT:
+            return None
+        measure = INDEPENDENT[recipe.concepts[0]]
+        texts = [(pair.normal.text, pair.steered.text) for pair in self.pairs if pair.steered is not None]
+        return statistics.fmean(measure.towards(steered) - measure.towards(normal) for normal, steered in texts)
+
+    @property
+    def clarity(self) -> str | None:
+        """The effect in a word or two; None without a chance band."""
+        if self.chance is None or self.effect is None:
+            return None
+        seen = clarity(self.effects, self.chance)
+        return "the wrong way" if seen != "within chance" and self.effect < self.chance[0] else seen
+
+    @property
+    def fluency(self) -> str:
+        return fluency(math.inf if self.cost is None else self.cost, self.repetition)
+
+    @property
+    def verdict(self) -> str:
+        return ", ".join(filter(None, (self.clarity, self.fluency)))
+
+    @property
+    def shows(self) -> bool:
+        """Whether it moved as it should by more than chance, still fluent; without a band any move counts."""
+        moved = (self.effect or 0.0) > 0 if self.clarity is None else self.clarity in ("likely", "clear")
+        return moved and self.fluency == "fluent"
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """A JSON object for each pair, as `compare` gives it."""
+        for pair in self.pairs:
+            control = {"control": self.setting.label} if self.setting.along is not None else {}
+            yield pair.to_json() | control
+
+
+@dataclass(frozen=True)
+class Result:
+    """An experiment, as far as it got.
+
+    Attributes:
+        seeds: how many were wanted.
+        stopped: whether somebody stopped it.
+    """
+
+    kind: str
+    prompt: str
+    outcomes: tuple[Outcome, ...]
+    seeds: int
+    stopped: bool
+    experiment: int | None = None
+
+    @property
+    def finished(self) -> int:
+        """Pairs of the setting that has most."""
+        return max((len(outcome.pairs) for outcome in self.outcomes), default=0)
+
+
+class Experiment:
+    """Runs settings.
+
+    Args:
+        session: model, concepts, sampling and the log.
+        kind: for the log.
+        prompt: what every row answers.
+        settings: at least one.
+        repeats: seeds, counted from the session's.
+        raw: go on from the prompt itself.
+        tokens: the longest answer; never longer than the session's.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        kind: str,
+        prompt: str,
+        settings: Sequence[Setting],
+        repeats: int,
+        raw: bool = False,
+        tokens: int | None = None,
+    ) -> None:
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", f"/{kind} Tell me about the weather")
+        self._session = session
+        self._kind = kind
+        self._prompt = prompt
+        self._settings = settings
+        self._repeats = repeats
+        self._raw = raw
+        usual = session.sampling()
+        self._sampling = replace(usual, max_tokens=min(usual.max_tokens, tokens or usual.max_tokens))
+        self._pairs: dict[int, list[Pair]] = {index: [] for index in range(len(settings))}
+        self._experiment: int | None = None
+
+    def run(self) -> Result:
+        """Answer everything. Stopping is no error: the result says how far it got."""
+        session, journal = self._session, self._session.journal
+        engine = session.engine
+        spec = {
+            "settings": [{"label": one.label, "recipe": one.recipe.to_json()} for one in self._settings],
+            "repeats": self._repeats,
+            "raw": self._raw,
+            "tokens": self._sampling.max_tokens,
+            "seed": session.settings.seed,
+        }
+        self._experiment = journal.begin_experiment(
+            self._kind, self._prompt, spec, engine.name, engine.fingerprint, session.system
+        )
+        status = "failed"
+        try:
+            seeds = range(session.settings.seed, session.settings.seed + self._repeats)
+            size = max(1, _ROWS // (len(self._settings) + 1))
+            for first in range(0, self._repeats, size):
+                self._batch(seeds[first : first + size], first)
+                if session.stop.is_set():
+                    break
+            status = "interrupted" if session.stop.is_set() else "complete"
+        finally:
+            journal.finish_experiment(self._experiment, status)
+        outcomes = (self._outcome(index) for index in self._pairs)
+        found = tuple(outcome for outcome in outcomes if outcome is not None)
+        return Result(self._kind, self._prompt, found, self._repeats, session.stop.is_set(), self._experiment)
+
+    def _batch(self, seeds: Sequence[int], done: int) -> None:
+        """Some seeds, each with its normal row before those of the settings."""
+        session = self._session
+        rows: list[Row] = []
+        pairs: list[tuple[int, int, int | None]] = []  # index of a setting, seed, id in the history
+        for seed in seeds:
+            rows.append(self._row(None, seed))
+            rows += [self._row(setting, seed) for setting in self._settings]
+        for seed in seeds:
+            pairs += [(index, seed, self._begin(setting, seed)) for index, setting in enumerate(self._settings)]
+        started, complete = time.monotonic(), False
+        try:
+            outputs = self._generate(rows, done)
+            complete = True
+        finally:
+            if not complete:
+                for index, seed, pair_id in pairs:
+                    failed = Pair(
+                        pair_id, self._prompt, session.engine.name, self._settings[index].recipe, seed, _LOST, None
+                    )
+                    session.journal.finish(failed, "failed")
+        seconds = time.monotonic() - started
+        width = len(self._settings) + 1
+        shared: dict[int, int | None] = {}
+        for index, seed, pair_id in pairs:
+            setting, start = self._settings[index], seeds.index(seed) * width
+            both = [outputs[start], outputs[start + 1 + index]]
+            pair = session.measured(
+                pair_id, self._prompt, seed, setting.recipe, both, self._raw, seconds, setting.along
+            )
+            pair = replace(pair, layer=setting.layer, strength=setting.strength)
+            cut = any(output.answer.finish == "interrupted" for output in both)
+            shared[seed] = session.journal.finish(pair, "interrupted" if cut else "complete", shared.get(seed))
+            self._pairs[index].append(pair)
+
+    def _generate(self, rows: Sequence[Row], done: int) -> list[Output]:
+        """The answers, with their progress told."""
+        session = self._session
+        total = self._repeats * (len(self._settings) + 1)
+        ended = done * (len(self._settings) + 1)
+        run = session.engine.generate(rows, self._sampling, session.stop.is_set)
+        label = f"{self._kind}: {total} answers"
+        session.report(Progress(label, ended, total))
+        while True:
+            try:
+                event = next(run)
+            except StopIteration as end:
+                return end.value
+            if isinstance(event, Finished):
+                ended += 1
+                session.report(Progress(label, ended, total))
+
+    def _messages(self, setting: Setting | None) -> list[Message]:
+        asking = f" {setting.asking}" if setting is not None and setting.asking else ""
+        return [*self._session.head(), {"role": "user", "content": self._prompt + asking}]
+
+    def _row(self, setting: Setting | None, seed: int) -> Row:
+        from .decoding import Row
+
+        engine = self._session.engine
+        asked = setting is not None and setting.asking
+        prompt = engine.prompter.raw(self._prompt) if self._raw else engine.prompter.chat(self._messages(setting))
+        engine.check(prompt)
+        if setting is None or asked:
+            return Row(tuple(prompt), (), seed)
+        return Row(tuple(prompt), self._session.edits(setting.recipe, seed), seed, setting.recipe.scope)
+
+    def _begin(self, setting: Setting, seed: int) -> int | None:
+        messages = {"normal": self._messages(None), "steered": self._messages(setting)}
+        record = self._session.record(
+            self._prompt,
+            setting.recipe,
+            seed,
+            self._kind,
+            self._raw,
+            messages,
+            experiment_id=self._experiment,
+            layer=setting.layer,
+            strength=setting.strength,
+            sampling=self._sampling.to_json(),
+        )
+        return self._session.journal.begin(record, self._session.system)
+
+    def _outcome(self, index: int) -> Outcome | None:
+        """Over the pairs that came to their end or, when none did, over those that were cut short."""
+        setting, pairs = self._settings[index], self._pairs[index]
+        readable = [pair for pair in pairs if pair.effect is not None]
+        whole = [pair for pair in readable if not _cut(pair)]
+        used = tuple(whole or readable)
+        if not used:
+            return None
+        # The one place where a chance band joins a mean over seeds.
+        chance = self._session.library.chance(self._session.engine.fingerprint)
+        tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
+        strength = total_strength(setting.along or setting.recipe)
+        return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
+
+
+_LOST = Answer("", 0, "failed")
+
+
+def _cut(pair: Pair) -> bool:
+    return any(one is not None and one.finish == "interrupted" for one in (pair.normal, pair.steered))
+
+
+# Settings
+
+
+def chosen(session: Session, concept: str | None, layer: str | None = None, strength: float | None = None) -> Recipe:
+    """The recipe that an experiment is about: a concept's or a mix's own, else the session's.
+
+    Raises:
+        UsageError: when nothing is steered, or what is steered adds nothing.
+    """
+    if concept is None:
+        recipe = replace(session.recipe, on=True, scope=session.settings.scope)
+        terms = [_at(term, layer, strength, session) for term in recipe.terms]
+        recipe = replace(recipe, terms=tuple(terms))
+    else:
+        term, _ = session.resolve(TermRequest(parse_parts(concept), layer, strength))
+        recipe = Recipe((term,), session.settings.scope)
+    if not any(term.operation == "add" for term in recipe.terms):
+        raise UsageError("nothing is steered", "/steer happy first, or name one with --concept happy")
+    return recipe
+
+
+def _at(term: Term, layer: str | None, strength: float | None, session: Session) -> Term:
+    layers = term.layers if layer is None else parse_layers(layer, session.engine.n_layers)
+    return replace(term, layers=layers, strength=term.strength if strength is None else strength)
+
+
+def at_layers(recipe: Recipe, n_layers: int) -> list[Setting]:
+    """The recipe at each layer by itself, all of its terms together."""
+
+    def moved(layer: int) -> Recipe:
+        return replace(recipe, terms=tuple(replace(term, layers=(layer,)) for term in recipe.terms))
+
+    strength = recipe.terms[0].strength
+    return [Setting(str(layer), moved(layer), layer, strength) for layer in range(n_layers)]
+
+
+def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
+    """The recipe at each strength of its first adding term; further terms keep their share."""
+    lead = next(term for term in recipe.terms if term.operation == "add")
+
+    def scaled(strength: float) -> Recipe:
+        terms = [
+            replace(term, strength=strength * (term.strength / lead.strength if lead.strength else 1.0))
+            if term.operation == "add"
+            else term
+            for term in recipe.terms
+        ]
+        return replace(recipe, terms=tuple(terms))
+
+    layer = lead.layers[0] if len(lead.layers) == 1 else None
+    return [Setting(format_strength(one), scaled(one), layer, one) for one in strengths]
+
+
+def with_controls(recipe: Recipe, raw: bool) -> list[Setting]:
+    """The recipe; random directions of its size, another for each seed; and, in a chat, asking for it in the prompt."""
+    from .trials import ASKING
+
+    adding = [term for term in recipe.terms if term.operation == "add"]
+    random = Recipe(tuple(replace(term, parts=((RANDOM, 1.0),)) for term in adding), recipe.scope)
+    wanted = [name for term in adding for name, weight in term.parts if weight * term.strength > 0 and name != RANDOM]
+    settings = [Setting("steered", recipe), Setting("random push", random, along=recipe)]
+    if wanted and not raw:
+        asking = " ".join(ASKING.get(name, f"Be {name}.") for name in dict.fromkeys(wanted))
+        settings.append(Setting("asked for", Recipe(), along=recipe, asking=asking))
+    return settings
+
+
+# What a sweep shows
+
+
+def best(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The largest effect that shows; None when none does."""
+    return max((one for one in outcomes if one.shows), key=lambda one: one.effect or 0.0, default=None)
+
+
+def alike(outcomes: Sequence[Outcome], peak: Outcome, share: float = 0.75) -> list[Outcome]:
+    """The unbroken run around `peak` of settings that show at least `share` of its effect."""
+    middle = outcomes.index(peak)
+    good = [one.shows and (one.effect or 0.0) >= share * (peak.effect or 0.0) for one in outcomes]
+    low = high = middle
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(good) and good[high + 1]:
+        high += 1
+    return list(outcomes[low : high + 1])

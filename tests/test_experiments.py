@@ -1,0 +1,119 @@
+"""Experiments on a tiny model: rows as the same runs one by one, what is logged, and what a stop leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import LAYERS, a_session, finish, rows, tiny  # noqa: F401  # tiny is a fixture
+
+from steerchat.commands.experiment_pages import bar, comparison, strengths
+from steerchat.engine import Engine
+from steerchat.errors import UsageError
+from steerchat.experiments import Experiment, Setting, at_layers, at_strengths, chosen, with_controls
+from steerchat.results import Progress
+from steerchat.session import Session
+from steerchat.store import Store
+from steerchat.text import Table
+
+PROMPT = "How are you?"
+
+
+@pytest.fixture
+def session(tmp_path: Path, tiny: Engine) -> Iterator[Session]:  # noqa: F811
+    with Store.open(tmp_path / "history.db") as store:
+        yield a_session(tmp_path, tiny, store)
+
+
+def logged(session: Session, sql: str) -> list[dict[str, object]]:
+    assert session.journal.store is not None
+    return rows(session.journal.store.path, sql)
+
+
+def test_every_layer_in_one_batch_answers_as_each_would_alone(session: Session):
+    recipe = chosen(session, "happy", "1", 6.0)
+    result = Experiment(session, "layers", PROMPT, at_layers(recipe, LAYERS), repeats=2).run()
+    assert [one.setting.layer for one in result.outcomes] == list(range(LAYERS))
+    for one in result.outcomes:
+        for pair in one.pairs:
+            alone = finish(session.compare(PROMPT, seed=pair.seed, recipe=one.setting.recipe))
+            assert alone.steered is not None and pair.steered is not None
+            assert pair.steered.token_ids == alone.steered.token_ids
+            assert pair.effect == pytest.approx(alone.effect, abs=1e-3)
+            assert pair.perplexity_ratio == pytest.approx(alone.perplexity_ratio, rel=1e-3)
+
+
+def test_a_sweep_is_one_experiment_whose_pairs_share_each_seeds_normal_answer(session: Session):
+    recipe = chosen(session, "happy", "2")
+    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 4.0, 8.0]), repeats=2).run()
+    [experiment] = logged(session, "SELECT * FROM experiments")
+    assert (experiment["id"], experiment["kind"], experiment["status"]) == (result.experiment, "strengths", "complete")
+    pairs = logged(session, "SELECT * FROM pairs")
+    assert len(pairs) == 6 and {pair["experiment_id"] for pair in pairs} == {experiment["id"]}
+    assert {pair["status"] for pair in pairs} == {"complete"}
+    assert {(pair["strength"], pair["layer"]) for pair in pairs} == {(0.0, 2), (4.0, 2), (8.0, 2)}
+    assert len({pair["normal_id"] for pair in pairs}) == 2  # one a seed
+    unpushed = result.outcomes[0]
+    assert unpushed.effect == pytest.approx(0.0, abs=1e-4) and unpushed.cost == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_push_away_is_shown_below_zero_and_judged_along_its_sign(session: Session):
+    recipe = chosen(session, "happy", "2")
+    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [-8.0, 8.0]), repeats=2).run()
+    away, towards = result.outcomes
+    assert away.effect is not None and away.towards == -away.effect
+    assert towards.towards == towards.effect
+    page = strengths(result, recipe)
+    assert [item["strength"] for item in page.objects] == [-8.0, -8.0, 8.0, 8.0]
+
+
+def test_controls_are_read_along_the_concept_and_named(session: Session):
+    recipe = chosen(session, "happy", "2", 8.0)
+    result = Experiment(session, "compare", PROMPT, with_controls(recipe, raw=False), repeats=2).run()
+    steered, random, asked = result.outcomes
+    assert random.pairs[0].recipe.concepts == ("random",) and list(random.pairs[0].effects) == ["happy"]
+    assert random.pairs[0].steered != random.pairs[1].steered
+    assert asked.pairs[0].recipe.terms == () and asked.effect is not None
+    page = comparison(result, recipe)
+    assert [item.get("control") for item in page.objects[::2]] == [None, "random push", "asked for"]
+    assert sum(isinstance(part, Table) for part in page.parts) == 1
+    assert [one.setting.label for one in (steered, random, asked)] == ["steered", "random push", "asked for"]
+    assert len(with_controls(recipe, raw=True)) == 2  # nobody can be asked in a text that is only continued
+
+
+def test_a_stop_keeps_what_came_and_logs_the_rest_as_interrupted(session: Session):
+    recipe = chosen(session, "happy", "2", 8.0)
+    seen: list[float] = []
+
+    def report(event: object) -> None:
+        if isinstance(event, Progress) and event.label.startswith("strengths"):
+            seen.append(event.done)
+            if event.done > 20:
+                session.stop.set()
+
+    session.report = report  # type: ignore[method-assign]
+    settings = [Setting(str(number), recipe) for number in range(15)]
+    result = Experiment(session, "strengths", PROMPT, settings, repeats=6).run()
+    assert result.stopped and 0 < result.finished < 6
+    assert seen == sorted(seen)
+    statuses = [pair["status"] for pair in logged(session, "SELECT status FROM pairs")]
+    assert 0 < len(statuses) < 90 and "running" not in statuses
+    assert [one["status"] for one in logged(session, "SELECT status FROM experiments")] == ["interrupted"]
+    assert "stopped" in str(strengths(result, recipe).parts[0])
+
+
+def test_an_experiment_without_anything_steered_says_what_to_do(session: Session):
+    with pytest.raises(UsageError, match="nothing is steered"):
+        chosen(session, None)
+    session.recipe = replace(chosen(session, "happy"), on=False)
+    assert chosen(session, None).on  # an experiment is about the recipe even while it is paused
+    with pytest.raises(UsageError, match="empty"):
+        Experiment(session, "layers", " ", at_layers(chosen(session, None), LAYERS), 1)
+
+
+def test_a_bar_starts_at_zero_and_shows_the_chance_band():
+    assert bar(3.0, (-0.5, 0.5), -1.0, 3.0) == "--..|###########"
+    assert bar(-1.0, None, -1.0, 3.0) == "####|-----------"
+    assert bar(None, None, 0.0, 0.0) == ""
