@@ -75,6 +75,7 @@ def build() -> click.Group:
         if context.invoked_subcommand is None:
             context.exit(_chat(options))
 
+    group.add_command(_script_command())
     nouns = {"model": _model_group()}
     for command in registry:
         noun, _, verb = command.name.partition(" ")
@@ -88,6 +89,23 @@ def build() -> click.Group:
             plural.hidden = True
             group.add_command(plural, f"{noun}s")
     return group
+
+
+def _script_command() -> click.Command:
+    """`steerchat run FILE`: a file of chat lines, with `/expect` for what has to hold."""
+
+    def run(file: str, **options: Any) -> None:
+        context = click.get_current_context()
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file} cannot be read: {error}", "a text file of chat lines") from None
+        given = {**(context.find_root().obj or {}), **{name: value for name, value in options.items() if value}}
+        context.exit(_chat(given, [line for line in lines if not line.lstrip().startswith("#")]))
+
+    parameters = [click.Argument(["file"], metavar="FILE.steer"), *_common()]
+    text = "Run a file of chat lines; a line that begins with # is a note. Exit code 1 when one failed."
+    return click.Command("run", params=parameters, callback=run, help=text)
 
 
 class _Noun(click.Group):
@@ -129,7 +147,8 @@ def _screen() -> Any:
     return Screen(verdict=verdict, unit=UNIT)
 
 
-def _chat(options: dict[str, Any]) -> int:
+def _chat(options: dict[str, Any], lines: Sequence[str] | None = None) -> int:
+    """The chat with whoever is there, or the lines of a script. Returns the exit code."""
     from . import repl
     from .chat import Chat, config_path
     from .config import load_settings
@@ -137,13 +156,13 @@ def _chat(options: dict[str, Any]) -> int:
 
     settings = load_settings(options, config_path())
     screen = _screen()
-    person = repl.interactive()
+    person = lines is None and repl.interactive()
     chat = Chat(settings, registry, screen.show, repl.asker(screen) if person else None).start()
     try:
         if person:
             repl.run_chat(chat, screen)
             return 0
-        return 0 if repl.run_script(chat, screen, repl.read_lines(sys.stdin)) else 1
+        return 0 if repl.run_script(chat, screen, repl.read_lines(sys.stdin) if lines is None else lines) else 1
     finally:
         chat.close()
 

@@ -234,6 +234,32 @@ def test_the_shell_lists_and_checks_lessons(own: Path, tmp_path: Path, monkeypat
     assert main(["lessons", "--check", "--lessons", str(own)]) == 1
 
 
+def test_a_script_runs_lines_and_fails_where_something_is_not_as_expected(
+    own: Path,
+    tmp_path: Path,
+    tiny_folder: Path,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    script = tmp_path / "pushing.steer"
+    lines = [
+        "# a note",
+        "/lesson 1",
+        "/lesson next",
+        "/steer happy 50% 2.0",
+        "/expect happy == 2",
+        "/expect passed == 1",
+    ]
+    script.write_text("\n".join(lines), encoding="utf-8")
+    options = ["--lessons", str(own), "--model", str(tiny_folder), "--device", "cpu"]
+    assert main(["run", str(script), *options]) == 0
+    script.write_text("/steer happy 50% 2.0\n/expect happy < 1\n", encoding="utf-8")
+    assert main(["run", str(script), *options]) == 1
+    assert "expected happy < 1; happy is 2" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "none.steer")]) == 2
+
+
 def test_every_track_is_made_of_lessons():
     course = read_course(course_folder("shipped"))
     assert not course.broken and {track.name for track in course.tracks} == {"look", "lab", "all"}

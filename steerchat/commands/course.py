@@ -44,6 +44,7 @@ class Tutor:
         self._hints = 0
         self._lab: Lab | None = None
         self._shown: dict[tuple[str, ...], Shown] = {}
+        self.measured: dict[str, float] = {}  # by the last demonstration
 
     # Where the learner is
 
@@ -245,6 +246,18 @@ class Tutor:
         record.answer = line
         return [*parts, *self._pass(step, "Done.", facts)]
 
+    def facts(self) -> dict[str, float]:
+        """What can be expected of a chat: its state, what was measured last, and where the lesson is."""
+        found = state_facts(self._chat.session, self._chat.library.names(), self._owns) | self.measured
+        if self.lesson is None:
+            return found | {"lesson": 0, "step": 0, "passed": 0}
+        place = {
+            "lesson": self.course.number(self.lesson),
+            "step": self.lesson.steps.index(self.step()) + 1,
+            "passed": float(self._record().state == "passed"),
+        }
+        return found | place
+
     # Within
 
     def _owns(self, name: str) -> bool:
@@ -325,6 +338,7 @@ class Tutor:
                 self._lab = Lab(engine, self._chat.library, session.report, session.stop.is_set)
                 self._shown.clear()
             self._shown[step.show] = run(step.show[0], self._lab, session, step.show[1:])
+        self.measured = dict(self._shown[step.show].facts)
         return self._shown[step.show]
 
     def _fill(self, text: str) -> str:

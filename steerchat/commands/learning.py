@@ -9,12 +9,12 @@ from typing import Annotated
 from .. import folders
 from ..arguments import Int, Option, PathArg, Rest
 from ..chat import Chat
-from ..errors import unknown
-from ..lessons import LessonError
+from ..errors import SteerchatError, UsageError, unknown
+from ..lessons import Condition, LessonError
 from ..registry import command
 from ..text import Page, Table
 from .course import check as check_course
-from .course import text_of, tutor
+from .course import state_facts, text_of, tutor
 
 _GROUP = "Learning"
 
@@ -110,6 +110,27 @@ def lesson_track(chat: Chat, name: Annotated[str, Rest("a track's name")] = "") 
 def lesson_report(chat: Chat, file: Annotated[Path, PathArg("where to write it")]) -> list[object]:
     """Writes what you did and measured, to hand in, as Markdown."""
     return tutor(chat).report(file)
+
+
+@command("expect", examples=["/expect happy > 0"], group=_GROUP)
+def expect(chat: Chat, what: Annotated[str, Rest("such as pair-cost < 3", metavar="FACT SIGN NUMBER")]) -> str:
+    """Fails unless a fact of the chat or its lesson is as expected; for scripts.
+
+    Facts are a concept's strength in the recipe by its name, terms, strength, depth, turns, pair-effect, pair-cost,
+    pair-same, what a lesson measured last, and of a running lesson its number (lesson), step, and passed.
+    """
+    try:
+        condition = Condition.parse(what)
+    except ValueError as error:
+        raise UsageError(str(error), "/expect happy > 0") from None
+    library = chat.library
+    facts = chat.tutor.facts() if chat.tutor else state_facts(chat.session, library.names(), library.owns)
+    if unheard := [fact for fact in condition.facts if fact not in facts]:
+        raise UsageError(f"nothing is known of {unheard[0]}", f"known are {', '.join(sorted(facts))}")
+    if not condition.holds(facts):
+        values = ", ".join(f"{fact} is {facts[fact]:g}" for fact in condition.facts)
+        raise SteerchatError(f"expected {what}; {values}")
+    return f"As expected: {what}."
 
 
 @command("glossary", examples=["/glossary", "/glossary activation"], group=_GROUP)
