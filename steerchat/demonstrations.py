@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 STRENGTHS = (0.5, 1.0, 2.0, 3.0, 6.0)
-DEPTHS = (5, 20, 35, 50, 65, 80, 95)
+DEPTHS = (8, 25, 50, 75, 92)
 _TRIAL_FACTS = "effect low high cost repetition same answers words random_words"
 _RIGHT = frozenset({1, 2, 3, 4, 5, 6})
 _HEADINGS = ("setting", "effect", "random pushes", "cost", "repeats", "verdict")
@@ -161,28 +161,27 @@ def styles(lab: Lab, session: Session, *concepts: str) -> Shown:
     return Shown([table, "Gain: its words per 100 words, or fewer or more words, against the normal answers."], facts)
 
 
-@demonstration("early middle late early_cost middle_cost late_cost best")
+@demonstration("early middle late random best early_cost middle_cost late_cost")
 def depths(lab: Lab, session: Session, concept: str, strength: str = "2.0") -> Shown:
-    """One strength at seven depths; what counts are words, since the concept's own vector favours late layers."""
+    """One strength at several depths; what counts are words, since the concept's own vector favours late layers."""
     count = lab.engine.n_layers
     layers = [round(depth / 100 * (count - 1)) for depth in DEPTHS]
     terms = [lab.term(concept, str(layer), float(strength)) for layer in layers]
-    trials = lab.sweep(terms, PROMPTS[:1])
+    trials = lab.sweep(terms, PROMPTS[:1], chance=False)
+    middle = len(DEPTHS) // 2
+    random = lab.trial(terms[middle], PROMPTS[:1]).random_words or 0.0
     rows = [
         (f"{depth}%", str(layer), _number(one.words), f"{one.effect:+.2f}", f"x{one.cost:.2f}", f"{one.repetition:.2f}")
         for depth, layer, one in zip(DEPTHS, layers, trials, strict=True)
     ]
+    rows.append(("random", str(layers[middle]), f"{random:+.2f}", "", "", ""))
     words = [one.words or 0.0 for one in trials]
     best = max(range(len(words)), key=lambda index: words[index] if trials[index].cost < 3 else -99)
-    facts = {
-        "early": sum(words[:2]) / 2,
-        "middle": sum(words[2:5]) / 3,
-        "late": sum(words[5:]) / 2,
-        "early_cost": sum(one.cost for one in trials[:2]) / 2,
-        "middle_cost": sum(one.cost for one in trials[2:5]) / 3,
-        "late_cost": sum(one.cost for one in trials[5:]) / 2,
-        "best": DEPTHS[best],
-    }
+    thirds = {"early": slice(0, middle), "middle": slice(middle, middle + 1), "late": slice(middle + 1, None)}
+    facts = {"best": float(DEPTHS[best]), "random": random}
+    for name, part in thirds.items():
+        facts[name] = sum(words[part]) / len(words[part])
+        facts[f"{name}_cost"] = sum(one.cost for one in trials[part]) / len(trials[part])
     headings = ("depth", "layer", f"{concept} words", "effect", "cost", "repeats")
     table = Table(headings, rows, frozenset(range(6)))
     line = f"By words, at a cost below 3, {DEPTHS[best]}% did best here. Five answers each: a lead, not a result."

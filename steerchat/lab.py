@@ -136,17 +136,23 @@ class Lab:
     def trial(self, term: Term, prompts: Sequence[str] = PROMPTS) -> Trial:
         return self.sweep([term], prompts)[0]
 
-    def sweep(self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS) -> list[Trial]:
-        """A trial of each setting; those that were not measured yet go in one run."""
-        keys = [(self._digest(term), tuple(prompts)) for term in terms]
+    def sweep(self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True) -> list[Trial]:
+        """A trial of each setting; those that were not measured yet go in one run.
+
+        Args:
+            terms: the settings.
+            prompts: one of `PROMPTS` or all.
+            chance: whether to measure random directions too, which takes four times as long as the settings.
+        """
+        keys = [(self._digest(term), tuple(prompts), chance) for term in terms]
         new = [term for term, key in zip(terms, keys, strict=True) if key not in self._kept]
         if new:
             trials = self.trials(prompts)
             normal = trials.normal(TOKENS)
             for term, outputs in zip(new, trials.steered(new, TOKENS, "answering steered"), strict=True):
                 # A push of strength 0 has no chance to beat: whatever it changes is a mistake.
-                random = trials.random(self.added(term), DIRECTIONS, TOKENS) if term.strength else normal
-                self._kept[self._digest(term), tuple(prompts)] = self._judged(term, normal, outputs, random)
+                random = trials.random(self.added(term), DIRECTIONS, TOKENS) if term.strength and chance else normal
+                self._kept[self._digest(term), tuple(prompts), chance] = self._judged(term, normal, outputs, random)
         return [self._kept[key] for key in keys]
 
     def _digest(self, term: Term) -> Any:

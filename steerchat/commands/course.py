@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -12,6 +13,7 @@ from .. import folders
 from ..chat import Chat
 from ..errors import SteerchatError, UsageError, unknown
 from ..lessons import Course, Lesson, LessonError, Progress, Step, read_course
+from ..recipe import UNIT
 from ..registry import Registry, is_command
 from ..results import Notice, divergence
 from ..session import Session
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..demonstrations import Shown
     from ..lab import Lab
 
+_NAMED = re.compile(r"`(/[a-z][^`]*)`")
 STATE_FACTS = frozenset(
     {"terms", "strength", "layers", "depth", "on", "own", "turns", "ablates"}
     | {"pair-same", "pair-effect", "pair-cost", "pair-tokens"}
@@ -142,7 +145,8 @@ class Tutor:
         self._record().hints = len(step.hints)
         self._save()
         if step.do:
-            return ["Type:\n" + "\n".join(f"    {self._fill(line)}" for line in step.do)]
+            self._chat.editing = self._fill(step.do[0])
+            return ["Type (it is on your line already):\n" + "\n".join(f"    {self._fill(line)}" for line in step.do)]
         facts = self._show(step).facts
         right = [str(n) for n, one in enumerate(step.choices, start=1) if one.holds(facts)]
         if not right:
@@ -343,7 +347,7 @@ class Tutor:
 
     def _fill(self, text: str) -> str:
         """The text with what it says about the model and the folder at hand."""
-        text = text.replace("{folder}", self.course.folder.as_posix())
+        text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", self.course.folder.as_posix())
         if any(mark in text for mark in ("{model}", "{layers}", "{last}")):
             engine = self._chat.session.engine
             for mark, value in (("model", engine.name), ("layers", engine.n_layers), ("last", engine.n_layers - 1)):
@@ -421,6 +425,11 @@ def check(course: Course, registry: Registry, concepts: list[str]) -> list[str]:
                     registry.parse(line.replace("{folder}", course.folder.as_posix()))
                 except SteerchatError as error:
                     problems.append(f"{where}: {line}: {error.message}")
+            for named in _NAMED.findall(f"{step.text}\n{step.after}"):
+                try:
+                    registry.split(named)
+                except SteerchatError as error:
+                    problems.append(f"{where}: {named}: {error.message}")
             known = set(concepts) | (STATE_FACTS if step.do else set())
             if step.show and step.show[0] != "trouble":
                 if step.show[0] not in ALL:
