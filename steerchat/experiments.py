@@ -6,6 +6,7 @@ finished when a run is stopped is kept, shown and logged.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -25,6 +26,7 @@ from .session import Message, Session
 if TYPE_CHECKING:
     from .decoding import Row
     from .engine import Output
+    from .records import StoredPair
 
 # From pushing away to too much.
 STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -120,9 +122,12 @@ class Outcome:
 
     @property
     def shows(self) -> bool:
-        """Whether it moved as it should by more than chance, still fluent; without a band any move counts."""
-        moved = (self.effect or 0.0) > 0 if self.clarity is None else self.clarity in ("likely", "clear")
-        return moved and self.fluency == "fluent"
+        """Whether it moved as it should by more than chance, still fluent; without a band, by more than its own error."""
+        if self.fluency != "fluent" or self.effect is None:
+            return False
+        if self.clarity is not None:
+            return self.clarity in ("likely", "clear")
+        return self.effect > 2 * (self.spread or 0.0) / math.sqrt(len(self.effects))
 
     def objects(self) -> Iterator[dict[str, Any]]:
         """A JSON object for each pair, as `compare` gives it."""
@@ -388,6 +393,46 @@ def with_controls(recipe: Recipe, raw: bool) -> list[Setting]:
         asking = " ".join(ASKING.get(name, f"Be {name}.") for name in dict.fromkeys(wanted))
         settings.append(Setting("asked for", Recipe(), along=recipe, asking=asking))
     return settings
+
+
+def mix_notes(session: Session, term: Term) -> list[str]:
+    """A mix in words: its weights as they count, and the angles between its parts where it is pushed first.
+
+    Raises:
+        ConceptError: when the parts cancel out at one of its layers.
+    """
+    session.edits(Recipe((term,)), session.settings.seed)
+    if len(term.parts) == 1:
+        return []
+    layer = term.layers[0]
+    vectors = [session.library.vector(name, session.engine, session.report) for name, _ in term.parts]
+    weights = ", ".join(f"{name} {100 * weight:.0f}%" for name, weight in term.parts)
+    angles = ", ".join(
+        f"{a.name} and {b.name} {math.degrees(math.acos(max(-1.0, min(1.0, float(a.cosine(b)[layer]))))):.0f} degrees"
+        for a, b in itertools.combinations(vectors, 2)
+    )
+    return [f"weights {weights}; angles at layer {layer}: {angles}"]
+
+
+def repeatable(session: Session, pair_id: int | None) -> tuple[StoredPair, list[int]]:
+    """A pair of the history, the last one when None, and the prompt's tokens that its steered answer goes on from.
+
+    Raises:
+        UsageError: when there is none, or it was answered by another model.
+    """
+    if session.journal.store is None:
+        raise UsageError("nothing is logged, so there is no pair to look into", "see /help trouble")
+    last = None if session.last is None or session.last.steered is None else session.last.id
+    wanted = last if pair_id is None else pair_id
+    if wanted is None:
+        raise UsageError("there is no steered answer yet", "/steer happy, then say something, or /why ID")
+    stored = session.journal.store.pair(wanted)
+    engine = session.engine
+    if stored.fingerprint != engine.fingerprint:
+        raise UsageError(f"pair {stored.id} was answered by {stored.pair.model}", "start steerchat with that --model")
+    if stored.pair.raw:
+        return stored, engine.prompter.raw(stored.pair.prompt)
+    return stored, engine.prompter.chat(stored.messages.get("steered") or stored.messages["normal"])
 
 
 # What a sweep shows

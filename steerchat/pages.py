@@ -8,16 +8,18 @@ from typing import Protocol, runtime_checkable
 
 from rich.text import Text
 
-from .painter import DIM
+from .painter import ACCENT, DIM
 from .recipe import Recipe, Term, format_layers, format_strength
 from .registry import HelpPage
 from .results import BenchReport, Pair
-from .text import Table, cell_len, clean, column_widths, fit, pad, wrap
+from .text import Shaded, Table, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
 
 INDENT = "  "
 LONGEST = 100  # cells; longer lines are hard to read
 _GAP = 3
 _LEAST_MEANING = 24  # cells; with less room than that a meaning goes below its name
+# From likely to most unlikely: an underline reads on any background and without colour.
+_SHADES = ("", "underline", "bold underline", f"bold underline {ACCENT}")
 _STATUS = {"interrupted": "stopped", "failed": "failed", "running": "running"}
 
 
@@ -218,6 +220,31 @@ def _when(created: str, now: datetime) -> str:
     if then.date() == (now - timedelta(days=1)).date():
         return f"yesterday {then:%H:%M}"
     return f"{then:%Y-%m-%d}"
+
+
+def shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
+    """A text whose pieces stand out by shade; in square brackets from shade 2 on where there are no styles."""
+    wrapper = Wrapper(max(min(width, LONGEST) - len(INDENT), 1))
+    spans: list[tuple[int, int, str]] = []
+    at = 0
+    for piece, shade in shaded.pieces:
+        text = clean(piece)
+        if plain and shade > 1 and text.strip():
+            bare = text.strip()
+            text = text.replace(bare, f"[{bare}]", 1)
+        spans.append((at, at + len(text), "" if plain else _SHADES[shade]))
+        wrapper.feed(text)
+        at += len(text)
+    wrapper.close()
+    lines = []
+    for line in wrapper.lines:
+        drawn = Text(INDENT + line.text)
+        for low, high, style in spans:
+            first, last = max(low - line.start, 0), min(high - line.start, len(line.text))
+            if style and first < last:
+                drawn.stylize(style, first + len(INDENT), last + len(INDENT))
+        lines.append(drawn)
+    return lines
 
 
 # Tables and help

@@ -22,7 +22,7 @@ from .painter import ACCENT, DIM, Bar, Painter
 from .recipe import Recipe
 from .registry import HelpPage
 from .results import BenchReport, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
-from .text import Page, Table, cell_len, changes, clean
+from .text import Page, Shaded, Table, cell_len, changes, clean
 
 View = Literal["both", "steered", "normal"]
 
@@ -166,6 +166,8 @@ class Screen:
                 self.recipe(value)
             case Table():
                 self.table(value)
+            case Shaded():
+                self._print(pages.shaded_lines(value, self.width, self.plain))
             case Page(parts):
                 for part in parts:
                     self.show(part)

@@ -108,8 +108,6 @@ class Session:
             strength if request.strength is None else request.strength,
             request.operation,
         )
-        if term.operation != "add":
-            raise UsageError(f"{term.operation} is not available yet", "terms can add")
         return term, notes
 
     def steer(self, requests: Sequence[TermRequest], keep: bool = False) -> list[str]:

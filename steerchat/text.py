@@ -249,6 +249,13 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Shaded:
+    """A text in pieces, each with a shade from 0 (as any text) to 3 (stands out most)."""
+
+    pieces: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True)
 class Page:
     """What a command gives back in both forms.
 

@@ -7,13 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import recording_blocks
 from tiny import LAYERS, a_session, finish, rows, tiny  # noqa: F401  # tiny is a fixture
 
-from steerchat.commands.experiment_pages import bar, comparison, strengths
+from steerchat.commands.experiment_pages import bar, comparison, strengths, why
+from steerchat.decoding import Row
 from steerchat.engine import Engine
 from steerchat.errors import UsageError
-from steerchat.experiments import Experiment, Setting, at_layers, at_strengths, chosen, with_controls
+from steerchat.experiments import (
+    Experiment,
+    Setting,
+    at_layers,
+    at_strengths,
+    chosen,
+    mix_notes,
+    repeatable,
+    with_controls,
+)
+from steerchat.inspection import lens, likelihoods, wanted
+from steerchat.recipe import Recipe, TermRequest, parse_parts, parse_term
 from steerchat.results import Progress
+from steerchat.sampling import Sampling
 from steerchat.session import Session
 from steerchat.store import Store
 from steerchat.text import Table
@@ -111,6 +126,63 @@ def test_an_experiment_without_anything_steered_says_what_to_do(session: Session
     assert chosen(session, None).on  # an experiment is about the recipe even while it is paused
     with pytest.raises(UsageError, match="empty"):
         Experiment(session, "layers", " ", at_layers(chosen(session, None), LAYERS), 1)
+
+
+def test_a_mix_of_one_concept_is_that_concept_and_parts_that_cancel_are_refused(session: Session):
+    alone, _ = session.resolve(parse_term("happy 2 8.0"))
+    for spec in ("happy:1.0", "happy:0.5,happy:0.2"):
+        term, _ = session.resolve(TermRequest(parse_parts(spec), "2", 8.0))
+        assert term == alone and mix_notes(session, term) == []
+    both, _ = session.resolve(TermRequest(parse_parts("happy:3,sad:-1"), "2", 8.0))
+    [note] = mix_notes(session, both)
+    assert "happy 75%, sad -25%" in note and "degrees" in note
+    pair = finish(session.compare(PROMPT, recipe=Recipe((both,))))
+    assert set(pair.effects) == {"happy", "sad"}
+
+
+def test_an_ablated_direction_is_gone_at_every_pushed_position_and_nothing_else_is(session: Session, tiny: Engine):  # noqa: F811
+    term, _ = session.resolve(TermRequest(parse_parts("sad"), "2", operation="ablate"))
+    prompt = tuple(tiny.prompter.raw(PROMPT))
+    run = tiny.generate([Row(prompt, session.edits(Recipe((term,)), 0))], Sampling(max_tokens=6))
+    direction = session.library.vector("sad", tiny).directions[2]
+    with recording_blocks(tiny, 2) as (computed, handed_on):
+        for _ in range(3):
+            next(run)
+        run.close()
+    # The first pass is the prompt's without its last token, which is not pushed.
+    for before, after in zip(computed[1:], handed_on[1:], strict=True):
+        left = (after @ direction).abs() / after.norm(dim=-1)
+        assert float(left.max()) < 1e-6
+        moved = before - after
+        along = (moved @ direction).unsqueeze(-1) * direction
+        assert torch.allclose(moved, along, atol=1e-5)
+
+
+def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: Session, tiny: Engine):  # noqa: F811
+    session.steer([parse_term("happy 2 8.0")])
+    pair = finish(session.say(PROMPT))
+    stored, prompt = repeatable(session, None)
+    assert stored.id == pair.id and pair.steered is not None and pair.diverges_at is not None
+    answer = list(pair.steered.token_ids)
+    tokens = likelihoods(tiny, prompt, answer)
+    with torch.inference_mode():
+        plain = tiny.model(torch.tensor([[*prompt, *answer]])).logits[0].softmax(dim=-1)
+    expected = [float(plain[len(prompt) - 1 + at, token]) for at, token in enumerate(answer)]
+    assert [one.probability for one in tokens] == pytest.approx(expected, rel=1e-3)
+    assert "".join(one.text for one in tokens) == pair.steered.text
+    there = plain[len(prompt) - 1 + pair.diverges_at].topk(5)
+    rather = wanted(tiny, [*prompt, *answer[: pair.diverges_at]])
+    assert [one.probability for one in rather] == pytest.approx(there.values.tolist(), rel=1e-3)
+    [item] = why(stored.pair, tokens, rather).objects
+    assert item["diverges_at"] == pair.diverges_at
+
+
+def test_the_last_layer_of_the_lens_is_what_the_model_says(tiny: Engine):  # noqa: F811
+    ids = tiny.prompter.raw(PROMPT)
+    steps = lens(tiny, ids)
+    [best, *_] = wanted(tiny, ids)
+    assert len(steps) == LAYERS
+    assert (steps[-1].guess.text, steps[-1].guess.probability) == (best.text, pytest.approx(best.probability, rel=1e-3))
 
 
 def test_a_bar_starts_at_zero_and_shows_the_chance_band():

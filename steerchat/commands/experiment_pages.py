@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..experiments import Outcome, Result, alike, best
 from ..recipe import Recipe, Term, format_layers, format_strength
 from ..results import Notice, Pair
-from ..text import Page, Table, fit
+from ..text import Page, Shaded, Table, fit
+
+if TYPE_CHECKING:
+    from ..inspection import Guess, Step
 
 _CELLS = 16  # of a bar
 _SAMPLE = 70  # characters of an answer in a table
@@ -81,6 +83,82 @@ def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
     return f"It begins at {low} and is useful up to {high}; {ending}."
 
 
+def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess]) -> Page:
+    """`/why`."""
+    assert pair.steered is not None
+    parts: list[object] = [f"steered: {pair.recipe}", Shaded([(one.text, _shade(one.probability)) for one in tokens])]
+    parts.append(Notice("The more a token stands out, the less the unsteered model would have said it: 10%, 1%, 0.1%."))
+    if pair.diverges_at is None:
+        parts.append("Both answers are the same, token for token.")
+    elif pair.diverges_at < len(tokens):
+        said = tokens[pair.diverges_at]
+        told = ", ".join(f"{_quoted(one.text)} {_percent(one.probability)}" for one in rather)
+        parts.append(
+            f"They part at token {pair.diverges_at + 1}: steered said {_quoted(said.text)} "
+            f"({_percent(said.probability)} without the push). The unsteered model's likeliest there: {told}."
+        )
+    else:
+        parts.append(f"The steered answer ends at token {pair.diverges_at + 1}, and the normal one goes on.")
+    data = {
+        "id": pair.id,
+        "prompt": pair.prompt,
+        "recipe": pair.recipe.to_json(),
+        "diverges_at": pair.diverges_at,
+        "tokens": [one.to_json() for one in tokens],
+        "wanted": [one.to_json() for one in rather],
+    }
+    return Page(parts, [data])
+
+
+def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
+    """`/lens`."""
+    shown = steps if layer is None else [steps[layer]]
+    longest = max(step.length for step in steps)
+    rows = [
+        [
+            str(step.layer),
+            _quoted(step.guess.text),
+            _percent(step.guess.probability),
+            f"{step.length:.0f}",
+            bar(step.length, None, 0.0, longest),
+        ]
+        for step in shown
+    ]
+    table = Table(("layer", "would say next", "chance", "length", ""), rows, right=frozenset({0, 2, 3}))
+    final = steps[-1].guess.text
+    settled = next(step.layer for step in steps if all(one.guess.text == final for one in steps[step.layer :]))
+    parts: list[object] = [Notice(f"after: {fit(text, 90)}"), table]
+    if layer is None:
+        parts.append(f"From layer {settled} on the guess is the final one, {_quoted(final)}.")
+    else:
+        parts += _depth(layer, len(steps))
+    parts.append(Notice("Early layers are not trained to speak: their guesses are a reading, not what they know."))
+    return Page(parts, [step.to_json() for step in shown])
+
+
+def _depth(layer: int, count: int) -> list[object]:
+    share = layer / max(1, count - 1)
+    if share < 0.3:
+        told = "Early layers mostly put words and their neighbours together. Pushes there often break the text."
+    elif share < 0.75:
+        told = "Middle layers are where topics, tone and meaning are known to sit. Steering is usually tried here first."
+    else:
+        told = "Late layers turn meaning into the next word. Pushes there act on single words more than on tone."
+    return [f"Layer {layer} is {100 * share:.0f}% deep. {told}"]
+
+
+def _shade(probability: float) -> int:
+    return sum(probability < edge for edge in (0.1, 0.01, 0.001))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\n", "\\n") + '"'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
+
+
 # Parts
 
 
@@ -113,10 +191,11 @@ def _sample(pair: Pair) -> str:
     if pair.steered is None:
         return ""
     text = pair.steered.text
-    same = os.path.commonprefix([pair.normal.text, text])
-    if same == text:
+    ends = (index for index, (a, b) in enumerate(zip(pair.normal.text, text, strict=False)) if a != b)
+    parting = next(ends, min(len(pair.normal.text), len(text)))
+    if parting == len(text):
         return "as the normal one"
-    start = same.rfind(" ") + 1
+    start = text.rfind(" ", 0, parting) + 1
     return fit(("..." if start else "") + text[start:], _SAMPLE)
 
 

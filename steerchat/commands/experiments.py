@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
-from ..arguments import Int, Layer, MixSpec, Option, Rest, Strength
+from ..arguments import Concept, Int, Layer, MixSpec, Option, PairId, Rest, Strength
 from ..chat import Chat
 from ..errors import UsageError
-from ..experiments import STRENGTHS, Experiment, Setting, at_layers, at_strengths, chosen, with_controls
+from ..experiments import (
+    STRENGTHS,
+    Experiment,
+    Setting,
+    at_layers,
+    at_strengths,
+    chosen,
+    mix_notes,
+    repeatable,
+    with_controls,
+)
+from ..recipe import Recipe, TermRequest, parse_parts
 from ..registry import command
-from ..results import BenchReport, Event
+from ..results import BenchReport, Event, Notice
 from ..text import Page
 from . import experiment_pages
 
@@ -99,6 +111,100 @@ def strengths(
     return experiment_pages.strengths(
         Experiment(chat.session, "strengths", prompt, settings, repeats, raw, tokens).run(), recipe
     )
+
+
+@command(
+    "mix",
+    examples=[
+        "/mix happy:0.7,excited:0.3",
+        "/mix formal:0.5,friendly:0.5 16 2.0",
+        "/mix happy:1,sad:-1 Tell me about the weather",
+    ],
+    group="Steering",
+    shell=True,
+)
+def mix(
+    chat: Chat,
+    spec: Annotated[str, MixSpec("concepts with weights; a negative one pushes away")],
+    where: Annotated[str | None, Layer("where; as the heaviest concept's when left out")] = None,
+    push: Annotated[float | None, Strength("how hard; likewise")] = None,
+    prompt: Annotated[str, Rest("answer this at once, normal and steered")] = "",
+    *,
+    layer: Annotated[str | None, Option("another way to say where", Layer)] = None,
+    strength: Annotated[float | None, Option("another way to say how hard", Strength)] = None,
+) -> list[object] | Iterator[Event]:
+    """Steers towards a mix of concepts.
+
+    Weights are divided by the sum of their sizes; the parts' directions are added and made as long as one alone, so a
+    mix pushes no harder than a single concept. Every answer from then on says each part's own effect.
+    """
+    session = chat.session
+    hardness = push if strength is None else strength
+    term, notes = session.resolve(TermRequest(parse_parts(spec), layer or where, hardness))
+    notes += mix_notes(session, term)
+    session.recipe = Recipe((term,), chat.settings.scope)
+    if not prompt:
+        return [*map(Notice, notes), session.recipe]
+    return itertools.chain(map(Notice, notes), session.compare(prompt, kind="mix"))
+
+
+@command("ablate", examples=["/ablate sad", "/ablate sad 8-20"], group="Steering")
+def ablate(
+    chat: Chat,
+    concept: Annotated[str, Concept("whose direction is taken out")],
+    layer: Annotated[str | None, Layer("where: 16, a range 12-20, a depth 55%, or all")] = None,
+) -> list[object]:
+    """Takes a concept's direction out of what the model thinks, beside what is steered already.
+
+    The residual stream keeps everything but its part along that direction. /steer drop CONCEPT ends it.
+    """
+    said = chat.session.steer([TermRequest(parse_parts(concept), layer, operation="ablate")], keep=True)
+    return [*map(Notice, said), chat.session.recipe]
+
+
+@command("why", examples=["/why", "/why 12"], group=_GROUP, shell=True)
+def why(
+    chat: Chat, pair: Annotated[int | None, PairId("which; the last steered one when left out", metavar="ID")] = None
+) -> Page:
+    """Shows a steered answer token by token, and where it parted from the normal one.
+
+    Each token is shaded by how unlikely the unsteered model finds it; at the parting, what that model wanted to say.
+    """
+    from ..inspection import likelihoods, wanted
+
+    session = chat.session
+    stored, prompt = repeatable(session, pair)
+    steered = stored.pair.steered
+    if steered is None:
+        raise UsageError(f"pair {stored.id} was not steered", "/steer happy, then say something")
+    tokens = likelihoods(session.engine, prompt, steered.token_ids)
+    at = stored.pair.diverges_at
+    rather = [] if at is None else wanted(session.engine, [*prompt, *steered.token_ids[:at]])
+    return experiment_pages.why(stored.pair, tokens, rather)
+
+
+@command("lens", examples=["/lens", "/lens 16", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
+def lens(
+    chat: Chat,
+    layer: Annotated[int | None, Int("one layer; all of them when left out", metavar="LAYER", least=0)] = None,
+    prompt: Annotated[str, Rest("a text to go on from; the last message when left out")] = "",
+) -> Page:
+    """Shows what each layer would say next: the model's guess, read off on the way.
+
+    A text of your own is taken as it stands; the last message is read in the chat template.
+    """
+    from ..inspection import lens as read_off
+
+    session = chat.session
+    engine = session.engine
+    if layer is not None and layer >= engine.n_layers:
+        raise UsageError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "/lens walks all")
+    text = prompt or session.last_prompt()
+    encode = engine.prompter.raw
+    ids = encode(text) if prompt else engine.prompter.chat([*session.head(), {"role": "user", "content": text}])
+    engine.check(ids)
+    steps = read_off(engine, ids)
+    return experiment_pages.lens(steps, layer, text)
 
 
 @command("bench", examples=["/bench --quick", "/bench"], group=_GROUP, shell=True)
