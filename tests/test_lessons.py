@@ -121,7 +121,7 @@ def test_a_lesson_from_its_first_step_to_its_last(start: Start, own: Path):
     wrong = say(chat, screen, "/answer 1")
     assert "5 of 5 steered answers are the normal one" in wrong and "No. There is nothing to add." in wrong
     assert "Right. Nothing was added." in say(chat, screen, "/answer 2")
-    assert "That was Pushing." in say(chat, screen, "/lesson next")
+    assert "That was lesson 1, pushing." in say(chat, screen, "/lesson next")
     assert "done" in say(chat, screen, "/lesson")
 
 

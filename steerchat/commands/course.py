@@ -299,12 +299,12 @@ class Tutor:
         self.progress.at.pop(lesson.name, None)
         self._save()
         skipped = [one.title for one in lesson.steps if self.progress.record(lesson.name, one.id).state == "skipped"]
-        parts: list[object] = [f"That was {lesson.title}."]
+        parts: list[object] = [f"That was lesson {self.course.number(lesson)}, {lesson.name}."]
         if skipped:
             parts.append(Notice(f"Skipped: {', '.join(skipped)}."))
         number = self.course.number(lesson)
         if number < len(self.course.lessons):
-            parts.append(Notice(f"/lesson {number + 1} is next: {self.course.lessons[number].title}."))
+            parts.append(Notice(f"Next is /lesson {number + 1}, {self.course.lessons[number].name}."))
         return parts
 
     def _go(self, step: Step) -> list[object]:
