@@ -16,10 +16,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .chance import clarity, fluency, total_strength
+from .concepts import Tuning
 from .errors import UsageError
 from .lexicons import INDEPENDENT
 from .library import RANDOM
-from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers, parse_parts
+from .recipe import Recipe, Term, TermRequest, format_layers, format_strength, parse_layers, parse_parts
 from .results import Answer, Finished, Pair, Progress
 from .session import Message, Session
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # From pushing away to too much.
 STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# Where `/tune` looks: single layers through the depth, and two ranges.
+TUNE_LAYERS = ("25%", "40%", "50%", "60%", "70%", "80%", "90%", "33%-60%", "60%-90%")
+TUNE_STRENGTHS = (1.0, 2.0, 3.0)
 # Rows of one batch: more are hardly quicker on a CPU, and the seeds that are done come out earlier.
 _ROWS = 32
 
@@ -122,7 +126,7 @@ class Outcome:
 
     @property
     def shows(self) -> bool:
-        """Whether it moved as it should by more than chance, still fluent; without a band, by more than its own error."""
+        """Whether it moved as it should by more than chance (without a band: than its own error), still fluent."""
         if self.fluency != "fluent" or self.effect is None:
             return False
         if self.clarity is not None:
@@ -169,6 +173,7 @@ class Experiment:
         repeats: seeds, counted from the session's.
         raw: go on from the prompt itself.
         tokens: the longest answer; never longer than the session's.
+        label: for its progress; the kind when empty.
     """
 
     def __init__(
@@ -180,6 +185,7 @@ class Experiment:
         repeats: int,
         raw: bool = False,
         tokens: int | None = None,
+        label: str = "",
     ) -> None:
         if not prompt.strip():
             raise UsageError("the prompt is empty", f"/{kind} Tell me about the weather")
@@ -189,6 +195,7 @@ class Experiment:
         self._settings = settings
         self._repeats = repeats
         self._raw = raw
+        self._label = label or kind
         usual = session.sampling()
         self._sampling = replace(usual, max_tokens=min(usual.max_tokens, tokens or usual.max_tokens))
         self._pairs: dict[int, list[Pair]] = {index: [] for index in range(len(settings))}
@@ -219,8 +226,8 @@ class Experiment:
             status = "interrupted" if session.stop.is_set() else "complete"
         finally:
             journal.finish_experiment(self._experiment, status)
-        outcomes = (self._outcome(index) for index in self._pairs)
-        found = tuple(outcome for outcome in outcomes if outcome is not None)
+        outcomes = (outcome(session, self._settings[index], pairs) for index, pairs in self._pairs.items())
+        found = tuple(one for one in outcomes if one is not None)
         return Result(self._kind, self._prompt, found, self._repeats, session.stop.is_set(), self._experiment)
 
     def _batch(self, seeds: Sequence[int], done: int) -> None:
@@ -264,7 +271,7 @@ class Experiment:
         total = self._repeats * (len(self._settings) + 1)
         ended = done * (len(self._settings) + 1)
         run = session.engine.generate(rows, self._sampling, session.stop.is_set)
-        label = f"{self._kind}: {total} answers"
+        label = f"{self._label}: {total} answers"
         session.report(Progress(label, ended, total))
         while True:
             try:
@@ -306,19 +313,18 @@ class Experiment:
         )
         return self._session.journal.begin(record, self._session.system)
 
-    def _outcome(self, index: int) -> Outcome | None:
-        """Over the pairs that came to their end or, when none did, over those that were cut short."""
-        setting, pairs = self._settings[index], self._pairs[index]
-        readable = [pair for pair in pairs if pair.effect is not None]
-        whole = [pair for pair in readable if not _cut(pair)]
-        used = tuple(whole or readable)
-        if not used:
-            return None
-        # The one place where a chance band joins a mean over seeds.
-        chance = self._session.library.chance(self._session.engine.fingerprint)
-        tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
-        strength = total_strength(setting.along or setting.recipe)
-        return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
+
+def outcome(session: Session, setting: Setting, pairs: Sequence[Pair]) -> Outcome | None:
+    """Over the pairs that came to their end or, when none did, over those that were cut short; None without any."""
+    readable = [pair for pair in pairs if pair.effect is not None]
+    used = tuple([pair for pair in readable if not _cut(pair)] or readable)
+    if not used:
+        return None
+    # The one place where a chance band joins a mean over seeds.
+    chance = session.library.chance(session.engine.fingerprint)
+    tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
+    strength = total_strength(setting.along or setting.recipe)
+    return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
 
 
 _LOST = Answer("", 0, "failed")
@@ -379,6 +385,73 @@ def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
 
     layer = lead.layers[0] if len(lead.layers) == 1 else None
     return [Setting(format_strength(one), scaled(one), layer, one) for one in strengths]
+
+
+def grid(recipe: Recipe, layers: Sequence[str], strengths: Sequence[float], n_layers: int) -> list[Setting]:
+    """The recipe's first term at every pair of layers and strength."""
+    places = dict.fromkeys(parse_layers(where, n_layers) for where in layers)
+    return [
+        Setting(
+            format_layers(place),
+            replace(recipe, terms=(replace(recipe.terms[0], layers=place, strength=strength),)),
+            place[0] if len(place) == 1 else None,
+            strength,
+        )
+        for place in places
+        for strength in strengths
+    ]
+
+
+def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], tokens: int) -> Result:
+    """Every setting on every prompt; a stop keeps the prompts that were finished."""
+    found: dict[str, list[Pair]] = {}
+    by_key = {_key(setting): setting for setting in settings}
+    for number, prompt in enumerate(prompts, 1):
+        label = f"tune: prompt {number} of {len(prompts)}"
+        result = Experiment(session, "tune", prompt, settings, 1, tokens=tokens, label=label).run()
+        for one in result.outcomes:
+            found.setdefault(_key(one.setting), []).extend(one.pairs)
+        if result.stopped:
+            break
+    outcomes = (outcome(session, by_key[key], pairs) for key, pairs in found.items())
+    return Result("tune", "", tuple(filter(None, outcomes)), len(prompts), session.stop.is_set())
+
+
+def _key(setting: Setting) -> str:
+    return str(setting.recipe)
+
+
+def tuned(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The fluent setting that changes most, by the word measure where there is one, else by the effect.
+
+    With few prompts a setting is rarely surer than chance by itself, so only those that chance explains are left out.
+    """
+    useful = [
+        one
+        for one in outcomes
+        if one.fluency == "fluent"
+        and one.clarity not in ("within chance", "the wrong way")
+        and (one.effect or 0.0) > 0
+        and (one.words is None or one.words > 0)
+    ]
+    return max(useful, key=lambda one: (one.effect or 0.0) if one.words is None else one.words, default=None)
+
+
+def keep_tuning(session: Session, recipe: Recipe) -> str:
+    """Keep a recipe of one concept as what is recommended for it on this model. Returns the concept's name.
+
+    Raises:
+        UsageError: for a recipe of anything but one concept.
+    """
+    adding = [term for term in recipe.terms if term.operation == "add"]
+    if len(adding) != 1 or len(adding[0].parts) != 1 or adding[0].concept == RANDOM:
+        raise UsageError("only a recipe of one concept can be kept", "/steer happy 16 2.0, then /tune keep")
+    term, library = adding[0], session.library
+    concept = library.get(term.concept)
+    fresh = Tuning(session.engine.fingerprint, format_layers(term.layers), term.strength)
+    others = tuple(one for one in concept.tuned if one.fingerprint != fresh.fingerprint)
+    library.save(replace(concept, tuned=(*others, fresh)))
+    return concept.name
 
 
 def with_controls(recipe: Recipe, raw: bool) -> list[Setting]:

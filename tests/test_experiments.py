@@ -11,7 +11,7 @@ import torch
 from conftest import recording_blocks
 from tiny import LAYERS, a_session, finish, rows, tiny  # noqa: F401  # tiny is a fixture
 
-from steerchat.commands.experiment_pages import bar, comparison, strengths, why
+from steerchat.commands.experiment_pages import bar, comparison, strengths, tuning, why
 from steerchat.decoding import Row
 from steerchat.engine import Engine
 from steerchat.errors import UsageError
@@ -21,8 +21,12 @@ from steerchat.experiments import (
     at_layers,
     at_strengths,
     chosen,
+    grid,
+    keep_tuning,
     mix_notes,
     repeatable,
+    tune,
+    tuned,
     with_controls,
 )
 from steerchat.inspection import lens, likelihoods, wanted
@@ -183,6 +187,23 @@ def test_the_last_layer_of_the_lens_is_what_the_model_says(tiny: Engine):  # noq
     [best, *_] = wanted(tiny, ids)
     assert len(steps) == LAYERS
     assert (steps[-1].guess.text, steps[-1].guess.probability) == (best.text, pytest.approx(best.probability, rel=1e-3))
+
+
+def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_from_then_on(session: Session):
+    recipe = chosen(session, "happy", "2", 4.0)
+    settings = grid(recipe, ["1", "2", "1-2"], [2.0, 8.0], LAYERS)
+    result = tune(session, settings, ["How are you?", "What is rain?"], tokens=8)
+    assert [(one.setting.label, one.setting.strength) for one in result.outcomes] == [
+        (where, push) for where in ("1", "2", "1-2") for push in (2.0, 8.0)
+    ]
+    assert all([pair.prompt for pair in one.pairs] == ["How are you?", "What is rain?"] for one in result.outcomes)
+    page = tuning(result, recipe, tuned(result.outcomes), "")
+    assert len(page.objects) == 12 and any(isinstance(part, Table) for part in page.parts)
+    keep_tuning(session, settings[-1].recipe)
+    term, notes = session.resolve(TermRequest(parse_parts("happy")))
+    assert (term.layers, term.strength, notes) == ((1, 2), 8.0, [])
+    with pytest.raises(UsageError, match="one concept"):
+        keep_tuning(session, Recipe())
 
 
 def test_a_bar_starts_at_zero_and_shows_the_chance_band():

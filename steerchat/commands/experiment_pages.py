@@ -67,6 +67,46 @@ def strengths(result: Result, recipe: Recipe) -> Page:
     return Page(parts, _objects(result))
 
 
+def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> Page:
+    """`/tune`: a row for each place, a column for each strength."""
+    parts: list[object] = _stopped(result, "prompts")
+    if not result.outcomes:
+        return Page(parts)
+    words = result.outcomes[0].words is not None
+    gains = {(one.setting.label, one.setting.strength): one for one in result.outcomes}
+    most = max(one.words or 0.0 if words else one.effect or 0.0 for one in result.outcomes)
+    pushes = list(dict.fromkeys(one.setting.strength for one in result.outcomes))
+    rows = [
+        [place, *(_heat(gains.get((place, push)), most, found) for push in pushes)]
+        for place in dict.fromkeys(one.setting.label for one in result.outcomes)
+    ]
+    parts.append(Table(["layers", *(format_strength(push or 0.0) for push in pushes)], rows))
+    by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
+    parts.append(
+        Notice(f"Gain by {by}, and cost; {len(result.outcomes[0].pairs)} prompts. A minus: less fluent. *: the best.")
+    )
+    if found is None:
+        parts.append(f"Nothing here moves {_name(recipe)} by more than chance and stays fluent.")
+        return Page(parts, _objects(result))
+    parts.append(
+        f"Best: layers {found.setting.label}, strength {format_strength(found.setting.strength or 0.0)}: "
+        f"effect {_signed(found.effect)} at cost {_ratio(found.cost)} ({found.verdict})."
+    )
+    after = f"kept for {kept} on this model." if kept else _try(found.setting.recipe) + ", then /tune keep"
+    parts.append(Notice(after))
+    return Page(parts, _objects(result))
+
+
+def _heat(one: Outcome | None, most: float, found: Outcome | None) -> str:
+    """`###  +2.1 x1.4`: up to five marks for the gain, minus signs where the answers lose fluency."""
+    if one is None:
+        return ""
+    gain = one.effect if one.words is None else one.words
+    size = max(0, round(5 * (gain or 0.0) / most)) if most > 0 else 0
+    mark = "#" if one.fluency == "fluent" else "-"
+    return f"{mark * size:.<5} {_signed(gain)} {_ratio(one.cost)}{' *' if one is found else ''}"
+
+
 def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
     """Where the effect begins, how far it stays fluent, and where it breaks."""
     rising = [one for one in outcomes if (one.setting.strength or 0.0) > 0]
@@ -141,7 +181,9 @@ def _depth(layer: int, count: int) -> list[object]:
     if share < 0.3:
         told = "Early layers mostly put words and their neighbours together. Pushes there often break the text."
     elif share < 0.75:
-        told = "Middle layers are where topics, tone and meaning are known to sit. Steering is usually tried here first."
+        told = (
+            "Middle layers are where topics, tone and meaning are known to sit. Steering is usually tried here first."
+        )
     else:
         told = "Late layers turn meaning into the next word. Pushes there act on single words more than on tone."
     return [f"Layer {layer} is {100 * share:.0f}% deep. {told}"]
@@ -284,12 +326,12 @@ def _to_read(peak: Outcome | None, outcomes: Sequence[Outcome]) -> list[object]:
     return ["\n".join(lines)]
 
 
-def _stopped(result: Result) -> list[object]:
+def _stopped(result: Result, what: str = "seeds") -> list[object]:
     if not result.stopped:
         return []
     if not result.outcomes:
         return [Notice("stopped before anything was finished.")]
-    return [Notice(f"stopped: {result.finished} of {result.seeds} seeds, kept as they are.")]
+    return [Notice(f"stopped: {result.finished} of {result.seeds} {what}, kept as they are.")]
 
 
 def _objects(result: Result) -> list[dict[str, Any]]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
+from .. import folders
 from ..arguments import Concept, Int, Layer, MixSpec, Option, PairId, Rest, Strength
 from ..chat import Chat
 from ..errors import UsageError
 from ..experiments import (
     STRENGTHS,
+    TUNE_LAYERS,
+    TUNE_STRENGTHS,
     Experiment,
     Setting,
     at_layers,
     at_strengths,
     chosen,
+    grid,
+    keep_tuning,
     mix_notes,
     repeatable,
+    tuned,
     with_controls,
 )
+from ..experiments import tune as run_tune
 from ..recipe import Recipe, TermRequest, parse_parts
 from ..registry import command
 from ..results import BenchReport, Event, Notice
@@ -205,6 +213,37 @@ def lens(
     engine.check(ids)
     steps = read_off(engine, ids)
     return experiment_pages.lens(steps, layer, text)
+
+
+@command("tune", examples=["/tune happy", "/tune --prompts-used 6 happy"], group=_GROUP, shell=True)
+def tune(
+    chat: Chat,
+    concept: Annotated[str | None, Concept("what to find a setting for; what is steered when left out")] = None,
+    *,
+    prompts_used: Annotated[int, Option("how many of the tuning prompts", Int(least=1, most=24))] = 4,
+    tokens: Annotated[int, Option("longest answer", Int(least=1, most=1000))] = 40,
+    keep: Annotated[bool, Option("keep what is found as the concept's setting on this model")] = False,
+) -> Page:
+    """Finds layers and strength for a concept by what the answers say.
+
+    Answers are judged by the concept's word measure, which does not use its vector, where there is one. Ctrl-C keeps
+    what was finished. Two minutes on a laptop.
+    """
+    session = chat.session
+    recipe = chosen(session, concept)
+    settings = grid(recipe, TUNE_LAYERS, TUNE_STRENGTHS, session.engine.n_layers)
+    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
+    result = run_tune(session, settings, tomllib.loads(text)["tuning"][:prompts_used], tokens)
+    found = tuned(result.outcomes)
+    kept = keep_tuning(session, found.setting.recipe) if keep and found is not None else ""
+    return experiment_pages.tuning(result, recipe, found, kept)
+
+
+@command("tune keep", examples=["/tune keep"], group=_GROUP)
+def tune_keep(chat: Chat) -> Notice:
+    """Keeps the layers and strength that are steered now as the concept's setting on this model."""
+    name = keep_tuning(chat.session, chat.session.recipe)
+    return Notice(f"/steer {name} takes this setting from now on; /concept delete {name} brings the shipped one back.")
 
 
 @command("bench", examples=["/bench --quick", "/bench"], group=_GROUP, shell=True)
