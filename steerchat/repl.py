@@ -136,7 +136,7 @@ def run_chat(chat: Chat, screen: Screen, input: Input | None = None, output: Out
     screen.banner(
         f"steerchat {__version__}",
         [_model_name(chat), "loads while you type" if chat.loader.ready is None else "ready"],
-        ["/help", "/steer happy", "Ctrl-D quits"],
+        ["/help", "/lesson 1", "Ctrl-D quits"],
         PROMPTS,
     )
     prompt: PromptSession[str] = PromptSession(
