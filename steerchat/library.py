@@ -31,8 +31,8 @@ Report = Callable[[Notice | Progress], None]
 
 RANDOM = "random"
 RESERVED = frozenset({RANDOM, "all"})
-# Where a concept steers best on a model for which it was never tuned: a range past the first third.
-DEFAULT_LAYERS = "35%-62%"
+# Where concepts may steer on a model for which they were never tuned: on the default one they do best a little later.
+DEFAULT_LAYERS = "48%-76%"
 DEFAULT_STRENGTH = 2.0
 CHANCE = "chance.json"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
