@@ -47,6 +47,7 @@ def layers(result: Result, recipe: Recipe) -> Page:
         parts.append(
             f"Best at layer{'s' if len(run) > 1 else ''} {where}, each by itself: effect {_signed(peak.effect)} "
             f"at cost {_ratio(peak.cost)} at layer {peak.setting.label} ({peak.verdict})."
+            + (" A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else "")
         )
         parts.append(Notice(_try(peak.setting.recipe)))
     return Page(parts, _objects(result))
@@ -309,7 +310,7 @@ def _advice(one: Outcome, seeds: int, recipe: Recipe) -> str:
         return "More seeds would say it more surely: /compare --repeats 10."
     if one.clarity == "the wrong way":
         return "Another layer may do better: /layers."
-    return "Next: /layers shows where else it works, --control what random pushes and asking do."
+    return "Next: /layers shows where else it works, /strengths how far it can go."
 
 
 def _to_read(peak: Outcome | None, outcomes: Sequence[Outcome]) -> list[object]:
