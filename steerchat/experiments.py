@@ -487,25 +487,29 @@ def mix_notes(session: Session, term: Term) -> list[str]:
     return [f"weights {weights}; angles at layer {layer}: {angles}"]
 
 
-def repeatable(session: Session, pair_id: int | None) -> tuple[StoredPair, list[int]]:
-    """A pair of the history, the last one when None, and the prompt's tokens that its steered answer goes on from.
+def logged(session: Session, pair_id: int | None) -> StoredPair:
+    """A pair of the history, the last one when None, that this model answered.
 
     Raises:
         UsageError: when there is none, or it was answered by another model.
     """
     if session.journal.store is None:
         raise UsageError("nothing is logged, so there is no pair to look into", "see /help trouble")
-    last = None if session.last is None or session.last.steered is None else session.last.id
-    wanted = last if pair_id is None else pair_id
+    wanted = pair_id if pair_id is not None or session.last is None else session.last.id
     if wanted is None:
-        raise UsageError("there is no steered answer yet", "/steer happy, then say something, or /why ID")
+        raise UsageError("there is no answer yet", "/steer happy, then say something, or name a pair by its number")
     stored = session.journal.store.pair(wanted)
-    engine = session.engine
-    if stored.fingerprint != engine.fingerprint:
+    if stored.fingerprint != session.engine.fingerprint:
         raise UsageError(f"pair {stored.id} was answered by {stored.pair.model}", "start steerchat with that --model")
+    return stored
+
+
+def prompt_of(session: Session, stored: StoredPair, column: str) -> list[int]:
+    """The tokens that a column's answer goes on from."""
+    prompter = session.engine.prompter
     if stored.pair.raw:
-        return stored, engine.prompter.raw(stored.pair.prompt)
-    return stored, engine.prompter.chat(stored.messages.get("steered") or stored.messages["normal"])
+        return prompter.raw(stored.pair.prompt)
+    return prompter.chat(stored.messages.get(column) or stored.messages["normal"])
 
 
 # What a sweep shows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor
 
 from .engine import Engine
+from .hooks import hidden_of
+from .measures import read_layer
+from .profile import Profile
 from .reading import head
+from .vectors import ConceptVector
 
 _WANTED = 5
 
@@ -61,6 +66,79 @@ def wanted(engine: Engine, tokens: Sequence[int], count: int = _WANTED) -> list[
         Guess(engine.prompter.text([int(token)]), float(chance))
         for token, chance in zip(found.indices, found.values, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A concept read over an answer by the unsteered model.
+
+    Attributes:
+        column: whose answer.
+        tokens: its text, token by token.
+        values: of each token, how far it lies along the concept, in deviations from the normal answer's tokens.
+        score: of the whole answer (`Profile.score`).
+    """
+
+    concept: str
+    column: str
+    tokens: list[str]
+    values: list[float]
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        rounded = [round(value, 3) for value in self.values]
+        return {
+            "concept": self.concept,
+            "column": self.column,
+            "score": self.score,
+            "tokens": self.tokens,
+            "values": rounded,
+        }
+
+
+@torch.inference_mode()
+def probe(
+    engine: Engine,
+    profile: Profile,
+    vectors: Sequence[ConceptVector],
+    answers: Sequence[tuple[str, Sequence[int], Sequence[int]]],
+) -> list[Strip]:
+    """Concepts read over answers.
+
+    Args:
+        engine: the model; nothing is steered.
+        profile: of that model.
+        vectors: the concepts.
+        answers: (column, prompt ids, answer ids), the normal one first; each with at least two tokens.
+    """
+    layers = {read_layer(vector) for vector in vectors}
+    states = [_states(engine, [*prompt, *answer], layers, len(prompt)) for _, prompt, answer in answers]
+    strips = []
+    for vector in vectors:
+        layer = read_layer(vector)
+        direction = vector.directions[layer]
+        along = [found[layer] @ direction for found in states]
+        mean, spread = along[0].mean(), along[0].std().clamp_min(1e-9)
+        for (column, _, answer), found, values in zip(answers, states, along, strict=True):
+            score = profile.score(direction, layer, found[layer].mean(dim=0))
+            pieces = _pieces(engine, answer)
+            strips.append(Strip(vector.name, column, pieces, ((values - mean) / spread).tolist(), score))
+    return strips
+
+
+def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], start: int) -> dict[int, Tensor]:
+    """(tokens, hidden) after each of `layers`, from position `start` on."""
+    found: dict[int, Tensor] = {}
+    with ExitStack() as hooks:
+        for layer in layers:
+
+            def keep(module: Any, args: Any, output: Any, layer: int = layer) -> None:
+                found[layer] = hidden_of(output)[0, start:].float().cpu()
+
+            handle = engine.blocks[layer].register_forward_hook(keep)
+            hooks.callback(handle.remove)
+        engine.run(tokens)
+    return found
 
 
 @torch.inference_mode()

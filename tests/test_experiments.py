@@ -24,12 +24,13 @@ from steerchat.experiments import (
     grid,
     keep_tuning,
     mix_notes,
-    repeatable,
+    prompt_of,
     tune,
     tuned,
     with_controls,
 )
-from steerchat.inspection import lens, likelihoods, wanted
+from steerchat.experiments import logged as logged_pair
+from steerchat.inspection import lens, likelihoods, probe, wanted
 from steerchat.recipe import Recipe, TermRequest, parse_parts, parse_term
 from steerchat.results import Progress
 from steerchat.sampling import Sampling
@@ -165,7 +166,8 @@ def test_an_ablated_direction_is_gone_at_every_pushed_position_and_nothing_else_
 def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: Session, tiny: Engine):  # noqa: F811
     session.steer([parse_term("happy 2 8.0")])
     pair = finish(session.say(PROMPT))
-    stored, prompt = repeatable(session, None)
+    stored = logged_pair(session, None)
+    prompt = prompt_of(session, stored, "steered")
     assert stored.id == pair.id and pair.steered is not None and pair.diverges_at is not None
     answer = list(pair.steered.token_ids)
     tokens = likelihoods(tiny, prompt, answer)
@@ -179,6 +181,22 @@ def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: S
     assert [one.probability for one in rather] == pytest.approx(there.values.tolist(), rel=1e-3)
     [item] = why(stored.pair, tokens, rather).objects
     assert item["diverges_at"] == pair.diverges_at
+
+
+def test_a_probe_reads_each_answer_with_the_score_that_it_was_logged_with(session: Session, tiny: Engine):  # noqa: F811
+    session.steer([parse_term("happy 2 8.0")])
+    pair = finish(session.say(PROMPT))
+    stored = logged_pair(session, None)
+    assert pair.steered is not None
+    answers = [
+        (side, prompt_of(session, stored, side), tiny.prompter.reply(one.text))
+        for side, one in (("normal", pair.normal), ("steered", pair.steered))
+    ]
+    profile, vector = session.library.profile(tiny), session.library.vector("happy", tiny)
+    normal, steered = probe(tiny, profile, [vector], answers)
+    assert normal.score == pytest.approx(pair.normal.concept_score, abs=1e-3)
+    assert steered.score == pytest.approx(pair.steered.concept_score, abs=1e-3)
+    assert sum(normal.values) == pytest.approx(0.0, abs=1e-3) and len(steered.values) == len(steered.tokens)
 
 
 def test_the_last_layer_of_the_lens_is_what_the_model_says(tiny: Engine):  # noqa: F811

@@ -11,7 +11,7 @@ from ..results import Notice, Pair
 from ..text import Page, Shaded, Table, fit
 
 if TYPE_CHECKING:
-    from ..inspection import Guess, Step
+    from ..inspection import Guess, Step, Strip
 
 _CELLS = 16  # of a bar
 _SAMPLE = 70  # characters of an answer in a table
@@ -149,6 +149,17 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess]) -> Page:
         "wanted": [one.to_json() for one in rather],
     }
     return Page(parts, [data])
+
+
+def probe(strips: Sequence[Strip]) -> Page:
+    """`/probe`."""
+    parts: list[object] = []
+    for strip in strips:
+        parts.append(f"{strip.concept} in the {strip.column} answer, {_signed(strip.score)} on the whole:")
+        shades = [sum(value > edge for edge in (1.0, 2.0, 3.0)) for value in strip.values]
+        parts.append(Shaded(list(zip(strip.tokens, shades, strict=True))))
+    parts.append(Notice("Tokens stand out 1, 2 or 3 deviations above the average token of the normal answer."))
+    return Page(parts, [strip.to_json() for strip in strips])
 
 
 def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from .. import folders
-from ..arguments import Concept, Int, Layer, MixSpec, Option, PairId, Rest, Strength
+from ..arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId, Rest, Strength
 from ..chat import Chat
 from ..errors import UsageError
 from ..experiments import (
@@ -23,8 +23,9 @@ from ..experiments import (
     chosen,
     grid,
     keep_tuning,
+    logged,
     mix_notes,
-    repeatable,
+    prompt_of,
     tuned,
     with_controls,
 )
@@ -181,14 +182,46 @@ def why(
     from ..inspection import likelihoods, wanted
 
     session = chat.session
-    stored, prompt = repeatable(session, pair)
-    steered = stored.pair.steered
+    stored = logged(session, pair)
+    steered, prompt = stored.pair.steered, prompt_of(session, stored, "steered")
     if steered is None:
         raise UsageError(f"pair {stored.id} was not steered", "/steer happy, then say something")
     tokens = likelihoods(session.engine, prompt, steered.token_ids)
     at = stored.pair.diverges_at
     rather = [] if at is None else wanted(session.engine, [*prompt, *steered.token_ids[:at]])
     return experiment_pages.why(stored.pair, tokens, rather)
+
+
+@command("probe", examples=["/probe happy sad", "/probe --pair 12 formal"], group=_GROUP, shell=True)
+def probe(
+    chat: Chat,
+    concepts: Annotated[tuple[str, ...], Many(Concept, "what to read; what was steered when left out")] = (),
+    *,
+    pair: Annotated[int | None, Option("in place of the last one", PairId(metavar="ID"))] = None,
+) -> Page:
+    """Reads concepts off the last answers, token by token.
+
+    The unsteered model reads what was said, at each concept's read layer; tokens that carry it stand out.
+    """
+    from ..inspection import probe as read_off
+
+    session = chat.session
+    stored = logged(session, pair)
+    names = concepts or stored.pair.recipe.concepts
+    if not names:
+        raise UsageError("no concept to read", "/probe happy sad")
+    engine = session.engine
+    vectors = [session.library.vector(name, engine, chat.report, stored.pair.seed) for name in names]
+    both = (("normal", stored.pair.normal), ("steered", stored.pair.steered))
+    # As scores are taken: off the text, which may be other tokens than the sampled ones.
+    answers = [
+        (side, prompt_of(session, stored, side), engine.prompter.reply(one.text))
+        for side, one in both
+        if one is not None
+    ]
+    if any(len(ids) < 2 for _, _, ids in answers):
+        raise UsageError(f"an answer of pair {stored.id} is too short to read", "say something else")
+    return experiment_pages.probe(read_off(engine, session.library.profile(engine, chat.report), vectors, answers))
 
 
 @command("lens", examples=["/lens", "/lens 16", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
