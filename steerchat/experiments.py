@@ -228,6 +228,8 @@ class Experiment:
             journal.finish_experiment(self._experiment, status)
         outcomes = (outcome(session, self._settings[index], pairs) for index, pairs in self._pairs.items())
         found = tuple(one for one in outcomes if one is not None)
+        if found:
+            session.last = found[0].pairs[0]
         return Result(self._kind, self._prompt, found, self._repeats, session.stop.is_set(), self._experiment)
 
     def _batch(self, seeds: Sequence[int], done: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from conftest import recording_blocks
 from tiny import LAYERS, a_session, finish, rows, tiny  # noqa: F401  # tiny is a fixture
 
+from steerchat.chance import Chance, ChanceCell
 from steerchat.commands.experiment_pages import bar, comparison, strengths, tuning, why
 from steerchat.decoding import Row
 from steerchat.engine import Engine
@@ -122,6 +123,21 @@ def test_a_stop_keeps_what_came_and_logs_the_rest_as_interrupted(session: Sessio
     assert 0 < len(statuses) < 90 and "running" not in statuses
     assert [one["status"] for one in logged(session, "SELECT status FROM experiments")] == ["interrupted"]
     assert "stopped" in str(strengths(result, recipe).parts[0])
+
+
+def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, tiny: Engine):  # noqa: F811
+    chance = Chance(tiny.fingerprint, (ChanceCell(8.0, 8, mean=0.0, between=0.1, within=1.0),))
+    session.library.keep_chance(chance)
+    recipe = chosen(session, "happy", "2")
+    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 8.0]), repeats=4).run()
+    unpushed, pushed = result.outcomes
+    assert unpushed.clarity == "within chance" and not unpushed.shows
+    assert pushed.chance == chance.band(8.0, 8, 4) != chance.band(8.0, 8, 1)
+    assert pushed.effect is not None and pushed.chance is not None
+    within = pushed.chance[0] <= pushed.effect <= pushed.chance[1]
+    assert (pushed.clarity == "within chance") == within
+    table = next(part for part in strengths(result, recipe).parts if isinstance(part, Table))
+    assert table.dim == {0} | ({1} if within else set()) and "." in table.rows[0][-2]
 
 
 def test_an_experiment_without_anything_steered_says_what_to_do(session: Session):

@@ -343,6 +343,8 @@ def _stopped(result: Result, what: str = "seeds") -> list[object]:
         return []
     if not result.outcomes:
         return [Notice("stopped before anything was finished.")]
+    if all(pair.normal.finish == "interrupted" for one in result.outcomes for pair in one.pairs):
+        return [Notice("stopped before any answer ended: these are as long as they got.")]
     return [Notice(f"stopped: {result.finished} of {result.seeds} {what}, kept as they are.")]
 
 
