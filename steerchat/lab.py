@@ -242,11 +242,19 @@ class Lab:
 
 
 @torch.inference_mode()
-def steer_by_hand(model: Any, block: Any, push: Tensor, prompt: list[int], count: int) -> list[int]:
-    start = len(prompt) - 1  # the last position of the prompt is where the answer begins
+def steer_by_hand(
+    model: Any,
+    block: Any,
+    push: Tensor,
+    prompt: list[int],
+    count: int,
+) -> list[int]:
+    # The answer begins at the last position of the prompt.
+    start = len(prompt) - 1
 
     def add_the_push(module: Any, inputs: Any, output: Any) -> Any:
-        stream = output if isinstance(output, Tensor) else output[0]  # (batch, position, hidden)
+        # Some blocks give a tuple; the stream is (batch, position, hidden).
+        stream = output if isinstance(output, Tensor) else output[0]
         stream = stream.clone()
         stream[:, start:] += push
         return stream if isinstance(output, Tensor) else (stream, *output[1:])
