@@ -232,7 +232,8 @@ def shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
         if plain and shade > 1 and text.strip():
             bare = text.strip()
             text = text.replace(bare, f"[{bare}]", 1)
-        spans.append((at, at + len(text), "" if plain else _SHADES[shade]))
+        blank = len(text) - len(text.lstrip())
+        spans.append((at + blank, at + len(text), "" if plain else _SHADES[shade]))
         wrapper.feed(text)
         at += len(text)
     wrapper.close()

@@ -40,7 +40,10 @@ def layers(result: Result, recipe: Recipe) -> Page:
     peak = best(outcomes)
     parts += _to_read(peak, outcomes)
     if peak is None:
-        parts.append(f"No layer moves {_name(recipe)} by more than chance and stays fluent. Try another strength.")
+        parts.append(
+            f"No layer moves {_name(recipe)} by more than {_bar_to_clear(outcomes)} and stays fluent. "
+            "Try another strength."
+        )
     else:
         run = alike(outcomes, peak)
         where = format_layers([one.setting.layer or 0 for one in run])
@@ -87,7 +90,7 @@ def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> 
         Notice(f"Gain by {by}, and cost; {len(result.outcomes[0].pairs)} prompts. A minus: less fluent. *: the best.")
     )
     if found is None:
-        parts.append(f"Nothing here moves {_name(recipe)} by more than chance and stays fluent.")
+        parts.append(f"Nothing here moves {_name(recipe)} clearly and stays fluent.")
         return Page(parts, _objects(result))
     parts.append(
         f"Best: layers {found.setting.label}, strength {format_strength(found.setting.strength or 0.0)}: "
@@ -117,7 +120,7 @@ def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
     if broken is not None:
         ending = f"at {broken.setting.label} it is {broken.fluency} (cost {_ratio(broken.cost)})"
     if not useful:
-        return f"No strength moves {_name(recipe)} by more than chance and stays fluent here; {ending}."
+        return f"No strength moves {_name(recipe)} by more than {_bar_to_clear(outcomes)} and stays fluent; {ending}."
     low, high = useful[0].setting.label, useful[-1].setting.label
     if low == high:
         return f"It shows at {low} alone; {ending}."
@@ -303,6 +306,10 @@ def _judged(one: Outcome) -> str:
     band = "" if one.chance is None else " (random pushes {} .. {})".format(*map(_signed, one.chance))
     seeds = f" over {len(one.pairs)} seeds" if len(one.pairs) > 1 else ""
     return f"Effect {_signed(one.effect)}{band}{seeds}, cost {_ratio(one.cost)}: {one.verdict}."
+
+
+def _bar_to_clear(outcomes: Sequence[Outcome]) -> str:
+    return "its own spread" if outcomes[0].chance is None else "chance"
 
 
 def _against(controls: Sequence[Outcome], steered: Outcome) -> list[object]:
