@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ def start(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Starts chats with the tiny model and three small concepts, in a home of their own."""
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
     shipped = write_concepts(tmp_path / "shipped")
+    shutil.copy(folders.packaged("vectors") / "lexicons.toml", shipped)
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
     chats: list[Chat] = []
 
@@ -138,7 +140,7 @@ def test_every_example_binds(line: str):
 
 
 # Their models, layers and files are the default model's; bench takes minutes.
-OWN_TESTS = ("/model smollm2", "/bench", "/concept", "/tune", "/lesson", "/glossary", "/help trouble")
+OWN_TESTS = ("/model smollm2", "/bench", "/chance", "/concept", "/tune", "/lesson", "/glossary", "/help trouble")
 
 
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith(OWN_TESTS)])
@@ -146,7 +148,8 @@ def test_every_example_runs(start: Start, line: str):
     chat, screen = start()
     for earlier in ("/steer happy 2 1.0", "Tell me about the weather", "One?", "Two?"):
         assert run_line(chat, screen, earlier)
-    fitting = line.replace(" 16 ", " 2 ").replace(" 14 ", " 1 ").replace(" 12-20 ", " 0-2 ")
+    fitting = line.replace(" 16 ", " 2 ").replace(" 14 ", " 1 ").replace(" 12-20", " 0-2")
+    fitting = fitting.replace("excited", "sad").replace("friendly", "happy")
     screen.console.file = io.StringIO()
     assert run_line(chat, screen, fitting), shown(screen)
     assert "failed" not in shown(screen)

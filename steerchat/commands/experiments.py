@@ -157,7 +157,7 @@ def mix(
     return itertools.chain(map(Notice, notes), session.compare(prompt, kind="mix"))
 
 
-@command("ablate", examples=["/ablate sad", "/ablate sad 8-20"], group="Steering")
+@command("ablate", examples=["/ablate sad", "/ablate sad 12-20"], group="Steering")
 def ablate(
     chat: Chat,
     concept: Annotated[str, Concept("whose direction is taken out")],
@@ -171,7 +171,7 @@ def ablate(
     return [*map(Notice, said), chat.session.recipe]
 
 
-@command("why", examples=["/why", "/why 12"], group=_GROUP, shell=True)
+@command("why", examples=["/why", "/why 1"], group=_GROUP, shell=True)
 def why(
     chat: Chat, pair: Annotated[int | None, PairId("which; the last steered one when left out", metavar="ID")] = None
 ) -> Page:
@@ -192,7 +192,7 @@ def why(
     return experiment_pages.why(stored.pair, tokens, rather)
 
 
-@command("probe", examples=["/probe happy sad", "/probe --pair 12 formal"], group=_GROUP, shell=True)
+@command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], group=_GROUP, shell=True)
 def probe(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "what to read; what was steered when left out")] = (),
@@ -224,7 +224,7 @@ def probe(
     return experiment_pages.probe(read_off(engine, session.library.profile(engine, chat.report), vectors, answers))
 
 
-@command("lens", examples=["/lens", "/lens 16", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
+@command("lens", examples=["/lens", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
 def lens(
     chat: Chat,
     layer: Annotated[int | None, Int("one layer; all of them when left out", metavar="LAYER", least=0)] = None,
