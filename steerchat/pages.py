@@ -37,6 +37,8 @@ class Stored(Protocol):
     def kind(self) -> str: ...
     @property
     def undone(self) -> bool: ...
+    @property
+    def rating(self) -> str | None: ...
 
 
 def paragraph(text: str, width: int, style: str = "", indent: str = INDENT) -> list[Text]:
@@ -169,7 +171,9 @@ def bench_table(report: BenchReport) -> Table:
 def history_table(rows: Sequence[Stored], now: datetime) -> Table:
     """Pairs, one a line, in the order given."""
     kinds = any(row.kind != "chat" for row in rows)
-    headings = ["id", "when", *(["kind"] if kinds else []), "prompt", "recipe", "effect", "cost"]
+    judged = any(row.rating for row in rows)
+    headings = ["id", "when", *(["kind"] if kinds else []), "prompt", "recipe", *(["rated"] if judged else [])]
+    headings += ["effect", "cost"]
     cells = [
         [
             "" if row.pair.id is None else str(row.pair.id),
@@ -177,6 +181,7 @@ def history_table(rows: Sequence[Stored], now: datetime) -> Table:
             *([row.kind] if kinds else []),
             fit(row.pair.prompt, 60),
             fit(str(row.pair.recipe), 30) if row.pair.recipe.terms else "-",
+            *([row.rating or ""] if judged else []),
             _outcome(row),
             "" if row.pair.perplexity_ratio is None else _ratio(row.pair.perplexity_ratio),
         ]

@@ -324,7 +324,7 @@ def _title(text: str) -> str:
 
 
 def _no(noun: str, row_id: int) -> UnknownName:
-    return UnknownName(f"no {noun} {row_id}", "/history lists pairs, /session lists conversations")
+    return UnknownName(f"no {noun} {row_id}", "/history lists what is there")
 
 
 def _insert(db: Database, table: str, row: dict[str, Any]) -> int:

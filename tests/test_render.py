@@ -37,6 +37,7 @@ class Row:
     status: str = "complete"
     kind: str = "chat"
     undone: bool = False
+    rating: str | None = None
 
 
 def answer(text: str, finish: Finish = "end", perplexity: float | None = None) -> Answer:

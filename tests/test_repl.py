@@ -384,3 +384,32 @@ def test_typing_is_possible_while_the_model_loads_and_leaving_too(start: Start, 
     text = shown(screen)
     assert "SmolLM2-135M-Instruct  loads while you type" in text
     assert "seed is now 5" in text and "/steer add CONCEPT" in text
+
+
+def test_filters_of_the_history_combine_and_a_judgement_is_kept(start: Start):
+    chat, screen = start()
+    for line in (
+        "/steer happy 1 2.0",
+        "first words",
+        "/steer happy 1 4.0",
+        "second words",
+        "/steer clear",
+        "third words",
+    ):
+        say(chat, screen, line)
+    assert "third" in (said := say(chat, screen, "/history --since 1d")) and "first" in said
+    said = say(chat, screen, "/history --concept happy --strength 1..3")
+    assert "first" in said and "second" not in said and "third" not in said
+    assert "second" in say(chat, screen, "/history --concept happy --layer 1 --search second")
+    assert "rated" not in say(chat, screen, "/history")
+    assert "pair 1: steered" in say(chat, screen, "/rate 1 steered plainly so")
+    said = say(chat, screen, "/history --rated")
+    assert "first" in said and "steered" in said and "second" not in said
+    assert "pair 3: tie" in say(chat, screen, "/rate tie")
+    for line, error in (
+        ("/history --since yesterday", "no time"),
+        ("/history --strength 3..1", "not a range"),
+        ("/rate 1 happier", "not a verdict"),
+        ("/rate 99 tie", "no pair 99"),
+    ):
+        assert error in say(chat, screen, line)

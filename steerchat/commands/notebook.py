@@ -1,33 +1,106 @@
-"""The notebook: what was logged."""
+"""The notebook: what was logged, found again and judged."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from datetime import datetime, timedelta
+from typing import Annotated, Any, cast
 
-from ..arguments import Int, Option, PairId
+from ..arguments import Concept, Float, Int, Kind, Option, PairId, Rest
 from ..chat import Chat
-from ..errors import StoreError
+from ..errors import StoreError, UsageError, shorten
+from ..records import Verdict
 from ..registry import command
+from ..results import Notice
 from ..store import Filters, Store
 
 _GROUP = "Notebook"
+_AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@command("history", examples=["/history", "/history 3", "/history --search weather"], group=_GROUP, shell=True)
+class Range(Kind):
+    """Two numbers with dots between them, or one that is both."""
+
+    meaning = "a strength, or from..to"
+    metavar = "LOW..HIGH"
+
+    def parse(self, text: str) -> tuple[float, float]:
+        low, dots, high = text.partition("..")
+        try:
+            found = float(low), float(high if dots else low)
+        except ValueError:
+            found = (1.0, 0.0)
+        if not found[0] <= found[1]:
+            raise UsageError(f"{shorten(text, 20)!r} is not a range", "1..3, or one number")
+        return found
+
+
+class Since(Kind):
+    """A day, or how long ago."""
+
+    meaning = "how long ago, such as 2d, or a day"
+    metavar = "TIME"
+
+    def parse(self, text: str) -> datetime:
+        ago = re.fullmatch(r"(\d{1,4})([mhdw])", text.lower())
+        if ago:
+            return datetime.now().astimezone() - timedelta(**{_AGO[ago[2]]: int(ago[1])})
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            raise UsageError(f"{shorten(text, 20)!r} is no time", "30m, 12h, 2d, 1w, or 2026-01-31") from None
+
+
+@command(
+    "history",
+    examples=["/history", "/history 3", "/history --search weather", "/history --concept happy --since 2d"],
+    group=_GROUP,
+    shell=True,
+)
 def history(
     chat: Chat,
     pair: Annotated[int | None, PairId("a pair to show whole")] = None,
     *,
     search: Annotated[str, Option("only pairs with these words")] = "",
+    concept: Annotated[str | None, Option("only pairs pushed towards it, alone or in a mix", Concept)] = None,
+    layer: Annotated[int | None, Option("only pairs pushed at this layer", Int(least=0))] = None,
+    strength: Annotated[tuple[float, float] | None, Option("only pairs pushed so hard", Range)] = None,
+    min_effect: Annotated[float | None, Option("only pairs with at least this effect", Float)] = None,
+    model: Annotated[str | None, Option("only this model's pairs, by the name that the history shows")] = None,
+    since: Annotated[datetime | None, Option("only pairs from then on", Since)] = None,
+    kind: Annotated[str | None, Option("only pairs of one kind: chat, compare, layers, strengths, mix ...")] = None,
+    rated: Annotated[bool, Option("only pairs that you judged")] = False,
+    session: Annotated[int | None, Option("only this session's pairs", Int(least=1))] = None,
     limit: Annotated[int, Option("how many", Int(least=1, most=100_000))] = 20,
 ) -> Any:
-    """Lists the pairs, newest first, or shows one whole."""
+    """Lists the pairs, newest first, or shows one whole. What filters are given must all hold."""
     store = open_store(chat)
     if pair is not None:
         return store.pair(pair)
+    filters = Filters(concept, layer, strength, min_effect, model, since, kind, rated or None, session)
     if search:
-        return [hit.stored for hit in store.search(search, limit=limit)]
-    return store.pairs(Filters(), limit=limit)
+        return [hit.stored for hit in store.search(search, filters, limit=limit)]
+    return store.pairs(filters, limit=limit)
+
+
+@command("rate", examples=["/rate steered", "/rate 3 tie both were dull"], group=_GROUP)
+def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE]")]) -> Notice:
+    """Notes which answer showed the concept, in your own judgement: steered, normal or tie.
+
+    Without a number it is the last pair. A later verdict replaces an earlier one.
+    """
+    store = open_store(chat)
+    first, _, rest = verdict.strip().partition(" ")
+    number = first.removeprefix("#")
+    if number.isdecimal():
+        pair = PairId().parse(number)
+        first, _, rest = rest.strip().partition(" ")
+    elif chat.session.last is not None and chat.session.last.id is not None:
+        pair = chat.session.last.id
+    else:
+        raise UsageError("there is no pair to judge yet", "/rate 3 steered judges pair 3; /history lists them")
+    store.rate(pair, cast(Verdict, first.lower()), rest.strip())
+    return Notice(f"pair {pair}: {first.lower()}")
 
 
 def open_store(chat: Chat) -> Store:

@@ -1,0 +1,24 @@
+"""Finding pairs in the history by what they are, and judging them, as it is typed."""
+
+from __future__ import annotations
+
+import pytest
+
+from steerchat.commands.notebook import Range, Since
+from steerchat.errors import UsageError
+
+
+def test_a_time_is_an_age_or_a_day() -> None:
+    assert Since().parse("1d") > Since().parse("2d") > Since().parse("1w")
+    assert Since().parse("2026-01-31").day == 31
+    for wrong in ("yesterday", "2y", "", "-1d"):
+        with pytest.raises(UsageError):
+            Since().parse(wrong)
+
+
+def test_a_range_is_two_numbers_in_order_or_one() -> None:
+    assert Range().parse("1..3") == (1.0, 3.0)
+    assert Range().parse("-2") == (-2.0, -2.0)
+    for wrong in ("3..1", "a..b", "1..", "nan", ""):
+        with pytest.raises(UsageError):
+            Range().parse(wrong)
