@@ -12,7 +12,7 @@ import transformers
 from .engine import Engine
 from .errors import ModelError
 from .models import Found
-from .skinny import speed_up
+from .linear import speed_up
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
