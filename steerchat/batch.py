@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from .hooks import device_of
+
 # Room that a batch's buffers grow by, in tokens: large enough that growing is rare, small against a prompt.
 _GROWTH = 128
 
@@ -95,7 +97,7 @@ class Batch:
     ) -> None:
         self._model = model
         self._work = work or Work()
-        self._device = model.get_input_embeddings().weight.device
+        self._device = device_of(model.get_input_embeddings())
         self._config = model.config.get_text_config()
         self.size = len(contexts)
         self.lengths = torch.tensor([len(context or ()) for context in contexts])

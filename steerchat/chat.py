@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import folders
 from .config import Settings, descriptions
-from .errors import ConceptError, SteerchatError, StoreError, UsageError, shorten
+from .errors import ConceptError, SteerchatError, StoreError, TooLarge, UsageError, shorten
 from .library import Library
 from .loader import Loader
 from .models import ALIASES
@@ -57,7 +59,7 @@ class Chat:
             folders.cache_dir() / "vectors",
             reserved=registry.reserved_words(),
         )
-        self.loader = Loader(settings.model, settings.device, settings.dtype)
+        self.loader = Loader(settings.model, settings)
         self.session = Session(settings, self.library, self._engine, self._open_store(), self._forward)
 
     def start(self) -> Chat:
@@ -80,15 +82,33 @@ class Chat:
         return self._ask is not None
 
     def switch_model(self, name: str) -> Engine:
-        """Load another model; the one at hand stays when that fails. The conversation goes on."""
-        fresh = Loader(name, self.settings.device, self.settings.dtype).start()
-        engine = fresh.wait(self.report, self.session.stop.is_set)
-        old = self.loader.ready
-        self.loader = fresh
-        if old is not None:
-            old.forget()
-        self.settings.change("model", name)
+        """Load another model in place of the one at hand, which stays when that fails. The conversation goes on."""
+        before = self.loader
+        try:
+            engine = self._take(name)
+        except TooLarge:
+            if before.ready is None:
+                raise
+            engine = self._take_alone(before, name)
+        self.settings.change("model", self.loader.name)
+        free()
         return engine
+
+    def _take(self, name: str) -> Engine:
+        fresh = Loader(name, self.settings).start()
+        engine = fresh.wait(self.report, self.session.stop.is_set)
+        self.loader = fresh
+        return engine
+
+    def _take_alone(self, before: Loader, name: str) -> Engine:
+        """Where two models do not fit at once, the one at hand goes first, and is loaded again if need be."""
+        before.drop()
+        free()
+        try:
+            return self._take(name)
+        except SteerchatError:
+            self.loader = Loader(before.name, self.settings).start()
+            raise
 
     def close(self) -> None:
         if self.session.journal.store is not None:
@@ -97,7 +117,23 @@ class Chat:
             self.session.journal.store.close()
 
     def _engine(self) -> Engine:
-        return self.loader.wait(self.report, self.session.stop.is_set)
+        try:
+            return self.loader.wait(self.report, self.session.stop.is_set)
+        except TooLarge as error:
+            smaller = self._instead(error)
+            if smaller is None:
+                raise
+            self.report(Notice(f"{error.message}; {smaller} is loaded instead"))
+            self.settings.change("model", smaller)
+            self.loader = Loader(smaller, self.settings).start()
+            return self._engine()
+
+    def _instead(self, error: TooLarge) -> str | None:
+        """The smaller model that is wanted in place of one that does not fit: by --fallback, or asked for."""
+        if error.smaller is None or self.settings.fallback == "on":
+            return error.smaller
+        question = f"{error.message}. Load {error.smaller} instead?"
+        return error.smaller if self.can_ask and self.ask(question, ("yes", "no")) == "yes" else None
 
     def _forward(self, event: Notice | Progress) -> None:
         self.report(event)
@@ -156,6 +192,13 @@ class Menu:
             return [(row.id, row.pair.prompt) for row in self._chat.session.journal.store.pairs(limit=20)]
         except StoreError:
             return []
+
+
+def free() -> None:
+    """Give back what nobody refers to any more: modules and their hooks refer to each other."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def unexpected(error: Exception) -> SteerchatError:

@@ -22,6 +22,10 @@ _SETTINGS = (
     "model",
     "device",
     "dtype",
+    "memory",
+    "offload",
+    "fallback",
+    "trust_remote_code",
     "seed",
     "max_tokens",
     "temperature",
@@ -38,7 +42,9 @@ def _common() -> list[click.Parameter]:
     options: list[click.Parameter] = []
     for name, description in descriptions().items():
         if name.replace("-", "_") in _SETTINGS:
-            options.append(click.Option([f"--{name}"], metavar="VALUE", help=description.help))
+            switch = description.choices == ("off", "on")
+            kind: dict[str, Any] = {"is_flag": True, "flag_value": "on"} if switch else {"metavar": "VALUE"}
+            options.append(click.Option([f"--{name}"], default=None, help=description.help, **kind))
     return options
 
 
@@ -201,7 +207,15 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
         chat.close()
 
 
-_WITHOUT_MODEL = {"history", "concept list", "concept edit", "concept delete", "lesson list", "lesson check"}
+_WITHOUT_MODEL = {
+    "model list",
+    "history",
+    "concept list",
+    "concept edit",
+    "concept delete",
+    "lesson list",
+    "lesson check",
+}
 
 
 def _prompts(file: str | None) -> Iterator[dict[str, str]]:

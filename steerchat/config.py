@@ -21,6 +21,7 @@ Carry = Literal["own", "steered", "normal"]
 View = Literal["both", "steered", "normal"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Switch = Literal["off", "on"]
 
 ENVIRONMENT = "STEERCHAT_"
 # Variables that are not settings but share the prefix.
@@ -38,6 +39,10 @@ class Settings:
     model: str = _setting("smollm2", "alias (smollm2, mistral, phi3), Hub id, folder or .gguf file")
     device: Device = _setting("auto", "where the model runs")
     dtype: Dtype = _setting("auto", "precision of the weights; auto is float32 on a CPU")
+    memory: str = _setting("auto", "most memory that weights may take on the device, such as 6GB; auto is what is free")
+    offload: str = _setting("off", "a folder for weights that do not fit into memory: slow, but it answers")
+    fallback: Switch = _setting("off", "take the next smaller model when one does not fit, without asking")
+    trust_remote_code: Switch = _setting("off", "run the code that a model brings; without this none is run")
     seed: int = _setting(0, "where the random numbers start; every answer's own seed is logged", 0, 2**63 - 1)
     max_tokens: int = _setting(200, "longest answer, in tokens", 1, 100_000)
     temperature: float = _setting(0.7, "randomness of the choice of tokens; 0 is greedy", 0, 5)

@@ -19,7 +19,7 @@ import torch
 from .batch import Batch, Context, Work
 from .decoding import Decoding, Row
 from .errors import ModelError
-from .hooks import Steering, find_blocks
+from .hooks import Steering, device_of, find_blocks
 from .prompting import Prompter
 from .reading import Position, Reading, read
 from .results import Answer, Delta, Finished
@@ -71,7 +71,8 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where it begins to compute; with accelerate's help, later layers may be elsewhere."""
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def threads(self) -> int | None:
@@ -123,7 +124,7 @@ class Engine:
                 outputs += yield from _numbered(run, first, told, ended)
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback would keep the batch's tensors alive.
             self.forget()
@@ -198,6 +199,11 @@ class Engine:
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        return sum(weight.numel() * weight.itemsize for weight in self.model.parameters())
 
     # A run of rows that fit into memory together.
 
@@ -331,6 +337,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory: on a CPU it says so in a plain RuntimeError."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -36,6 +36,19 @@ class ModelError(SteerchatError):
     """A model cannot be found, fetched, loaded or run."""
 
 
+class TooLarge(ModelError):
+    """A model needs more memory than is free.
+
+    Args:
+        message, hint: as ever.
+        smaller: an alias to take instead; None when none would fit either.
+    """
+
+    def __init__(self, message: str, hint: str = "", smaller: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.smaller = smaller
+
+
 class StoreError(SteerchatError):
     """The history cannot be read or written."""
 

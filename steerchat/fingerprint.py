@@ -35,9 +35,9 @@ def fingerprint_folder(folder: Path) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     seen: dict[str, bytes] = {}
     for file in weight_files(folder):
-        tensors = _tensors(file)
+        found = tensors(file)
         with file.open("rb") as stream:
-            for name, shape, start, size in tensors:
+            for name, shape, start, size in found:
                 seen[name] = f"\n{name} {shape}\n".encode() + _sample(stream, start, size, _PLACES)
     # By name, so that the same tensors split otherwise over files are the same model.
     for name in sorted(seen):
@@ -105,25 +105,25 @@ def read_json(file: Path) -> dict[str, Any]:
     return data
 
 
-def _tensors(file: Path) -> list[tuple[str, list[int], int, int]]:
+def tensors(file: Path) -> list[tuple[str, list[int], int, int]]:
     """(name, shape, first byte in the file, number of bytes) of every tensor in a safetensors file."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length)) if 2 <= length <= size - 8 else {}
-        tensors = []
+        found = []
         for name, info in header.items():
             if name != "__metadata__":
                 begin, end = info["data_offsets"]
-                tensors.append((name, info["shape"], 8 + length + begin, end - begin))
+                found.append((name, info["shape"], 8 + length + begin, end - begin))
     except OSError as error:
         raise _unreadable(file, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} is not a safetensors file", _BROKEN) from error
-    if not tensors or any(start + bytes_ > size for _, _, start, bytes_ in tensors):
+    if not found or any(start + bytes_ > size for _, _, start, bytes_ in found):
         raise ModelError(f"{file} is not a whole safetensors file", _BROKEN)
-    return tensors
+    return found
 
 
 def _sample(stream: BinaryIO, start: int, size: int, places: int) -> bytes:

@@ -139,7 +139,7 @@ class Steering:
         self._layers: dict[int, _LayerEdits] = {}
         for layer in sorted({edit.layer for edits in rows for edit in edits}):
             here = [sorted((e for e in edits if e.layer == layer), key=lambda e: _ORDER[e.operation]) for edits in rows]
-            self._layers[layer] = _LayerEdits(here, hidden, _device_of(blocks[layer]))
+            self._layers[layer] = _LayerEdits(here, hidden, device_of(blocks[layer]))
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -228,11 +228,11 @@ class LengthReader:
         return torch.stack([torch.cat(lengths).median() for lengths in self._lengths])
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    """Where a block computes: with accelerate's offloading its parameters may be elsewhere between steps."""
-    hook = getattr(module, "_hf_hook", None)
-    execution = getattr(hook, "execution_device", None)
-    if execution is not None:
-        return torch.device(execution)
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: with accelerate's offloading its parameters may be elsewhere between steps."""
+    for part in module.modules():
+        execution = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if execution is not None:
+            return torch.device(execution)
     parameter = next(module.parameters(), None)
     return parameter.device if parameter is not None else torch.device("cpu")

@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .config import Settings
 from .errors import Interrupted, ModelError, SteerchatError
+from .memory import parse_size
+from .models import find, size_to_fetch
 from .results import Notice, Progress
 
 if TYPE_CHECKING:
@@ -20,14 +23,12 @@ class Loader:
 
     Args:
         name: as after `--model`.
-        device: as after `--device`.
-        dtype: as after `--dtype`.
+        settings: device, precision, and what may be done to make it fit.
     """
 
-    def __init__(self, name: str, device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
-        self._device = device
-        self._dtype = dtype
+        self._settings = settings
         self._done = threading.Event()
         self._engine: Engine | None = None
         self._error: SteerchatError | None = None
@@ -58,6 +59,12 @@ class Loader:
             return "not loaded"
         return "loading" if self._loading else self._progress.label if self._progress else "loading"
 
+    def drop(self) -> None:
+        """Forget the engine, so that its memory can be had by another."""
+        if self._engine is not None:
+            self._engine.forget()
+        self._engine, self._error = None, ModelError(f"{self.name} was put away", f"/model {self.name}")
+
     def wait(self, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False) -> Engine:
         """The engine, once it is loaded; progress goes to `report` meanwhile.
 
@@ -84,14 +91,19 @@ class Loader:
 
     def _load(self) -> None:
         try:
-            from .models import find
+            settings, code = self._settings, self._settings.trust_remote_code == "on"
+            most = None if settings.memory == "auto" else parse_size(settings.memory)
+            offload = None if settings.offload == "off" else settings.offload
+            if (size := size_to_fetch(self.name)) is not None:
+                from .loading import check_size
 
-            found = find(self.name, progress=self._report)
+                check_size(self.name, size, settings.device, settings.dtype, most, offload)
+            found = find(self.name, progress=self._report, code=code)
             self._report(Progress(f"loading {found.name}", 0))
             self._loading = True
             from .loading import load
 
-            self._engine = load(found, self._device, self._dtype)
+            self._engine = load(found, settings.device, settings.dtype, most=most, offload=offload, code=code)
         except SteerchatError as error:
             self._error = error
         except Exception as error:  # a thread's error would vanish: whoever waits for the model must hear of it

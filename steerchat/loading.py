@@ -2,52 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import psutil
 import torch
 import transformers
 
-from .engine import Engine
-from .errors import ModelError
+from . import memory
+from .engine import Engine, is_out_of_memory
+from .errors import ModelError, TooLarge
 from .models import Found
 from .linear import speed_up
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
+_CODE = "custom code"  # in what transformers says of a model that needs its own Python files
 
-def load(found: Found, device: str = "auto", dtype: str = "auto") -> Engine:
+
+def load(
+    found: Found,
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    most: int | None = None,
+    offload: str | None = None,
+    code: bool = False,
+) -> Engine:
     """Load a model that is on this machine.
 
     Args:
         found: where it is.
         device: one of `DEVICES`; auto takes CUDA, then MPS, then the CPU.
         dtype: one of `DTYPES`; auto is float32 on the CPU and sixteen bits elsewhere.
+        most: bytes that weights may take in the device's memory; what is free when None.
+        offload: a folder for weights that fit into no memory.
+        code: whether Python files of the model's may be run.
 
     Raises:
+        TooLarge: when it needs more memory than there is.
         ModelError: when the device is not there, or the files cannot be loaded.
     """
-    where = _device(device)
-    precision = _dtype(dtype, where)
+    where, precision = target(device, dtype)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     extra: dict[str, Any] = {"gguf_file": found.gguf} if found.gguf else {}
+    extra |= {"local_files_only": True, "trust_remote_code": code}
+    needs = memory.needs(found, precision.itemsize)
+    place = _placement(found.name, needs, where, precision, most, offload)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(found.path, local_files_only=True, **extra)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            found.path, dtype=precision, device_map={"": where}, local_files_only=True, **extra
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(found.path, **extra)
+        model = transformers.AutoModelForCausalLM.from_pretrained(found.path, dtype=precision, **place, **extra)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
+            raise _too_large(found.name, needs, precision, free_memory(where)) from None
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        if _CODE in said:
+            raise ModelError(
+                f"{found.name} brings Python code of its own, and steerchat runs none unasked",
+                f"read it in {found.path}; --trust-remote-code runs it",
+            ) from None
         raise ModelError(
-            f"{found.name} cannot be loaded: {str(error).splitlines()[0]}", "is it a causal language model, complete?"
+            f"{found.name} cannot be loaded: {said}", "is it a causal language model, complete?"
         ) from error
     _check_memory_of_text(model, found.name)
     model.eval()
     model.requires_grad_(False)
     speed_up(model)
-    return Engine(model, tokenizer, found.name, found.fingerprint, _free_memory(where))
+    return Engine(model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where))
+
+
+def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:
+    """Raises TooLarge when a model of so many parameters, which is not fetched yet, would not fit."""
+    where, precision = target(device, dtype)
+    weights = parameters * precision.itemsize
+    _placement(name, memory.Needs(parameters, weights, 0), where, precision, most, offload)
+
+
+def target(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Where a model would be loaded, and in what precision. Raises ModelError for a device that is not there."""
+    where = _device(device)
+    return where, _dtype(dtype, where)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be allocated on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _placement(
+    name: str, needs: memory.Needs, where: torch.device, precision: torch.dtype, most: int | None, offload: str | None
+) -> dict[str, Any]:
+    """What `from_pretrained` is told about devices: all on one, or spread by accelerate over all that there is.
+
+    Raises:
+        TooLarge: when it fits nowhere.
+    """
+    free = free_memory(where)
+    limit = free if most is None else min(free, most + needs.beside)
+    if needs.total <= limit:
+        return {"device_map": {"": where}}
+    room: dict[Any, int] = {}
+    if where.type == "cuda":
+        cards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        room = {card.index: min(free_memory(card), limit) - needs.beside for card in cards}
+    room["cpu"] = (limit if where.type == "cpu" else free_memory(torch.device("cpu"))) - needs.beside
+    room = {place: max(0, size) for place, size in room.items()}
+    if offload is None and (where.type != "cuda" or sum(room.values()) < needs.weights):
+        raise _too_large(name, needs, precision, limit)
+    return {"device_map": "auto", "max_memory": room, **({"offload_folder": offload} if offload else {})}
+
+
+def _too_large(name: str, needs: memory.Needs, precision: torch.dtype, free: int) -> TooLarge:
+    smaller = memory.smaller(needs.parameters, precision.itemsize, free)
+    ways = [f"/model {smaller} is the next smaller (in a script --fallback takes it)"] if smaller else []
+    if precision == torch.float32:
+        ways.append("--dtype bfloat16 needs half")
+    ways.append("--offload FOLDER keeps on the disk what does not fit")
+    kind = str(precision).removeprefix("torch.")
+    return TooLarge(
+        f"{name} needs {memory.gigabytes(needs.total)} of memory in {kind}, and {memory.gigabytes(free)} may be used",
+        "; ".join(ways),
+        smaller,
+    )
 
 
 def _check_memory_of_text(model: Any, name: str) -> None:
@@ -78,9 +157,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
-
-
-def _free_memory(device: torch.device) -> Callable[[], int]:
-    if device.type == "cuda":
-        return lambda: torch.cuda.mem_get_info(device)[0]
-    return lambda: psutil.virtual_memory().available

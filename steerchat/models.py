@@ -25,12 +25,16 @@ ALIASES = {
     "phi3": "microsoft/Phi-3-mini-4k-instruct",
 }
 
+# Numbers in their weights: whether one fits is known before it is fetched.
+PARAMETERS = {DEFAULT: 134_515_008, "mistral": 7_241_732_096, "phi3": 3_821_079_552}
+
 Source = Literal["default", "hub", "folder", "gguf"]
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
 # Subfolders hold other formats, and consolidated files the same weights a second time.
 _UNWANTED = ["*/*", "consolidated*"]
+_CODE = "*.py"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Found:
     source: Source
 
 
-def find(name: str, *, progress: Report, offline: bool = False) -> Found:
+def find(name: str, *, progress: Report, offline: bool = False, code: bool = False) -> Found:
     """The model called `name`, fetched if need be.
 
     Args:
@@ -60,6 +64,7 @@ def find(name: str, *, progress: Report, offline: bool = False) -> Found:
         progress: called while it is fetched and converted (`done` and `total` in bytes, or seconds without a
             total), from this thread or a helper's; whatever it raises stops the work cleanly.
         offline: use only what is on this machine.
+        code: whether the model's own Python files are wanted too, from the Hub.
 
     Raises:
         UnknownName: for a word that is none of these.
@@ -70,17 +75,30 @@ def find(name: str, *, progress: Report, offline: bool = False) -> Found:
     if alias == DEFAULT:
         return _default(progress, offline)
     if alias in ALIASES:
-        return _hub(ALIASES[alias], progress, offline)
+        return _hub(ALIASES[alias], progress, offline, code=code)
     path = _existing(name)
     if path is not None:
         return _folder(path) if path.is_dir() else _gguf(path)
     is_file = name.lower().endswith(".gguf") or name.startswith(("~", "."))
     match = _HUB_ID.fullmatch(name)
     if match and not is_file:
-        return _hub(match["repository"], progress, offline, match["revision"])
+        return _hub(match["repository"], progress, offline, match["revision"], code)
     if is_file or any(mark in name for mark in "/\\"):
         raise ModelError(f"there is no file or folder {shorten(name, 200)}", "check the path; a Hub id is org/name")
     raise unknown("model", name, ALIASES, "an alias, a Hub id such as org/name, a folder, or a .gguf file")
+
+
+def size_to_fetch(name: str) -> int | None:
+    """How many numbers an alias's weights have when they are not on this machine yet, else None: to fetch 15 GB
+    and learn afterwards that they do not fit would be a day lost."""
+    alias = name.strip().lower()
+    if alias == DEFAULT or alias not in ALIASES:
+        return None
+    try:
+        _hub(ALIASES[alias], lambda event: None, offline=True)
+    except ModelError:
+        return PARAMETERS[alias]
+    return None
 
 
 def fetch_default(to: Path | None, progress: Report) -> Path:
@@ -147,17 +165,19 @@ def _gguf(file: Path) -> Found:
 # The Hub
 
 
-def _hub(repository: str, progress: Report, offline: bool, revision: str | None = None) -> Found:
+def _hub(repository: str, progress: Report, offline: bool, revision: str | None = None, code: bool = False) -> Found:
     # Read when the library is imported; its warning about links on Windows would land in the chat.
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     import huggingface_hub
 
     huggingface_hub.logging.set_verbosity_error()
 
+    wanted = [*_WANTED, _CODE] if code else _WANTED
+
     def snapshot(**options: Any) -> Path:
         return Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, **options
+                repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED, **options
             )
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch
-from .hooks import StateReader
+from .hooks import StateReader, device_of
 
 # Logits of one chunk stay below this many numbers (128 MB in float32): the answers of a sweep times a
 # vocabulary would otherwise be the largest tensor of all.
@@ -101,8 +101,8 @@ def head(model: Any, hidden: Tensor) -> Tensor:
 
     Gemma caps its logits, Granite and Cohere scale them: each does so after the output embeddings.
     """
-    weight_device = model.get_output_embeddings().weight.device
-    logits = model.get_output_embeddings()(hidden.to(weight_device))
+    embeddings = model.get_output_embeddings()
+    logits = embeddings(hidden.to(device_of(embeddings)))
     config = model.config.get_text_config()
     if scale := getattr(config, "logit_scale", None):
         logits = logits * scale

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from ..arguments import Choice, CommandName, ModelName, Setting, SettingValue
 from ..chat import Chat
 from ..errors import UsageError, unknown
-from ..models import ALIASES
+from ..memory import gigabytes
 from ..registry import command
-from ..text import Table
+from ..shelf import kept
+from ..text import Page, Table
 from .course import course_folder, trouble
 
 _GROUP = "Setup"
 # Settings that a running model has already used up.
-_AT_START = {"device", "dtype"}
+_AT_START = {"device", "dtype", "memory", "offload", "fallback", "trust-remote-code"}
 
 
 @command("set", examples=["/set temperature 0", "/set carry steered", "/set"], group=_GROUP)
@@ -51,12 +52,10 @@ def view(
 
 
 @command("model", examples=["/model", "/model smollm2"], group=_GROUP)
-def model(chat: Chat, name: Annotated[str | None, ModelName("alias, Hub id, folder or .gguf")] = None) -> str:
-    """Shows the model, or changes it; the conversation stays."""
+def model(chat: Chat, name: Annotated[str | None, ModelName("alias, Hub id, folder or .gguf")] = None) -> str | Page:
+    """Shows the model and the others of this machine, or changes it; the conversation stays."""
     if name is None:
-        engine = chat.session.engine
-        facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
-        return f"{engine.name}: {facts}, {engine.device} {engine.dtype}"
+        return _shelf(chat)
     engine = chat.switch_model(name)
     last = engine.n_layers - 1
     recipe = chat.session.recipe
@@ -66,10 +65,43 @@ def model(chat: Chat, name: Annotated[str | None, ModelName("alias, Hub id, fold
     return f"{engine.name} is loaded. Its concepts are read from it on first use."
 
 
-@command("model list", examples=["/model list"], group=_GROUP)
-def model_list(chat: Chat) -> Table:
-    """Lists the models that have a short name."""
-    return Table(("name", "model"), list(ALIASES.items()))
+@command("model list", examples=["/model list"], group=_GROUP, shell=True)
+def model_list(chat: Chat) -> Page:
+    """Lists the models of this machine, with their size and whether they fit."""
+    return _shelf(chat)
+
+
+def _shelf(chat: Chat) -> Page:
+    from ..loading import free_memory, target
+
+    where, precision = target(chat.settings.device, chat.settings.dtype)
+    engine, free = chat.loader.ready, free_memory(where)
+    parts: list[object] = []
+    if engine is not None:
+        free += engine.size  # a switch gives it back
+        facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
+        parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
+    rows, objects = [], []
+    for one in kept(precision.itemsize):
+        total = one.needs.total if one.needs else None
+        fits = None if total is None else total <= free
+        disk = "to be fetched" if one.disk is None else gigabytes(one.disk)
+        need = "?" if total is None else gigabytes(total)
+        rows.append((one.name, one.model, disk, need, "?" if fits is None else "yes" if fits else "no"))
+        objects.append(
+            {
+                "name": one.name,
+                "model": one.model,
+                "disk": one.disk,
+                "parameters": one.needs.parameters if one.needs else None,
+                "memory": total,
+                "fits": fits,
+            }
+        )
+    kind = str(precision).removeprefix("torch.")
+    parts.append(Table(("name", "model", "on the disk", "memory", "fits"), rows, right=frozenset({2, 3})))
+    parts.append(f"Memory is for {kind} on {where.type}, where {gigabytes(free)} can be had. /model NAME switches.")
+    return Page(parts, objects)
 
 
 @command("help", examples=["/help", "/help steer", "/help trouble"], group=_GROUP)
