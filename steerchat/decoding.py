@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from .batch import Batch
-from .hooks import Edit, Steering
+from .hooks import Edit, FirstOverflow, Steering
 from .prompting import Prompter, TextStream
 from .recipe import Scope
 from .results import Answer, Delta, Finish, Finished, repetition
 from .sampling import Sampler
+
+
+class NoNumbers(Exception):
+    """A step's scores are NaN. Its argument is the first layer whose output is no number; None when none is."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,11 @@ class Decoding:
     def step(self) -> Iterator[Delta | Finished]:
         """One token for every running row."""
         # Entered for the model call alone, so that no hook outlives it whatever a reader of events does.
+        width, lengths = self._batch.width, self._batch.lengths.clone()
         with self._steering:
             logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
+        if bool(logits.isnan().any()):
+            raise NoNumbers(self._first_overflow(width, lengths))
         self._tokens = self._sampler.step(logits).cpu()
         finished: list[int] = []
         for slot, token in enumerate(self._tokens.tolist()):
@@ -92,6 +99,14 @@ class Decoding:
                 yield from self._close(row)
         if finished:
             self._drop(finished)
+
+    def _first_overflow(self, width: int, lengths: torch.Tensor) -> int | None:
+        """Takes the last step once more and looks on."""
+        self._batch.rewind(width, lengths)
+        self._batch.narrow(self.active)
+        with self._steering, FirstOverflow(self._steering.blocks) as first:
+            self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
+        return first.layer
 
     def stop(self) -> Iterator[Delta | Finished]:
         """End every running row with what it has."""

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from .batch import Batch, Context, Work
-from .decoding import Decoding, Row
+from .decoding import Decoding, NoNumbers, Row
 from .errors import ModelError
-from .hooks import Steering, device_of, find_blocks
+from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .prompting import Prompter
 from .reading import Position, Reading, read
 from .results import Answer, Delta, Finished
@@ -221,7 +221,10 @@ class Engine:
             if stopped():
                 yield from decode.stop()
                 break
-            yield from decode.step()
+            try:
+                yield from decode.step()
+            except NoNumbers as found:
+                raise self._overflowed(rows, found.args[0]) from None
         texts = [self.prompter.reply(answer.text) for answer in decode.answers()]
         if steered_prompt:
             # Its keys and values hold the push: an unsteered reading needs prompts without.
@@ -239,6 +242,20 @@ class Engine:
             Output(replace(answer, perplexity=reading.perplexity), reading)
             for answer, reading in zip(decode.answers(), readings, strict=True)
         ]
+
+    def _overflowed(self, rows: Sequence[Row], layer: int | None) -> ModelError:
+        """What to say of scores that are no numbers. A prompt's overflow shows one layer later in what is cached."""
+        pushed = any(row.edits for row in rows)
+        for prompt in dict.fromkeys(row.prompt for row in rows):
+            with FirstOverflow(self.blocks) as first:
+                self.run(prompt)
+            if first.layer is not None:
+                layer, pushed = first.layer, False
+        place = "the scores" if layer is None else f"layer {layer}"
+        return ModelError(
+            f"{self.name} computes Inf or NaN from {place} on: too large for {self.dtype}",
+            "a smaller strength, or start with --dtype float32" if pushed else "start with --dtype bfloat16 or float32",
+        )
 
     def _prompts(self, rows: Sequence[Row], room: int) -> Batch:
         """A batch whose rows stand on their prompts less the last token, computed without any push."""

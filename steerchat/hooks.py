@@ -135,7 +135,7 @@ class Steering:
     """
 
     def __init__(self, blocks: nn.ModuleList, rows: Sequence[Sequence[Edit]], hidden: int) -> None:
-        self._blocks = blocks
+        self.blocks = self._blocks = blocks
         self._layers: dict[int, _LayerEdits] = {}
         for layer in sorted({edit.layer for edits in rows for edit in edits}):
             here = [sorted((e for e in edits if e.layer == layer), key=lambda e: _ORDER[e.operation]) for edits in rows]
@@ -155,6 +155,30 @@ class Steering:
         """Keep these rows of the batch, in this order. `rows`: (kept,) long."""
         for edits in self._layers.values():
             edits.select(rows)
+
+
+class FirstOverflow:
+    """While it is entered, notes the first block whose output holds Inf or NaN; `layer` is None while none did."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+        self._stack = ExitStack()
+        self.layer: int | None = None
+
+    def __enter__(self) -> Self:
+        for layer, block in enumerate(self._blocks):
+            self._stack.callback(block.register_forward_hook(self._hook(layer)).remove)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            if self.layer is None and not bool(hidden_of(output).isfinite().all()):
+                self.layer = layer
+
+        return look
 
 
 class StateReader:

@@ -810,3 +810,24 @@ def test_the_default_models_turns_reuse_their_contexts_and_say_the_same(engine: 
 
     assert talk(True) == talk(False)
     engine.forget()
+
+
+# Overflow
+
+
+def test_a_push_that_overflows_sixteen_bits_is_named_with_its_layer() -> None:
+    engine = tiny_engine(stops=())
+    engine.model.half()
+    with pytest.raises(ModelError, match=r"from layer 2 on: too large for float16") as raised:
+        answers(engine, [Row(ids(8)), Row(ids(8), (push(2, 1, 1e7),))], GREEDY)
+    assert "smaller strength" in raised.value.hint
+    assert answers(engine, [Row(ids(8), (push(2, 1),))], GREEDY)[0].answer.tokens == GREEDY.max_tokens
+
+
+def test_a_model_that_overflows_by_itself_is_named_with_its_layer() -> None:
+    engine = tiny_engine(stops=())
+    engine.model.half()
+    engine.blocks[1].mlp.down_proj.weight.fill_(6e4)  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match=r"from layer 1 on") as raised:
+        answers(engine, [Row(ids(8))], GREEDY)
+    assert "--dtype" in raised.value.hint
