@@ -90,6 +90,7 @@ class Chat:
             if before.ready is None:
                 raise
             engine = self._take_alone(before, name)
+        before.drop()
         self.settings.change("model", self.loader.name)
         free()
         return engine

@@ -21,7 +21,7 @@ from steerchat.loading import load
 from steerchat.models import find
 from steerchat.recipe import parse_term
 from steerchat.registry import registry
-from steerchat.results import Notice
+from steerchat.results import Notice, Progress
 from steerchat.shelf import kept
 
 Open = Callable[..., Chat]
@@ -37,9 +37,12 @@ def open_chat(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     def open_(ask: Callable[[str, Sequence[str]], str] | None = None, **options: str) -> Chat:
         given = {"model": str(tiny_folder), "device": "cpu", "max_tokens": "6"} | options
         said: list[str] = []
-        chat = Chat(
-            load_settings(given), registry, lambda e: said.append(e.text) if isinstance(e, Notice) else None, ask
-        )
+
+        def report(event: Notice | Progress) -> None:
+            if isinstance(event, Notice):
+                said.append(event.text)
+
+        chat = Chat(load_settings(given), registry, report, ask)
         chat.said = said  # type: ignore[attr-defined]
         return chat.start()
 
@@ -50,7 +53,9 @@ def open_chat(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 def other_folder(tmp_path: Path) -> Path:
     """Another architecture, with fewer layers."""
     tokenizer = tiny_tokenizer()
-    config = transformers.GPT2Config(len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256, eos_token_id=2)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256, eos_token_id=2
+    )
     torch.manual_seed(1)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
@@ -96,12 +101,24 @@ def test_what_is_no_amount_of_memory_is_a_usage_error() -> None:
 # What does not fit
 
 
+def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
+    tiny_folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = find(str(tiny_folder), progress=print)
+    grown(monkeypatch, 100_000)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("was read"))
+    with pytest.raises(TooLarge, match=r"needs \d MB of memory in float32, and 0 MB may be used") as raised:
+        load(found, "cpu", "float32")
+    assert "--dtype bfloat16" in raised.value.hint and "--offload" in raised.value.hint
+
+
 def test_an_alias_that_would_not_fit_is_not_fetched(open_chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(monkeypatch, 20 * 10**9)
     monkeypatch.setattr(models, "_cached", lambda snapshot: None)
     monkeypatch.setattr(models, "_download", lambda *arguments: pytest.fail("was fetched"))
     chat = open_chat(model="mistral", dtype="float32")
-    with pytest.raises(TooLarge, match="mistral needs 29.0 GB") as raised:
+    with pytest.raises(TooLarge, match=r"mistral needs 29\.0 GB") as raised:
         _ = chat.session.engine
     assert raised.value.smaller == "phi3" and "--fallback" in raised.value.hint
 
