@@ -86,8 +86,8 @@ class Chat:
         before = self.loader
         try:
             engine = self._take(name)
-        except TooLarge:
-            if before.ready is None:
+        except TooLarge as error:
+            if before.ready is None or error.missing > before.ready.size:
                 raise
             engine = self._take_alone(before, name)
         before.drop()

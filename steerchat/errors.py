@@ -42,11 +42,13 @@ class TooLarge(ModelError):
     Args:
         message, hint: as ever.
         smaller: an alias to take instead; None when none would fit either.
+        missing: bytes that there are too few, as far as they are known.
     """
 
-    def __init__(self, message: str, hint: str = "", smaller: str | None = None) -> None:
+    def __init__(self, message: str, hint: str = "", smaller: str | None = None, missing: int = 0) -> None:
         super().__init__(message, hint)
         self.smaller = smaller
+        self.missing = missing
 
 
 class StoreError(SteerchatError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import psutil
@@ -46,6 +47,7 @@ def load(
     where, precision = target(device, dtype)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     extra: dict[str, Any] = {"gguf_file": found.gguf} if found.gguf else {}
     extra |= {"local_files_only": True, "trust_remote_code": code}
     needs = memory.needs(found, precision.itemsize)
@@ -126,6 +128,7 @@ def _too_large(name: str, needs: memory.Needs, precision: torch.dtype, free: int
         f"{name} needs {memory.gigabytes(needs.total)} of memory in {kind}, and {memory.gigabytes(free)} may be used",
         "; ".join(ways),
         smaller,
+        needs.total - free,
     )
 
 

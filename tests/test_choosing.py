@@ -200,6 +200,18 @@ def test_a_switch_that_fails_leaves_the_model_at_hand(open_chat: Open) -> None:
     assert chat.session.engine is before and finish(chat.session.say("Still there?")).model == "tiny"
 
 
+def test_a_model_that_would_not_fit_alone_either_puts_nothing_away(
+    open_chat: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = open_chat(dtype="float32")
+    before = chat.session.engine
+    monkeypatch.setattr(models, "_cached", lambda snapshot: None)
+    grown(monkeypatch, 10**9)
+    with pytest.raises(TooLarge):
+        chat.switch_model("mistral")
+    assert chat.loader.ready is before
+
+
 def test_two_models_that_do_not_fit_at_once_take_turns(
     open_chat: Open, other_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
