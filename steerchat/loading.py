@@ -12,8 +12,8 @@ import transformers
 from . import memory
 from .engine import Engine, is_out_of_memory
 from .errors import ModelError, TooLarge
-from .models import Found
 from .linear import speed_up
+from .models import Found
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
