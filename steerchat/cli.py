@@ -1,5 +1,6 @@
 """The shell: `steerchat` alone is the chat, its subcommands are the same experiments without one.
 
+What a command gives back is on standard output; progress, notices and errors are on standard error.
 Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.
 """
 
@@ -73,6 +74,7 @@ def build() -> click.Group:
         params=_common(),
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Chat with a language model and steer it while you talk. Without a command: the chat.",
+        epilog="Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.",
     )
     @click.version_option(__version__, prog_name="steerchat")
     @click.pass_context
@@ -186,7 +188,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
     requests = [parse_term(term) for term in common.get("steer", ())]
     screen = _screen()
     ask = repl.asker(screen) if repl.interactive() else None
-    chat = Chat(load_settings(given, config_path()), registry, screen.show, ask)
+    chat = Chat(load_settings(given, config_path()), registry, screen.aside, ask)
     try:
         with repl.stoppable(chat.session.stop):
             if command.name not in _WITHOUT_MODEL:
@@ -208,6 +210,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
 
 
 _WITHOUT_MODEL = {
+    "config",
     "model list",
     "history",
     "concept list",

@@ -193,6 +193,14 @@ class Screen:
         """A sentence about something that was done for the user."""
         self._print(pages.paragraph(text, self.width, DIM))
 
+    def aside(self, event: Notice | Progress) -> None:
+        """What is told beside a result, on standard error, so that a result can be piped."""
+        if isinstance(event, Progress):
+            self._bar.show(event.label, event.done, event.total)
+        else:
+            self._bar.clear()
+            self._aside.draw(pages.paragraph(event.text, self.width, DIM))
+
     def error(self, error: SteerchatError) -> None:
         """What happened, and what to do about it."""
         self._bar.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,75 @@ def test_history_lists_as_a_table_and_as_json(shell: Shell):
     assert [pair["id"] for pair in shell.json("history", "--limit", "1")] == [2]
     [one] = shell.json("history", "1")
     assert one["prompt"] == "How are you?" and set(one["steered"]) >= ANSWER
+
+
+def test_the_same_seed_gives_the_same_objects_twice(shell: Shell):
+    def run() -> list[dict[str, Any]]:
+        found = shell.json("compare", "--prompts", "-", *STEER, "--seed", "1", stdin="One?\nTwo?\n")
+        return [{key: value for key, value in pair.items() if key not in ("id", "seconds")} for pair in found]
+
+    first = run()
+    assert len(first) == 2 and first == run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own"),
+    [
+        (["layers", "One?", "--concept", "happy", "--strength", "2", "--repeats", "1"], "layer"),
+        (["strengths", "One?", "--concept", "happy", "--layer", "2", "--repeats", "1"], "strength"),
+        (["mix", "happy:1,sad:-1", "One?", "--layer", "2", "--strength", "2", "--raw"], "raw"),
+    ],
+)
+def test_sweeps_and_mixes_give_the_object_of_compare(shell: Shell, arguments: list[str], own: str):
+    found = shell.json(*arguments)
+    assert all(set(pair) >= PAIR and pair["steered"] and pair[own] is not None for pair in found)
+    assert len({pair[own] for pair in found}) == len(found)
+
+
+def test_what_is_told_beside_a_result_is_on_standard_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    from steerchat.results import Notice
+    from steerchat.session import Session
+
+    asked = Session.compare
+
+    def compare(self: Session, *args: Any, **options: Any) -> Any:
+        self.report(Notice("something was done"))
+        return asked(self, *args, **options)
+
+    monkeypatch.setattr(Session, "compare", compare)
+    out, err = shell("compare", "One?", "--json")
+    assert "something was done" in err and len(out.splitlines()) == 1 and json.loads(out)["prompt"] == "One?"
+
+
+def test_ctrl_c_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    def compare(*args: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return iter(())
+
+    monkeypatch.setattr("steerchat.session.Session.compare", compare)
+    assert shell("compare", "One?", code=130)[0] == ""
+
+
+def test_config_says_where_each_value_comes_from(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    shell.home.mkdir()
+    (shell.home / "config.toml").write_text("temperature = 0.5\n")
+    monkeypatch.setenv("STEERCHAT_TOP_P", "0.5")
+    found = {row["name"]: (row["value"], row["from"]) for row in shell.json("config", "--seed", "3")}
+    assert found["temperature"] == (0.5, str(shell.home / "config.toml")) and found["top-p"] == (0.5, "environment")
+    assert found["seed"] == (3, "command line") and found["scope"] == ("generated", "default")
+    assert "config.toml" in shell("config")[0]
+
+
+@pytest.mark.parametrize("words", ["steerchat comp", "steerchat compare --st"])
+def test_the_shell_completes_commands_and_options(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("_STEERCHAT_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    with pytest.raises(SystemExit):
+        cli.main([])
+    assert {"plain,compare", "plain,--steer"} & set(capsys.readouterr().out.splitlines())
 
 
 # Mistakes

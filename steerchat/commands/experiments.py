@@ -141,6 +141,7 @@ def mix(
     *,
     layer: Annotated[str | None, Option("another way to say where", Layer)] = None,
     strength: Annotated[float | None, Option("another way to say how hard", Strength)] = None,
+    raw: Annotated[bool, Option("go on from the prompt itself, without the chat template")] = False,
 ) -> list[object] | Iterator[Event]:
     """Steers towards a mix of concepts.
 
@@ -154,7 +155,7 @@ def mix(
     session.recipe = Recipe((term,), chat.settings.scope)
     if not prompt:
         return [*map(Notice, notes), session.recipe]
-    return itertools.chain(map(Notice, notes), session.compare(prompt, kind="mix"))
+    return itertools.chain(map(Notice, notes), session.compare(prompt, raw=raw, kind="mix"))
 
 
 @command("ablate", examples=["/ablate sad", "/ablate sad 12-20"], group="Steering")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..arguments import Choice, CommandName, ModelName, Setting, SettingValue
-from ..chat import Chat
+from ..chat import Chat, config_path, history_path
 from ..errors import UsageError, unknown
 from ..memory import gigabytes
 from ..registry import command
+from ..results import Notice
 from ..shelf import kept
 from ..text import Page, Table
 from .course import course_folder, trouble
@@ -39,6 +40,17 @@ def set_(
         raise UsageError(f"{name} is chosen at the start", f"steerchat --{name} {value}")
     new = chat.settings.change(name, value)
     return f"{name} is now {new}"
+
+
+@command("config", examples=["/config"], group=_GROUP, shell=True)
+def config(chat: Chat) -> Page:
+    """Shows every setting with where its value comes from, and where things are kept."""
+    rows = [(name, str(value), source) for name, value, source in chat.settings.items()]
+    objects = [{"name": name, "value": value, "from": source} for name, value, source in chat.settings.items()]
+    file = config_path()
+    written = "is read" if file.is_file() else "may be written"
+    places = f"{file} {written}; the history is {history_path()}."
+    return Page([Table(("setting", "value", "from"), rows), Notice(places)], objects)
 
 
 @command("view", examples=["/view steered", "/view both"], group=_GROUP)
