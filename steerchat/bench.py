@@ -236,7 +236,7 @@ class _Bench:
         paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         started = time.perf_counter()
         done = subprocess.run(
-            command, input=b"/model\n/quit\n", capture_output=True, env={**os.environ, "PYTHONPATH": paths}
+            command, input=b"/steer random 0 1\n/quit\n", capture_output=True, env={**os.environ, "PYTHONPATH": paths}
         )
         seconds = time.perf_counter() - started
         if done.returncode:
