@@ -218,6 +218,7 @@ _WITHOUT_MODEL = {
     "concept delete",
     "lesson list",
     "lesson check",
+    "report",
 }
 
 

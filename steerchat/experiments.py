@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .chance import clarity, fluency, total_strength
+from .chance import Chance, clarity, fluency, total_strength
 from .concepts import Tuning
 from .errors import UsageError
 from .lexicons import INDEPENDENT
@@ -56,6 +56,11 @@ class Setting:
     strength: float | None = None
     along: Recipe | None = None
     asking: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the log: `recall` makes a setting of it again."""
+        control = {} if self.along is None else {"along": self.along.to_json(), "asking": self.asking}
+        return {"label": self.label, "recipe": self.recipe.to_json()} | control
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ class Experiment:
         session, journal = self._session, self._session.journal
         engine = session.engine
         spec = {
-            "settings": [{"label": one.label, "recipe": one.recipe.to_json()} for one in self._settings],
+            "settings": [one.to_json() for one in self._settings],
             "repeats": self._repeats,
             "raw": self._raw,
             "tokens": self._sampling.max_tokens,
@@ -226,7 +231,8 @@ class Experiment:
             status = "interrupted" if session.stop.is_set() else "complete"
         finally:
             journal.finish_experiment(self._experiment, status)
-        outcomes = (outcome(session, self._settings[index], pairs) for index, pairs in self._pairs.items())
+        chance = session.library.chance(engine.fingerprint)
+        outcomes = (outcome(chance, self._settings[index], pairs) for index, pairs in self._pairs.items())
         found = tuple(one for one in outcomes if one is not None)
         if found:
             session.last = found[0].pairs[0]
@@ -316,14 +322,19 @@ class Experiment:
         return self._session.journal.begin(record, self._session.system)
 
 
-def outcome(session: Session, setting: Setting, pairs: Sequence[Pair]) -> Outcome | None:
-    """Over the pairs that came to their end or, when none did, over those that were cut short; None without any."""
+def outcome(chance: Chance | None, setting: Setting, pairs: Sequence[Pair]) -> Outcome | None:
+    """Over the pairs that came to their end or, when none did, over those that were cut short; None without any.
+
+    Args:
+        chance: the model's; None where it was never measured.
+        setting: what was pushed.
+        pairs: its pairs, whatever became of them.
+    """
     readable = [pair for pair in pairs if pair.effect is not None]
     used = tuple([pair for pair in readable if not _cut(pair)] or readable)
     if not used:
         return None
     # The one place where a chance band joins a mean over seeds.
-    chance = session.library.chance(session.engine.fingerprint)
     tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
     strength = total_strength(setting.along or setting.recipe)
     return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
@@ -415,7 +426,8 @@ def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], 
             found.setdefault(_key(one.setting), []).extend(one.pairs)
         if result.stopped:
             break
-    outcomes = (outcome(session, by_key[key], pairs) for key, pairs in found.items())
+    chance = session.library.chance(session.engine.fingerprint)
+    outcomes = (outcome(chance, by_key[key], pairs) for key, pairs in found.items())
     return Result("tune", "", tuple(filter(None, outcomes)), len(prompts), session.stop.is_set())
 
 

@@ -1,8 +1,9 @@
-"""Where steerchat keeps things on this machine, and where the files that ship with it are."""
+"""Where steerchat keeps things on this machine, where the files that ship with it are, and how it writes one."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,21 @@ def packaged(name: Literal["vectors", "tutorials"]) -> Path:
     if checkout.is_dir() and (package.parent / "pyproject.toml").is_file():
         return checkout
     raise SteerchatError(f"the folder {name}, which ships with steerchat, is missing", "install steerchat again")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _home() -> Path | None:

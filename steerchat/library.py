@@ -20,6 +20,7 @@ from .chance import Chance, load_chance
 from .concept_files import concept_toml, read_concept
 from .concepts import Concept, check_examples
 from .errors import ConceptError, shorten, unknown
+from .folders import write_whole
 from .results import Notice, Progress
 
 if TYPE_CHECKING:
@@ -195,8 +196,6 @@ class Library:
 
     def keep_chance(self, chance: Chance) -> Path:
         """Keeps what was measured for its model, before what ships. Returns the file."""
-        from .vector_files import write_whole
-
         path = self._folder(chance.fingerprint) / CHANCE
         write_whole(path, (json.dumps(chance.to_json(), indent=1) + "\n").encode())
         self._chances[chance.fingerprint] = chance
@@ -255,8 +254,6 @@ class Library:
         Raises:
             ConceptError: for a name that it may not have, or when it cannot be written.
         """
-        from .vector_files import write_whole
-
         name = self.check_name(concept.name)
         path = self._user / f"{name}.toml"
         text = concept_toml(replace(concept, name=name))
@@ -292,8 +289,6 @@ class Library:
             UnknownName: for a concept that does not exist.
             ConceptError: for one that has no file, or when it cannot be written.
         """
-        from .vector_files import write_whole
-
         path = self._user / f"{name}.toml"
         if self.owns(name):
             return path, False

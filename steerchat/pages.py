@@ -92,7 +92,7 @@ def _term(term: Term, unit: float | None) -> str:
 
 def measures(pair: Pair, width: int, verdict: str | None = None) -> list[Text]:
     """The lines under a pair: effect, cost, verdict, divergence, speed and number, as far as they are known."""
-    parts = _steering(pair, verdict) if pair.steered is not None else []
+    parts = measured(pair, verdict)
     if pair.tokens_per_second:
         parts.append(f"{pair.tokens_per_second:.0f} tok/s")
     room = max(width - len(INDENT), 1)
@@ -106,7 +106,10 @@ def measures(pair: Pair, width: int, verdict: str | None = None) -> list[Text]:
     return [Text(INDENT + line, DIM) for line in lines]
 
 
-def _steering(pair: Pair, verdict: str | None) -> list[str]:
+def measured(pair: Pair, verdict: str | None = None) -> list[str]:
+    """What steering did to a pair: effect, cost, verdict and divergence, as far as they are known."""
+    if pair.steered is None:
+        return []
     parts: list[str] = []
     if pair.effect is not None:
         low_high = "" if pair.chance is None else " (random pushes {} .. {})".format(*map(_signed, pair.chance))
@@ -119,7 +122,7 @@ def _steering(pair: Pair, verdict: str | None) -> list[str]:
         parts.append(verdict)
     if pair.diverges_at is not None:
         parts.append(f"parts at token {pair.diverges_at + 1}")  # people count from one
-    elif pair.steered is not None and pair.steered.text == pair.normal.text:
+    elif pair.steered.text == pair.normal.text:
         parts.append("the same answer twice")
     return parts
 

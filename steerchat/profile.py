@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .engine import Engine
 from .errors import ConceptError, Interrupted
+from .folders import write_whole
 from .hooks import LengthReader
 from .results import Notice, Progress
-from .vector_files import write_whole
 
 # Texts whose positions are measured for the typical length: thousands of positions, and the median is steady.
 _LENGTH_TEXTS = 24

@@ -182,6 +182,29 @@ class StoredSession:
 
 
 @dataclass(frozen=True)
+class StoredExperiment:
+    """A sweep or comparison: what was asked for, and how it ended. Its pairs name it.
+
+    Attributes:
+        spec: its settings (label, recipe, for a control the recipe `along` which it is read), repeats, raw, tokens
+            and first seed.
+        started, finished: ISO 8601 in UTC with milliseconds; finished is None while it runs.
+    """
+
+    id: int
+    session_id: int | None
+    kind: str
+    prompt: str
+    spec: dict[str, Any]
+    status: Status
+    started: str
+    finished: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class Filters:
     """Which pairs to list; what is None filters nothing, and all that is given must hold.
 

@@ -7,6 +7,7 @@ threads under a lock, since each call takes milliseconds; other processes may wr
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from .records import (
     PairRecord,
     SearchHit,
     Status,
+    StoredExperiment,
     StoredPair,
     StoredSession,
     Verdict,
@@ -142,6 +144,13 @@ class Store:
     def finish_experiment(self, experiment_id: int, status: Status = "complete") -> None:
         row = {"status": status, "finished": timestamp(), "owner": None}
         self._change("experiments", "experiment", experiment_id, row)
+
+    def experiment(self, experiment_id: int) -> StoredExperiment:
+        with self._read() as db:
+            rows = list(db.query(_EXPERIMENT, [experiment_id]))
+        if not rows:
+            raise _no("experiment", experiment_id)
+        return StoredExperiment(**{**rows[0], "spec": json.loads(rows[0]["spec"])})
 
     # Writing pairs
 
@@ -313,6 +322,9 @@ class Store:
 _SESSIONS = """
 SELECT *, (SELECT count(*) FROM pairs WHERE session_id = sessions.id AND NOT undone) AS pairs FROM sessions
 """
+
+
+_EXPERIMENT = "SELECT id, session_id, kind, prompt, spec, status, started, finished FROM experiments WHERE id = ?"
 
 
 def _session(row: Mapping[str, Any]) -> StoredSession:

@@ -238,6 +238,7 @@ class Table:
         rows: the cells, as text.
         right: indices of the columns that are aligned at their right end, as numbers are.
         dim: indices of the rows that matter less.
+        samples: indices of the columns that are bits of longer texts, which a report shows whole elsewhere.
         empty: said in place of a table without rows.
     """
 
@@ -245,6 +246,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     right: frozenset[int] = frozenset()
     dim: frozenset[int] = frozenset()
+    samples: frozenset[int] = frozenset()
     empty: str = "nothing here yet"
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from .engine import Engine
 from .errors import ConceptError, shorten
+from .folders import write_whole
 from .recipe import format_layers
-from .vector_files import write_whole
 from .vectors import UNIT, ConceptVector
 
 ARCHITECTURE = "controlvector"

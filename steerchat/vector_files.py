@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from .errors import ConceptError
+from .folders import write_whole
 
 if TYPE_CHECKING:
     from .vectors import ConceptVector
@@ -71,18 +70,3 @@ def load_vector(path: Path) -> ConceptVector:
         metadata.get("method", "mean"),
         report,
     )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

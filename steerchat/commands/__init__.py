@@ -1,6 +1,16 @@
 """The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show."""
 
 # ruff: noqa: I001  # help and the menu list them in this order, the most used first
-from . import steering, concepts, evaluation, conversation, experiments, notebook, learning, setup
+from . import steering, concepts, evaluation, conversation, experiments, notebook, reports, learning, setup
 
-__all__ = ["concepts", "conversation", "evaluation", "experiments", "learning", "notebook", "setup", "steering"]
+__all__ = [
+    "concepts",
+    "conversation",
+    "evaluation",
+    "experiments",
+    "learning",
+    "notebook",
+    "reports",
+    "setup",
+    "steering",
+]

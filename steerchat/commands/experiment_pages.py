@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..experiments import Outcome, Result, alike, best
+from ..experiments import Outcome, Result, alike, best, tuned
 from ..recipe import Recipe, Term, format_layers, format_strength
 from ..results import Notice, Pair
 from ..text import Page, Shaded, Table, fit
@@ -18,6 +19,21 @@ _SAMPLE = 70  # characters of an answer in a table
 _READ = 220  # and below it
 
 
+def page(result: Result) -> Page:
+    """An experiment out of the history, as it was shown when it ended."""
+    result = replace(result, experiment=None)  # whoever asks for it knows its number
+    recipe = result.outcomes[0].setting.recipe if result.outcomes else Recipe()
+    match result.kind:
+        case "layers":
+            return layers(result, recipe)
+        case "strengths":
+            return strengths(result, recipe)
+        case "tune":
+            return tuning(result, recipe, tuned(result.outcomes), "")
+        case _:
+            return comparison(result, recipe)
+
+
 def comparison(result: Result, recipe: Recipe) -> Page:
     """`/compare` over several seeds or with controls."""
     parts: list[object] = _stopped(result)
@@ -26,7 +42,7 @@ def comparison(result: Result, recipe: Recipe) -> Page:
     first = result.outcomes[0]
     parts += [first.pairs[0], _table("", result.outcomes, lambda one: one.effect)]
     parts += [_legend(result.outcomes), _judged(first), *_against(result.outcomes[1:], first)]
-    parts.append(Notice(_advice(first, len(first.pairs), recipe)))
+    parts += [Notice(_advice(first, len(first.pairs), recipe)), *_kept(result)]
     return Page(parts, _objects(result))
 
 
@@ -53,7 +69,7 @@ def layers(result: Result, recipe: Recipe) -> Page:
             + (" A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else "")
         )
         parts.append(Notice(_try(peak.setting.recipe)))
-    return Page(parts, _objects(result))
+    return Page([*parts, *_kept(result)], _objects(result))
 
 
 def strengths(result: Result, recipe: Recipe) -> Page:
@@ -68,7 +84,7 @@ def strengths(result: Result, recipe: Recipe) -> Page:
     parts.append(_window(outcomes, recipe))
     if peak is not None:
         parts.append(Notice(_try(peak.setting.recipe)))
-    return Page(parts, _objects(result))
+    return Page([*parts, *_kept(result)], _objects(result))
 
 
 def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> Page:
@@ -240,7 +256,8 @@ def _table(heading: str, outcomes: Sequence[Outcome], height: Callable[[Outcome]
     ]
     headings = [heading, "effect", *(["words"] if words else []), "cost", "again", "", "an answer"]
     faint = frozenset(index for index, one in enumerate(outcomes) if one.clarity == "within chance")
-    return Table(headings, rows, right=frozenset(range(len(headings) - 2)), dim=faint)
+    last = len(headings) - 1
+    return Table(headings, rows, right=frozenset(range(last - 1)), dim=faint, samples=frozenset({last}))
 
 
 def _sample(pair: Pair) -> str:
@@ -343,6 +360,12 @@ def _to_read(peak: Outcome | None, outcomes: Sequence[Outcome]) -> list[object]:
             f"{dearest.setting.label} (cost {_ratio(dearest.cost)}): {fit(dearest.pairs[0].steered.text, _READ)}"
         )
     return ["\n".join(lines)]
+
+
+def _kept(result: Result) -> list[object]:
+    if result.experiment is None:
+        return []
+    return [Notice(f"Logged as experiment {result.experiment}: /report --experiment {result.experiment} FILE.html")]
 
 
 def _stopped(result: Result, what: str = "seeds") -> list[object]:

@@ -1,0 +1,41 @@
+"""Experiments out of the history: the result as it was when they ended."""
+
+from __future__ import annotations
+
+from .experiments import Outcome, Result, Setting, outcome
+from .library import Library
+from .recipe import Recipe
+from .records import Filters, StoredExperiment, StoredPair
+from .store import Store
+
+# More pairs than any experiment has.
+_ALL = 1_000_000
+
+
+def pairs_of(store: Store, filters: Filters) -> list[StoredPair]:
+    """Every pair that passes, oldest first."""
+    return store.pairs(filters, limit=_ALL)[::-1]
+
+
+def recalled(library: Library, experiment: StoredExperiment, pairs: list[StoredPair]) -> Result:
+    """An experiment's result, of those of its pairs that are still there.
+
+    Args:
+        library: for the chance band of the model that answered, as it is known by now.
+        experiment: what was asked for.
+        pairs: oldest first.
+    """
+    outcomes: list[Outcome] = []
+    for one in experiment.spec["settings"]:
+        recipe = Recipe.from_json(one["recipe"])
+        along = Recipe.from_json(one["along"]) if "along" in one else None
+        own = [stored.pair for stored in pairs if stored.pair.recipe == recipe]
+        if not own:
+            continue
+        setting = Setting(one["label"], recipe, own[0].layer, own[0].strength, along, one.get("asking", ""))
+        found = outcome(library.chance(pairs[0].fingerprint), setting, own)
+        if found is not None:
+            outcomes.append(found)
+    stopped = experiment.status in ("interrupted", "failed")
+    seeds = int(experiment.spec["repeats"])
+    return Result(experiment.kind, experiment.prompt, tuple(outcomes), seeds, stopped, experiment.id)
