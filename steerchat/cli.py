@@ -91,6 +91,10 @@ def build() -> click.Group:
             where = nouns.setdefault(noun, _Noun(noun, help=_about(noun))) if verb else group
             where.add_command(click_command(command, _run_command, _options(command)))
     for noun, verbs in nouns.items():
+        own = group.commands.get(noun)
+        if own is not None:  # a noun that is a command too: `history 3` beside `history rerun 3`
+            verbs.add_command(own, "list")
+            verbs.epilog = f"What `steerchat {noun}` takes by itself: steerchat {noun} list --help"
         group.add_command(verbs)
         if f"{noun}s" not in group.commands:
             plural = copy.copy(verbs)
@@ -120,7 +124,11 @@ class _Noun(click.Group):
     """The verbs of a noun; a bare noun lists, as in the chat. The plural is another spelling."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        bare = not args or (args[0].startswith("-") and args[0] not in (*ctx.help_option_names, "--"))
+        helps = bool(args) and args[0] in (*ctx.help_option_names, "--")
+        listing = self.commands.get("list")
+        itself = listing is not None and listing.name == self.name  # the bare noun's own command, which takes words
+        words = bool(args) and (args[0].startswith("-") or (itself and args[0] not in self.commands))
+        bare = not args or (not helps and words)
         return super().parse_args(ctx, ["list", *args] if bare and "list" in self.commands else args)
 
 

@@ -9,6 +9,7 @@ the cache is what the next turn goes on from.
 from __future__ import annotations
 
 import gc
+import platform
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -78,6 +79,13 @@ class Engine:
     def threads(self) -> int | None:
         """CPU threads that compute; None on a GPU."""
         return torch.get_num_threads() if self.device.type == "cpu" else None
+
+    @property
+    def processor(self) -> str:
+        """What computes: another one may round differently."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
     @property
     def dtype(self) -> str:

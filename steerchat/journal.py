@@ -34,7 +34,7 @@ class Journal:
     def begin(self, record: PairRecord, system: str) -> int | None:
         """Log a pair before its first token. Returns its id, None when nothing is logged."""
         self._start(record.model, record.fingerprint, system)
-        row = replace(record, session_id=self.session_id, versions=versions())
+        row = replace(record, session_id=self.session_id, versions=versions() | dict(record.versions))
         return self._write(lambda store: store.begin_pair(row))
 
     def finish(self, pair: Pair, status: Status, shared_normal: int | None = None) -> int | None:
@@ -75,6 +75,12 @@ class Journal:
         """Mark a turn as undone; it stays."""
         if pair_id is not None:
             self._write(lambda store: store.mark_undone([pair_id]))
+
+    def resume(self, session_id: int) -> None:
+        """Go on with a conversation of the history."""
+        self.end()
+        self.session_id = session_id
+        self._write(lambda store: store.reopen_session(session_id))
 
     def end(self) -> int | None:
         """The conversation is over. Returns which it was."""

@@ -25,6 +25,8 @@ pairs          one row a prompt answered normal and steered, written before gene
   model, fingerprint, device, dtype, threads, versions (JSON), seed, sampling (JSON), raw (1: outside the
   chat template), messages (JSON {"normal": [...], "steered": [...]}), recipe (JSON), recipe_text
                                    all that repeats it
+  vectors (JSON {concept: digest}) which vector stood behind each name
+  context (JSON)                   ids of the pairs whose answers the messages hold, oldest first
   normal_id, steered_id            its two answers; steered_id is NULL for an unsteered turn
   normal_concept_score, steered_concept_score, effects (JSON {concept: effect}), diverges_at (index of the
   first token that differs), seconds, tokens_per_second
@@ -241,8 +243,15 @@ LEFT JOIN answers AS normal ON normal.id = pairs.normal_id
 LEFT JOIN answers AS steered ON steered.id = pairs.steered_id;
 """
 
+
+def _what_repeats(db: Database) -> None:
+    """Which vectors were pushed, and which pairs a conversation is made of."""
+    db.execute("ALTER TABLE pairs ADD COLUMN vectors TEXT NOT NULL DEFAULT '{}'")
+    db.execute("ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]'")
+
+
 # Never change one that was released; append. A file's version is how many of them it has had.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema,)
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _what_repeats)
 
 
 def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | None:

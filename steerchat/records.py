@@ -25,7 +25,9 @@ class PairRecord:
     Attributes:
         messages: the conversation that each column answers, {"normal": [...], "steered": [...]}.
         sampling: temperature, top-p and the rest, as numbers.
-        versions: of the libraries that a rerun depends on.
+        versions: of the libraries that a rerun depends on, and the processor.
+        vectors: a digest of each concept's vector, by its name.
+        context: ids of the pairs whose answers `messages` hold, oldest first; None for one that was not logged.
         threads: CPU threads of the run; None where that means nothing.
         layer, strength: in a sweep, this row's place in it.
     """
@@ -47,6 +49,8 @@ class PairRecord:
     threads: int | None = None
     layer: int | None = None
     strength: float | None = None
+    vectors: Mapping[str, str] = field(default_factory=dict)
+    context: Sequence[int | None] = ()
 
     def to_row(self) -> dict[str, Any]:
         return {
@@ -68,6 +72,8 @@ class PairRecord:
             "threads": self.threads,
             "layer": self.layer,
             "strength": self.strength,
+            "vectors": to_json(self.vectors),
+            "context": to_json(list(self.context)),
         }
 
     def concept_rows(self) -> list[tuple[str, int, int, float]]:
@@ -113,6 +119,8 @@ class StoredPair:
     versions: dict[str, str]
     sampling: dict[str, Any]
     messages: dict[str, list[dict[str, str]]]
+    vectors: dict[str, str]
+    context: list[int | None]
     normal_id: int | None
     measures: dict[str, float | None]
     rating: Verdict | None
@@ -143,6 +151,8 @@ class StoredPair:
             versions=json.loads(row["versions"]),
             sampling=json.loads(row["sampling"]),
             messages=json.loads(row["messages"]),
+            vectors=json.loads(row["vectors"]),
+            context=json.loads(row["context"]),
             measures=json.loads(row["measures"]),
             undone=bool(row["undone"]),
             **{name: row[name] for name in _PLAIN},

@@ -67,7 +67,7 @@ def show(chat: Chat, screen: Screen, value: object) -> None:
     """Draw what a command gave back: a stream of events, or a value, or several."""
     if isinstance(value, Iterator):
         screen.stream(value, chat.settings.view)
-    elif isinstance(value, list) and value and not hasattr(value[0], "pair"):
+    elif isinstance(value, list) and not all(hasattr(part, "pair") for part in value):
         for part in value:
             screen.show(part)
     else:

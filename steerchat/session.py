@@ -7,7 +7,7 @@ its first token, so that what a user saw is never lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .chance import total_strength
 from .config import Settings
 from .errors import UsageError
 from .journal import Journal
-from .library import Library
+from .library import RANDOM, Library
 from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers
 from .records import Messages, PairRecord
 from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started, divergence
@@ -151,7 +151,9 @@ class Session:
         if dropped:
             yield Notice(f"the model's memory is full: the oldest {_turns(dropped)} left out of its context")
         draw = self._next_seed() if seed is None else seed
-        pair = yield from self._pair(text, normal, steered, draw, recipe, keep=True)
+        context = [turn.pair_id for turn in self.turns[dropped:]]
+        messages = _columns(normal, steered, recipe)
+        pair = yield from self.answer(text, messages, draw, recipe, keep=True, context=context)
         answer = None if pair.steered is None else pair.steered.text
         self.turns.append(Turn(text, pair.normal.text, answer, pair.id, draw, recipe))
 
@@ -173,9 +175,10 @@ class Session:
             raise UsageError("the prompt is empty", "/compare Tell me about the weather")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
         messages = [*self.head(), {"role": "user", "content": prompt}]
+        columns = _columns(messages, messages, recipe)
         first = self.settings.seed if seed is None else seed
         for number in range(repeats):
-            yield from self._pair(prompt, messages, messages, first + number, recipe, keep=False, kind=kind, raw=raw)
+            yield from self.answer(prompt, columns, first + number, recipe, kind=kind, raw=raw)
             if self.stop.is_set():
                 break
 
@@ -199,6 +202,26 @@ class Session:
         """Begin a new conversation. Returns where the old one is in the history."""
         self.turns = []
         return self.journal.end()
+
+    def go_on(self, turns: Sequence[Turn], system: str, last: Pair, session_id: int | None = None) -> None:
+        """Take up another conversation in place of this one, which ends.
+
+        Args:
+            turns: what was said in it.
+            system: its system message.
+            last: its last pair.
+            session_id: where it is in the history; None goes on as a new one.
+        """
+        self.new()
+        self.turns, self.system, self.last = list(turns), system, last
+        self._draws = max(0, last.seed + 1 - self.settings.seed)
+        if session_id is not None:
+            self.journal.resume(session_id)
+
+    def reseed(self, seed: int) -> None:
+        """The next answer has this seed, and those after it the ones that follow."""
+        self.settings.change("seed", seed)
+        self._draws = 0
 
     def last_prompt(self) -> str:
         """The last message, for experiments without a prompt. Raises UsageError when there is none."""
@@ -260,28 +283,45 @@ class Session:
 
     # One pair
 
-    def _pair(
+    def answer(
         self,
         prompt: str,
-        normal: list[Message],
-        steered: list[Message],
+        messages: Mapping[str, list[Message]],
         seed: int,
         recipe: Recipe,
-        keep: bool,
+        *,
         kind: str = "chat",
         raw: bool = False,
+        keep: bool = False,
+        sampling: Sampling | None = None,
+        context: Sequence[int | None] = (),
     ) -> Generator[Event, None, Pair]:
-        rows = self._rows(prompt, normal, steered, seed, recipe, raw)
-        messages = {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
-        record = self.record(prompt, recipe, seed, kind, raw, messages)
+        """One pair, logged before its first token.
+
+        Args:
+            prompt: what the user said.
+            messages: what each column answers, by its name; without `steered` there is one answer.
+            seed: of both columns.
+            recipe: what the steered column is pushed by.
+            kind: for the log.
+            raw: go on from the prompt itself.
+            keep: whether the next turn goes on from here.
+            sampling: instead of the settings'.
+            context: the pairs whose answers `messages` hold.
+        """
+        sampling = sampling or self.sampling()
+        rows = self._rows(prompt, messages, seed, recipe, raw)
+        record = self.record(
+            prompt, recipe, seed, kind, raw, messages, sampling=sampling.to_json(), context=tuple(context)
+        )
         pair_id = self.journal.begin(record, self.system)
         started = time.monotonic()
-        titles = ("normal", f"steered: {recipe}") if recipe.active else ("normal",)
-        yield Started(titles[: len(rows)])
+        second = f"steered: {recipe}" if recipe.active else "asked for"  # in words, as a control does
+        yield Started(("normal", second)[: len(rows)])
         texts, done = ["" for _ in rows], False
         try:
             outputs: list[Output] = yield from _remember(
-                self.engine.generate(rows, self.sampling(), self.stop.is_set, keep=keep), texts
+                self.engine.generate(rows, sampling, self.stop.is_set, keep=keep), texts
             )
             seconds = time.monotonic() - started
             pair = self.measured(pair_id, prompt, seed, recipe, outputs, raw, seconds)
@@ -314,23 +354,33 @@ class Session:
             device=str(engine.device),
             dtype=engine.dtype,
             threads=engine.threads,
+            versions={"processor": engine.processor},
+            vectors=self._digests(recipe, seed),
             **known,
         )
 
     def _rows(
-        self, prompt: str, normal: list[Message], steered: list[Message], seed: int, recipe: Recipe, raw: bool
+        self, prompt: str, messages: Mapping[str, list[Message]], seed: int, recipe: Recipe, raw: bool
     ) -> list[Row]:
         from .engine import Row
 
         engine = self.engine
         encode = engine.prompter.chat
-        ids = tuple(engine.prompter.raw(prompt) if raw else encode(normal))
-        engine.check(ids)
-        rows = [Row(ids, (), seed)]
-        if recipe.active:
-            edits = self.edits(recipe, seed)
-            rows.append(Row(ids if raw else tuple(encode(steered)), edits, seed, recipe.scope))
+        ids = {name: tuple(engine.prompter.raw(prompt) if raw else encode(one)) for name, one in messages.items()}
+        for prompt_ids in ids.values():
+            engine.check(prompt_ids)
+        rows = [Row(ids["normal"], (), seed)]
+        if "steered" in ids:
+            edits = self.edits(recipe, seed) if recipe.active else ()
+            rows.append(Row(ids["steered"], edits, seed, recipe.scope))
         return rows
+
+    def _digests(self, recipe: Recipe, seed: int) -> dict[str, str]:
+        """Which vector stood behind each name: a concept may be changed later."""
+        if not recipe.active:
+            return {}
+        names = (name for name in recipe.concepts if name != RANDOM)  # which follows from the seed
+        return {name: self.library.vector(name, self.engine, self.report, seed).digest for name in names}
 
     def edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
         """The recipe's pushes on this model; a concept it was never read from is extracted first."""
@@ -358,7 +408,7 @@ class Session:
         normal, steered = answers[0], answers[1] if len(answers) > 1 else None
         effect: float | None = None
         effects: dict[str, float] = {}
-        if steered is not None:
+        if steered is not None and read_on.terms:
             normal_score, steered_score, effects = self._scores(read_on, seed, outputs)
             normal = replace(normal, concept_score=normal_score)
             steered = replace(steered, concept_score=steered_score)
@@ -423,6 +473,10 @@ def _remember(
         if isinstance(event, Delta):
             texts[event.row] += event.text
         yield event
+
+
+def _columns(normal: list[Message], steered: list[Message], recipe: Recipe) -> dict[str, list[Message]]:
+    return {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
 
 
 def _partial(

@@ -111,6 +111,9 @@ class Store:
     def end_session(self, session_id: int) -> None:
         self._change("sessions", "session", session_id, {"ended": timestamp()})
 
+    def reopen_session(self, session_id: int) -> None:
+        self._change("sessions", "session", session_id, {"ended": None})
+
     def sessions(self, limit: int = 20) -> list[StoredSession]:
         """The newest conversations first."""
         with self._read() as db:
@@ -248,6 +251,11 @@ class Store:
         if not found:
             raise _no("pair", pair_id)
         return found[0]
+
+    def chosen(self, pair_ids: Sequence[int]) -> list[StoredPair]:
+        """Those that are there, newest first."""
+        with self._read() as db:
+            return _fetch(db, pair_ids)
 
     def pairs(self, filters: Filters | None = None, limit: int = 20, before_id: int | None = None) -> list[StoredPair]:
         """The newest pairs that pass, newest first; `before_id` is the last id of the page before."""

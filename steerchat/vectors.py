@@ -7,8 +7,10 @@ length, so one number means about the same push at every layer and on every mode
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,11 @@ class ConceptVector:
     @property
     def hidden(self) -> int:
         return self.directions.shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        """Short, and the same for the same directions."""
+        return hashlib.sha256(self.directions.contiguous().numpy().tobytes()).hexdigest()[:16]
 
     @property
     def raw(self) -> Tensor:

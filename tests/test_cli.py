@@ -141,6 +141,15 @@ def test_history_lists_as_a_table_and_as_json(shell: Shell):
     assert one["prompt"] == "How are you?" and set(one["steered"]) >= ANSWER
 
 
+def test_a_pair_is_run_again_from_the_shell(shell: Shell):
+    [pair] = shell.json("compare", "How are you?", *STEER)
+    [again] = shell.json("history", "rerun", "1")
+    assert (again["id"], again["normal"], again["steered"]) == (2, pair["normal"], pair["steered"])
+    assert "The same texts as in pair 1" in shell("history", "rerun", "1")[0]
+    assert shell("history", "1")[0] == shell("history", "list", "1")[0]
+    assert "--min-effect" in shell("history", "list", "--help")[0] and "rerun" in shell("history", "--help")[0]
+
+
 def test_the_same_seed_gives_the_same_objects_twice(shell: Shell):
     def run() -> list[dict[str, Any]]:
         found = shell.json("compare", "--prompts", "-", *STEER, "--seed", "1", stdin="One?\nTwo?\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 
@@ -11,7 +12,8 @@ from ..chat import Chat
 from ..errors import StoreError, UsageError, shorten
 from ..records import Verdict
 from ..registry import command
-from ..results import Notice
+from ..repeating import fork, rerun, use
+from ..results import Event, Notice
 from ..store import Filters, Store
 
 _GROUP = "Notebook"
@@ -81,6 +83,24 @@ def history(
     if search:
         return [hit.stored for hit in store.search(search, filters, limit=limit)]
     return store.pairs(filters, limit=limit)
+
+
+@command("history rerun", examples=["/history rerun 1"], group=_GROUP, shell=True)
+def history_rerun(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]) -> Iterator[Event]:
+    """Answers a pair again as it was: the same two texts, or what differs from then."""
+    return rerun(chat.session, pair)
+
+
+@command("history use", examples=["/history use 1"], group=_GROUP)
+def history_use(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]) -> list[object]:
+    """Steers from now on as a pair was, with its settings and seed."""
+    return use(chat.session, pair)
+
+
+@command("history fork", examples=["/history fork 1"], group=_GROUP)
+def history_fork(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]) -> list[object]:
+    """Goes on from a pair as a new conversation; the old one stays as it is."""
+    return fork(chat.session, pair)
 
 
 @command("rate", examples=["/rate steered", "/rate 3 tie both were dull"], group=_GROUP)
