@@ -49,6 +49,7 @@ class Chat:
         self.registry = registry
         self.report = report
         self.leaving = False
+        self.single = False  # one command of the shell: there is no conversation after it
         self.editing: str | None = None  # a text that the next prompt starts with
         self.tutor: Tutor | None = None  # the course, once it was asked for
         self.companion: Tutor | None = None  # told of every line that worked, while a lesson runs

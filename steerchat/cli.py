@@ -197,6 +197,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
     screen = _screen()
     ask = repl.asker(screen) if repl.interactive() else None
     chat = Chat(load_settings(given, config_path()), registry, screen.aside, ask)
+    chat.single = True
     try:
         with repl.stoppable(chat.session.stop):
             if command.name not in _WITHOUT_MODEL:

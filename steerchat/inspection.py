@@ -15,6 +15,7 @@ from .hooks import hidden_of
 from .measures import read_layer
 from .profile import Profile
 from .reading import head
+from .results import Column, Strip
 from .vectors import ConceptVector
 
 _WANTED = 5
@@ -68,40 +69,12 @@ def wanted(engine: Engine, tokens: Sequence[int], count: int = _WANTED) -> list[
     ]
 
 
-@dataclass(frozen=True)
-class Strip:
-    """A concept read over an answer by the unsteered model.
-
-    Attributes:
-        column: whose answer.
-        tokens: its text, token by token.
-        values: of each token, how far it lies along the concept, in deviations from the normal answer's tokens.
-        score: of the whole answer (`Profile.score`).
-    """
-
-    concept: str
-    column: str
-    tokens: list[str]
-    values: list[float]
-    score: float
-
-    def to_json(self) -> dict[str, Any]:
-        rounded = [round(value, 3) for value in self.values]
-        return {
-            "concept": self.concept,
-            "column": self.column,
-            "score": self.score,
-            "tokens": self.tokens,
-            "values": rounded,
-        }
-
-
 @torch.inference_mode()
 def probe(
     engine: Engine,
     profile: Profile,
     vectors: Sequence[ConceptVector],
-    answers: Sequence[tuple[str, Sequence[int], Sequence[int]]],
+    answers: Sequence[tuple[Column, Sequence[int], Sequence[int]]],
 ) -> list[Strip]:
     """Concepts read over answers.
 

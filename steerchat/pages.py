@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
@@ -11,7 +12,7 @@ from rich.text import Text
 from .painter import ACCENT, DIM
 from .recipe import Recipe, Term, format_layers, format_strength
 from .registry import HelpPage
-from .results import BenchReport, Pair
+from .results import BenchReport, Pair, Strip
 from .text import Shaded, Table, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
 
 INDENT = "  "
@@ -20,6 +21,8 @@ _GAP = 3
 _LEAST_MEANING = 24  # cells; with less room than that a meaning goes below its name
 # From likely to most unlikely: an underline reads on any background and without colour.
 _SHADES = ("", "underline", "bold underline", f"bold underline {ACCENT}")
+# From little to much of a concept.
+_MARKS, _ASCII_MARKS = "▁▂▃▄▅▆▇█", " .:-=+*#"
 _STATUS = {"interrupted": "stopped", "failed": "failed", "running": "running"}
 
 
@@ -254,6 +257,31 @@ def shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
                 drawn.stylize(style, first + len(INDENT), last + len(INDENT))
         lines.append(drawn)
     return lines
+
+
+def strip_lines(strips: Sequence[Strip], width: int, unicode: bool) -> list[Text]:
+    """A concept's course through an answer in marks, the higher the more of it, with its score after them."""
+    names = [f"{strip.concept} in {strip.column}" for strip in strips]
+    left = max(map(cell_len, names), default=0)
+    room = max(min(width, LONGEST) - len(INDENT) - left - 10, 1)
+    lines = []
+    for name, strip in zip(names, strips, strict=True):
+        marks = "".join(_mark(value, unicode) for value in _in_bins(strip.values, room))
+        style = ACCENT if strip.column == "steered" else ""
+        lines.append(Text(f"{INDENT}{pad(name, left)}  ").append(marks, style).append(f"  {_signed(strip.score)}", DIM))
+    return lines
+
+
+def _mark(value: float, unicode: bool) -> str:
+    """From a deviation below the average token to three above it."""
+    marks = _MARKS if unicode else _ASCII_MARKS
+    return marks[max(0, min(len(marks) - 1, round((value + 1) / 4 * (len(marks) - 1))))]
+
+
+def _in_bins(values: Sequence[float], most: int) -> list[float]:
+    """Means of neighbours, as few for each as leave at most `most` bins."""
+    size = max(1, -(-len(values) // most))
+    return [statistics.fmean(values[at : at + size]) for at in range(0, len(values), size)]
 
 
 # Tables and help

@@ -21,7 +21,7 @@ from .errors import SteerchatError
 from .painter import ACCENT, DIM, Bar, Painter
 from .recipe import Recipe
 from .registry import HelpPage
-from .results import BenchReport, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
+from .results import BenchReport, Delta, Event, Finished, Notice, Pair, PairDone, Probed, Progress, Started, Strip
 from .text import Page, Shaded, Table, cell_len, changes, clean
 
 View = Literal["both", "steered", "normal"]
@@ -105,6 +105,9 @@ class Screen:
                             stream.close()
                         self._print(self._measures(pair, stream.block.extent if stream else self.width))
                         stream = None
+                    case Probed(strips):
+                        every = view == "both" or pair is None or pair.steered is None
+                        self.strips([one for one in strips if every or one.column == view])
                     case Notice(text):
                         notices.append(text)
                     case Progress(label, done, total) if stream is None or stream.block.closed:
@@ -166,6 +169,8 @@ class Screen:
                 self.recipe(value)
             case Table():
                 self.table(value)
+            case Probed(strips):
+                self.strips(strips)
             case Shaded():
                 self._print(pages.shaded_lines(value, self.width, self.plain))
             case Page(parts):
@@ -260,6 +265,10 @@ class Screen:
     def history(self, rows: Sequence[pages.Stored]) -> None:
         """Pairs, one a line, in the order given; an empty history says what to do."""
         self.table(pages.history_table(rows, self._now()))
+
+    def strips(self, strips: Sequence[Strip]) -> None:
+        """Concepts as they run through answers, one a line."""
+        self._print(pages.strip_lines(strips, self.width, self._painter.unicode))
 
     def table(self, table: Table) -> None:
         """Rows in aligned columns."""

@@ -137,6 +137,34 @@ class BenchReport:
         }
 
 
+@dataclass(frozen=True)
+class Strip:
+    """A concept read over an answer by the unsteered model.
+
+    Attributes:
+        column: whose answer.
+        tokens: its text, token by token.
+        values: of each token, how far it lies along the concept, in deviations from the normal answer's tokens.
+        score: of the whole answer (`Profile.score`).
+    """
+
+    concept: str
+    column: Column
+    tokens: list[str]
+    values: list[float]
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        rounded = [round(value, 3) for value in self.values]
+        return {
+            "concept": self.concept,
+            "column": self.column,
+            "score": self.score,
+            "tokens": self.tokens,
+            "values": rounded,
+        }
+
+
 # Events, in the order in which a screen meets them.
 
 
@@ -190,7 +218,14 @@ class PairDone:
     pair: Pair
 
 
-Event = Notice | Progress | Started | Delta | Finished | PairDone
+@dataclass(frozen=True)
+class Probed:
+    """What the unsteered model reads in a pair's answers, by concept and then by column."""
+
+    strips: tuple[Strip, ...]
+
+
+Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed
 
 
 def divergence(first: Sequence[int], second: Sequence[int]) -> int | None:

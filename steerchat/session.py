@@ -14,12 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 from .chance import total_strength
 from .config import Settings
-from .errors import UsageError
+from .errors import SteerchatError, UsageError
 from .journal import Journal
 from .library import RANDOM, Library
 from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers
 from .records import Messages, PairRecord
-from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started, divergence
+from .results import (
+    Answer,
+    Column,
+    Delta,
+    Event,
+    Finished,
+    Notice,
+    Pair,
+    PairDone,
+    Probed,
+    Progress,
+    Started,
+    Strip,
+    divergence,
+)
 from .store import Store
 
 if TYPE_CHECKING:
@@ -72,6 +86,7 @@ class Session:
         self.system = ""
         self.turns: list[Turn] = []
         self.last: Pair | None = None
+        self.probes: tuple[str, ...] = ()  # concepts that are read in every answer
         self.report = report
         self.stop = Flag()
         self._engine = engine
@@ -334,7 +349,20 @@ class Session:
         self.journal.finish(pair, "interrupted" if stopped else "complete")
         self.last = pair
         yield PairDone(pair)
+        if self.probes:
+            yield from self._probed(pair, [row.prompt for row in rows])
         return pair
+
+    def _probed(self, pair: Pair, prompts: Sequence[Sequence[int]]) -> Iterator[Event]:
+        """What is read in a fresh pair. A concept that is gone by now must not cost its turn."""
+        try:
+            strips = self.probe(self.probes, pair, prompts)
+        except SteerchatError as error:
+            self.probes = ()
+            yield Notice(f"{error.message}; nothing is read under the answers any more")
+            return
+        if strips:
+            yield Probed(strips)
 
     def record(
         self, prompt: str, recipe: Recipe, seed: int, kind: str, raw: bool, messages: Messages, **place: Any
@@ -452,6 +480,35 @@ class Session:
         states = [output.reading.states for output in outputs]
         scores = recipe_scores(recipe, vectors, profile, states)
         return scores[0], scores[1], concept_effects(recipe, vectors, profile, states[0], states[1])
+
+    def probe(self, concepts: Sequence[str], pair: Pair, prompts: Sequence[Sequence[int]]) -> tuple[Strip, ...]:
+        """Concepts read off a pair's answers, token by token, by the unsteered model.
+
+        Args:
+            concepts: what to read.
+            pair: with the answers.
+            prompts: the ids that the normal and the steered answer go on from.
+
+        Returns:
+            a strip for each concept and answer; none when an answer is too short to tell its tokens apart.
+
+        Raises:
+            UnknownName: for a concept that does not exist.
+        """
+        from .inspection import probe
+
+        engine = self.engine
+        vectors = [self.library.vector(name, engine, self.report, pair.seed) for name in concepts]
+        both: tuple[tuple[Column, Answer | None], ...] = (("normal", pair.normal), ("steered", pair.steered))
+        # As scores are taken: off the text, which may be other tokens than the sampled ones.
+        answers: list[tuple[Column, Sequence[int], Sequence[int]]] = [
+            (side, prompt, engine.prompter.reply(one.text))
+            for prompt, (side, one) in zip(prompts, both, strict=False)
+            if one is not None
+        ]
+        if any(len(ids) < 2 for _, _, ids in answers):
+            return ()
+        return tuple(probe(engine, self.library.profile(engine, self.report), vectors, answers))
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,10 @@ from steerchat.experiments import (
     with_controls,
 )
 from steerchat.experiments import logged as logged_pair
-from steerchat.inspection import lens, likelihoods, probe, wanted
+from steerchat.inspection import lens, likelihoods, wanted
+from steerchat.measures import read_layer
 from steerchat.recipe import Recipe, TermRequest, parse_parts, parse_term
-from steerchat.results import Progress
+from steerchat.results import Notice, PairDone, Probed, Progress
 from steerchat.sampling import Sampling
 from steerchat.session import Session
 from steerchat.store import Store
@@ -195,8 +197,10 @@ def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: S
     there = plain[len(prompt) - 1 + pair.diverges_at].topk(5)
     rather = wanted(tiny, [*prompt, *answer[: pair.diverges_at]])
     assert [one.probability for one in rather] == pytest.approx(there.values.tolist(), rel=1e-3)
-    [item] = why(stored.pair, tokens, rather).objects
+    strips = session.probe(["happy"], stored.pair, [prompt_of(session, stored, "normal"), prompt])
+    [item] = why(stored.pair, tokens, rather, strips).objects
     assert item["diverges_at"] == pair.diverges_at
+    assert item["concepts"] == [one.to_json() for one in strips] and len(strips) == 2
 
 
 def test_a_probe_reads_each_answer_with_the_score_that_it_was_logged_with(session: Session, tiny: Engine):  # noqa: F811
@@ -204,15 +208,62 @@ def test_a_probe_reads_each_answer_with_the_score_that_it_was_logged_with(sessio
     pair = finish(session.say(PROMPT))
     stored = logged_pair(session, None)
     assert pair.steered is not None
-    answers = [
-        (side, prompt_of(session, stored, side), tiny.prompter.reply(one.text))
-        for side, one in (("normal", pair.normal), ("steered", pair.steered))
-    ]
-    profile, vector = session.library.profile(tiny), session.library.vector("happy", tiny)
-    normal, steered = probe(tiny, profile, [vector], answers)
+    prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
+    normal, steered = session.probe(["happy"], pair, prompts)
     assert normal.score == pytest.approx(pair.normal.concept_score, abs=1e-3)
     assert steered.score == pytest.approx(pair.steered.concept_score, abs=1e-3)
     assert sum(normal.values) == pytest.approx(0.0, abs=1e-3) and len(steered.values) == len(steered.tokens)
+
+
+def test_a_probe_reads_the_plain_states_of_the_text_at_the_concepts_read_layer(session: Session, tiny: Engine):  # noqa: F811
+    session.steer([parse_term("happy 2 8.0")])
+    pair = finish(session.say(PROMPT))
+    stored = logged_pair(session, None)
+    assert pair.steered is not None
+    prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
+    strips = session.probe(["sad", "happy"], pair, prompts)
+    assert [(one.concept, one.column) for one in strips] == list(
+        itertools.product(("sad", "happy"), ("normal", "steered"))
+    )
+    vector = session.library.vector("sad", tiny)
+    layer = read_layer(vector)
+    along: list[torch.Tensor] = []
+
+    def keep(module: object, args: object, output: torch.Tensor) -> None:
+        along.append(output[0, len(prompt) :] @ vector.directions[layer])
+
+    for prompt, answer in zip(prompts, (pair.normal, pair.steered), strict=True):
+        reply = tiny.prompter.reply(answer.text)
+        handle = tiny.blocks[layer].register_forward_hook(keep)
+        with torch.inference_mode():
+            tiny.model(torch.tensor([[*prompt, *reply]]))
+        handle.remove()
+    for strip, values in zip(strips, along, strict=False):
+        expected = (values - along[0].mean()) / along[0].std()
+        assert strip.values == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_what_is_probed_is_read_under_every_answer_until_it_is_off(session: Session):
+    assert not any(isinstance(event, Probed) for event in session.say(PROMPT))
+    session.probes = ("happy", "sad")
+    [plain] = [event for event in session.say(PROMPT) if isinstance(event, Probed)]
+    assert [(one.concept, one.column) for one in plain.strips] == [("happy", "normal"), ("sad", "normal")]
+    session.steer([parse_term("happy 2 8.0")])
+    done, read = list(session.say(PROMPT))[-2:]
+    assert isinstance(done, PairDone) and isinstance(read, Probed)
+    assert [one.column for one in read.strips] == ["normal", "steered"] * 2
+    assert done.pair.steered is not None
+    assert read.strips[1].score == pytest.approx(done.pair.steered.concept_score, abs=1e-3)
+    assert [isinstance(event, Probed) for event in session.compare(PROMPT, raw=True)][-1]
+    session.probes = ()
+    assert not any(isinstance(event, Probed) for event in session.say(PROMPT))
+
+
+def test_a_probed_concept_that_is_gone_costs_no_turn(session: Session):
+    session.probes = ("gone",)
+    last = list(session.say(PROMPT))[-1]
+    assert isinstance(last, Notice) and "gone" in last.text
+    assert len(session.turns) == 1 and session.probes == ()
 
 
 def test_the_last_layer_of_the_lens_is_what_the_model_says(tiny: Engine):  # noqa: F811

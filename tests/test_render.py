@@ -15,12 +15,27 @@ from hypothesis import strategies as st
 from pyte import modes
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from steerchat.errors import SteerchatError
 from steerchat.recipe import Recipe, Term
 from steerchat.registry import Registry
 from steerchat.render import Screen, View
-from steerchat.results import Answer, Delta, Event, Finish, Finished, Notice, Pair, PairDone, Progress, Started
+from steerchat.results import (
+    Answer,
+    Column,
+    Delta,
+    Event,
+    Finish,
+    Finished,
+    Notice,
+    Pair,
+    PairDone,
+    Probed,
+    Progress,
+    Started,
+    Strip,
+)
 from steerchat.text import Table, Wrapper, clean, fit, wrap
 
 HAPPY = Recipe((Term((("happy", 1.0),), (16,), 2.0),))
@@ -637,3 +652,37 @@ def test_a_value_drawn_during_progress_takes_its_line():
     screen.show("all is well")
     terminal.read(screen)
     assert terminal.lines == ["  all is well"]
+
+
+# Strips
+
+
+def a_strip(column: Column, values: list[float], concept: str = "happy") -> Strip:
+    return Strip(concept, column, ["x"] * len(values), values, 1.25)
+
+
+def test_a_strip_is_a_mark_for_each_token_the_higher_the_more_of_the_concept():
+    screen = a_screen(80, terminal=True)
+    screen.show(Probed((a_strip("normal", [-1.0, 0.0, 1.0, 3.0, 9.0, -9.0]), a_strip("steered", [3.0], "sad"))))
+    lines = [line.rstrip() for line in Text.from_ansi(written(screen)).plain.splitlines()]
+    assert lines == ["  happy in normal  ▁▃▅██▁  +1.2", "  sad in steered   █  +1.2"]
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+def test_a_strip_of_a_long_answer_fits_and_keeps_its_order(width: int):
+    screen = a_screen(width)
+    screen.show(Probed((a_strip("normal", [index / 250 - 1 for index in range(1000)]),)))
+    [line] = written(screen).splitlines()
+    assert cell_len(line) <= width
+    marks = line.split("in normal")[1].split()[0]
+    assert list(marks) == sorted(marks) and marks[0] != marks[-1]
+
+
+def test_strips_of_a_hidden_column_are_hidden_and_follow_the_measures():
+    strips = (a_strip("normal", [0.0, 1.0]), a_strip("steered", [0.0, 1.0]))
+    screen = a_screen()
+    screen.stream([*turn(["mild", "lovely"]), Probed(strips)], "steered")
+    screen.stream([*turn(["mild"]), Probed(strips[:1])], "steered")
+    first, _, second = written(screen).partition("happy in steered")
+    assert first.index("lovely") < first.index("pair 12") and "happy in normal" not in first
+    assert "happy in normal" in second  # an unsteered turn is shown in every view

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..experiments import Outcome, Result, alike, best, tuned
 from ..recipe import Recipe, Term, format_layers, format_strength
-from ..results import Notice, Pair
+from ..results import Notice, Pair, Probed, Strip
 from ..text import Page, Shaded, Table, fit
 
 if TYPE_CHECKING:
-    from ..inspection import Guess, Step, Strip
+    from ..inspection import Guess, Step
 
 _CELLS = 16  # of a bar
 _SAMPLE = 70  # characters of an answer in a table
@@ -143,7 +143,7 @@ def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
     return f"It begins at {low} and is useful up to {high}; {ending}."
 
 
-def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess]) -> Page:
+def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Sequence[Strip]) -> Page:
     """`/why`."""
     assert pair.steered is not None
     parts: list[object] = [f"steered: {pair.recipe}", Shaded([(one.text, _shade(one.probability)) for one in tokens])]
@@ -159,6 +159,8 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess]) -> Page:
         )
     else:
         parts.append(f"The steered answer ends at token {pair.diverges_at + 1}, and the normal one goes on.")
+    if strips:
+        parts += [Probed(tuple(strips)), Notice("The higher a mark, the more of the concept those tokens carry.")]
     data = {
         "id": pair.id,
         "prompt": pair.prompt,
@@ -166,19 +168,28 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess]) -> Page:
         "diverges_at": pair.diverges_at,
         "tokens": [one.to_json() for one in tokens],
         "wanted": [one.to_json() for one in rather],
+        "concepts": [one.to_json() for one in strips],
     }
     return Page(parts, [data])
 
 
-def probe(strips: Sequence[Strip]) -> Page:
-    """`/probe`."""
+def probe(strips: Sequence[Strip], concepts: Sequence[str]) -> Page:
+    """`/probe`; `concepts` are those that are read from now on."""
     parts: list[object] = []
     for strip in strips:
         parts.append(f"{strip.concept} in the {strip.column} answer, {_signed(strip.score)} on the whole:")
         shades = [sum(value > edge for edge in (1.0, 2.0, 3.0)) for value in strip.values]
         parts.append(Shaded(list(zip(strip.tokens, shades, strict=True))))
     parts.append(Notice("Tokens stand out 1, 2 or 3 deviations above the average token of the normal answer."))
+    parts += probing(concepts).parts
     return Page(parts, [strip.to_json() for strip in strips])
+
+
+def probing(concepts: Sequence[str]) -> Page:
+    """What is read from now on."""
+    names = " and ".join(concepts)
+    told = f"{names}: read under every answer from now on; the higher a mark, the more of it. /probe off ends it."
+    return Page([Notice(told)] if names else [])
 
 
 def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:

@@ -190,39 +190,49 @@ def why(
     tokens = likelihoods(session.engine, prompt, steered.token_ids)
     at = stored.pair.diverges_at
     rather = [] if at is None else wanted(session.engine, [*prompt, *steered.token_ids[:at]])
-    return experiment_pages.why(stored.pair, tokens, rather)
+    names = session.probes or stored.pair.recipe.concepts
+    strips = session.probe(names, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")])
+    return experiment_pages.why(stored.pair, tokens, rather, strips)
 
 
-@command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], group=_GROUP, shell=True)
+@command("probe", examples=["/probe happy sad", "/probe off", "/probe --pair 1 formal"], group=_GROUP, shell=True)
 def probe(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "what to read; what was steered when left out")] = (),
     *,
     pair: Annotated[int | None, Option("in place of the last one", PairId(metavar="ID"))] = None,
 ) -> Page:
-    """Reads concepts off the last answers, token by token.
+    """Reads concepts while the model talks: off the last answers at once, and under each answer from then on.
 
-    The unsteered model reads what was said, at each concept's read layer; tokens that carry it stand out.
+    The unsteered model reads what was said, at each concept's read layer: a steered model's own states hold the push.
+    Under an answer a mark is a token or a few, and the higher it is, the more of the concept they carry. /probe off
+    ends it.
     """
-    from ..inspection import probe as read_off
-
     session = chat.session
+    for name in concepts:
+        chat.library.get(name)
+    stays = bool(concepts) and pair is None and not chat.single
+    if stays:
+        session.probes = concepts
+        if session.last is None:
+            return experiment_pages.probing(concepts)
     stored = logged(session, pair)
-    names = concepts or stored.pair.recipe.concepts
+    names = concepts or session.probes or stored.pair.recipe.concepts
     if not names:
         raise UsageError("no concept to read", "/probe happy sad")
-    engine = session.engine
-    vectors = [session.library.vector(name, engine, chat.report, stored.pair.seed) for name in names]
-    both = (("normal", stored.pair.normal), ("steered", stored.pair.steered))
-    # As scores are taken: off the text, which may be other tokens than the sampled ones.
-    answers = [
-        (side, prompt_of(session, stored, side), engine.prompter.reply(one.text))
-        for side, one in both
-        if one is not None
-    ]
-    if any(len(ids) < 2 for _, _, ids in answers):
+    strips = session.probe(names, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")])
+    if not strips:
         raise UsageError(f"an answer of pair {stored.id} is too short to read", "say something else")
-    return experiment_pages.probe(read_off(engine, session.library.profile(engine, chat.report), vectors, answers))
+    return experiment_pages.probe(strips, names if stays else ())
+
+
+@command("probe off", examples=["/probe off"], group=_GROUP)
+def probe_off(chat: Chat) -> Notice:
+    """Ends the reading of concepts under each answer."""
+    if not chat.session.probes:
+        raise UsageError("no concept is read under the answers", "/probe happy sad")
+    chat.session.probes = ()
+    return Notice("no concept is read under the answers any more.")
 
 
 @command("lens", examples=["/lens", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
