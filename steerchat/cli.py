@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import sys
@@ -71,17 +72,22 @@ def build() -> click.Group:
 
     @click.group(
         invoke_without_command=True,
-        params=_common(),
+        params=[
+            click.Option(["--resume"], is_flag=True, help="go on with the last conversation"),
+            *_common(),
+        ],
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Chat with a language model and steer it while you talk. Without a command: the chat.",
         epilog="Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.",
     )
     @click.version_option(__version__, prog_name="steerchat")
     @click.pass_context
-    def group(context: click.Context, **options: Any) -> None:
+    def group(context: click.Context, resume: bool, **options: Any) -> None:
         context.obj = options
         if context.invoked_subcommand is None:
-            context.exit(_chat(options))
+            context.exit(_chat(options, first=["/session resume"] if resume else []))
+        if resume:
+            raise UsageError("--resume is for the chat", "steerchat --resume, without a subcommand")
 
     group.add_command(_script_command())
     nouns = {"model": _model_group()}
@@ -163,8 +169,8 @@ def _screen() -> Any:
     return Screen(verdict=verdict, unit=UNIT)
 
 
-def _chat(options: dict[str, Any], lines: Sequence[str] | None = None) -> int:
-    """The chat with whoever is there, or the lines of a script. Returns the exit code."""
+def _chat(options: dict[str, Any], lines: Sequence[str] | None = None, first: Sequence[str] = ()) -> int:
+    """The chat with whoever is there, or the lines of a script, after those of `first`. Returns the exit code."""
     from . import repl
     from .chat import Chat, config_path
     from .config import load_settings
@@ -176,9 +182,10 @@ def _chat(options: dict[str, Any], lines: Sequence[str] | None = None) -> int:
     chat = Chat(settings, registry, screen.show, repl.asker(screen) if person else None).start()
     try:
         if person:
-            repl.run_chat(chat, screen)
+            repl.run_chat(chat, screen, first=first)
             return 0
-        return 0 if repl.run_script(chat, screen, repl.read_lines(sys.stdin) if lines is None else lines) else 1
+        rest = repl.read_lines(sys.stdin) if lines is None else lines
+        return 0 if repl.run_script(chat, screen, itertools.chain(first, rest)) else 1
     finally:
         chat.close()
 
@@ -222,6 +229,9 @@ _WITHOUT_MODEL = {
     "config",
     "model list",
     "history",
+    "history delete",
+    "session list",
+    "session delete",
     "concept list",
     "concept edit",
     "concept delete",

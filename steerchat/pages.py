@@ -183,7 +183,7 @@ def history_table(rows: Sequence[Stored], now: datetime) -> Table:
     cells = [
         [
             "" if row.pair.id is None else str(row.pair.id),
-            _when(row.created, now),
+            when(row.created, now),
             *([row.kind] if kinds else []),
             fit(row.pair.prompt, 60),
             fit(str(row.pair.recipe), 30) if row.pair.recipe.terms else "-",
@@ -205,7 +205,7 @@ def history_table(rows: Sequence[Stored], now: datetime) -> Table:
 def origin(row: Stored, now: datetime) -> str:
     """Where a pair of the history comes from."""
     pair = row.pair
-    facts = [f"pair {pair.id}", _when(row.created, now), pair.model, f"seed {pair.seed}"]
+    facts = [f"pair {pair.id}", when(row.created, now), pair.model, f"seed {pair.seed}"]
     facts += [row.kind] if row.kind != "chat" else []
     facts += [_STATUS[row.status]] if row.status in _STATUS else []
     facts += ["undone"] if row.undone else []
@@ -220,7 +220,7 @@ def _outcome(row: Stored) -> str:
     return "" if row.pair.effect is None else _signed(row.pair.effect)
 
 
-def _when(created: str, now: datetime) -> str:
+def when(created: str, now: datetime) -> str:
     """`today 14:03`, `yesterday 14:03`, or the date."""
     try:
         then = datetime.fromisoformat(created).astimezone(now.tzinfo)

@@ -125,13 +125,20 @@ def run_script(chat: Chat, screen: Screen, lines: Iterable[str]) -> bool:
     return worked
 
 
-def run_chat(chat: Chat, screen: Screen, input: Input | None = None, output: Output | None = None) -> None:
+def run_chat(
+    chat: Chat,
+    screen: Screen,
+    input: Input | None = None,
+    output: Output | None = None,
+    first: Sequence[str] = (),
+) -> None:
     """The interactive chat.
 
     Args:
         chat: started.
         screen: where answers go.
         input, output: prompt_toolkit's, for tests.
+        first: lines to run before any is asked for.
     """
     screen.banner(
         f"steerchat {__version__}",
@@ -153,6 +160,8 @@ def run_chat(chat: Chat, screen: Screen, input: Input | None = None, output: Out
         input=input,
         output=output,
     )
+    for line in first:
+        run_line(chat, screen, line)
     while not chat.leaving:
         start, chat.editing = chat.editing or "", None
         try:

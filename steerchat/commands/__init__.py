@@ -1,7 +1,7 @@
 """The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show."""
 
 # ruff: noqa: I001  # help and the menu list them in this order, the most used first
-from . import steering, concepts, evaluation, conversation, experiments, notebook, reports, learning, setup
+from . import steering, concepts, evaluation, conversation, experiments, notebook, sessions, reports, learning, setup
 
 __all__ = [
     "concepts",
@@ -11,6 +11,7 @@ __all__ = [
     "learning",
     "notebook",
     "reports",
+    "sessions",
     "setup",
     "steering",
 ]

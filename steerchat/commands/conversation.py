@@ -19,7 +19,7 @@ def new(chat: Chat) -> str:
     session = chat.session
     had = bool(session.turns)
     old = session.new()
-    where = f" The old one is session {old} in the history." if had and old is not None else ""
+    where = f" The old one is session {old}; /session resume {old} brings it back." if had and old is not None else ""
     return f"A new conversation.{where} Steering stays: {session.recipe}."
 
 

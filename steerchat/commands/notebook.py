@@ -103,6 +103,22 @@ def history_fork(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]
     return fork(chat.session, pair)
 
 
+@command("history delete", examples=["/history delete 1 --yes"], group=_GROUP, shell=True)
+def history_delete(
+    chat: Chat,
+    pair: Annotated[int, PairId("which", metavar="ID")],
+    *,
+    yes: Annotated[bool, Option("without asking")] = False,
+) -> str:
+    """Deletes a pair from the history, with its answers and measures."""
+    store = open_store(chat)
+    prompt = shorten(store.pair(pair).pair.prompt)
+    if not yes and not confirmed(chat, f"Delete pair {pair}, {prompt!r}?"):
+        return f"Pair {pair} stays."
+    store.delete_pair(pair)
+    return f"Pair {pair} is deleted."
+
+
 @command("rate", examples=["/rate steered", "/rate 3 tie both were dull"], group=_GROUP)
 def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE]")]) -> Notice:
     """Notes which answer showed the concept, in your own judgement: steered, normal or tie.
@@ -121,6 +137,13 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
         raise UsageError("there is no pair to judge yet", "/rate 3 steered judges pair 3; /history lists them")
     store.rate(pair, cast(Verdict, first.lower()), rest.strip())
     return Notice(f"pair {pair}: {first.lower()}")
+
+
+def confirmed(chat: Chat, question: str) -> bool:
+    """Whether the user says yes. Raises UsageError when nobody is there to be asked."""
+    if not chat.can_ask:
+        raise UsageError("deleting asks first, and nobody is there to answer", "--yes says so on the line")
+    return chat.ask(question, ["yes", "no"]) == "yes"
 
 
 def open_store(chat: Chat) -> Store:
