@@ -144,9 +144,11 @@ OWN_TESTS = ("/model smollm2", "/bench", "/chance", "/concept", "/tune", "/lesso
 
 
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith(OWN_TESTS)])
-def test_every_example_runs(start: Start, line: str):
+def test_every_example_runs(start: Start, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # some write files
     chat, screen = start()
-    for earlier in ("/steer happy 2 1.0", "Tell me about the weather", "One?", "Two?"):
+    first = ("/compare --repeats 2 Experiment 1?",) if "--experiment" in line else ()
+    for earlier in ("/steer happy 2 1.0", "Tell me about the weather", "One?", "Two?", *first):
         assert run_line(chat, screen, earlier)
     fitting = line.replace(" 16 ", " 2 ").replace(" 14 ", " 1 ").replace(" 12-20", " 0-2")
     fitting = fitting.replace("excited", "sad").replace("friendly", "happy")

@@ -195,7 +195,7 @@ def why(
     return experiment_pages.why(stored.pair, tokens, rather, strips)
 
 
-@command("probe", examples=["/probe happy sad", "/probe off", "/probe --pair 1 formal"], group=_GROUP, shell=True)
+@command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], group=_GROUP, shell=True)
 def probe(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "what to read; what was steered when left out")] = (),
@@ -229,10 +229,9 @@ def probe(
 @command("probe off", examples=["/probe off"], group=_GROUP)
 def probe_off(chat: Chat) -> Notice:
     """Ends the reading of concepts under each answer."""
-    if not chat.session.probes:
-        raise UsageError("no concept is read under the answers", "/probe happy sad")
+    names = " and ".join(chat.session.probes)
     chat.session.probes = ()
-    return Notice("no concept is read under the answers any more.")
+    return Notice(f"{names}: no longer read under the answers." if names else "no concept is read under the answers.")
 
 
 @command("lens", examples=["/lens", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
