@@ -32,8 +32,8 @@ class ChanceCell:
         strength: of the push.
         tokens: length of the answers.
         mean: of all effects, in standard deviations of the neutral corpus.
-        between: standard deviation of the directions' own means: what more seeds do not average away.
-        within: standard deviation of single pairs around their direction's mean.
+        between: standard deviation of a direction's means on one prompt: what more seeds do not average away.
+        within: standard deviation of single pairs around such a mean.
     """
 
     strength: float

@@ -286,8 +286,12 @@ def evaluate(
         )
 
 
-def measure_chance(trials: Trials, names: Sequence[str], directions: int = 8) -> Chance:
-    """Push answers in random directions and read them along every concept in `names`."""
+def measure_chance(trials: Trials, names: Sequence[str], directions: int = 6) -> Chance:
+    """Push answers in random directions and read them along every concept in `names`.
+
+    Seeds of one prompt are alike, so that more of them do not make a band as narrow as more prompts would: what
+    belongs to a direction on a prompt is told from what belongs to a seed. `trials` has at least two seeds.
+    """
     engine, library = trials.engine, trials.library
     profile = library.profile(engine)
     vectors = [library.vector(name, engine) for name in names]
@@ -298,10 +302,11 @@ def measure_chance(trials: Trials, names: Sequence[str], directions: int = 8) ->
         for strength in CHANCE_STRENGTHS:
             pushed = trials.random(Term(((RANDOM, 1.0),), layers, strength), directions, tokens)
             effects = np.stack([_effects(profile, vector, normal, pushed) for vector in vectors])
-            means = effects.mean(axis=2)
-            within = float((effects - means[:, :, None]).std())
-            # A direction's observed mean differs from its true one by what single pairs add to it.
-            between = math.sqrt(max(0.0, float(means.var()) - within**2 / effects.shape[2]))
+            by_prompt = effects.reshape(*effects.shape[:2], len(trials.prompts), -1)
+            means, variances = by_prompt.mean(axis=-1), by_prompt.var(axis=-1, ddof=1)
+            within = math.sqrt(float(variances.mean()))
+            # An observed mean differs from the true one by what single pairs add to it.
+            between = math.sqrt(max(0.0, float(means.var()) - within**2 / by_prompt.shape[-1]))
             numbers = (round(value, 3) for value in (float(effects.mean()), between, within))
             cells.append(ChanceCell(strength, tokens, *numbers))
     return Chance(engine.fingerprint, tuple(cells))

@@ -68,7 +68,7 @@ def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rou
     from ..trials import measure_chance
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
-    found = measure_chance(_trials(chat, "tuning", 6 if quick else 12, 1), names, 4 if quick else 8)
+    found = measure_chance(_trials(chat, "tuning", 4 if quick else 6, 2 if quick else 4), names, 4 if quick else 6)
     path = chat.library.keep_chance(found)
     cells = []
     for cell in found.cells:
