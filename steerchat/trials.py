@@ -303,13 +303,17 @@ def measure_chance(trials: Trials, names: Sequence[str], directions: int = 6) ->
             pushed = trials.random(Term(((RANDOM, 1.0),), layers, strength), directions, tokens)
             effects = np.stack([_effects(profile, vector, normal, pushed) for vector in vectors])
             by_prompt = effects.reshape(*effects.shape[:2], len(trials.prompts), -1)
-            means, variances = by_prompt.mean(axis=-1), by_prompt.var(axis=-1, ddof=1)
-            within = math.sqrt(float(variances.mean()))
-            # An observed mean differs from the true one by what single pairs add to it.
-            between = math.sqrt(max(0.0, float(means.var()) - within**2 / by_prompt.shape[-1]))
-            numbers = (round(value, 3) for value in (float(effects.mean()), between, within))
-            cells.append(ChanceCell(strength, tokens, *numbers))
+            cells.append(ChanceCell(strength, tokens, *(round(value, 3) for value in spreads(by_prompt))))
     return Chance(engine.fingerprint, tuple(cells))
+
+
+def spreads(effects: np.ndarray) -> tuple[float, float, float]:
+    """Mean, `between` and `within` of a `ChanceCell`, from effects (..., prompts, seeds) with at least two seeds."""
+    means, variances = effects.mean(axis=-1), effects.var(axis=-1, ddof=1)
+    within = math.sqrt(float(variances.mean()))
+    # An observed mean differs from the true one by what single pairs add to it.
+    between = math.sqrt(max(0.0, float(means.var()) - within**2 / effects.shape[-1]))
+    return float(effects.mean()), between, within
 
 
 def _effects(profile: Profile, vector: ConceptVector, normal: Sequence[Output], pushed: Sequence[Output]) -> np.ndarray:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import a_library, tiny  # noqa: F401  # tiny is a fixture
 
+from steerchat import trials
+from steerchat.chance import Chance, ChanceCell
 from steerchat.engine import Engine
 from steerchat.errors import ConceptError, Interrupted
 from steerchat.lexicons import INDEPENDENT
 from steerchat.library import Library
-from steerchat.trials import Cell, Trials, best, evaluate, tune
+from steerchat.trials import Cell, Trials, best, evaluate, measure_chance, spreads, tune
 
 PROMPTS = ["How are you?", "What is rain?"]
 
@@ -58,3 +61,27 @@ def test_the_best_setting_is_the_strongest_that_stays_fluent() -> None:
     fluent = cell(2.0, 1.8)
     assert best([cell(1.0, 1.2), fluent, cell(9.0, 5.0), cell(8.0, 1.5, 0.5)], "emotion") is fluent
     assert best([cell(-1.0, 1.0)], "emotion") is None
+
+
+def test_a_band_is_as_wide_as_means_over_seeds_of_one_prompt_really_are() -> None:
+    random = np.random.default_rng(0)
+    prompts = random.normal(0.3, 0.5, size=(17, 40, 60, 1))  # what belongs to a direction on a prompt
+    effects = prompts + random.normal(0.0, 0.9, size=(17, 40, 60, 4))
+    mean, between, within = spreads(effects)
+    assert (mean, between, within) == pytest.approx((0.3, 0.5, 0.9), abs=0.02)
+    chance = Chance("tiny", (ChanceCell(2.0, 40, mean, between, within),))
+    for repeats in (1, 4):
+        low, high = chance.band(2.0, 40, repeats)
+        means = effects[..., :repeats].mean(axis=-1)
+        assert ((low <= means) & (means <= high)).mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_chance_is_measured_for_every_strength_and_length(
+    tiny: Engine,  # noqa: F811
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trials, "CHANCE_TOKENS", (4, 8))
+    found = measure_chance(trials_of(tiny, library), ["happy", "sad"], directions=2)
+    assert [(cell.tokens, cell.strength) for cell in found.cells] == [(n, x) for n in (4, 8) for x in (1.0, 2.0, 4.0)]
+    assert found.fingerprint == tiny.fingerprint and all(cell.within > 0 for cell in found.cells)
