@@ -232,6 +232,7 @@ _WITHOUT_MODEL = {
     "history delete",
     "session list",
     "session delete",
+    "stats",
     "concept list",
     "concept edit",
     "concept delete",

@@ -125,7 +125,7 @@ class Screen:
 
     def _start(self, titles: Sequence[str], view: View) -> Stream:
         rows = list(range(len(titles)))
-        if len(titles) == 2 and view != "both":
+        if len(titles) == 2 and view != "both" and titles[0] == "normal":  # a blind review shows both
             rows = [0] if view == "normal" else [1]
         block = self._block([(titles[row], row > 0 or titles[row].startswith("steered")) for row in rows])
         columns = {row: column for column, row in enumerate(rows)}

@@ -139,8 +139,18 @@ def test_every_example_binds(line: str):
     assert registry.parse(line).command.name in line
 
 
-# Their models, layers and files are the default model's; bench takes minutes.
-OWN_TESTS = ("/model smollm2", "/bench", "/chance", "/concept", "/tune", "/lesson", "/glossary", "/help trouble")
+# Their models, layers and files are the default model's; bench takes minutes; a review asks somebody.
+OWN_TESTS = (
+    "/model smollm2",
+    "/bench",
+    "/chance",
+    "/concept",
+    "/tune",
+    "/lesson",
+    "/glossary",
+    "/help trouble",
+    "/review",
+)
 
 
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith(OWN_TESTS)])

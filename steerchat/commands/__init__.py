@@ -1,7 +1,8 @@
 """The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show."""
 
 # ruff: noqa: I001  # help and the menu list them in this order, the most used first
-from . import steering, concepts, evaluation, conversation, experiments, notebook, sessions, reports, learning, setup
+from . import steering, concepts, evaluation, conversation, experiments, notebook, verdicts, sessions, reports
+from . import learning, setup
 
 __all__ = [
     "concepts",
@@ -14,4 +15,5 @@ __all__ = [
     "sessions",
     "setup",
     "steering",
+    "verdicts",
 ]

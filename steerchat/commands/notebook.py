@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from ..arguments import Concept, Float, Int, Kind, Option, PairId, Rest
+from ..arguments import Concept, Float, Int, Kind, Option, PairId
 from ..chat import Chat
 from ..errors import StoreError, UsageError, shorten
-from ..records import Verdict
 from ..registry import command
 from ..repeating import fork, rerun, use
-from ..results import Event, Notice
+from ..results import Event
 from ..store import Filters, Store
 
 _GROUP = "Notebook"
@@ -117,26 +116,6 @@ def history_delete(
         return f"Pair {pair} stays."
     store.delete_pair(pair)
     return f"Pair {pair} is deleted."
-
-
-@command("rate", examples=["/rate steered", "/rate 3 tie both were dull"], group=_GROUP)
-def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE]")]) -> Notice:
-    """Notes which answer showed the concept, in your own judgement: steered, normal or tie.
-
-    Without a number it is the last pair. A later verdict replaces an earlier one.
-    """
-    store = open_store(chat)
-    first, _, rest = verdict.strip().partition(" ")
-    number = first.removeprefix("#")
-    if number.isdecimal():
-        pair = PairId().parse(number)
-        first, _, rest = rest.strip().partition(" ")
-    elif chat.session.last is not None and chat.session.last.id is not None:
-        pair = chat.session.last.id
-    else:
-        raise UsageError("there is no pair to judge yet", "/rate 3 steered judges pair 3; /history lists them")
-    store.rate(pair, cast(Verdict, first.lower()), rest.strip())
-    return Notice(f"pair {pair}: {first.lower()}")
 
 
 def confirmed(chat: Chat, question: str) -> bool:
