@@ -25,12 +25,12 @@ class Column:
     marks: list[tuple[int, int, str]] = field(default_factory=list)
     taken: int = 0
 
-    def head(self, rule: str) -> Text:
-        """`- title ------`, as wide as the column."""
+    def head(self) -> Text:
+        """`─ title ──────`, as wide as the column."""
         width = self.text.width
-        head = Text(f"{rule} ", DIM)
+        head = Text("─ ", DIM)
         head.append(fit(self.title, width - 4), f"bold {ACCENT}" if self.accent else "bold")
-        return head.append(" " + rule * (width - head.cell_len - 1), DIM)
+        return head.append(" " + "─" * (width - head.cell_len - 1), DIM)
 
     def draw(self, line: Line) -> Text:
         """`line` in its styles."""
@@ -53,12 +53,10 @@ class Block:
         titles: each column's heading, and whether it is a steered one.
         width: cells of the whole block.
         beside: side by side; else the second column follows when the first is complete.
-        rule: what a heading's line is made of.
     """
 
-    def __init__(self, titles: Sequence[tuple[str, bool]], width: int, beside: bool, rule: str) -> None:
+    def __init__(self, titles: Sequence[tuple[str, bool]], width: int, beside: bool) -> None:
         self.beside = beside
-        self.rule = rule
         self.columns = [Column(title, accent, Wrapper(1)) for title, accent in titles]
         self._headed = 0  # columns whose heading is out
         self.resize(width)
@@ -94,7 +92,7 @@ class Block:
         lines: list[Text] = []
         for index, column in enumerate(self.columns):
             if index == self._headed:
-                lines.append(column.head(self.rule))
+                lines.append(column.head())
                 self._headed += 1
             new = column.text.lines[column.taken :]
             lines += map(column.draw, new)
@@ -107,7 +105,7 @@ class Block:
         lines: list[Text] = []
         if not self._headed:
             self._headed = len(self.columns)
-            lines.append(self._join([column.head(self.rule) for column in self.columns]))
+            lines.append(self._join([column.head() for column in self.columns]))
         taken = self.columns[0].taken  # the columns go in step: a row is final when each one's line is
         lengths = [len(column.text.lines) for column in self.columns]
         waiting = [length for length, c in zip(lengths, self.columns, strict=True) if not c.text.closed]

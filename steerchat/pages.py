@@ -22,7 +22,7 @@ _LEAST_MEANING = 24  # cells; with less room than that a meaning goes below its 
 # From likely to most unlikely: an underline reads on any background and without colour.
 _SHADES = ("", "underline", "bold underline", f"bold underline {ACCENT}")
 # From little to much of a concept.
-_MARKS, _ASCII_MARKS = "▁▂▃▄▅▆▇█", " .:-=+*#"
+_MARKS = "▁▂▃▄▅▆▇█"
 _STATUS = {"interrupted": "stopped", "failed": "failed", "running": "running"}
 
 
@@ -259,23 +259,22 @@ def shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
     return lines
 
 
-def strip_lines(strips: Sequence[Strip], width: int, unicode: bool) -> list[Text]:
+def strip_lines(strips: Sequence[Strip], width: int) -> list[Text]:
     """A concept's course through an answer in marks, the higher the more of it, with its score after them."""
     names = [f"{strip.concept} in {strip.column}" for strip in strips]
     left = max(map(cell_len, names), default=0)
     room = max(min(width, LONGEST) - len(INDENT) - left - 10, 1)
     lines = []
     for name, strip in zip(names, strips, strict=True):
-        marks = "".join(_mark(value, unicode) for value in _in_bins(strip.values, room))
+        marks = "".join(map(_mark, _in_bins(strip.values, room)))
         style = ACCENT if strip.column == "steered" else ""
         lines.append(Text(f"{INDENT}{pad(name, left)}  ").append(marks, style).append(f"  {_signed(strip.score)}", DIM))
     return lines
 
 
-def _mark(value: float, unicode: bool) -> str:
+def _mark(value: float) -> str:
     """From a deviation below the average token to three above it."""
-    marks = _MARKS if unicode else _ASCII_MARKS
-    return marks[max(0, min(len(marks) - 1, round((value + 1) / 4 * (len(marks) - 1))))]
+    return _MARKS[max(0, min(len(_MARKS) - 1, round((value + 1) / 4 * (len(_MARKS) - 1))))]
 
 
 def _in_bins(values: Sequence[float], most: int) -> list[float]:

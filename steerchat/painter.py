@@ -18,6 +18,8 @@ from .text import cell_len, clean, fit
 ACCENT = "magenta"  # what steering did; one of the few that read on a light and on a dark ground
 DIM = "dim"
 REDRAW_SECONDS = 0.1
+# What bars, charts and strips are drawn with, on screens that have none of it.
+_ASCII = str.maketrans("─━│┃█▓▒░·▁▂▃▄▅▆▇", "-=||##-.. .:-=+*")
 _LINE_SECONDS = 5.0  # between two lines about the same long work, in plain mode
 
 
@@ -59,7 +61,9 @@ class Painter:
 
     def _print(self, line: Text, end: str = "\n") -> None:
         if not self.unicode:
-            line.plain = line.plain.encode(self.console.encoding, "replace").decode(self.console.encoding)
+            line.plain = (
+                line.plain.translate(_ASCII).encode(self.console.encoding, "replace").decode(self.console.encoding)
+            )
         self.console.print(line, end=end, soft_wrap=True, highlight=False)
 
     def _erase(self) -> None:
@@ -113,7 +117,6 @@ class Bar:
             return line.append(" ...")
         cells = min(width - line.cell_len - 8, 30)
         if cells >= 8:
-            full, rest = "━─" if self._painter.unicode else "=-"
-            line.append("  ").append(full * round(cells * share), ACCENT)
-            line.append(rest * (cells - round(cells * share)), DIM)
+            line.append("  ").append("━" * round(cells * share), ACCENT)
+            line.append("─" * (cells - round(cells * share)), DIM)
         return line.append(f" {share:4.0%}")

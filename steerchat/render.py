@@ -134,7 +134,7 @@ class Screen:
     def _block(self, titles: Sequence[tuple[str, bool]]) -> Block:
         beside = len(titles) == 2 and self.width >= SIDE_BY_SIDE and not self.plain
         cleaned = [(clean(title), accent) for title, accent in titles]
-        return Block(cleaned, self.width, beside, "─" if self._painter.unicode else "-")
+        return Block(cleaned, self.width, beside)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[..., None]]:
@@ -268,7 +268,7 @@ class Screen:
 
     def strips(self, strips: Sequence[Strip]) -> None:
         """Concepts as they run through answers, one a line."""
-        self._print(pages.strip_lines(strips, self.width, self._painter.unicode))
+        self._print(pages.strip_lines(strips, self.width))
 
     def table(self, table: Table) -> None:
         """Rows in aligned columns."""

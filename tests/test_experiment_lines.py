@@ -174,7 +174,7 @@ def test_ctrl_c_in_the_middle_keeps_shows_and_logs_what_was_finished(
     statuses = [row["status"] for row in rows(history_path(), "SELECT status FROM experiments ORDER BY id")]
     assert statuses[-1] == "interrupted" and "running" not in statuses
     assert "kept as they are" in " ".join(out.split()) and "error" not in out
-    shown = [part for part in out.splitlines() if "x" in part and ("#" in part or "|" in part or "....." in part)]
+    shown = [part for part in out.splitlines() if "x" in part and ("│" in part or "·····" in part or "█" in part)]
     assert shown, out
     # What was stopped is found again, as partial as it was.
     [last] = rows(history_path(), "SELECT max(id) AS id FROM experiments")

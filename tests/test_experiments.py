@@ -139,7 +139,7 @@ def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, 
     within = pushed.chance[0] <= pushed.effect <= pushed.chance[1]
     assert (pushed.clarity == "within chance") == within
     table = next(part for part in strengths(result, recipe).parts if isinstance(part, Table))
-    assert table.dim == {0} | ({1} if within else set()) and "." in table.rows[0][-2]
+    assert table.dim == {0} | ({1} if within else set()) and "░" in table.rows[0][-2]
 
 
 def test_an_experiment_without_anything_steered_says_what_to_do(session: Session):
@@ -292,6 +292,6 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
 
 
 def test_a_bar_starts_at_zero_and_shows_the_chance_band():
-    assert bar(3.0, (-0.5, 0.5), -1.0, 3.0) == "--..|###########"
-    assert bar(-1.0, None, -1.0, 3.0) == "####|-----------"
+    assert bar(3.0, (-0.5, 0.5), -1.0, 3.0) == "──░░│███████████"
+    assert bar(-1.0, None, -1.0, 3.0) == "████│───────────"
     assert bar(None, None, 0.0, 0.0) == ""

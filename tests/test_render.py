@@ -668,6 +668,15 @@ def test_a_strip_is_a_mark_for_each_token_the_higher_the_more_of_the_concept():
     assert lines == ["  happy in normal  ▁▃▅██▁  +1.2", "  sad in steered   █  +1.2"]
 
 
+def test_a_screen_without_the_marks_draws_others():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    screen = Screen(Console(file=file, width=80))
+    screen.show(Probed((a_strip("normal", [-1.0, 0.0, 1.0, 3.0]),)))
+    screen.show(Table(("", ""), [["1.0", "──░░│███"], ["2.0", "███·· +1.0"]]))
+    shown = file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "--..|###" in shown and "###.. +1.0" in shown and " :=#  +1.2" in shown and "?" not in shown
+
+
 @pytest.mark.parametrize("width", [30, 80, 120])
 def test_a_strip_of_a_long_answer_fits_and_keeps_its_order(width: int):
     screen = a_screen(width)

@@ -103,7 +103,7 @@ def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> 
     parts.append(Table(["layers", *(format_strength(push or 0.0) for push in pushes)], rows))
     by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
     parts.append(
-        Notice(f"Gain by {by}, and cost; {len(result.outcomes[0].pairs)} prompts. A minus: less fluent. *: the best.")
+        Notice(f"Gain by {by}, and cost; {len(result.outcomes[0].pairs)} prompts. Lighter: less fluent. *: the best.")
     )
     if found is None:
         parts.append(f"Nothing here moves {_name(recipe)} clearly and stays fluent.")
@@ -118,13 +118,13 @@ def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> 
 
 
 def _heat(one: Outcome | None, most: float, found: Outcome | None) -> str:
-    """`###  +2.1 x1.4`: up to five marks for the gain, minus signs where the answers lose fluency."""
+    """`███·· +2.1 x1.4`: up to five marks for the gain, lighter ones where the answers lose fluency."""
     if one is None:
         return ""
     gain = one.effect if one.words is None else one.words
     size = max(0, round(5 * (gain or 0.0) / most)) if most > 0 else 0
-    mark = "#" if one.fluency == "fluent" else "-"
-    return f"{mark * size:.<5} {_signed(gain)} {_ratio(one.cost)}{' *' if one is found else ''}"
+    mark = "█" if one.fluency == "fluent" else "▒"
+    return f"{mark * size:·<5} {_signed(gain)} {_ratio(one.cost)}{' *' if one is found else ''}"
 
 
 def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
@@ -299,20 +299,20 @@ def _turned(one: Outcome, height: Callable[[Outcome], float | None]) -> tuple[fl
 
 
 def bar(value: float | None, band: tuple[float, float] | None, low: float, high: float) -> str:
-    """A bar from 0 to `value` on a scale from `low` to `high`: `|` is 0, dots are the chance band."""
+    """A bar from 0 to `value` on a scale from `low` to `high`; the upright is 0, shaded is the chance band."""
     if value is None or high <= low:
         return ""
 
     def cell(x: float) -> int:
         return round((x - low) / (high - low) * (_CELLS - 1))
 
-    line = ["-"] * _CELLS
+    line = ["─"] * _CELLS
     if band is not None:
         for index in range(max(0, cell(band[0])), min(_CELLS - 1, cell(band[1])) + 1):
-            line[index] = "."
+            line[index] = "░"
     start, end = sorted((cell(0.0), cell(value)))
-    line[start : end + 1] = "#" * (end + 1 - start)
-    line[cell(0.0)] = "|"
+    line[start : end + 1] = "█" * (end + 1 - start)
+    line[cell(0.0)] = "│"
     return "".join(line)
 
 
@@ -326,7 +326,7 @@ def _legend(outcomes: Sequence[Outcome]) -> Notice:
     if outcomes[0].chance is None:
         texts.append("no chance band is known for this model (/chance measures it)")
     else:
-        texts.append("dots: what random pushes do")
+        texts.append("shaded: what random pushes do")
     return Notice("; ".join(texts) + ".")
 
 
