@@ -12,6 +12,7 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from steerchat import folders
@@ -42,7 +43,8 @@ def main() -> None:
             for each in range(EACH):
                 name = f"direction-{EACH * number + each}"
                 vector = random_vector(1000 + EACH * number + each, engine.n_layers, engine.hidden, engine.fingerprint)
-                library.save(Concept(name, "control", "a random direction", ()), vector)
+                concept = Concept(name, "control", "a random direction", (), method="imported")
+                library.save(concept, replace(vector, report={"examples": concept.digest}))
                 pushed = Recipe((Term(((name, 1.0),), layers, 2.0),))
                 settings.append(Setting("random", pushed, along=settings[0].recipe))
             session.settings.seed = SEEDS * number

@@ -63,7 +63,7 @@ def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rou
     """Measures which effects pushes without a meaning have on this model, and keeps it.
 
     Random directions push, and every shipped concept's score is read: 95% of what comes out is the chance band, shown
-    beside every effect from then on. The default model's comes along. Ten minutes on a laptop.
+    beside every effect from then on. The default model's comes along. A quarter of an hour on a laptop.
     """
     from ..trials import measure_chance
 
