@@ -234,8 +234,9 @@ class Experiment:
         chance = session.library.chance(engine.fingerprint)
         outcomes = (outcome(chance, self._settings[index], pairs) for index, pairs in self._pairs.items())
         found = tuple(one for one in outcomes if one is not None)
-        if found:
-            session.last = found[0].pairs[0]
+        if found:  # what `/why` looks into then
+            shown = best([one for one in found if one.setting.along is None]) or found[0]
+            session.last = shown.pairs[0]
         return Result(self._kind, self._prompt, found, self._repeats, session.stop.is_set(), self._experiment)
 
     def _batch(self, seeds: Sequence[int], done: int) -> None:

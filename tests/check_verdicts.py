@@ -27,14 +27,14 @@ from steerchat.session import Session
 from steerchat.vectors import random_vector
 
 CONCEPTS = ("happy", "formal", "poetic")
-SEEDS, TOKENS, EACH = 5, 60, 2
+SEEDS, TOKENS, EACH = 5, 120, 2
 
 
 def main() -> None:
     engine = load(find("smollm2", progress=lambda event: None), "cpu", "float32")
     prompts = tomllib.loads((folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8"))["evaluation"]
     layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
-    found: dict[str, list[tuple[str | None, float | None]]] = {name: [] for name in ("random", *CONCEPTS)}
+    found: dict[str, list[tuple[str | None, list[float]]]] = {name: [] for name in ("random", *CONCEPTS)}
     with tempfile.TemporaryDirectory() as folder:
         library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
         session = Session(Settings(max_tokens=TOKENS), library, lambda: engine, None)
@@ -50,13 +50,13 @@ def main() -> None:
             session.settings.seed = SEEDS * number
             result = Experiment(session, "compare", prompt, settings, SEEDS).run()
             for one in result.outcomes:
-                found[one.setting.label].append((one.clarity, one.effect))
+                found[one.setting.label].append((one.clarity, one.effects))
             print(f"{number + 1} of 10: {prompt}", file=sys.stderr, flush=True)
         band = library.chance(engine.fingerprint)
     counts = {
         name: {
             **Counter(clarity or "no chance band" for clarity, _ in seen),
-            "effects": [None if effect is None else round(effect, 2) for _, effect in seen],
+            "effects": [[round(effect, 2) for effect in effects] for _, effects in seen],
         }
         for name, seen in found.items()
     }

@@ -102,19 +102,26 @@ def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> 
     ]
     parts.append(Table(["layers", *(format_strength(push or 0.0) for push in pushes)], rows))
     by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
-    parts.append(
-        Notice(f"Gain by {by}, and cost; {len(result.outcomes[0].pairs)} prompts. Lighter: less fluent. *: the best.")
-    )
+    parts.append(Notice(f"Gain by {by}, and cost; {_prompts(result)}. Lighter: less fluent. *: the best."))
     if found is None:
         parts.append(f"Nothing here moves {_name(recipe)} clearly and stays fluent.")
         return Page(parts, _objects(result))
     parts.append(
-        f"Best: layers {found.setting.label}, strength {format_strength(found.setting.strength or 0.0)}: "
+        f"Best: {_layers(found)}, strength {format_strength(found.setting.strength or 0.0)}: "
         f"effect {_signed(found.effect)} at cost {_ratio(found.cost)} ({found.verdict})."
     )
     after = f"kept for {kept} on this model." if kept else _try(found.setting.recipe) + ", then /tune keep"
     parts.append(Notice(after))
     return Page(parts, _objects(result))
+
+
+def _prompts(result: Result) -> str:
+    count = len(result.outcomes[0].pairs)
+    return "one prompt" if count == 1 else f"{count} prompts"
+
+
+def _layers(one: Outcome) -> str:
+    return f"layer {one.setting.label}" if one.setting.layer is not None else f"layers {one.setting.label}"
 
 
 def _heat(one: Outcome | None, most: float, found: Outcome | None) -> str:
