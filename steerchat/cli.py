@@ -56,6 +56,11 @@ def _options(command: Any) -> list[click.Parameter]:
         click.Option(["--json", "as_json"], is_flag=True, help="one JSON object a line"),
         *_common(),
     ]
+    if command.name == "history":
+        options += [
+            click.Option(["--csv"], is_flag=True, help="one line a pair, with the columns of pair_view"),
+            click.Option(["--markdown"], is_flag=True, help="each pair whole"),
+        ]
     if all(parameter.name != "prompt" for parameter in command.parameters):
         return options
     return [
@@ -90,7 +95,7 @@ def build() -> click.Group:
             raise UsageError("--resume is for the chat", "steerchat --resume, without a subcommand")
 
     group.add_command(_script_command())
-    nouns = {"model": _model_group()}
+    nouns = {"model": _model_group(), "db": _db_group()}
     for command in registry:
         noun, _, verb = command.name.partition(" ")
         if command.shell:
@@ -161,6 +166,39 @@ def _model_group() -> click.Group:
     return model
 
 
+def _db_group() -> click.Group:
+    """Nothing here opens the history as a chat does, so that a broken one can be looked at too."""
+
+    @click.group(help="The history's file: where it is, a copy of it, whether it is sound.")
+    def db() -> None: ...
+
+    @db.command(help="Say where it is.")
+    def path() -> None:
+        from .chat import history_path
+
+        click.echo(history_path())
+
+    @db.command(help="Write a whole copy to FILE, also while a chat goes on.")
+    @click.argument("file", metavar="FILE")
+    def backup(file: str) -> None:
+        from .chat import history_path
+        from .storefile import backup
+
+        click.echo(backup(history_path(), Path(file)))
+
+    @db.command(help="Look for damage. Exit code 1 when there is some.")
+    def check() -> None:
+        from .chat import history_path
+        from .storefile import check
+
+        found = check(history_path())
+        for line in found or ["no damage found"]:
+            click.echo(line)
+        click.get_current_context().exit(1 if found else 0)
+
+    return db
+
+
 def _screen() -> Any:
     from .chance import verdict
     from .recipe import UNIT
@@ -214,15 +252,33 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
                     click.echo(note, err=True)
             for prompt in _prompts(common.get("prompts")):
                 result = command.handler(chat, **(values | prompt))
-                if common["as_json"]:
+                form = _form(common)
+                if form == "as_json":
                     for item in _json(result):
                         click.echo(json.dumps(item, ensure_ascii=False, allow_nan=False))
+                elif form is not None:
+                    click.echo(_exported(chat, result, form), nl=False)
                 else:
                     repl.show(chat, screen, result)
             if chat.session.stop.is_set():
                 raise Interrupted(f"steerchat {command.name}")
     finally:
         chat.close()
+
+
+def _form(common: dict[str, Any]) -> str | None:
+    """How a result is wanted, where not as on a screen."""
+    wanted = [name for name in ("as_json", "csv", "markdown") if common.get(name)]
+    if len(wanted) > 1:
+        raise UsageError("a result has one form", "one of --json, --csv and --markdown")
+    return wanted[0] if wanted else None
+
+
+def _exported(chat: Any, result: Any, form: str) -> str:
+    from .commands.exports import FORMS
+    from .commands.notebook import open_store
+
+    return FORMS[form](open_store(chat), [item["id"] for item in _json(result)])
 
 
 _WITHOUT_MODEL = {

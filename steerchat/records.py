@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -250,11 +252,21 @@ class Excerpt:
     text: str
     spans: tuple[tuple[int, int], ...]
 
+    def pieces(self) -> list[tuple[str, int]]:
+        """The text on one line in pieces, each with 2 where it was found and 0 where not."""
+        line = re.sub(r"\s", " ", self.text)
+        edges = [0, *(edge for span in self.spans for edge in span), len(line)]
+        places = enumerate(itertools.pairwise(edges))
+        return [(line[low:high], 2 * (index % 2)) for index, (low, high) in places if low < high]
+
 
 @dataclass(frozen=True)
 class SearchHit:
     stored: StoredPair
     excerpts: tuple[Excerpt, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.stored.to_json(), "hits": [dict(vars(one)) for one in self.excerpts]}
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import StoreError, UnknownName, UsageError, shorten
-from .migrations import copy_database
 from .queries import find_excerpts, match_words, search_ids, select_ids
 from .records import (
     PAIR_QUERY,
@@ -35,7 +34,7 @@ from .records import (
     to_json,
 )
 from .results import Pair
-from .storefile import Owner, end_running, explained, open_file, problems, timestamp, transaction
+from .storefile import Owner, backup, check, end_running, explained, open_file, timestamp, transaction
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -257,6 +256,12 @@ class Store:
         with self._read() as db:
             return _fetch(db, pair_ids)
 
+    def rows(self, pair_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Those that are there, newest first, as rows of `pair_view`."""
+        sql = "SELECT * FROM pair_view WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"
+        with self._read() as db:
+            return list(db.query(sql, [_ids(pair_ids)]))
+
     def pairs(self, filters: Filters | None = None, limit: int = 20, before_id: int | None = None) -> list[StoredPair]:
         """The newest pairs that pass, newest first; `before_id` is the last id of the page before."""
         sql, args = select_ids(filters or Filters(), before_id)
@@ -292,16 +297,11 @@ class Store:
         Raises:
             StoreError: it exists already, or cannot be written.
         """
-        target = Path(target).absolute()
-        if target.exists():
-            raise StoreError(f"{target} exists already", "name a new file")
-        with explained(target):
-            return copy_database(self.path, target)
+        return backup(self.path, Path(target))
 
     def check(self) -> list[str]:
         """Every sign of damage in words; an empty list for a sound file. Slow on a large one."""
-        with explained(self.path):
-            return problems(self.path)
+        return check(self.path)
 
     # Shared by the above
 

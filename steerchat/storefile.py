@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from .errors import StoreError
-from .migrations import MIGRATIONS, migrate
+from .migrations import MIGRATIONS, copy_database, migrate
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -164,6 +164,36 @@ def transaction(db: Database) -> Iterator[None]:
         with contextlib.suppress(sqlite3.Error):
             db.rollback()
         raise
+
+
+def backup(path: Path, target: Path) -> Path:
+    """A whole copy of the file at `path`, also while others write to it. Returns where it is.
+
+    Raises:
+        StoreError: there is nothing to copy, `target` exists already, or it cannot be written.
+    """
+    target = target.absolute()
+    _must_be_there(path)
+    if target.exists():
+        raise StoreError(f"{target} exists already", "name a new file")
+    with explained(target):
+        return copy_database(path, target)
+
+
+def check(path: Path) -> list[str]:
+    """Every sign of damage in words; an empty list for a sound file. Slow on a large one.
+
+    Raises:
+        StoreError: there is no such file, or it cannot be read at all.
+    """
+    _must_be_there(path)
+    with explained(path):
+        return problems(path)
+
+
+def _must_be_there(path: Path) -> None:
+    if not path.is_file():  # SQLite would make it
+        raise StoreError(f"there is no history at {path}", "it begins with the first chat")
 
 
 def problems(path: Path) -> list[str]:

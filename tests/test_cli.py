@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +141,61 @@ def test_history_lists_as_a_table_and_as_json(shell: Shell):
     assert [pair["id"] for pair in shell.json("history", "--limit", "1")] == [2]
     [one] = shell.json("history", "1")
     assert one["prompt"] == "How are you?" and set(one["steered"]) >= ANSWER
+
+
+def test_history_as_csv_and_markdown_has_the_same_pairs_as_json(shell: Shell):
+    shell("compare", 'A "comma", and\na line', *STEER)
+    shell("compare", "# No *heading*")
+    listed = shell.json("history")
+    found = list(csv.DictReader(io.StringIO(shell("history", "--csv")[0])))
+    assert [(row["id"], row["prompt"], row["normal"]) for row in found] == [
+        (str(one["id"]), one["prompt"], one["normal"]["text"]) for one in listed
+    ]
+    assert (found[0]["steered"], found[1]["concepts"], found[1]["layer"]) == ("", "happy", "")
+    assert float(found[1]["effect"]) == pytest.approx(listed[1]["effect"])
+    assert [row["id"] for row in csv.DictReader(io.StringIO(shell("history", "--csv", "--search", "comma")[0]))] == [
+        "1"
+    ]
+    page = shell("history", "--markdown")[0]
+    assert "## \\# No \\*heading\\*" in page and page.index("heading") < page.index("comma")
+    assert shell("history", "1", "--markdown")[0].count("## ") == 1
+    assert shell("history", "--csv", "--concept", "sad")[0] == ""
+    assert "one form" in shell("history", "--csv", "--json", code=2)[1]
+
+
+def test_a_search_shows_where_its_words_are(shell: Shell):
+    shell("compare", "The quantum\nweather of Norway", *STEER)
+    out, _ = shell("history", "--search", "weather QUANTUM")
+    assert "pair 1" in out and "prompt: The [quantum] [weather] of Norway" in out
+    [pair] = shell.json("history", "--search", "quantum")
+    assert pair["hits"] == [{"where": "prompt", "text": "The quantum\nweather of Norway", "spans": [[4, 11]]}]
+    assert "Nothing has all" in shell("history", "--search", "snow")[0]
+
+
+def test_a_full_page_says_how_to_get_the_next(shell: Shell):
+    shell("compare", "--prompts", "-", stdin="One?\nTwo?\nThree?\n")
+    out, _ = shell("history", "--limit", "2")
+    assert "Older ones: --before 2" in out and "One?" not in out
+    out, _ = shell("history", "--limit", "2", "--before", "2")
+    assert "One?" in out and "Two?" not in out and "Older" not in out
+
+
+def test_the_file_of_the_history_is_named_copied_and_checked(shell: Shell, tmp_path: Path):
+    assert "no history" in shell("db", "check", code=1)[1]
+    assert "no history" in shell("db", "backup", str(tmp_path / "copy.db"), code=1)[1]
+    shell("compare", "How are you?")
+    file = shell.home / "history.db"
+    assert shell("db", "path")[0] == f"{file}\n"
+    assert shell("db", "backup", str(tmp_path / "copy.db"))[0] == f"{tmp_path / 'copy.db'}\n"
+    assert rows(tmp_path / "copy.db", ANSWERS) == rows(file, ANSWERS)
+    assert "exists already" in shell("db", "backup", str(tmp_path / "copy.db"), code=1)[1]
+    assert shell("db", "check")[0] == "no damage found\n"
+    with sqlite3.connect(file) as db:
+        db.execute("INSERT INTO pair_search(pair_search) VALUES ('delete-all')")
+    db.close()
+    assert "full-text index" in shell("db", "check", code=1)[0]
+    file.write_text("This is no database at all, whatever its name says. " * 50)
+    assert "not a SQLite file" in shell("db", "check", code=1)[1]
 
 
 def test_a_pair_is_run_again_from_the_shell(shell: Shell):

@@ -133,7 +133,9 @@ def test_stats_are_a_chart_and_json(shell: Shell):  # noqa: F811
     shell(stdin="/steer happy 2 6.0\nOne?\n/rate steered\nTwo?\n/rate normal\n/steer sad 1 6.0\nThree?\n/rate 3 tie\n")
     text = shell("stats")[0]
     assert "happy 2 x 6.0" in text and "#####|..... 1 of 2" in text and "..." not in text.replace("|.....", "")
-    assert "3 pairs judged, 0 of them blind: 1 for the steered answer, 1 tie" in " ".join(text.split())
+    assert "3 judged, 0 of them blind: 1 for the steered answer, 1 for the normal one, ties 1." in " ".join(
+        text.split()
+    )
     found = shell.json("stats")
     assert [(one["label"], one["steered"]) for one in found if one["by"] == "recipe"] == [
         ("happy 2 x 6.0", 1),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from ..arguments import Concept, Float, Int, Kind, Option, PairId
 from ..chat import Chat
 from ..errors import StoreError, UsageError, shorten
+from ..pages import when
+from ..records import SearchHit, StoredPair
 from ..registry import command
 from ..repeating import fork, rerun, use
-from ..results import Event
+from ..results import Event, Notice
 from ..store import Filters, Store
+from ..text import Page, Shaded
 
 _GROUP = "Notebook"
 _AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -73,15 +76,36 @@ def history(
     rated: Annotated[bool, Option("only pairs that you judged")] = False,
     session: Annotated[int | None, Option("only this session's pairs", Int(least=1))] = None,
     limit: Annotated[int, Option("how many", Int(least=1, most=100_000))] = 20,
+    before: Annotated[int | None, Option("only pairs older than this one", PairId(metavar="ID"))] = None,
 ) -> Any:
-    """Lists the pairs, newest first, or shows one whole. What filters are given must all hold."""
+    """Lists the pairs, newest first, or shows one whole. What filters are given must all hold.
+
+    A search looks for every word in the prompt and both answers, and shows where it is. A full page ends with
+    the option that gives the next one.
+    """
     store = open_store(chat)
     if pair is not None:
         return store.pair(pair)
     filters = Filters(concept, layer, strength, min_effect, model, since, kind, rated or None, session)
-    if search:
-        return [hit.stored for hit in store.search(search, filters, limit=limit)]
-    return store.pairs(filters, limit=limit)
+    if not search:
+        return _page(found := store.pairs(filters, limit, before), [one.to_json() for one in found], limit, found)
+    hits = store.search(search, filters, limit, before)
+    parts = [part for hit in hits for part in _hit(hit)] or [Notice("Nothing has all of these words.")]
+    return _page([hit.stored for hit in hits], [hit.to_json() for hit in hits], limit, *parts)
+
+
+def _page(found: Sequence[StoredPair], objects: Sequence[Mapping[str, Any]], limit: int, *parts: object) -> Page:
+    more = [Notice(f"Older ones: --before {found[-1].id}")] if len(found) == limit else []
+    return Page([*parts, *more], objects)
+
+
+def _hit(hit: SearchHit) -> list[object]:
+    """A pair in a line, and under it where the words are."""
+    pair = hit.stored.pair
+    facts = [f"pair {pair.id}", when(hit.stored.created, datetime.now().astimezone()), str(pair.recipe)]
+    facts += [f"effect {pair.effect:+.1f}"] if pair.effect is not None else []
+    places = [Shaded([(f"{one.where}: ", 0), *one.pieces()]) for one in hit.excerpts]
+    return [Notice("   ".join(facts)), *places]
 
 
 @command("history rerun", examples=["/history rerun 1"], group=_GROUP, shell=True)

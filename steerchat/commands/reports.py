@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -104,6 +104,12 @@ def _experiment_report(chat: Chat, store: Store, experiment: StoredExperiment) -
     data = {"experiment": experiment.to_json(), "pairs": [one.to_json() for one in pairs]}
     title = f"Experiment {experiment.id}: {experiment.kind}"
     return Report(title, [], [_experiment_chapter(chat, experiment, pairs)], data, verdict)
+
+
+def listing(pairs: Sequence[StoredPair]) -> Report:
+    """Pairs of the history, in the order given."""
+    data = {"pairs": [one.to_json() for one in pairs]}
+    return Report("History", [("pairs", str(len(pairs)))], list(map(_pair_chapter, pairs)), data, verdict)
 
 
 def _pair_report(stored: StoredPair) -> Report:

@@ -121,10 +121,11 @@ def stats(
     if len(effects) > 1:
         parts.append(_table("measured effect", effects))
     low, high = every.range
-    sentence = f"{every.judged} pairs judged, {blind} of them blind: {every.steered} for the steered answer, "
-    sentence += f"{every.ties} tie{'' if every.ties == 1 else 's'}; by chance alone it may be "
-    sentence += f"{100 * low:.0f}% to {100 * high:.0f}% of all such verdicts."
-    parts.append(sentence)
+    normal = every.judged - every.ties - every.steered
+    parts.append(
+        f"{every.judged} judged, {blind} of them blind: {every.steered} for the steered answer, {normal} for the "
+        f"normal one, ties {every.ties}. So few leave its share between {100 * low:.0f}% and {100 * high:.0f}% (95%)."
+    )
     agreeing, decided = agreement(judged)
     if decided:
         parts.append(f"The measured effect agrees with {agreeing} of {decided} verdicts.")

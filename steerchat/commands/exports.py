@@ -1,0 +1,31 @@
+"""The history for other programs: CSV with the columns of `pair_view`, and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from ..report import to_markdown
+from ..store import Store
+from .reports import listing
+
+
+def as_csv(store: Store, pair_ids: Sequence[int]) -> str:
+    """A line a pair under a line of names; a text that has line breaks is in quotation marks, as RFC 4180 says."""
+    rows = store.rows(pair_ids)
+    if not rows:
+        return ""
+    out = io.StringIO()
+    table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return out.getvalue()
+
+
+def as_markdown(store: Store, pair_ids: Sequence[int]) -> str:
+    """Each pair whole, with what was measured."""
+    return to_markdown(listing(store.chosen(pair_ids)))
+
+
+FORMS = {"csv": as_csv, "markdown": as_markdown}
