@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
+from steerchat import migrations
 from steerchat.errors import StoreError, UnknownName, UsageError
 from steerchat.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from steerchat.recipe import Recipe, Term
@@ -439,6 +441,29 @@ def test_the_view_has_one_row_a_pair_with_both_texts(store: Store) -> None:
         "Tell me about the weather",
     )
     assert rows[1]["status"] == "running" and rows[1]["normal"] is None
+
+
+def test_every_table_and_column_is_described(store: Store) -> None:
+    described = migrations.__doc__ or ""
+    for table in Database(store.path).tables:
+        if table.name.startswith(("pair_search_", "sqlite_")):
+            continue  # SQLite's own
+        assert re.search(rf"^{table.name} ", described, re.MULTILINE), table.name
+        for column in table.columns_dict:
+            assert re.search(rf"\b{column}\b", described), f"{table.name}.{column}"
+    assert re.search(r"^pair_view ", described, re.MULTILINE)
+
+
+def test_other_programs_read_the_view(store: Store) -> None:
+    log(store, effect=0.5)
+    log(store, recipe=MIXED, effect=1.5)
+    sql = "SELECT concepts, round(avg(effect), 1) AS effect FROM pair_view GROUP BY concepts"
+    command = [sys.executable, "-m", "sqlite_utils", "query", str(store.path), sql]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert json.loads(process.stdout) == [
+        {"concepts": "brief,happy,sad", "effect": 1.5},
+        {"concepts": "happy", "effect": 0.5},
+    ]
 
 
 # Several processes, and threads
