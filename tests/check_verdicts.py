@@ -1,8 +1,8 @@
-"""Do the verdicts hold on the default model? Run by hand, `python tests/check_verdicts.py`: five minutes on a laptop.
+"""Do the verdicts hold on the default model? Run by hand, `python tests/check_verdicts.py [TOKENS]`: ten minutes.
 
 Ten prompts on which no setting was chosen are answered with five seeds each: pushed in two random directions at 2.0,
 read along happy, and towards three concepts at their recommended settings. Random pushes should be within chance in 18
-of 20 comparisons, and each concept clear in 9 of 10. What came out is one JSON object on standard output.
+of 20 comparisons, and each concept clear in 9 of 10. What came out is one JSON object on standard output; vectors/verdicts.jsonl keeps it for the README.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from steerchat.session import Session
 from steerchat.vectors import random_vector
 
 CONCEPTS = ("happy", "formal", "poetic")
-SEEDS, TOKENS, EACH = 5, 120, 2
+SEEDS, EACH = 5, 2
 
 
-def main() -> None:
+def main(tokens: int) -> None:
     engine = load(find("smollm2", progress=lambda event: None), "cpu", "float32")
     prompts = tomllib.loads((folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8"))["evaluation"]
     layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
     found: dict[str, list[tuple[str | None, list[float]]]] = {name: [] for name in ("random", *CONCEPTS)}
     with tempfile.TemporaryDirectory() as folder:
         library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
-        session = Session(Settings(max_tokens=TOKENS), library, lambda: engine, None)
+        session = Session(Settings(max_tokens=tokens), library, lambda: engine, None)
         for number, prompt in enumerate(prompts[:10]):
             settings = [Setting(name, chosen(session, name)) for name in CONCEPTS]
             for each in range(EACH):
@@ -60,9 +60,10 @@ def main() -> None:
         }
         for name, seen in found.items()
     }
-    means = band.band(2.0, TOKENS, SEEDS) if band else None
-    print(json.dumps({"verdicts": counts, "band": means and [round(edge, 2) for edge in means]}))
+    means = band.band(2.0, tokens, SEEDS) if band else None
+    edges = means and [round(edge, 2) for edge in means]
+    print(json.dumps({"tokens": tokens, "seeds": SEEDS, "verdicts": counts, "band": edges}))
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 120)
