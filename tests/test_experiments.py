@@ -19,9 +19,11 @@ from steerchat.engine import Engine
 from steerchat.errors import UsageError
 from steerchat.experiments import (
     Experiment,
+    Outcome,
     Setting,
     at_layers,
     at_strengths,
+    best,
     chosen,
     grid,
     keep_tuning,
@@ -125,6 +127,19 @@ def test_a_stop_keeps_what_came_and_logs_the_rest_as_interrupted(session: Sessio
     assert 0 < len(statuses) < 90 and "running" not in statuses
     assert [one["status"] for one in logged(session, "SELECT status FROM experiments")] == ["interrupted"]
     assert "stopped" in str(strengths(result, recipe).parts[0])
+
+
+def test_what_did_best_is_the_pair_that_is_looked_into_afterwards_and_never_a_control(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    # No answer of random weights is fluent, so which settings show is said here.
+    monkeypatch.setattr(Outcome, "shows", property(lambda one: one.setting.label != "0.0"))
+    recipe = chosen(session, "happy", "3")
+    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 2.0, 8.0]), repeats=2).run()
+    peak = best(result.outcomes)
+    assert peak is not None and peak is not result.outcomes[0] and session.last == peak.pairs[0]
+    controls = Experiment(session, "compare", PROMPT, with_controls(recipe, raw=False), repeats=2).run()
+    assert session.last == controls.outcomes[0].pairs[0]
 
 
 def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, tiny: Engine):  # noqa: F811
