@@ -479,7 +479,7 @@ with Store.open(sys.argv[1]) as store:
 def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with Store.open(path) as store:
-        writers = [run_python(WRITER, path, 200, name) for name in ("ann", "bob")]
+        writers = [run_python(WRITER, path, 500, name) for name in ("ann", "bob")]
         while any(writer.poll() is None for writer in writers):
             for stored in store.pairs(limit=50):
                 assert stored.status in ("running", "complete")
@@ -487,10 +487,10 @@ def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
             store.search("number")
         for writer in writers:
             assert (writer.wait(), writer.communicate()[1]) == (0, "")
-        assert store.count() == 400
+        assert store.count() == 1000
         for name in ("ann", "bob"):
-            assert len(store.search(f"number {name}", limit=500)) == 200
-        assert {stored.status for stored in store.pairs(limit=500)} == {"complete"}
+            assert len(store.search(f"number {name}", limit=1000)) == 500
+        assert {stored.status for stored in store.pairs(limit=1000)} == {"complete"}
         assert store.check() == []
 
 
@@ -754,6 +754,21 @@ def test_a_migration_keeps_what_was_there_and_a_backup_of_it(tmp_path: Path) -> 
     with database(backup) as db:
         assert "mood" not in db["sessions"].columns_dict
         assert db["sessions"].count == 1
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date_with_its_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    row = record().to_row() | {"created": "2026-01-31T12:00:00.000Z", "status": "complete"}
+    del row["vectors"], row["context"]
+    with database(path) as db:
+        migrate(db, path, MIGRATIONS[:1])
+        db.execute("PRAGMA journal_mode = WAL")
+        db["pairs"].insert(row)  # type: ignore[union-attr]
+    with Store.open(path) as store:
+        stored = store.pair(1)
+        assert (stored.pair.prompt, stored.vectors, stored.context) == (row["prompt"], {}, [])
+        assert ids(store.search("weather")) == [1]
+    assert (tmp_path / "history.db.v1.backup").exists()
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
