@@ -250,8 +250,15 @@ def _what_repeats(db: Database) -> None:
     db.execute("ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]'")
 
 
+def _rare_kinds(db: Database) -> None:
+    """Indexes that hold all that a list is filtered by: a few rows of a kind, a model or a time are found soon."""
+    db.execute("CREATE INDEX pairs_kind ON pairs(kind, id, undone, effect, created, rating, model)")
+    db.execute("CREATE INDEX pairs_model ON pairs(model, id, undone, effect, created, rating, kind)")
+    db.execute("CREATE INDEX pairs_created ON pairs(created)")
+
+
 # Never change one that was released; append. A file's version is how many of them it has had.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema, _what_repeats)
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _what_repeats, _rare_kinds)
 
 
 def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | None:

@@ -42,6 +42,10 @@ def select_ids(filters: Filters, before_id: int | None = None) -> Query:
             index = "pairs_session"
         elif filters.experiment is not None:
             index = "pairs_experiment"
+        elif filters.kind is not None:
+            index = "pairs_kind"
+        elif filters.model is not None:
+            index = "pairs_model"
         return _where(f"SELECT id FROM pairs INDEXED BY {index}", tests, "id"), args
     index = "" if filters.concept is None else " INDEXED BY pair_concepts_concept"
     source = (
@@ -127,6 +131,10 @@ def _pair_tests(filters: Filters) -> tuple[list[str], list[Any]]:
         ("session_id = ?", filters.session),
         ("experiment_id = ?", filters.experiment),
     ]
+    if filters.since is not None:
+        # Ids run with time, mostly: below the lowest one that passes nothing need be walked.
+        lowest = "(SELECT min(id) FROM pairs INDEXED BY pairs_created WHERE created >= ?)"
+        given.append((f"{{id}} >= {lowest}", timestamp(filters.since)))
     tests = [test for test, value in given if value is not None]
     if filters.rated is not None:
         tests.append("rating IS NOT NULL" if filters.rated else "rating IS NULL")
