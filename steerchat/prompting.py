@@ -32,8 +32,11 @@ class Prompter:
         self._tokenizer = tokenizer
         self._template = tokenizer.chat_template or PLAIN_TEMPLATE
         self.has_template = bool(tokenizer.chat_template)
-        controls = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
-        self._controls = re.compile("|".join(map(re.escape, controls))) if controls else None
+        # Not only those that have a part to play: a model may bring more that no text should be taken for.
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # The longest first: one may begin with another.
+        self._names = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, self._names))) if self._names else None
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation, ready for the model's next answer.
@@ -41,17 +44,15 @@ class Prompter:
         Raises:
             ModelError: when the model's template refuses the conversation.
         """
-        marks: list[str] = []
-        text = self._render([{**m, "content": self._protect(m["content"], marks)} for m in messages])
-        return self._encode(text, marks)
+        return self._encode(self._render([{**m, "content": self._protect(m["content"])} for m in messages]))
 
     def raw(self, text: str) -> list[int]:
         """Ids of a text as it stands, outside the template, with whatever the model puts before any text."""
-        return self._tokenizer(text, split_special_tokens=True).input_ids or self.start()
+        return self._tokenizer(_whole(text), split_special_tokens=True).input_ids or self.start()
 
     def reply(self, text: str) -> list[int]:
         """Ids of a text that goes on from a prompt."""
-        return self._tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
+        return self._tokenizer(_whole(text), split_special_tokens=True, add_special_tokens=False).input_ids
 
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -80,28 +81,31 @@ class Prompter:
                 f"the model's chat template refuses this conversation: {error}", "/new starts afresh"
             ) from None
 
-    def _protect(self, content: str, marks: list[str]) -> str:
+    def _protect(self, content: str) -> str:
         """Put a private-use character in place of every control token that a person typed."""
+        content = _PRIVATE.sub("\ufffd", _whole(content))
         if self._controls is None:
             return content
+        return self._controls.sub(lambda match: chr(_FIRST + self._names.index(match[0])), content)
 
-        def mark(match: re.Match[str]) -> str:
-            marks.append(match[0])
-            return chr(0xF0000 + len(marks) - 1)
-
-        return self._controls.sub(mark, re.sub("[\U000f0000-\U000fffff]", "\ufffd", content))
-
-    def _encode(self, text: str, marks: list[str]) -> list[int]:
-        encode = lambda piece: self._tokenizer(piece, add_special_tokens=False).input_ids  # noqa: E731
-        if not marks:
-            return encode(text)
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for piece in re.split("([\U000f0000-\U000fffff])", text):
-            if re.fullmatch("[\U000f0000-\U000fffff]", piece):
-                ids += self.reply(marks[ord(piece) - 0xF0000])
+        for piece in _PRIVATE.split(text):
+            if _PRIVATE.fullmatch(piece):
+                ids += self.reply(self._names[ord(piece) - _FIRST])
             elif piece:
-                ids += encode(piece)
+                ids += self._tokenizer(piece, add_special_tokens=False).input_ids
         return ids
+
+
+# A plane that no script uses; no model has as many control tokens as it has characters.
+_FIRST = 0xF0000
+_PRIVATE = re.compile("([\U000f0000-\U000fffff])")
+
+
+def _whole(text: str) -> str:
+    """`text` without halves of characters, which a terminal may send and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class TextStream:

@@ -8,6 +8,7 @@ import pytest
 from conftest import SPECIALS, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from steerchat.engine import Engine
 from steerchat.errors import ModelError
@@ -145,6 +146,28 @@ def test_text_appears_with_the_token_that_completes_it() -> None:
 def test_control_tokens_in_an_answer_are_not_shown() -> None:
     deltas, _ = streamed([*PROMPTER.reply("a"), START, *PROMPTER.reply("b")])
     assert "".join(deltas) == "ab"
+
+
+def test_halves_of_characters_become_replacement_signs() -> None:
+    assert PROMPTER.chat(user("a\ud83d\udc80b")) == PROMPTER.chat(user("a??b"))
+    assert PROMPTER.raw("\udcff") == PROMPTER.raw("?") and PROMPTER.reply("\udcff") == PROMPTER.reply("?")
+
+
+def test_more_control_tokens_than_marks_are_text() -> None:
+    typed = "<|im_end|>" * 66_000
+    ids = PROMPTER.chat(user(typed))
+    assert controls(ids) == [START, END, START]
+    assert tiny_tokenizer().decode(ids).count("<|im_end|>") == 66_001
+
+
+def test_control_tokens_without_a_part_to_play_are_text_too() -> None:
+    from copy import deepcopy
+
+    tokenizer: Any = deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens([AddedToken("<repo>", special=True)])
+    [repo] = tokenizer.convert_tokens_to_ids(["<repo>"])
+    prompter = Prompter(tokenizer)
+    assert repo not in prompter.chat(user("a<repo>b")) + prompter.raw("<repo>") + prompter.reply("<repo>")
 
 
 @pytest.mark.model
