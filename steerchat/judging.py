@@ -53,7 +53,7 @@ def _tellable(stored: StoredPair) -> bool:
     pair = stored.pair
     named = pair.recipe.active and RANDOM not in pair.recipe.concepts
     different = pair.steered is not None and pair.steered.text != pair.normal.text
-    return named and different and stored.status == "complete"
+    return named and different and stored.status == "complete" and stored.kind != "rerun"  # of a pair that is there
 
 
 def asked_for(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .errors import UsageError
 from .experiments import logged
 from .journal import versions
+from .recipe import Recipe
 from .records import Filters
 from .results import Answer, Event, Notice, Pair, PairDone, divergence
 from .session import Message, Session, Turn
@@ -32,7 +33,14 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     messages = {column: list(messages) for column, messages in stored.messages.items()}
     unlike = differences(session, stored)
     events = session.answer(
-        pair.prompt, messages, pair.seed, pair.recipe, kind="rerun", raw=pair.raw, sampling=_sampling(stored)
+        pair.prompt,
+        messages,
+        pair.seed,
+        pair.recipe,
+        kind="rerun",
+        raw=pair.raw,
+        sampling=_sampling(stored),
+        along=_along(session, stored),
     )
     for event in events:
         yield event
@@ -158,6 +166,16 @@ def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
     if stored.fingerprint == engine.fingerprint:
         return []
     return [Notice(f"{stored.pair.model} answered this; from here on it is {engine.name}.")]
+
+
+def _along(session: Session, stored: StoredPair) -> Recipe | None:
+    """The recipe along which a control of an experiment was read; None for any other pair."""
+    if stored.experiment_id is None or session.journal.store is None:
+        return None
+    settings = session.journal.store.experiment(stored.experiment_id).spec.get("settings", ())
+    found = (one.get("along") for one in settings if one["recipe"] == stored.pair.recipe.to_json())
+    along = next(found, None)
+    return None if along is None else Recipe.from_json(along)
 
 
 def _sampling(stored: StoredPair) -> Sampling:

@@ -310,6 +310,7 @@ class Session:
         keep: bool = False,
         sampling: Sampling | None = None,
         context: Sequence[int | None] = (),
+        along: Recipe | None = None,
     ) -> Generator[Event, None, Pair]:
         """One pair, logged before its first token.
 
@@ -323,6 +324,7 @@ class Session:
             keep: whether the next turn goes on from here.
             sampling: instead of the settings'.
             context: the pairs whose answers `messages` hold.
+            along: the recipe along which the effect is read, as for a control; None for its own.
         """
         sampling = sampling or self.sampling()
         rows = self._rows(prompt, messages, seed, recipe, raw)
@@ -339,7 +341,7 @@ class Session:
                 self.engine.generate(rows, sampling, self.stop.is_set, keep=keep), texts
             )
             seconds = time.monotonic() - started
-            pair = self.measured(pair_id, prompt, seed, recipe, outputs, raw, seconds)
+            pair = self.measured(pair_id, prompt, seed, recipe, outputs, raw, seconds, along)
             done = True
         finally:
             if not done:

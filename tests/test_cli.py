@@ -178,6 +178,7 @@ def test_a_full_page_says_how_to_get_the_next(shell: Shell):
     assert "Older ones: --before 2" in out and "One?" not in out
     out, _ = shell("history", "--limit", "2", "--before", "2")
     assert "One?" in out and "Two?" not in out and "Older" not in out
+    assert "Older" not in shell("history", "--limit", "3")[0]
 
 
 def test_the_file_of_the_history_is_named_copied_and_checked(shell: Shell, tmp_path: Path):

@@ -118,6 +118,7 @@ def test_every_pair_of_a_session_repeats_token_for_token_in_a_new_process(sessio
         assert (after.steered is None) == (before.steered is None)
         if before.steered is not None and after.steered is not None:
             assert after.steered.token_ids == before.steered.token_ids and after.steered.text == before.steered.text
+        assert after.effect == pytest.approx(before.effect, abs=1e-3)
         assert after.recipe == before.recipe and "token for token" in said[-1]
 
 

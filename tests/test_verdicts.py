@@ -124,6 +124,7 @@ def test_what_cannot_be_told_apart_or_named_is_not_reviewed(store: Store):  # no
     log(store, normal="the same", steered="the same")
     log(store, recipe=Recipe(), steered=None)
     log(store, recipe=Recipe((term("random", 2.0),)))
+    log(store, kind="rerun")
     good = log(store)
     assert [blind.stored.id for blind in unseen(store, Filters(rated=False), 10)] == [good]
 
@@ -133,6 +134,7 @@ def test_stats_are_a_chart_and_json(shell: Shell):  # noqa: F811
     shell(stdin="/steer happy 2 6.0\nOne?\n/rate steered\nTwo?\n/rate normal\n/steer sad 1 6.0\nThree?\n/rate 3 tie\n")
     text = shell("stats")[0]
     assert "happy 2 x 6.0" in text and "#####|..... 1 of 2" in text and "..." not in text.replace("|.....", "")
+    assert "only ties" in text
     assert "3 judged, 0 of them blind: 1 for the steered answer, 1 for the normal one, ties 1." in " ".join(
         text.split()
     )

@@ -87,15 +87,17 @@ def history(
     if pair is not None:
         return store.pair(pair)
     filters = Filters(concept, layer, strength, min_effect, model, since, kind, rated or None, session)
+    # One more than is shown says whether there is another page.
     if not search:
-        return _page(found := store.pairs(filters, limit, before), [one.to_json() for one in found], limit, found)
-    hits = store.search(search, filters, limit, before)
-    parts = [part for hit in hits for part in _hit(hit)] or [Notice("Nothing has all of these words.")]
-    return _page([hit.stored for hit in hits], [hit.to_json() for hit in hits], limit, *parts)
+        found = store.pairs(filters, limit + 1, before)
+        return _page(found, [one.to_json() for one in found[:limit]], limit, found[:limit])
+    hits = store.search(search, filters, limit + 1, before)
+    parts = [part for hit in hits[:limit] for part in _hit(hit)] or [Notice("Nothing has all of these words.")]
+    return _page([hit.stored for hit in hits], [hit.to_json() for hit in hits[:limit]], limit, *parts)
 
 
 def _page(found: Sequence[StoredPair], objects: Sequence[Mapping[str, Any]], limit: int, *parts: object) -> Page:
-    more = [Notice(f"Older ones: --before {found[-1].id}")] if len(found) == limit else []
+    more = [Notice(f"Older ones: --before {found[limit - 1].id}")] if len(found) > limit else []
     return Page([*parts, *more], objects)
 
 

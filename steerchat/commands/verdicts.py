@@ -139,7 +139,7 @@ def _table(heading: str, rows: Sequence[Tally]) -> Table:
         [
             (
                 fit(one.label, 30),
-                f"{_bar(one)} {one.steered} of {one.judged - one.ties}".strip(),
+                _share(one),
                 str(one.ties),
                 f"{one.reads} of {one.compared}" if one.compared else "",
                 "" if one.effect is None else f"{one.effect:+.1f}",
@@ -150,10 +150,10 @@ def _table(heading: str, rows: Sequence[Tally]) -> Table:
     )
 
 
-def _bar(one: Tally) -> str:
-    """From 0 to all, with the half marked."""
-    if one.judged == one.ties:
-        return ""
-    line = "#" * round(one.share * _CELLS)
-    line = line.ljust(_CELLS, ".")
-    return f"{line[: _CELLS // 2]}|{line[_CELLS // 2 :]}"
+def _share(one: Tally) -> str:
+    """A bar from 0 to all, with the half marked, and the figures."""
+    decided = one.judged - one.ties
+    if not decided:
+        return "only ties"
+    line = ("#" * round(one.share * _CELLS)).ljust(_CELLS, ".")
+    return f"{line[: _CELLS // 2]}|{line[_CELLS // 2 :]} {one.steered} of {decided}"
