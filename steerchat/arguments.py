@@ -58,6 +58,10 @@ class Completions(Protocol):
         """(id, prompt) of recent pairs, newest first."""
         ...
 
+    def sessions(self) -> Iterable[tuple[int, str]]:
+        """(id, title) of recent conversations, newest first."""
+        ...
+
 
 class Kind:
     """One word of text. Subclasses say what it must look like and what could stand there.
@@ -241,6 +245,20 @@ class PairId(Kind):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         return [(str(number), shorten(prompt)) for number, prompt in chat.pairs()]
+
+
+class SessionId(PairId):
+    meaning = "a conversation's number"
+
+    def parse(self, text: str) -> int:
+        try:
+            return super().parse(text)
+        except UsageError:
+            hint = "/session lists them"
+            raise UsageError(f"{shorten(text, 20)!r} is not a conversation's number", hint) from None
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return [(str(number), shorten(title)) for number, title in chat.sessions()]
 
 
 class PathArg(Kind):

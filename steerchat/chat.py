@@ -188,10 +188,15 @@ class Menu:
         return self._chat.registry.nouns()
 
     def pairs(self) -> Iterable[tuple[int, str]]:
-        if self._chat.session.journal.store is None:
-            return []
+        return self._of_history(lambda store: [(row.id, row.pair.prompt) for row in store.pairs(limit=20)])
+
+    def sessions(self) -> Iterable[tuple[int, str]]:
+        return self._of_history(lambda store: [(row.id, row.title) for row in store.sessions(limit=20)])
+
+    def _of_history(self, read: Callable[[Store], list[tuple[int, str]]]) -> list[tuple[int, str]]:
+        store = self._chat.session.journal.store
         try:
-            return [(row.id, row.pair.prompt) for row in self._chat.session.journal.store.pairs(limit=20)]
+            return [] if store is None else read(store)
         except StoreError:
             return []
 

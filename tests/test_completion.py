@@ -59,6 +59,9 @@ class Chat:
     def pairs(self) -> list[tuple[int, str]]:
         return [(12, "Tell me about the weather"), (11, "Hi")]
 
+    def sessions(self) -> list[tuple[int, str]]:
+        return [(3, "About the weather"), (2, "Hi")]
+
 
 @registry.command("steer", examples=[])
 def steer(

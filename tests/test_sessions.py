@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 
 from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from test_cli import Shell, shell  # noqa: F401
 from test_repl import Start, history, say, shown, start, tiny_folder  # noqa: F401
 
+from steerchat.chat import Menu
+from steerchat.completion import SlashCompleter
+from steerchat.registry import registry
 from steerchat.repl import run_chat
 
 
@@ -21,6 +26,9 @@ def test_sessions_are_listed_with_their_titles_and_resumed_by_number(start: Star
     listed = say(chat, screen, "/session").splitlines()
     assert "Something else (this one)" in listed[1] and "About the weather" in listed[2]
     assert listed[2].split()[-1] == "2"
+    menu = SlashCompleter(registry, Menu(chat)).get_completions(Document("/session resume "), CompleteEvent())
+    assert [(one.text, one.display_meta_text) for one in menu] == [("2", "Something else"), ("1", "About the weather")]
+    assert "/session lists them" in say(chat, screen, "/session resume weather")
     said = say(chat, screen, "/session resume 1")
     assert "> And the sea?" in said and "Session 1 goes on: 2 turns." in said and "happy at layer 2" in said
     say(chat, screen, "And the lakes?")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
-from ..arguments import Int, Option
+from ..arguments import Int, Option, SessionId
 from ..chat import Chat
 from ..pages import when
 from ..registry import command
@@ -45,7 +45,7 @@ def session_list(chat: Chat, *, limit: Annotated[int, Option("how many", Int(lea
 
 @command("session resume", examples=["/session resume", "/session resume 1"], group=_GROUP)
 def session_resume(
-    chat: Chat, session: Annotated[int | None, Int("which; the last one when left out", metavar="ID", least=1)] = None
+    chat: Chat, session: Annotated[int | None, SessionId("which; the last one when left out")] = None
 ) -> list[object]:
     """Goes on with a conversation: its turns, its system message, and how it was steered last."""
     return go_on_with(chat.session, session)
@@ -54,7 +54,7 @@ def session_resume(
 @command("session delete", examples=["/session delete 1 --yes"], group=_GROUP, shell=True)
 def session_delete(
     chat: Chat,
-    session: Annotated[int, Int("which", metavar="ID", least=1)],
+    session: Annotated[int, SessionId("which")],
     *,
     yes: Annotated[bool, Option("without asking")] = False,
 ) -> str:
