@@ -11,9 +11,10 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
+from .folders import read_small
 from .recipe import Recipe
 from .results import Pair
 
@@ -72,11 +73,15 @@ class Chance:
 def load_chance(path: Path, fingerprint: str) -> Chance | None:
     """What `Chance.to_json` gave, from a file; None for another model's, a broken or a missing one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_small(path))
         if data["fingerprint"] != fingerprint:
             return None
-        return Chance(fingerprint, tuple(ChanceCell(**cell) for cell in data["cells"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        cells = tuple(ChanceCell(**cell) for cell in data["cells"])
+        sound = all(math.isfinite(one) for cell in cells for one in astuple(cell))
+        if not sound or min((cell.tokens for cell in cells), default=0) < 1:
+            return None
+        return Chance(fingerprint, cells)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import tomli_w
 
+from . import folders
 from .concepts import METHODS, Concept, Example, Method, Tuning, check_examples
 from .errors import ConceptError, shorten
 
@@ -31,7 +32,7 @@ def read_concept(path: Path) -> Concept:
         ConceptError: naming the file and what is wrong with it.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(folders.read_small(path, MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "mend the file, or delete the concept") from None
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from . import folders
 from .errors import UsageError, shorten, unknown
 from .recipe import Scope
 
@@ -164,6 +165,6 @@ def _read(file: Path | None) -> dict[str, Any]:
     if file is None or not file.exists():
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return tomllib.loads(folders.read_small(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read: {error}", "mend it or move it away") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ModelError
+from .folders import read_small
 
 # A folder's sample: this many bytes at each of four even places of every tensor, its start and end included.
 _PIECE = 1024
@@ -88,6 +89,10 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+# The format's own bound.
+_MAX_HEADER = 100_000_000
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -95,10 +100,10 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelError: naming the file, when it cannot be read or holds something else.
     """
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = json.loads(read_small(file))
     except OSError as error:
         raise _unreadable(file, error) from error
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise ModelError(f"{file} is not a JSON object", _BROKEN)
@@ -111,7 +116,7 @@ def tensors(file: Path) -> list[tuple[str, list[int], int, int]]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if 2 <= length <= size - 8 else {}
+            header = json.loads(stream.read(length)) if 2 <= length <= min(size - 8, _MAX_HEADER) else {}
         found = []
         for name, info in header.items():
             if name != "__metadata__":
@@ -119,7 +124,7 @@ def tensors(file: Path) -> list[tuple[str, list[int], int, int]]:
                 found.append((name, info["shape"], 8 + length + begin, end - begin))
     except OSError as error:
         raise _unreadable(file, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} is not a safetensors file", _BROKEN) from error
     if not found or any(start + bytes_ > size for _, _, start, bytes_ in found):
         raise ModelError(f"{file} is not a whole safetensors file", _BROKEN)

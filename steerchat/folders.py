@@ -14,6 +14,9 @@ from .errors import SteerchatError
 APP = "steerchat"
 HOME_VARIABLE = "STEERCHAT_HOME"
 
+# Of a safetensors file that holds a few tensors; the format would allow a hundred times as much.
+MAX_HEADER = 1 << 20
+
 
 def data_dir() -> Path:
     """The folder of what the user made: history, concepts. `$STEERCHAT_HOME` itself when that is set.
@@ -69,3 +72,29 @@ def write_whole(path: Path, data: bytes) -> None:
 def _home() -> Path | None:
     home = os.environ.get(HOME_VARIABLE)
     return Path(home).expanduser().absolute() if home else None
+
+
+def read_small(path: Path, most: int = 32 * 1024 * 1024) -> str:
+    """The UTF-8 text of a regular file of at most `most` bytes: a device could go on for ever.
+
+    Raises:
+        OSError: it is something else, too large, or cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    if not path.is_file():
+        raise OSError("it is missing, or no regular file")
+    if path.stat().st_size > most:
+        raise OSError(f"it is larger than {most // 1024**2} MB")
+    return path.read_text(encoding="utf-8")
+
+
+def claimed_header(path: Path) -> int:
+    """How many bytes a safetensors file says its header has, all of which are parsed before anything is checked.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    if not path.is_file():
+        raise OSError("it is missing, or no regular file")
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")

@@ -11,11 +11,13 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import SteerchatError, unknown
+from .folders import read_small
 
 MANIFEST = "course.toml"
 _HEAD_KEYS = {"title": str, "about": str, "minutes": int}
@@ -181,13 +183,13 @@ def read_course(folder: Path) -> Course:
     try:
         manifest = folder / MANIFEST
         if manifest.is_file():
-            data = tomllib.loads(manifest.read_text(encoding="utf-8"))
+            data = tomllib.loads(read_small(manifest))
             files = [folder / str(name) for name in data["lessons"]]
             for name, track in data.get("tracks", {}).items():
                 tracks.append(Track(name, track["about"], tuple(track["lessons"])))
         else:
             files = [path for path in sorted(folder.glob("*.md")) if path.name.lower() != "readme.md"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LessonError(f"{folder / MANIFEST} cannot be read: {error}", "tutorials/README.md describes it") from None
     lessons = []
     for path in files:
@@ -212,7 +214,7 @@ def read_lesson(path: Path) -> Lesson:
         LessonError: with file and line, for the first thing that is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_small(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LessonError(f"{path.name}: cannot be read: {error}") from None
     fences = [number for number, line in enumerate(lines) if line.strip() == "+++"][:2]
@@ -239,7 +241,7 @@ def _sections(lines: Sequence[str], first: int) -> Iterator[tuple[int, int]]:
             fenced = not fenced
         elif not fenced and lines[number].startswith("## "):
             starts.append(number)
-    return zip(starts, [*starts[1:], len(lines)], strict=True)
+    return zip(starts, [*starts[1:], len(lines)][: len(starts)], strict=True)
 
 
 def _step(path: Path, lines: Sequence[str], start: int, end: int) -> Step:
@@ -320,7 +322,7 @@ def paragraphs(lines: Sequence[str]) -> str:
 def _toml(path: Path, lines: Sequence[str], first: int) -> dict[str, Any]:
     try:
         return tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         found = re.search(r"at line (\d+)", str(error))
         line = first + (int(found[1]) - 1 if found else 0)
         raise _wrong(path, line, re.sub(r" \(at .*\)", "", str(error))) from None
@@ -404,12 +406,13 @@ class Progress:
         if not self._path.is_file():
             return
         try:
-            data = json.loads(self._path.read_text(encoding="utf-8"))
+            data = json.loads(read_small(self._path))
             records = {
                 name: {step: StepRecord(**one) for step, one in steps.items()}
                 for name, steps in data["lessons"].items()
             }
             self.track, self.model, self.at = str(data["track"]), str(data["model"]), dict(data["at"])
             self._records = records
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._path.replace(self._path.with_suffix(".broken"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            with suppress(OSError):  # where nothing can be written, the course starts afresh all the same
+                self._path.replace(self._path.with_suffix(".broken"))

@@ -20,7 +20,7 @@ from .chance import Chance, load_chance
 from .concept_files import concept_toml, read_concept
 from .concepts import Concept, check_examples
 from .errors import ConceptError, shorten, unknown
-from .folders import write_whole
+from .folders import MAX_HEADER, claimed_header, write_whole
 from .results import Notice, Progress
 
 if TYPE_CHECKING:
@@ -354,6 +354,8 @@ def read_header(path: Path) -> tuple[str, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if claimed_header(path) > MAX_HEADER:
+            return "", {}
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
         report = json.loads(metadata.get("report", "{}"))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .engine import Engine
 from .errors import ConceptError, Interrupted
-from .folders import write_whole
+from .folders import MAX_HEADER, claimed_header, write_whole
 from .hooks import LengthReader
 from .results import Notice, Progress
 
@@ -65,13 +65,18 @@ def load_profile(path: Path, fingerprint: str, corpus: Path) -> Profile | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if claimed_header(path) > MAX_HEADER:
+            return None
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if (metadata.get("fingerprint"), metadata.get("corpus")) != (fingerprint, _digest(corpus)):
                 return None
-            return Profile(fingerprint, metadata["corpus"], file.get_tensor("lengths"), file.get_tensor("states"))
-    except (OSError, SafetensorError):
+            lengths, states = file.get_tensor("lengths"), file.get_tensor("states")
+    except (OSError, SafetensorError, ValueError):
         return None
+    fits = lengths.ndim == 1 and states.ndim == 3 and lengths.shape[0] == states.shape[1] and len(states) > 0
+    sound = fits and all(one.is_floating_point() and one.isfinite().all() for one in (lengths, states))
+    return Profile(fingerprint, metadata["corpus"], lengths, states) if sound else None
 
 
 def measure_profile(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .errors import ConceptError
-from .folders import write_whole
+from .folders import MAX_HEADER, claimed_header, write_whole
 
 if TYPE_CHECKING:
     from .vectors import ConceptVector
@@ -45,6 +45,8 @@ def load_vector(path: Path) -> ConceptVector:
     from .vectors import ConceptVector
 
     try:
+        if claimed_header(path) > MAX_HEADER:
+            raise ConceptError(f"{path.name} claims a header too large to be read", "/concept import reads others")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
@@ -52,9 +54,13 @@ def load_vector(path: Path) -> ConceptVector:
             shape = file.get_slice("directions").get_shape()
             if len(shape) != 2 or shape[0] * shape[1] > _MAX_ELEMENTS:
                 raise ConceptError(f"{path.name} holds a tensor of shape {shape}", "expected (layers, hidden)")
+            if file.get_slice("raw_lengths").get_shape() != shape[:1]:
+                raise ConceptError(f"{path.name} holds other lengths than directions", "expected one for each layer")
             directions = file.get_tensor("directions").float()
             lengths = file.get_tensor("raw_lengths").float()
         report = json.loads(metadata.get("report", "{}"))
+        if not isinstance(report, dict):
+            raise ConceptError(f"{path.name} says nothing readable of itself", "delete it, and it is extracted again")
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "delete it, and it is extracted again") from None
     if lengths.shape != (shape[0],) or not torch.isfinite(directions).all() or not torch.isfinite(lengths).all():
