@@ -287,7 +287,8 @@ def _fetch(wheel: Wheel, work: Path, progress: Report, offline: bool) -> Path:
         command,
         {"TMPDIR": str(work)},  # pip downloads there first, so that its growth can be watched
         output,
-        lambda: progress(Progress(label, min(_largest(work), wheel.size), wheel.size)),
+        # Done is said once, below, when pip has checked what came.
+        lambda: progress(Progress(label, min(_largest(work), wheel.size - 1), wheel.size)),
     )
     fetched = work / wheel.filename
     if code != 0 or not fetched.is_file():
