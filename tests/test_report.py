@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_cli import STEER, Shell, shell  # noqa: F401  # shell is a fixture
@@ -205,6 +205,7 @@ def test_a_chart_leaves_out_bits_of_texts_that_stand_whole_below_it():
     assert "effect" in told and "answer" not in told and "It is" not in told
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=60) | st.text("\\`*_[]<>#|~&$-+=.1) \n!(:/w", max_size=40))
 def test_markdown_shows_any_text_as_it_is(text: str):
     parser = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough")
