@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
 from .hooks import device_of
+from .huggingface import Cache, DynamicLayer
 
 # Room that a batch's buffers grow by, in tokens: large enough that growing is rare, small against a prompt.
 _GROWTH = 128

@@ -7,11 +7,11 @@ from typing import Any
 
 import psutil
 import torch
-import transformers
 
 from . import memory
 from .engine import Engine, is_out_of_memory
 from .errors import ModelError, TooLarge
+from .huggingface import transformers
 from .linear import speed_up
 from .models import Found
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+from .huggingface import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 # How many tokens are looked at before a whole vocabulary is sorted: at temperature 0.7 they nearly always
 # hold the nucleus, and sorting everything would cost a fifth of a sweep's time.

@@ -392,9 +392,9 @@ class Session:
     def _rows(
         self, prompt: str, messages: Mapping[str, list[Message]], seed: int, recipe: Recipe, raw: bool
     ) -> list[Row]:
+        engine = self.engine  # first: the thread that loads it is importing what Row needs
         from .engine import Row
 
-        engine = self.engine
         encode = engine.prompter.chat
         ids = {name: tuple(engine.prompter.raw(prompt) if raw else encode(one)) for name, one in messages.items()}
         for prompt_ids in ids.values():

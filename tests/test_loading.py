@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +48,21 @@ def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_p
     engine = load(find(str(save_model(tmp_path / "tiny")), progress=print), "cpu", "bfloat16")
     assert engine.dtype == "bfloat16"
     assert engine.n_layers > 0
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("engine", "loading", "sampling"), 2)))
+def test_two_threads_that_import_at_once_get_the_same_whole_library(order: tuple[str, str]):
+    code = """
+import importlib, sys, threading
+first, second = (f'steerchat.{name}' for name in sys.argv[1:])
+thread = threading.Thread(target=importlib.import_module, args=(first,))
+thread.start()
+while thread.is_alive() and "transformers" not in sys.modules:
+    pass
+importlib.import_module(second)
+thread.join()
+from steerchat import loading
+print(hasattr(loading.transformers, "AutoTokenizer"))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *order], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "True\n", done.stderr
