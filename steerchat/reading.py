@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .batch import Batch
 from .hooks import StateReader, device_of
 
-# Logits of one chunk stay below this many numbers (128 MB in float32): the answers of a sweep times a
-# vocabulary would otherwise be the largest tensor of all.
-_LOGITS = 32 * 1024 * 1024
+# Logits of one chunk stay below this many numbers (16 MB in float32): the answers of a sweep times a vocabulary
+# would otherwise be the largest tensor of all, and fresh memory of that size costs as much as the product in it.
+_LOGITS = 4 * 1024 * 1024
 
 Position = Literal["mean", "last"]
 
