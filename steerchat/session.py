@@ -7,6 +7,7 @@ its first token, so that what a user saw is never lost.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
@@ -281,14 +282,21 @@ class Session:
         """Both columns' messages, less the oldest turns that do not fit, and how many those are."""
         engine = self.engine
         room = engine.context_size - min(self.settings.max_tokens, engine.context_size // 2)
-        for dropped in range(len(self.turns) + 1):
+
+        def messages(dropped: int) -> tuple[list[Message], list[Message]]:
             turns = self.turns[dropped:]
-            normal, steered = self._messages("normal", turns, text), self._messages("steered", turns, text)
-            longest = max((engine.prompter.chat(messages) for messages in (normal, steered)), key=len)
-            if len(longest) <= room or not turns:
-                engine.check(longest)
-                return normal, steered, dropped
-        raise AssertionError("unreachable: the last round has no turns")
+            return self._messages("normal", turns, text), self._messages("steered", turns, text)
+
+        def fits(dropped: int) -> bool:
+            return max(len(engine.prompter.chat(column)) for column in messages(dropped)) <= room
+
+        # By halves: a conversation of hundreds of turns would be read hundreds of times.
+        last = len(self.turns)
+        dropped = 0 if fits(0) else min(1 + bisect_left(range(1, last), True, key=fits), last)
+        normal, steered = messages(dropped)
+        if dropped == last:
+            engine.check(max((engine.prompter.chat(column) for column in (normal, steered)), key=len))
+        return normal, steered, dropped
 
     def _next_seed(self) -> int:
         """A new seed for every answer that is not a repetition: they follow from the session's first."""
