@@ -232,6 +232,8 @@ def explained(path: Path) -> Iterator[None]:
         raise StoreError(message, hint) from error
     except OverflowError as error:
         raise StoreError("a number is too large for the history", "64 bits is the most it holds") from error
+    except UnicodeEncodeError as error:
+        raise StoreError("that holds halves of characters, which the history never does", "type it again") from error
     except PermissionError as error:
         raise StoreError(f"{path} cannot be written", _WRITABLE) from error
     except OSError as error:

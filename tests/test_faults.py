@@ -173,3 +173,8 @@ def test_the_last_seed_there_is_is_followed_by_the_first(desk: Desk) -> None:
     say(desk, "One?")
     say(desk, "Two?")
     assert [row["seed"] for row in rows(history_path(), ANSWERS)] == [2**63 - 1, 0]
+
+
+def test_halves_of_characters_are_no_word_to_look_for(desk: Desk) -> None:
+    assert not run_line(desk.chat, desk.screen, "/history --kind \udc80\udcff")
+    assert "halves of characters" in desk.take()
