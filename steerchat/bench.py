@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ CONCEPT = "happy"
 STRENGTH = 2.0
 STRENGTHS = tuple(number * 0.5 for number in range(1, 10))
 TURNS = (2, 10)
+# At every layer one of them, by turns.
+_OPERATIONS = ("add", "ablate", "replace")
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,16 @@ class _Bench:
             # Threads, caches and libraries' first calls are nobody's cost.
             self._run([self._row(), self._row(self._one_layer)], 8)
         steered = self._row(self._one_layer)
-        contests = [[self._row()], [self._row(), steered], [steered], [self._row(self._all_layers)]]
-        single, pair, one, every = self._by_turns(contests)
-        return {"pair_vs_single": pair / single, "hook_one_layer": one / single, "hook_all_layers": every / single}
+        every = self._row(self._all_layers)
+        mixed = self._row(
+            tuple(replace(edit, operation=_OPERATIONS[edit.layer % len(_OPERATIONS)]) for edit in self._all_layers)
+        )
+        contests = [[self._row()], [self._row(), steered], [steered], [every], [mixed]]
+        single, pair, *hooks = self._by_turns(contests)
+        names = ("hook_one_layer", "hook_all_layers", "hook_operations")
+        return {"pair_vs_single": pair / single} | {
+            name: seconds / single for name, seconds in zip(names, hooks, strict=True)
+        }
 
     def bandwidth(self) -> Samples:
         """Decoding steps by turns with reading every weight once.

@@ -144,6 +144,7 @@ _BENCH = {
     "pair_vs_single": ("a pair over one answer", "time a token"),
     "hook_one_layer": ("one layer steered over none", "time a token"),
     "hook_all_layers": ("all layers steered over none", "time a token"),
+    "hook_operations": ("add, ablate and replace by turns over none", "time a token"),
     "bandwidth_fraction": ("share of the reading limit", "1 is all that memory gives"),
     "tokens_per_second": ("one answer", "tokens a second"),
     "limit_tokens_per_second": ("reading the weights alone", "times a second"),

@@ -24,6 +24,7 @@ PROMISED = [
     "pair_vs_single",
     "hook_one_layer",
     "hook_all_layers",
+    "hook_operations",
     "layers_speedup",
     "strengths_speedup",
     "ttft_turn10_vs_turn2",
