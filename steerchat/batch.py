@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .hooks import device_of
-from .huggingface import Cache, DynamicLayer
+from .huggingface import Cache, DynamicLayer, cached
 
 # Room that a batch's buffers grow by, in tokens: large enough that growing is rare, small against a prompt.
 _GROWTH = 128
@@ -174,12 +174,12 @@ class Batch:
             "input_ids": ids.to(self._device),
             "position_ids": positions.to(self._device),
             "attention_mask": mask,
-            "past_key_values": self._cache,
             "use_cache": True,
         }
         if head:
-            return self._model(**arguments, logits_to_keep=1).logits[:, -1]
-        return self._model.base_model(**arguments).last_hidden_state
+            return self._model(**arguments, **cached(self._model, self._cache), logits_to_keep=1).logits[:, -1]
+        base = self._model.base_model
+        return base(**arguments, **cached(base, self._cache)).last_hidden_state
 
     def _mask(self, positions: Tensor, end: int) -> Any:
         """The additive attention mask, by layer type where the model has several; None when plain causal."""
