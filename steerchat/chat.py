@@ -52,7 +52,7 @@ class Chat:
         self.single = False  # one command of the shell: there is no conversation after it
         self.editing: str | None = None  # a text that the next prompt starts with
         self.tutor: Tutor | None = None  # the course, once it was asked for
-        self.companion: Tutor | None = None  # told of every line that worked, while a lesson runs
+        self.companion: Tutor | None = None  # asked what a line means and told when it worked, while a lesson runs
         self._ask = ask
         self.library = Library(
             folders.packaged("vectors"),

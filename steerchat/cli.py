@@ -11,14 +11,17 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
 from .errors import Interrupted, SteerchatError, UsageError
+
+if TYPE_CHECKING:
+    from .chat import Chat
 
 _SETTINGS = (
     "model",
@@ -115,20 +118,49 @@ def build() -> click.Group:
 
 
 def _script_command() -> click.Command:
-    """`steerchat run FILE`: a file of chat lines, with `/expect` for what has to hold."""
+    """`steerchat run FILE...`: files of chat lines, with `/expect` for what has to hold, or lessons to be replayed."""
 
-    def run(file: str, **options: Any) -> None:
+    def run(files: tuple[str, ...], **options: Any) -> None:
         context = click.get_current_context()
-        try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file} cannot be read: {error}", "a text file of chat lines") from None
+        paths = [Path(file) for file in files]
         given = {**(context.find_root().obj or {}), **{name: value for name, value in options.items() if value}}
-        context.exit(_chat(given, [line for line in lines if not line.lstrip().startswith("#")]))
+        lessons = [path for path in paths if path.suffix == ".md"]
+        if lessons:
+            given["lessons"] = str(lessons[0].resolve().parent)
+        scripts = {path: _script(path) for path in paths if path not in lessons}
 
-    parameters = [click.Argument(["file"], metavar="FILE.steer"), *_common()]
-    text = "Run a file of chat lines; a line that begins with # is a note. Exit code 1 when one failed."
+        def lines(chat: Chat) -> Iterator[str]:
+            for path in paths:
+                yield from _replay(chat, path) if path in lessons else scripts[path]
+
+        context.exit(_chat(given, lines))
+
+    parameters = [click.Argument(["files"], metavar="FILE.steer...", nargs=-1, required=True), *_common()]
+    text = (
+        "Run files of chat lines; a line that begins with # is a note. A lesson's file (.md) is replayed: each wrong "
+        "answer is given and has to be refused, then what the lesson says has to pass. Exit code 1 when a line failed."
+    )
     return click.Command("run", params=parameters, callback=run, help=text)
+
+
+def _script(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", "a text file of chat lines") from None
+    return [line for line in lines if not line.lstrip().startswith("#")]
+
+
+def _replay(chat: Chat, path: Path) -> Iterator[str]:
+    """The lines of a lesson's replay, which keeps no progress."""
+    from .commands.course import Tutor
+    from .commands.course_files import replay
+    from .lessons import read_course, read_lesson
+    from .progress import Progress
+
+    named = read_lesson(path).name
+    chat.tutor = chat.tutor or Tutor(chat, read_course(path.resolve().parent), Progress(None))
+    yield from replay(chat.tutor, chat.tutor.course.find(named))
 
 
 class _Noun(click.Group):
@@ -207,7 +239,9 @@ def _screen() -> Any:
     return Screen(verdict=verdict, unit=UNIT)
 
 
-def _chat(options: dict[str, Any], lines: Sequence[str] | None = None, first: Sequence[str] = ()) -> int:
+def _chat(
+    options: dict[str, Any], lines: Callable[[Chat], Iterable[str]] | None = None, first: Sequence[str] = ()
+) -> int:
     """The chat with whoever is there, or the lines of a script, after those of `first`. Returns the exit code."""
     from . import repl
     from .chat import Chat, config_path
@@ -222,7 +256,7 @@ def _chat(options: dict[str, Any], lines: Sequence[str] | None = None, first: Se
         if person:
             repl.run_chat(chat, screen, first=first)
             return 0
-        rest = repl.read_lines(sys.stdin) if lines is None else lines
+        rest = repl.read_lines(sys.stdin) if lines is None else lines(chat)
         return 0 if repl.run_script(chat, screen, itertools.chain(first, rest)) else 1
     finally:
         chat.close()

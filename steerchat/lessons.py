@@ -1,4 +1,4 @@
-"""Lessons as files: reading them, saying at which line one is wrong, and keeping a learner's progress.
+"""Lessons as files: reading them, and saying at which line one is wrong.
 
 A lesson is Markdown. It opens with TOML between two lines of `+++`; every `## Heading` begins a step; a step may
 hold one block of TOML fenced as ```task, which says what the learner does there. What follows the task is shown
@@ -7,12 +7,10 @@ once it is done. `tutorials/README.md` says it at length. Nothing here needs a m
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from .folders import read_small
 
 MANIFEST = "course.toml"
 _HEAD_KEYS = {"title": str, "about": str, "minutes": int}
-_TASK_KEYS = {"do", "question", "show", "pass", "hints", "choice"}
+_TASK_KEYS = {"do", "wrong", "question", "show", "pass", "hints", "choice"}
 _CHOICE_KEYS = {"text", "right", "because"}
 # A screen has no italics: the words stand for themselves.
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(\w[^*]*)\1(?![\w*])")
@@ -90,6 +88,7 @@ class Step:
         show: a demonstration, its name first. It is shown with the text of a step without a task, after the line of
             a do-step, and after the answer to a question.
         goals: what has to hold after the line was typed, each with what to say when it does not.
+        wrong: lines in its place that must not pass; a replay types them first.
         hints: from gentle to nearly the solution.
         line: where its heading stands in the file.
     """
@@ -103,6 +102,7 @@ class Step:
     choices: tuple[Choice, ...] = ()
     show: tuple[str, ...] = ()
     goals: tuple[tuple[Condition, str], ...] = ()
+    wrong: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     line: int = 0
 
@@ -198,6 +198,9 @@ def read_course(folder: Path) -> Course:
         except LessonError as error:
             broken.append(error.message)
     known = {lesson.name for lesson in lessons}
+    for name in sorted(known):
+        if len(same := [lesson.path.name for lesson in lessons if lesson.name == name]) > 1:
+            broken.append(f"{' and '.join(same)}: two lessons are called {name}")
     for track in tracks:
         broken += [
             f"{MANIFEST}: the track {track.name} has no lesson {one}" for one in track.lessons if one not in known
@@ -221,15 +224,23 @@ def read_lesson(path: Path) -> Lesson:
     if len(fences) < 2 or fences[0] != 0:
         raise _wrong(path, 1, "it does not open with TOML between two lines of +++")
     head = _toml(path, lines[1 : fences[1]], 2)
+    for key in head.keys() - _HEAD_KEYS:
+        line = next((n for n, text in enumerate(lines, start=1) if text.strip().startswith(key)), 1)
+        raise _wrong(path, line, f"its head has no {key}; it has {', '.join(_HEAD_KEYS)}")
     for key, kind in _HEAD_KEYS.items():
         if not isinstance(head.get(key), kind):
             raise _wrong(path, 1, f"its head needs {key}, {'a whole number' if kind is int else 'a text'}")
-    steps = [_step(path, lines, start, end) for start, end in _sections(lines, fences[1] + 1)]
-    if not steps:
+    sections = list(_sections(lines, fences[1] + 1))
+    if not sections:
         raise _wrong(path, fences[1] + 1, "it has no step: a step begins with ## and a heading")
-    doubled = {step.id for step in steps if [one.id for one in steps].count(step.id) > 1}
-    if doubled:
-        raise _wrong(path, steps[-1].line, f"two steps have the same heading: {', '.join(sorted(doubled))}")
+    for number in range(fences[1] + 1, sections[0][0]):
+        if lines[number].strip():
+            raise _wrong(path, number + 1, "text before the first step is never shown; a step begins with ##")
+    steps: list[Step] = []
+    for start, end in sections:
+        steps.append(_step(path, lines, start, end))
+        if any(one.id == steps[-1].id for one in steps[:-1]):
+            raise _wrong(path, start + 1, f"two steps have the same heading: {steps[-1].title}")
     name = re.sub(r"^\d+-", "", path.stem)
     return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps), path)
 
@@ -246,16 +257,19 @@ def _sections(lines: Sequence[str], first: int) -> Iterator[tuple[int, int]]:
 
 def _step(path: Path, lines: Sequence[str], start: int, end: int) -> Step:
     title = lines[start][3:].strip()
-    opened = [n for n in range(start, end) if lines[n].strip() == "```task"]
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    if not opened:
+    slug = re.sub(r"[\W_]+", "-", title.lower()).strip("-")
+    if not slug:
+        raise _wrong(path, start + 1, "a heading needs a word")
+    fences = [n for n in range(start + 1, end) if lines[n].startswith("```")]
+    if not fences:
         return Step(slug, title, paragraphs(lines[start + 1 : end]), line=start + 1)
-    if len(opened) > 1:
-        raise _wrong(path, opened[1] + 1, "a step has one task")
-    here = opened[0]
-    closed = next((n for n in range(here + 1, end) if lines[n].strip() == "```"), None)
-    if closed is None:
+    here, closed, *more = [*fences, -1][: max(2, len(fences))]
+    if lines[here].strip() != "```task":
+        raise _wrong(path, here + 1, "the only fence is ```task; text that keeps its lines is indented by four blanks")
+    if closed < 0 or lines[closed].strip() != "```":
         raise _wrong(path, here + 1, "the task is not closed with ```")
+    if more:
+        raise _wrong(path, more[0] + 1, "a step has one task")
     task = _toml(path, lines[here + 1 : closed], here + 2)
     try:
         found = _task(task)
@@ -269,12 +283,11 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
     """A step's fields from its task. Raises ValueError and its like, for the line to be added."""
     if extra := sorted(set(task) - _TASK_KEYS):
         raise ValueError(f"a task has no {extra[0]}; it has {', '.join(sorted(_TASK_KEYS))}")
-    do = task.get("do", ())
-    do = (do,) if isinstance(do, str) else tuple(do)
-    question, hints = task.get("question", ""), tuple(task.get("hints", ()))
+    do, wrong, hints = (_texts(task, name) for name in ("do", "wrong", "hints"))
+    question, show = (" ".join(_texts(task, name)) for name in ("question", "show"))
     if (do or question) and not hints:
         raise ValueError("the task has no hints; the first is gentle, the last nearly the solution")
-    if not (do or question or "show" in task):
+    if not (do or question or show):
         raise ValueError("a task needs do, question or show")
     if do and question:
         raise ValueError("a task has do or question, not both")
@@ -285,22 +298,32 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
         right = one["right"]
         if not isinstance(right, bool):
             right = tuple(Condition.parse(part) for part in str(right).split(" and "))
-        choices.append(Choice(one["text"], right, one["because"]))
+        choices.append(Choice(*_texts(one, "text"), right, *_texts(one, "because")))
     if bool(question) != bool(choices):
         raise ValueError("a question has choices, and choices have a question")
     if question and not any(one.right for one in choices):
         raise ValueError("no choice is right")
     goals = tuple((Condition.parse(text), str(why)) for text, why in task.get("pass", {}).items())
-    if goals and not do:
-        raise ValueError("pass belongs to do")
+    if (goals or wrong) and not do:
+        raise ValueError("pass and wrong belong to do")
     return {
         "do": do,
         "question": question,
         "choices": tuple(choices),
-        "show": tuple(task.get("show", "").split()),
+        "show": tuple(show.split()),
         "goals": goals,
+        "wrong": wrong,
         "hints": hints,
     }
+
+
+def _texts(task: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A text, or a list of texts, under a name that need not be there. Raises ValueError for anything else."""
+    value = task.get(name, ())
+    values = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(one, str) and one.strip() for one in values):
+        raise ValueError(f"{name} is a text, or a list of texts, none of them empty")
+    return values
 
 
 def paragraphs(lines: Sequence[str]) -> str:
@@ -334,85 +357,3 @@ def _wrong(path: Path, line: int, what: str) -> LessonError:
 
 def _is_number(text: str) -> bool:
     return text[0].isdigit() or text[0] == "-"
-
-
-# Progress
-
-
-@dataclass
-class StepRecord:
-    """What a learner did at a step.
-
-    Attributes:
-        state: `passed` or `skipped`.
-        tries: answers or lines that were checked.
-        hints: how many were asked for; the solution counts as all of them.
-        answer: the first one, or the line that passed.
-        facts: what was measured when it passed.
-    """
-
-    state: str = ""
-    tries: int = 0
-    hints: int = 0
-    answer: str = ""
-    facts: dict[str, float] = field(default_factory=dict)
-
-
-class Progress:
-    """What a learner did, kept in one JSON file and written at every step.
-
-    Args:
-        path: the file; one that is broken is moved aside and begun anew.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.track = ""
-        self.model = ""
-        self.at: dict[str, str] = {}  # lesson: the step where its learner is
-        self._records: dict[str, dict[str, StepRecord]] = {}
-        self._read()
-
-    def record(self, lesson: str, step: str) -> StepRecord:
-        return self._records.setdefault(lesson, {}).setdefault(step, StepRecord())
-
-    def done(self, lesson: Lesson) -> int:
-        """How many of its steps are behind the learner."""
-        records = self._records.get(lesson.name, {})
-        return sum(step.id in records and bool(records[step.id].state) for step in lesson.steps)
-
-    def reset(self, lesson: str) -> None:
-        self._records.pop(lesson, None)
-        self.at.pop(lesson, None)
-        self.save()
-
-    def save(self) -> None:
-        """Raises LessonError when it cannot be written."""
-        data = {
-            "track": self.track,
-            "model": self.model,
-            "at": self.at,
-            "lessons": {name: {i: vars(one) for i, one in steps.items()} for name, steps in self._records.items()},
-        }
-        fresh = self._path.with_suffix(".new")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
-            fresh.replace(self._path)
-        except OSError as error:
-            raise LessonError(f"progress cannot be kept: {error}", "the lesson goes on all the same") from None
-
-    def _read(self) -> None:
-        if not self._path.is_file():
-            return
-        try:
-            data = json.loads(read_small(self._path))
-            records = {
-                name: {step: StepRecord(**one) for step, one in steps.items()}
-                for name, steps in data["lessons"].items()
-            }
-            self.track, self.model, self.at = str(data["track"]), str(data["model"]), dict(data["at"])
-            self._records = records
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            with suppress(OSError):  # where nothing can be written, the course starts afresh all the same
-                self._path.replace(self._path.with_suffix(".broken"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,6 +17,8 @@ from .results import BenchReport, Pair, Strip
 from .text import Shaded, Table, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
 
 INDENT = "  "
+# What a line's text may have before it: blanks, and a number or a dash of a list.
+_LEAD = re.compile(r" *(?:[0-9]{1,2}  |- )?")
 LONGEST = 100  # cells; longer lines are hard to read
 _GAP = 3
 _LEAST_MEANING = 24  # cells; with less room than that a meaning goes below its name
@@ -45,8 +48,14 @@ class Stored(Protocol):
 
 
 def paragraph(text: str, width: int, style: str = "", indent: str = INDENT) -> list[Text]:
-    """Sentences, wrapped; their own line breaks are kept."""
-    lines = wrap(clean(text), min(width, LONGEST) - len(indent))
+    """Sentences, wrapped; their own line breaks are kept, and a line goes on where its text began."""
+    room = max(1, min(width, LONGEST) - len(indent))
+    lines: list[str] = []
+    for line in clean(text).strip("\n").split("\n") if text.strip() else ():
+        found = _LEAD.match(line)
+        lead = found[0] if found and len(found[0]) < room // 2 else ""
+        first, *more = wrap(line[len(lead) :], room - len(lead)) or [""]
+        lines += [(lead + first).rstrip(), *(" " * len(lead) + one for one in more)]
     return [Text(indent + line if line else "", style) for line in lines]
 
 

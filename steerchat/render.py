@@ -22,7 +22,7 @@ from .painter import ACCENT, DIM, Bar, Painter
 from .recipe import Recipe
 from .registry import HelpPage
 from .results import BenchReport, Delta, Event, Finished, Notice, Pair, PairDone, Probed, Progress, Started, Strip
-from .text import Page, Shaded, Table, cell_len, changes, clean
+from .text import Heading, Page, Shaded, Table, cell_len, changes, clean
 
 View = Literal["both", "steered", "normal"]
 
@@ -171,6 +171,8 @@ class Screen:
                 self.table(value)
             case Probed(strips):
                 self.strips(strips)
+            case Heading(text):
+                self._print([Text(), *pages.paragraph(text, self.width, "bold")])
             case Shaded():
                 self._print(pages.shaded_lines(value, self.width, self.plain))
             case Page(parts):

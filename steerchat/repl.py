@@ -42,6 +42,8 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
     """
     chat.session.stop.clear()
     try:
+        if chat.companion is not None:
+            line = chat.companion.meant(line)
         with stoppable(chat.session.stop), unechoed():
             if is_command(line):
                 show(chat, screen, chat.registry.parse(line).run(chat))
@@ -170,7 +172,7 @@ def run_chat(
             continue
         except EOFError:
             break
-        if line.strip():
+        if line.strip() or chat.companion is not None:
             run_line(chat, screen, line)
 
 

@@ -251,6 +251,13 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """The name of what follows, set apart from what came before."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Shaded:
     """A text in pieces, each with a shade from 0 (as any text) to 3 (stands out most)."""
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import folders
 from ..chat import Chat
 from ..errors import SteerchatError, UsageError, unknown
-from ..lessons import Course, Lesson, LessonError, Progress, Step, read_course
+from ..lessons import Course, Lesson, LessonError, Step, read_course
+from ..progress import Progress, StepRecord
 from ..recipe import UNIT
 from ..registry import Registry, is_command
-from ..results import Notice, divergence
-from ..session import Session
-from ..text import Table
+from ..results import Notice
+from ..text import Heading, Table
+from .course_files import course_folder, trouble
+from .facts import STATE_FACTS, state_facts
 
 if TYPE_CHECKING:
     from ..demonstrations import Shown
     from ..lab import Lab
 
-_NAMED = re.compile(r"`(/[a-z][^`]*)`")
-STATE_FACTS = frozenset(
-    {"terms", "strength", "layers", "depth", "on", "own", "turns", "ablates"}
-    | {"pair-same", "pair-effect", "pair-cost", "pair-tokens"}
-)
+# What a learner may type without /lesson before it, while a lesson runs.
+_WORDS = frozenset({"next", "back", "hint", "solution", "skip", "quit"})
+_NUMBER = re.compile(r"(?:answer )?([0-9]{1,3})")
+_NOTHING = "Measured on this model, none of these answers holds, so there is nothing to show here."
 
 
 class Tutor:
@@ -45,6 +44,7 @@ class Tutor:
         self.progress = progress
         self.lesson: Lesson | None = None
         self._hints = 0
+        self._told = False  # whether what the step found is on the screen
         self._lab: Lab | None = None
         self._shown: dict[tuple[str, ...], Shown] = {}
         self.measured: dict[str, float] = {}  # by the last demonstration
@@ -75,16 +75,17 @@ class Tutor:
             rows.append((str(number), lesson.name, lesson.title, f"{lesson.minutes} min", state))
             if chosen and lesson.name not in chosen.lessons:
                 dim.add(number - 1)
-        parts: list[object] = [
-            Table(("", "name", "lesson", "takes", "steps done"), rows, frozenset({0, 3}), frozenset(dim))
-        ]
+        parts: list[object] = [Table(("", "name", "lesson", "takes", "steps"), rows, frozenset({0, 3}), frozenset(dim))]
         if chosen:
             parts.append(Notice(f"Track {chosen.name}: {chosen.about} The others are dim."))
         parts += [Notice(f"Left out: {problem}") for problem in self.course.broken]
         if self.lesson is not None:
             parts.append(Notice(f"You are in {self.lesson.name}; /lesson {self.lesson.name} shows the step again."))
-        else:
-            parts.append(Notice("/lesson 1 begins; within a lesson, the chat works as ever."))
+        elif (follows := self._follows(None)) is not None:
+            number = self.course.number(follows)
+            begun = self.progress.done(follows) or follows.name in self.progress.at
+            verb = "goes on" if begun else "begins"
+            parts.append(Notice(f"/lesson {number} {verb}; the chat works as ever meanwhile."))
         return parts
 
     # The verbs
@@ -92,27 +93,24 @@ class Tutor:
     def start(self, name: str) -> list[object]:
         self.lesson = self.course.find(name)
         self._chat.companion = self
-        self._hints = 0
         lesson = self.lesson
-        number = self.course.number(lesson)
+        head = f"Lesson {self.course.number(lesson)}: {lesson.title} ({lesson.minutes} min). {lesson.about}"
+        keys = Notice(
+            "Enter goes on. Type hint, solution, skip, back or quit when you want one; the chat works as ever beside."
+        )
         if self.progress.done(lesson) == len(lesson.steps):
             self.progress.at.pop(lesson.name, None)
-            head = f"Lesson {number}: {lesson.title}. You finished it; here is its first step again."
-            return [head, *self._go(lesson.steps[0])]
-        return [f"Lesson {number}: {lesson.title} ({lesson.minutes} min). {lesson.about}", *self._go(self.step())]
+            return [head, Notice("You finished it; here is its first step again."), keys, *self._go(lesson.steps[0])]
+        return [head, keys, *self._go(self.step())]
 
     def next(self) -> list[object]:
         """Goes on, when the step asks for nothing or has what it asked for."""
         step, record = self.step(), self._record()
         if step.has_task and not record.state:
-            what = (
-                "answer it with /answer and a number"
-                if step.question
-                else f"type a line such as its own: {_line(step)}"
-            )
-            return [Notice(f"This step waits for you: {what}. /lesson hint helps, /lesson skip goes on without.")]
+            what = f"an answer, {_numbers(step)}" if step.question else f"a line such as {self._fill(_line(step))}"
+            return [Notice(f"This step waits for {what}. Type hint for help, or skip to go on without it.")]
         if not record.state:
-            record.state = "passed"
+            self._close("passed")
         return self._onward()
 
     def back(self) -> list[object]:
@@ -121,57 +119,65 @@ class Tutor:
         return self._go(steps[max(0, index - 1)])
 
     def skip(self) -> list[object]:
-        record = self._record()
-        record.state = record.state or "skipped"
+        if not self._record().state:
+            self._close("skipped")
         return self._onward()
 
     def hint(self) -> list[object]:
         step = self.step()
         if not step.hints:
-            return [Notice("This step asks for nothing; /lesson next goes on.")]
+            return [Notice("This step asks for nothing. Enter goes on.")]
         record = self._record()
         shown = step.hints[min(self._hints, len(step.hints) - 1)]
         self._hints += 1
         record.hints = max(record.hints, min(self._hints, len(step.hints)))
         self._save()
         left = len(step.hints) - self._hints
-        more = f"{left} more: /lesson hint" if left > 0 else "no more hints: /lesson solution"
+        more = f"{left} more: type hint again." if left > 0 else "That was the last one; type solution for the rest."
         return [f"Hint: {self._fill(shown)}", Notice(more)]
 
     def solution(self) -> list[object]:
         step = self.step()
         if not step.has_task:
-            return [Notice("This step asks for nothing; /lesson next goes on.")]
+            return [Notice("This step asks for nothing. Enter goes on.")]
         self._record().hints = len(step.hints)
         self._save()
         if step.do:
             self._chat.editing = self._fill(step.do[0])
-            return ["Type (it is on your line already):\n" + "\n".join(f"    {self._fill(line)}" for line in step.do)]
-        facts = self._show(step).facts
-        right = [str(n) for n, one in enumerate(step.choices, start=1) if one.holds(facts)]
+            where = "Type (it is on your line already)" if self._chat.can_ask else "Type"
+            return [f"{where}:\n" + "\n".join(f"    {self._fill(line)}" for line in step.do)]
+        parts = self._tell(step)
+        right = self.right()
         if not right:
-            return ["Measured on this model, none of the answers holds. /lesson skip goes on."]
-        return [f"/answer {right[0]}: {step.choices[int(right[0]) - 1].because}"]
+            return [*parts, f"{_NOTHING} Type skip."]
+        return [*parts, f"{right[0]} is right. {step.choices[right[0] - 1].because}", Notice(f"Type {right[0]}.")]
+
+    def right(self) -> list[int]:
+        """The numbers of the answers that hold on the model at hand, to the question of the step."""
+        step = self.step()
+        facts = self._show(step).facts
+        return [number for number, one in enumerate(step.choices, start=1) if one.holds(facts)]
 
     def answer(self, number: int) -> list[object]:
         """Judges an answer to the question of the step, by what is measured now where it says so."""
         step, record = self.step(), self._record()
         if not step.question:
-            raise UsageError("this step asks no question", f"it waits for {_line(step)}" if step.do else "/lesson next")
+            waits = f"it waits for {self._fill(_line(step))}" if step.do else "Enter goes on"
+            raise UsageError("this step asks no question", waits)
         if not 1 <= number <= len(step.choices):
-            raise UsageError(f"there is no answer {number}", f"/answer 1 to /answer {len(step.choices)}")
+            raise UsageError(f"there is no answer {number}", f"type {_numbers(step)}")
         chosen = step.choices[number - 1]
-        shown = self._show(step)
-        parts: list[object] = list(shown.parts) if not record.tries else []
-        record.tries += 1
-        record.answer = record.answer or chosen.text
-        if chosen.holds(shown.facts):
-            return [*parts, *self._pass(step, f"Right. {chosen.because}", shown.facts)]
-        if not any(one.holds(shown.facts) for one in step.choices):
-            none = "Measured on this model, none of these answers holds, so there is nothing to show here."
-            return [*parts, *self._pass(step, none, shown.facts)]
+        parts, right = self._tell(step), self.right()
+        facts = self._show(step).facts
+        if record.open:
+            record.tries += 1
+            record.answer = record.answer or chosen.text
+        if number in right:
+            return [*parts, *self._pass(step, f"Right. {chosen.because}", facts)]
+        if not right:
+            return [*parts, *self._pass(step, _NOTHING, facts, "nothing")]
         self._save()
-        return [*parts, f"No. {chosen.because}", Notice("Try another, or /lesson hint.")]
+        return [*parts, f"No. {chosen.because}", Notice("Try another, or type hint.")]
 
     def quit(self) -> list[object]:
         lesson = self.running()
@@ -199,32 +205,28 @@ class Tutor:
         ]
         return [Table(("track", "what it is", "lessons"), rows), Notice("/lesson track NAME chooses one.")]
 
-    def report(self, path: Path) -> list[object]:
-        """Writes what a student hands in, as Markdown."""
-        lines = [f"# steerchat lessons, {date.today().isoformat()}", ""]
-        if self.progress.model:
-            lines += [f"Model: {self.progress.model}", ""]
-        for number, lesson in enumerate(self.course.lessons, start=1):
-            done = self.progress.done(lesson)
-            if not done:
-                continue
-            lines += [f"## {number}. {lesson.title}: {done} of {len(lesson.steps)} steps", ""]
-            for step in lesson.steps:
-                record = self.progress.record(lesson.name, step.id)
-                lines.append(f"- {step.title}: {record.state or 'open'}{_details(record)}")
-            lines.append("")
-        try:
-            path.write_text("\n".join(lines), encoding="utf-8")
-        except OSError as error:
-            raise LessonError(f"{path} cannot be written: {error.strerror or error}") from None
-        return [f"Written to {path}."]
+    def meant(self, line: str) -> str:
+        """The line that a short one stands for: an empty one goes on, a number answers the question of the step."""
+        word = " ".join(line.lower().split())
+        if not word:
+            return "/lesson next"
+        if word in _WORDS:
+            return f"/lesson {word}"
+        step = self.step()
+        if step.question:
+            number = _NUMBER.fullmatch(word)
+            return f"/lesson answer {number[1]}" if number else line
+        # Without its slash, what the step waits for would be said to the model.
+        if step.do and is_command(step.do[-1]) and same_command(self._chat.registry, f"/{word}", step.do[-1]):
+            return f"/{line.strip()}"
+        return line
 
     def after_line(self, line: str) -> list[object] | None:
         """Judges a line that worked, when it is what the step waits for; None when it is not."""
         if self.lesson is None:
             return None
         step = self.step()
-        if not step.do or self._record().state or not same_command(self._chat.registry, line, step.do[-1]):
+        if not step.do or not self._record().open or not same_command(self._chat.registry, line, step.do[-1]):
             return None
         record = self._record()
         record.tries += 1
@@ -242,11 +244,10 @@ class Tutor:
             measured = f"{goal.fact} is {facts.get(goal.fact, 0.0):.2f}"
             if (other := goal.facts[1:]) and other[0] in facts:
                 measured += f", {other[0]} is {facts[other[0]]:.2f}"
-            return [
-                *parts,
-                f"Not yet: {self._fill(why)} ({measured})",
-                Notice("/lesson hint helps, /lesson skip goes on."),
-            ]
+            parts.append(f"Not yet: {self._fill(why)} ({measured}).")
+            if goal.fact not in STATE_FACTS and line.split() == self._fill(step.do[-1]).split():
+                parts.append("That was the lesson's own line, so on this model there may be nothing to show here.")
+            return [*parts, Notice("Type hint for help, or skip to go on without it.")]
         record.answer = line
         return [*parts, *self._pass(step, "Done.", facts)]
 
@@ -267,7 +268,7 @@ class Tutor:
     def _owns(self, name: str) -> bool:
         return self._chat.library.owns(name)
 
-    def _record(self):
+    def _record(self) -> StepRecord:
         return self.progress.record(self.running().name, self.step().id)
 
     def _save(self) -> None:
@@ -279,16 +280,30 @@ class Tutor:
         except LessonError as error:
             self._chat.report(Notice(f"{error.message}; {error.hint}."))
 
-    def _pass(self, step: Step, said: str, facts: Mapping[str, float]) -> list[object]:
+    def _close(self, state: str) -> None:
         record = self._record()
-        record.state = "passed"
-        wanted = step.facts
-        record.facts = {name: round(value, 4) for name, value in facts.items() if name in wanted}
-        self._save()
-        steps = self.running().steps
-        last = step == steps[-1]
-        more = "/lesson next ends the lesson" if last else "/lesson next goes on"
-        return [said, *([self._fill(step.after)] if step.after else []), Notice(f"{more}.")]
+        record.state, record.when = state, date.today().isoformat()
+
+    def _pass(self, step: Step, said: str, facts: Mapping[str, float], state: str = "passed") -> list[object]:
+        if self._record().open:
+            self._close(state)
+            wanted = step.facts
+            self._record().facts = {name: round(value, 4) for name, value in facts.items() if name in wanted}
+            self._save()
+        return [said, *([self._fill(step.after)] if step.after else []), self._more(step)]
+
+    def _more(self, step: Step) -> Notice:
+        return Notice("Enter ends the lesson." if step == self.running().steps[-1] else "Enter goes on.")
+
+    def _follows(self, lesson: Lesson | None) -> Lesson | None:
+        """The first lesson after one, or of all, that is not finished, on the chosen track if there is one."""
+        track = next((track for track in self.course.tracks if track.name == self.progress.track), None)
+        among = [one for one in self.course.lessons if track is None or one.name in track.lessons]
+        start = 0 if lesson is None else self.course.number(lesson)
+        return next(
+            (one for one in among if self.course.number(one) > start and self.progress.done(one) < len(one.steps)),
+            None,
+        )
 
     def _onward(self) -> list[object]:
         lesson, step = self.running(), self.step()
@@ -302,28 +317,36 @@ class Tutor:
         parts: list[object] = [f"That was lesson {self.course.number(lesson)}, {lesson.name}."]
         if skipped:
             parts.append(Notice(f"Skipped: {', '.join(skipped)}."))
-        number = self.course.number(lesson)
-        if number < len(self.course.lessons):
-            parts.append(Notice(f"Next is /lesson {number + 1}, {self.course.lessons[number].name}."))
+        if (follows := self._follows(lesson)) is not None:
+            parts.append(Notice(f"Next is /lesson {self.course.number(follows)}, {follows.name}."))
+        else:
+            parts.append(Notice("/lesson report FILE writes down what you did."))
         return parts
 
     def _go(self, step: Step) -> list[object]:
         lesson = self.running()
         self.progress.at[lesson.name] = step.id
-        self._hints = 0
+        self._hints, self._told = 0, False
         self._save()
-        parts: list[object] = [f"[{lesson.steps.index(step) + 1}/{len(lesson.steps)}] {step.title}"]
-        if step.text:
-            parts.append(self._fill(step.text))
+        parts: list[object] = [Heading(f"[{lesson.steps.index(step) + 1}/{len(lesson.steps)}] {step.title}")]
+        behind = not self._record().open
+        texts = [self._fill(step.text)] if step.text else []
         if step.question:
-            parts.append(self._fill(step.question))
-            parts.append("\n".join(f"    {n}  {self._fill(one.text)}" for n, one in enumerate(step.choices, start=1)))
-            parts.append(Notice("/answer 1, or 2, ..."))
+            choices = [f"    {n}  {self._fill(one.text)}" for n, one in enumerate(step.choices, start=1)]
+            parts.append("\n\n".join([*texts, "\n".join([self._fill(step.question), *choices])]))
+            parts.append(Notice(f"Type {_numbers(step)}{' again, or Enter goes on' if behind else ''}."))
         elif step.do:
-            parts.append("Type:\n" + "\n".join(f"    {self._fill(line)}" for line in step.do))
+            lines = "\n".join(["Type:", *(f"    {self._fill(line)}" for line in step.do)])
+            parts.append("\n\n".join([*texts, lines]))
+            parts += [Notice("You did this step; Enter goes on.")] if behind else []
         else:
-            parts += self._show(step).parts
-            parts.append(Notice("/lesson next goes on."))
+            parts += [*texts, *self._show(step).parts, self._more(step)]
+        return parts
+
+    def _tell(self, step: Step) -> list[object]:
+        """What a question's demonstration found, unless it is on the screen already."""
+        parts = [] if self._told else list(self._show(step).parts)
+        self._told = True
         return parts
 
     def _show(self, step: Step, fresh: bool = False) -> Shown:
@@ -363,11 +386,6 @@ def tutor(chat: Chat) -> Tutor:
     return chat.tutor
 
 
-def course_folder(own: str) -> Path:
-    """The folder of the lessons: one's own, or the one that ships."""
-    return folders.packaged("tutorials") if own == "shipped" else Path(own).expanduser()
-
-
 def same_command(registry: Registry, line: str, wanted: str) -> bool:
     """Whether a typed line calls what a step waits for; any message does where it waits for a message."""
     if not is_command(wanted):
@@ -380,96 +398,11 @@ def same_command(registry: Registry, line: str, wanted: str) -> bool:
         return False
 
 
-def state_facts(session: Session, names: list[str], owns) -> dict[str, float]:
-    """What the chat is set to and what its last pair was, as a lesson's goals may ask; every concept's own strength."""
-    recipe = session.recipe
-    facts = dict.fromkeys(names, 0.0)
-    for term in recipe.terms:
-        for name, weight in term.parts:
-            facts[name] = facts.get(name, 0.0) + weight * term.strength
-    layers = sorted({layer for term in recipe.terms for layer in term.layers})
-    facts |= {
-        "terms": len(recipe.terms),
-        "strength": sum(abs(term.strength) for term in recipe.terms),
-        "layers": len(layers),
-        "on": float(recipe.active),
-        "turns": len(session.turns),
-        "own": float(any(owns(name) for name in recipe.concepts)),
-        "ablates": sum(term.operation == "ablate" for term in recipe.terms),
-    }
-    if layers:
-        facts["depth"] = 100 * (layers[0] + layers[-1]) / 2 / max(1, session.engine.n_layers - 1)
-    pair = session.last
-    if pair is not None and pair.steered is not None:
-        facts["pair-same"] = float(divergence(pair.normal.token_ids, pair.steered.token_ids) is None)
-        facts["pair-tokens"] = pair.steered.tokens
-        if pair.effect is not None:
-            facts["pair-effect"] = pair.effect
-        if pair.perplexity_ratio is not None:
-            facts["pair-cost"] = pair.perplexity_ratio
-    return facts
-
-
-def check(course: Course, registry: Registry, concepts: list[str]) -> list[str]:
-    """What is wrong with a course, a sentence each, with file and line."""
-    from ..demonstrations import ALL
-
-    problems = list(course.broken)
-    for lesson in course.lessons:
-        for step in lesson.steps:
-            where = f"{lesson.path.name}, line {step.line}"
-            for line in step.do:
-                if not is_command(line):
-                    continue
-                try:
-                    registry.parse(line.replace("{folder}", course.folder.as_posix()))
-                except SteerchatError as error:
-                    problems.append(f"{where}: {line}: {error.message}")
-            for named in _NAMED.findall(f"{step.text}\n{step.after}"):
-                try:
-                    registry.split(named)
-                except SteerchatError as error:
-                    problems.append(f"{where}: {named}: {error.message}")
-            known = set(concepts) | (STATE_FACTS if step.do else set())
-            if step.show and step.show[0] != "trouble":
-                if step.show[0] not in ALL:
-                    problems.append(f"{where}: there is no demonstration {step.show[0]}")
-                    continue
-                known |= ALL[step.show[0]].facts
-            for fact in sorted(step.facts - known):
-                problems.append(f"{where}: nothing measures {fact}")
-    return problems
-
-
-def trouble(folder: Path) -> str:
-    """What to try when something does not work: one text for lesson 12 and for /help trouble."""
-    from ..lessons import paragraphs
-
-    path = folder / "trouble.txt"
-    path = path if path.is_file() else folders.packaged("tutorials") / "trouble.txt"
-    return paragraphs(text_of(path).splitlines())
-
-
-def text_of(path: Path) -> str:
-    """A file beside the lessons. Raises LessonError when it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LessonError(f"{path} cannot be read: {error}", "install steerchat again") from None
-
-
 def _line(step: Step) -> str:
     return step.do[-1]
 
 
-def _details(record) -> str:
-    found = []
-    if record.answer:
-        found.append(f"answer: {json.dumps(record.answer, ensure_ascii=False)}")
-    if record.tries > 1:
-        found.append(f"{record.tries} tries")
-    if record.hints:
-        found.append(f"{record.hints} hints")
-    if record.facts:
-        found.append(", ".join(f"{name} {value:g}" for name, value in record.facts.items()))
-    return f" ({'; '.join(found)})" if found else ""
+def _numbers(step: Step) -> str:
+    """What to type for an answer, such as `1, 2 or 3`."""
+    numbers = [str(number) for number in range(1, len(step.choices) + 1)]
+    return " or ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from .. import folders
 from ..arguments import Int, Option, PathArg, Rest
 from ..chat import Chat
 from ..errors import SteerchatError, UsageError, unknown
 from ..lessons import Condition, LessonError
 from ..registry import command
 from ..text import Page, Table
-from .course import check as check_course
-from .course import state_facts, text_of, tutor
+from .course import tutor
+from .course_files import check as check_course
+from .course_files import course_folder
+from .course_files import glossary as words_of
+from .course_report import write_report
+from .facts import state_facts
 
 _GROUP = "Learning"
 
@@ -109,7 +111,7 @@ def lesson_track(chat: Chat, name: Annotated[str, Rest("a track's name")] = "") 
 @command("lesson report", examples=["/lesson report my-lessons.md"], group=_GROUP)
 def lesson_report(chat: Chat, file: Annotated[Path, PathArg("where to write it")]) -> list[object]:
     """Writes what you did and measured, to hand in, as Markdown."""
-    return tutor(chat).report(file)
+    return write_report(tutor(chat), file)
 
 
 @command("expect", examples=["/expect happy > 0"], group=_GROUP)
@@ -136,7 +138,7 @@ def expect(chat: Chat, what: Annotated[str, Rest("such as pair-cost < 3", metava
 @command("glossary", examples=["/glossary", "/glossary activation"], group=_GROUP)
 def glossary(chat: Chat, word: Annotated[str, Rest("a word", metavar="WORD")] = "") -> Table | str:
     """Explains the words of this field."""
-    entries = tomllib.loads(text_of(folders.packaged("tutorials") / "glossary.toml"))
+    entries = words_of(course_folder(chat.settings.lessons))
     if not word:
         return Table(("word", "meaning"), list(entries.items()))
     known = {name.lower(): name for name in entries}

@@ -12,7 +12,7 @@ from ..registry import command
 from ..results import Notice
 from ..shelf import kept
 from ..text import Page, Table
-from .course import course_folder, trouble
+from .course_files import course_folder, trouble
 
 _GROUP = "Setup"
 # Settings that a running model has already used up.
