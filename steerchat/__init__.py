@@ -1,6 +1,7 @@
 """A terminal chat in which you steer a language model while you talk to it.
 
-From Python: `steerchat.load()` gives a model; the names below are what is kept stable.
+From Python: `steerchat.load()` gives a model; the names of `__all__` are what is kept stable, with their public
+methods and attributes. They are imported on first use.
 """
 
 from __future__ import annotations
@@ -14,25 +15,56 @@ if TYPE_CHECKING:
     from .api import Model, history, load
     from .concepts import Example
     from .errors import SteerchatError
-    from .results import Answer, Pair
+    from .experiments import Outcome, Result, Setting
+    from .recipe import Recipe, Term
+    from .records import Filters, StoredPair
+    from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
     from .vectors import ConceptVector
 
-__all__ = ["Answer", "ConceptVector", "Example", "Model", "Pair", "SteerchatError", "__version__", "history", "load"]
+__all__ = [
+    "Answer",
+    "ConceptVector",
+    "Delta",
+    "Event",
+    "Example",
+    "Filters",
+    "Finished",
+    "Model",
+    "Notice",
+    "Outcome",
+    "Pair",
+    "PairDone",
+    "Progress",
+    "Recipe",
+    "Result",
+    "Setting",
+    "Started",
+    "SteerchatError",
+    "StoredPair",
+    "Term",
+    "__version__",
+    "history",
+    "load",
+]
 
 _HOMES = {
-    **dict.fromkeys(("Model", "history", "load"), "api"),
-    **dict.fromkeys(("Answer", "Pair"), "results"),
-    "ConceptVector": "vectors",
-    "Example": "concepts",
-    "SteerchatError": "errors",
+    "api": ("Model", "history", "load"),
+    "concepts": ("Example",),
+    "errors": ("SteerchatError",),
+    "experiments": ("Outcome", "Result", "Setting"),
+    "recipe": ("Recipe", "Term"),
+    "records": ("Filters", "StoredPair"),
+    "results": ("Answer", "Delta", "Event", "Finished", "Notice", "Pair", "PairDone", "Progress", "Started"),
+    "vectors": ("ConceptVector",),
 }
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that `steerchat --version` needs none of it.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import folders
+from . import cells, folders  # noqa: F401  # cells: what notebooks show
 from .chat import config_path, history_path
 from .concepts import Concept, Example, Extraction, check_examples
 from .config import load_settings
-from .errors import UsageError
+from .errors import ConceptError, UsageError
 from .experiments import STRENGTHS, Experiment, Result, at_layers, at_strengths, chosen
 from .library import Library
 from .loader import Loader
 from .recipe import Recipe, parse_term
-from .records import StoredPair
+from .records import Filters, StoredPair
 from .results import Event, Pair, PairDone
 from .session import Session
 from .store import Store
@@ -27,14 +28,19 @@ class Model:
     """A loaded model with one conversation. `steerchat.load` makes it; it is a context manager.
 
     Attributes:
-        session: the verbs of the chat, for what is not here.
+        session: the verbs of the chat, for what is not here; it may change from one version to the next.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def __repr__(self) -> str:
+        engine = self.session.engine
+        return f"<{engine.name}, {engine.n_layers} layers, {engine.device}, steered: {self.recipe}>"
+
     @property
     def name(self) -> str:
+        """The model's, as it is logged."""
         return self.session.engine.name
 
     @property
@@ -49,6 +55,10 @@ class Model:
 
     # Concepts
 
+    def concepts(self) -> list[str]:
+        """The names of those that there are, shipped and your own."""
+        return self.session.library.names()
+
     def concept(self, name: str) -> ConceptVector:
         """A concept's vector on this model, extracted when there is none yet.
 
@@ -58,7 +68,13 @@ class Model:
         return self.session.library.vector(name, self.session.engine)
 
     def extract(self, name: str, examples: Sequence[Example], method: Extraction = "mean") -> ConceptVector:
-        """A vector from contrast pairs; nothing is kept.
+        """A vector from contrast pairs; nothing is kept, see `keep`.
+
+        Args:
+            name: the vector's.
+            examples: those with `held_out` measure how well the vector tells the two sides apart.
+            method: `mean` difference over the replies' tokens, `last` token alone, or the first principal component
+                of the differences, `pca`.
 
         Raises:
             ConceptError: when the examples give no direction.
@@ -66,6 +82,26 @@ class Model:
         from .extract import extract
 
         return extract(self.session.engine, Concept(name, "own", "", check_examples(examples)), method)
+
+    def keep(self, vector: ConceptVector, name: str = "") -> str:
+        """Make a vector a concept of your own, for `steer` and for the chat. Returns its name.
+
+        Args:
+            vector: of this model, for example `model.concept("happy") - model.concept("sad")`.
+            name: the vector's own when empty; a concept of yours of that name is replaced.
+
+        Raises:
+            ConceptError: for a name that it may not have, or a vector of another model.
+        """
+        engine, library = self.session.engine, self.session.library
+        if vector.fingerprint != engine.fingerprint:
+            raise ConceptError(
+                f"{vector.name} was read from another model than {engine.name}", "extract it on this one"
+            )
+        name = library.check_name(name or vector.name)
+        concept = Concept(name, "own", "Made in Python.", (), method="imported")
+        library.keep_import(concept, replace(vector, name=name))
+        return name
 
     # Steering
 
@@ -79,6 +115,8 @@ class Model:
         self.session.steer([parse_term(term) for term in terms])
         return self.recipe
 
+    # Answers
+
     def events(self, prompt: str, *, seed: int | None = None, raw: bool = False) -> Iterator[Event]:
         """Answer a prompt outside the conversation, normal and steered, as it streams.
 
@@ -86,6 +124,10 @@ class Model:
             prompt: in the chat template, unless `raw`.
             seed: the same one gives the same pair; the setting's when None.
             raw: go on from the prompt itself.
+
+        Yields:
+            `Started`, then a `Delta` for each new piece of text (row 0 is normal, row 1 steered), `Finished` for each
+            answer, and `PairDone` with the measured pair. `Notice` and `Progress` can come in between.
         """
         return self.session.compare(prompt, raw=raw, seed=seed)
 
@@ -108,7 +150,13 @@ class Model:
         repeats: int = 4,
         tokens: int = 40,
     ) -> Result:
-        """Every layer by itself: an outcome each, means over `repeats` seeds of answers of up to `tokens` tokens."""
+        """Every layer by itself: an outcome each, means over `repeats` seeds of answers of up to `tokens` tokens.
+
+        Args:
+            prompt: what every row answers.
+            concept: in place of what is steered; a mix (`happy:1,sad:-1`) is one too.
+            strength: in units of a layer's typical length; the recipe's or the recommended one when None.
+        """
         recipe = chosen(self.session, concept, None, strength)
         settings = at_layers(recipe, self.n_layers)
         return Experiment(self.session, "layers", prompt, settings, repeats, tokens=tokens).run()
@@ -123,7 +171,12 @@ class Model:
         tokens: int = 40,
         strengths: Sequence[float] = STRENGTHS,
     ) -> Result:
-        """Strengths from pushing away to too much: an outcome each."""
+        """Strengths from pushing away to too much: an outcome each, as `layers` gives them.
+
+        Args:
+            layer: a number, a range `12-20` or a depth `55%`; the recipe's or the recommended ones when None.
+            strengths: those to try; a negative one pushes away.
+        """
         settings = at_strengths(chosen(self.session, concept, layer), strengths)
         return Experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens).run()
 
@@ -158,12 +211,21 @@ def load(model: str | None = None, *, log: bool = True, **settings: Any) -> Mode
     return Model(Session(found, library, lambda: engine, Store.open(history_path()) if log else None))
 
 
-def history(search: str = "", limit: int = 20) -> list[StoredPair]:
-    """Logged pairs, newest first; with `search`, those that hold its words. Raises StoreError."""
+def history(search: str = "", filters: Filters | None = None, limit: int = 20) -> list[StoredPair]:
+    """Logged pairs, newest first.
+
+    Args:
+        search: only pairs that hold all of its words.
+        filters: which pairs, for example `Filters(concept="happy", min_effect=1.0)`.
+        limit: at most so many.
+
+    Raises:
+        StoreError: when the history cannot be read.
+    """
     with Store.open(history_path()) as store:
         if search:
-            return [hit.stored for hit in store.search(search, limit=limit)]
-        return store.pairs(limit=limit)
+            return [hit.stored for hit in store.search(search, filters, limit=limit)]
+        return store.pairs(filters, limit=limit)
 
 
 def _last(events: Iterator[Event]) -> Pair:

@@ -21,7 +21,7 @@ from .errors import UsageError
 from .lexicons import INDEPENDENT
 from .library import RANDOM
 from .recipe import Recipe, Term, TermRequest, format_layers, format_strength, parse_layers, parse_parts
-from .results import Answer, Finished, Pair, Progress
+from .results import Answer, Finished, Pair, Progress, html
 from .session import Message, Session
 
 if TYPE_CHECKING:
@@ -160,6 +160,16 @@ class Result:
     seeds: int
     stopped: bool
     experiment: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {len(self.outcomes)} settings, {self.finished} of {self.seeds} seeds, {self.prompt!r}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
+
+    def objects(self) -> list[dict[str, Any]]:
+        """A JSON object for each pair, as the shell gives them."""
+        return [item | {"experiment": self.experiment} for one in self.outcomes for item in one.objects()]
 
     @property
     def finished(self) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, cast
 
 from .recipe import Recipe
-from .results import Answer, Finish, Pair
+from .results import Answer, Finish, Pair, html
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 Verdict = Literal["steered", "normal", "tie"]
@@ -130,6 +130,9 @@ class StoredPair:
     shown_first: Literal["steered", "normal"] | None
     rated: str | None
     note: str
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
 
     @property
     def id(self) -> int:

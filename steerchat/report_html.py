@@ -1,11 +1,12 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no network.
+"""A report as one HTML page that needs nothing else: no script, no font, no network; a chapter of it for a notebook.
 
-The page is a tree of elements, so that whatever a model said stays text. Its charts are the screen's own tables,
-drawn as SVG by rich.
+Both are trees of elements, so that whatever a model said stays text. Charts are the screen's own tables, drawn as SVG
+by rich. Colours follow the text's own wherever they can: a notebook is light or dark as it likes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from rich.console import Console
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME, SVG_EXPORT_THEME
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from . import pages
 from .report import NOTES, Chapter, Facts, Report, Verdict
@@ -26,34 +27,36 @@ _SCALE = 0.72  # of rich's letters, to those of the page
 _SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_width} {terminal_height}" role="img">
 <style>.{unique_id}-matrix {{ font: {char_height}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }}
-{styles}
-@media (prefers-color-scheme: dark) {{
-DARK
-}}</style>
+{styles}</style>
 <defs>{lines}</defs>
 <g class="{unique_id}-matrix">{matrix}</g>
 </svg>
 """
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d1d1f; --faint: #5c5c61; --line: #d5d5da; --mark: #f3dcf3; --ground: #fff }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #c5c8c6; --faint: #9a9d9b; --line: #4a4a4a; --mark: #5b2f5b; --ground: #212121 }
-}
+:root { color-scheme: light dark; --ink: #1d1d1f; --ground: #fff }
+@media (prefers-color-scheme: dark) { :root { --ink: #c5c8c6; --ground: #212121 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink); background: var(--ground);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; line-height: 1.2 } h2 { font-size: 1.15rem; line-height: 1.3; margin: 0 0 .5rem }
-h3 { font-size: 1rem; margin: 0 0 .25rem }
-section { border-top: 1px solid var(--line); padding: 1.25rem 0 .5rem }
-.faint, dl { color: var(--faint); font-size: .9rem }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; margin: .5rem 0 } dd { margin: 0 }
-p { margin: .5rem 0; white-space: pre-line }
-.answers { display: grid; gap: 1rem; margin: .75rem 0;
+  font: 1rem/1.5 system-ui, sans-serif }
+h1 { font-size: 1.5rem; line-height: 1.2 }
+section { border-top: 1px solid rgb(128 128 128 / .4); padding: 1.25rem 0 .5rem }
+"""
+# Of a chapter, wherever it stands: nothing here may touch what is around it.
+_CHAPTER = """
+.steerchat { overflow-wrap: anywhere }
+.steerchat h2 { font-size: 1.15rem; line-height: 1.3; margin: 0 0 .5rem }
+.steerchat h3 { font-size: 1rem; margin: 0 0 .25rem }
+.steerchat .faint, .steerchat dl { opacity: .75; font-size: .9rem }
+.steerchat dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; margin: .5rem 0 }
+.steerchat dd { margin: 0 }
+.steerchat p { margin: .5rem 0; white-space: pre-line }
+.steerchat .answers { display: grid; gap: 1rem; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
-.said { white-space: pre-wrap }
-mark { color: inherit; background: var(--mark); border-radius: .2rem }
-figure { margin: 1rem 0; overflow-x: auto } svg { display: block; height: auto; max-width: 100%; min-width: 24rem }
-details { margin: .75rem 0 } summary { cursor: pointer }
+.steerchat .said { white-space: pre-wrap }
+.steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem }
+.steerchat figure { margin: 1rem 0; overflow-x: auto }
+.steerchat svg { display: block; height: auto; max-width: 100%; min-width: 24rem }
+.steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
 """
 # Nothing is fetched, whatever the page holds.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -68,19 +71,30 @@ def to_html(report: Report) -> str:
         _element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         _element("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
         _element("title", title),
-        _element("style", _STYLE),
+        _element("style", _STYLE + _CHAPTER),
     )
     page = _Page(report.verdict)
-    body = _element("body", _element("h1", title), *_facts(report.facts), *map(page.chapter, report.chapters))
+    chapters = [_element("h1", title), *_facts(report.facts), *map(page.chapter, report.chapters)]
+    body = _element("body", {"class": "steerchat"}, *chapters)
     html = _element("html", {"lang": "en"}, head, body)
     return "<!DOCTYPE html>\n" + ElementTree.tostring(html, encoding="unicode", method="html") + "\n"
 
 
-class _Page:
-    """Chapters as elements; each chart has a name of its own on the page."""
+def to_cell(chapter: Chapter, verdict: Verdict) -> str:
+    """A chapter for a notebook, with the style that it needs."""
+    # Styles of a chart hold wherever its name does, and a notebook has many cells.
+    name = f"chart{hashlib.sha256(repr(chapter).encode(errors='replace')).hexdigest()[:12]}n"
+    drawn = _Page(verdict, name).chapter(chapter)
+    cell = _element("div", {"class": "steerchat"}, _element("style", _CHAPTER), drawn)
+    return ElementTree.tostring(cell, encoding="unicode", short_empty_elements=False)
 
-    def __init__(self, verdict: Verdict) -> None:
+
+class _Page:
+    """Chapters as elements; each chart has a name of its own, which begins with `charts`."""
+
+    def __init__(self, verdict: Verdict, charts: str = "chart") -> None:
         self._verdict = verdict
+        self._name = charts
         self._charts = 0
 
     def chapter(self, chapter: Chapter) -> Element:
@@ -100,7 +114,7 @@ class _Page:
                 return [_element("p", clean(part))]
             case Table():
                 self._charts += 1
-                return [_element("figure", {"tabindex": "0"}, chart(part, f"chart{self._charts}", heading))]
+                return [_element("figure", {"tabindex": "0"}, chart(part, f"{self._name}{self._charts}", heading))]
             case Pair():
                 return self._pair(part)
         raise TypeError(f"no HTML for {type(part).__name__}")
@@ -142,9 +156,10 @@ def chart(table: Table, name: str, label: str) -> Element:
     )
     for line in pages.table_lines(replace(table, headings=headings, rows=rows, right=right), width):
         console.print(line, soft_wrap=True)
-    dark = console.export_svg(theme=SVG_EXPORT_THEME, clear=False, code_format="{styles}", unique_id=name)
-    svg = console.export_svg(theme=DEFAULT_TERMINAL_THEME, code_format=_SVG, unique_id=name).replace("DARK", dark, 1)
-    found = ElementTree.fromstring(svg)
+    found = ElementTree.fromstring(console.export_svg(theme=DEFAULT_TERMINAL_THEME, code_format=_SVG, unique_id=name))
+    style = found.find("{*}style")
+    assert style is not None and style.text
+    style.text = style.text.replace(f"fill: {DEFAULT_TERMINAL_THEME.foreground_color.hex}", "fill: currentColor")
     for element in found.iter():
         element.tag = element.tag.rpartition("}")[2]  # an HTML page knows svg without its namespace
     found.set("width", str(round(_SCALE * float(found.get("viewBox", "").split()[2]))))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import singledispatch
 from typing import Any, Literal
 
 from .recipe import Recipe
 
 Finish = Literal["end", "length", "interrupted", "failed"]
 Column = Literal["normal", "steered"]
+
+
+@singledispatch
+def html(value: object) -> str | None:
+    """A value for a notebook's cell; None, which shows its repr, until `cells` has registered what it looks like."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,9 @@ class Pair:
     tokens_per_second: float = 0.0
     layer: int | None = None
     strength: float | None = None
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
 
     @property
     def perplexity_ratio(self) -> float | None:

@@ -39,11 +39,11 @@ class ConceptVector:
     """
 
     name: str
-    directions: Tensor
-    raw_lengths: Tensor
+    directions: Tensor = field(repr=False)
+    raw_lengths: Tensor = field(repr=False)
     fingerprint: str
     method: str = "mean"
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_raw(cls, name: str, raw: Tensor, fingerprint: str, method: str = "mean", **report: Any) -> ConceptVector:
@@ -112,14 +112,14 @@ class ConceptVector:
                 f"{self.name} and {other.name} come from different models", "extract both on the same one"
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write safetensors: `directions`, `raw_lengths`, and metadata. The file is whole or absent."""
         from .vector_files import save_vector
 
-        save_vector(self, path)
+        save_vector(self, Path(path))
 
     @classmethod
-    def load(cls, path: Path) -> ConceptVector:
+    def load(cls, path: Path | str) -> ConceptVector:
         """Read what `save` wrote.
 
         Raises:
@@ -127,7 +127,7 @@ class ConceptVector:
         """
         from .vector_files import load_vector
 
-        return load_vector(path)
+        return load_vector(Path(path))
 
 
 def random_vector(seed: int, n_layers: int, hidden: int, fingerprint: str) -> ConceptVector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steerchat import folders
+from steerchat import __version__, folders
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -52,6 +53,14 @@ except errors.SteerchatError as error:
     found, complaint = python(code, PYTHONPATH=str(tmp_path / "site"), PYTHONSAFEPATH="1").splitlines()
     assert Path(found) == (package / "_data" / "vectors").resolve()
     assert "tutorials" in complaint
+
+
+def test_the_version_is_the_same_wherever_it_is_said():
+    """In the package, from which the wheel takes it; how to cite it and what changed say it once more."""
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "steerchat/__init__.py"
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert cited and newest and cited[1] == newest[1] == __version__
 
 
 def test_every_folder_of_data_is_packed_into_the_wheel():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..experiments import Outcome, Result, alike, best, tuned
 from ..recipe import Recipe, Term, format_layers, format_strength
@@ -43,7 +43,7 @@ def comparison(result: Result, recipe: Recipe) -> Page:
     parts += [first.pairs[0], _table("", result.outcomes, lambda one: one.effect)]
     parts += [_legend(result.outcomes), _judged(first), *_against(result.outcomes[1:], first)]
     parts += [Notice(_advice(first, len(first.pairs), recipe)), *_kept(result)]
-    return Page(parts, _objects(result))
+    return Page(parts, result.objects())
 
 
 def layers(result: Result, recipe: Recipe) -> Page:
@@ -69,7 +69,7 @@ def layers(result: Result, recipe: Recipe) -> Page:
             + (" A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else "")
         )
         parts.append(Notice(_try(peak.setting.recipe)))
-    return Page([*parts, *_kept(result)], _objects(result))
+    return Page([*parts, *_kept(result)], result.objects())
 
 
 def strengths(result: Result, recipe: Recipe) -> Page:
@@ -84,7 +84,7 @@ def strengths(result: Result, recipe: Recipe) -> Page:
     parts.append(_window(outcomes, recipe))
     if peak is not None:
         parts.append(Notice(_try(peak.setting.recipe)))
-    return Page([*parts, *_kept(result)], _objects(result))
+    return Page([*parts, *_kept(result)], result.objects())
 
 
 def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> Page:
@@ -105,14 +105,14 @@ def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> 
     parts.append(Notice(f"Gain by {by}, and cost; {_prompts(result)}. Lighter: less fluent. *: the best."))
     if found is None:
         parts.append(f"Nothing here moves {_name(recipe)} clearly and stays fluent.")
-        return Page(parts, _objects(result))
+        return Page(parts, result.objects())
     parts.append(
         f"Best: {_layers(found)}, strength {format_strength(found.setting.strength or 0.0)}: "
         f"effect {_signed(found.effect)} at cost {_ratio(found.cost)} ({found.verdict})."
     )
     after = f"kept for {kept} on this model." if kept else _try(found.setting.recipe) + ", then /tune keep"
     parts.append(Notice(after))
-    return Page(parts, _objects(result))
+    return Page(parts, result.objects())
 
 
 def _prompts(result: Result) -> str:
@@ -394,10 +394,6 @@ def _stopped(result: Result, what: str = "seeds") -> list[object]:
     if all(pair.normal.finish == "interrupted" for one in result.outcomes for pair in one.pairs):
         return [Notice("stopped before any answer ended: these are as long as they got.")]
     return [Notice(f"stopped: {result.finished} of {result.seeds} {what}, kept as they are.")]
-
-
-def _objects(result: Result) -> list[dict[str, Any]]:
-    return [item | {"experiment": result.experiment} for one in result.outcomes for item in one.objects()]
 
 
 def _try(recipe: Recipe) -> str:

@@ -85,7 +85,7 @@ def _session_report(chat: Chat, store: Store, number: int) -> Report:
     chapters: list[Chapter] = []
     for which, group in groupby(pairs, key=lambda pair: pair.experiment_id):
         if which is None:
-            chapters += map(_pair_chapter, group)
+            chapters += map(pair_chapter, group)
         else:
             chapters.append(_experiment_chapter(chat, experiments[which], list(group)))
     facts = [("model", session.model), ("started", _when(session.started)), ("pairs", str(len(pairs)))]
@@ -109,15 +109,15 @@ def _experiment_report(chat: Chat, store: Store, experiment: StoredExperiment) -
 def listing(pairs: Sequence[StoredPair]) -> Report:
     """Pairs of the history, in the order given."""
     data = {"pairs": [one.to_json() for one in pairs]}
-    return Report("History", [("pairs", str(len(pairs)))], list(map(_pair_chapter, pairs)), data, verdict)
+    return Report("History", [("pairs", str(len(pairs)))], list(map(pair_chapter, pairs)), data, verdict)
 
 
 def _pair_report(stored: StoredPair) -> Report:
-    chapter = _pair_chapter(stored)
+    chapter = pair_chapter(stored)
     return Report(f"Pair {stored.id}", [], [chapter], {"pair": stored.to_json()}, verdict)
 
 
-def _pair_chapter(stored: StoredPair) -> Chapter:
+def pair_chapter(stored: StoredPair) -> Chapter:
     pair = stored.pair
     facts = [("pair", f"{pair.id}, {_when(stored.created)}"), ("model", f"{pair.model}, seed {pair.seed}")]
     facts += [("kind", stored.kind)] if stored.kind != "chat" else []
@@ -135,10 +135,10 @@ def _experiment_chapter(chat: Chat, experiment: StoredExperiment, pairs: list[St
         facts += [("model", pairs[0].pair.model), ("concepts", ", ".join(names))]
     facts.append(("answers", f"{spec['repeats']} seeds from {spec['seed']}, up to {spec['tokens']} tokens"))
     parts = experiment_pages.page(result).parts
-    return Chapter(f"/{experiment.kind} {experiment.prompt}", facts, parts, list(_answers(result)))
+    return Chapter(f"/{experiment.kind} {experiment.prompt}", facts, parts, list(answers(result)))
 
 
-def _answers(result: Result) -> Iterator[tuple[str, Answer]]:
+def answers(result: Result) -> Iterator[tuple[str, Answer]]:
     """The first seed's answers, whole."""
     for number, one in enumerate(result.outcomes):
         pair = one.pairs[0]
