@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -372,6 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing leaves the machine but what was asked for.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:  # what a library says to its callers would land in the middle of an answer
+        warnings.simplefilter("ignore")
     try:
         result = build().main(arguments, prog_name="steerchat", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from . import __version__
@@ -100,6 +101,7 @@ class Journal:
             return None
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of everything that a repetition token for token depends on."""
     found = {name: importlib.metadata.version(name) for name in _LIBRARIES}

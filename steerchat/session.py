@@ -86,6 +86,7 @@ class Session:
         self.recipe = Recipe(scope=settings.scope)
         self.system = ""
         self.turns: list[Turn] = []
+        self._left_out = (0, 0)  # the size of a context, and how many of the oldest turns did not fit into it
         self.last: Pair | None = None
         self.probes: tuple[str, ...] = ()  # concepts that are read in every answer
         self.report = report
@@ -163,9 +164,12 @@ class Session:
         if not text.strip():
             raise UsageError("the message is empty", "type something, or /help")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
+        before = self._left_out
         normal, steered, dropped = self._fit(text, recipe)
-        if dropped:
-            yield Notice(f"the model's memory is full: the oldest {_turns(dropped)} left out of its context")
+        if dropped and self._left_out != before:
+            yield Notice(
+                f"the model's memory is full: the oldest {_turns(dropped)} left out of its context from here on"
+            )
         draw = self._next_seed() if seed is None else seed
         context = [turn.pair_id for turn in self.turns[dropped:]]
         messages = _columns(normal, steered, recipe)
@@ -212,11 +216,13 @@ class Session:
         """Take back the last turn; it stays in the history, marked."""
         turn = self._last_turn()
         self._take_back()
+        self._left_out = (0, 0)
         return turn
 
     def new(self) -> int | None:
         """Begin a new conversation. Returns where the old one is in the history."""
         self.turns = []
+        self._left_out = (0, 0)
         return self.journal.end()
 
     def go_on(self, turns: Sequence[Turn], system: str, last: Pair, session_id: int | None = None) -> None:
@@ -279,23 +285,32 @@ class Session:
         return [*messages, {"role": "user", "content": text}]
 
     def _fit(self, text: str, recipe: Recipe) -> tuple[list[Message], list[Message], int]:
-        """Both columns' messages, less the oldest turns that do not fit, and how many those are."""
+        """Both columns' messages, less the oldest turns that do not fit, and how many those are.
+
+        A turn that was left out stays out, and a quarter of the room is made at a time: whenever the beginning of a
+        prompt changes, all of it is read anew.
+        """
         engine = self.engine
-        room = engine.context_size - min(self.settings.max_tokens, engine.context_size // 2)
+        size = engine.context_size
+        room = size - min(self.settings.max_tokens, size // 2)
 
         def messages(dropped: int) -> tuple[list[Message], list[Message]]:
             turns = self.turns[dropped:]
             return self._messages("normal", turns, text), self._messages("steered", turns, text)
 
-        def fits(dropped: int) -> bool:
-            return max(len(engine.prompter.chat(column)) for column in messages(dropped)) <= room
+        def length(dropped: int) -> int:
+            return max(len(engine.prompter.chat(column)) for column in messages(dropped))
 
-        # By halves: a conversation of hundreds of turns would be read hundreds of times.
         last = len(self.turns)
-        dropped = 0 if fits(0) else min(1 + bisect_left(range(1, last), True, key=fits), last)
+        dropped = self._left_out[1] if self._left_out[0] == size else 0
+        if dropped < last and length(dropped) > room:
+            # By halves: a conversation of hundreds of turns would be read hundreds of times.
+            aim = room * 3 // 4 if length(last) <= room // 2 else room
+            dropped += 1 + bisect_left(range(dropped + 1, last), True, key=lambda count: length(count) <= aim)
         normal, steered = messages(dropped)
         if dropped == last:
             engine.check(max((engine.prompter.chat(column) for column in (normal, steered)), key=len))
+        self._left_out = (size, dropped)
         return normal, steered, dropped
 
     def _next_seed(self) -> int:

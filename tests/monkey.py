@@ -216,7 +216,10 @@ class Monkey:
 
     def keys(self) -> str:
         """A line as it is typed, with slips of the hand; always ends it."""
-        typed = list(self.line())
+        line = self.line()
+        if len(line) > 300:  # nobody types as much; by keys, each of its newlines would be a message of its own
+            return f"\x1b[200~{line}\x1b[201~\r"
+        typed = list(line)
         for _ in range(self.random.randrange(3)):
             typed.insert(self.random.randint(0, len(typed)), self.random.choice(KEYS))
         return "".join(typed) + "\r"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,24 @@ def test_a_full_context_loses_its_oldest_turns_and_says_so(session: Session):
     assert len(session.turns) == 6  # nothing is forgotten by the session itself
 
 
+def test_room_is_made_for_several_turns_at_a_time_so_that_a_prompts_beginning_stays(session: Session):
+    said: list[str] = []
+    for number in range(24):
+        said += notices(list(session.say(f"{number} x")))
+    first = [context(row, "normal")[0] for row in logged(session)]
+    changes = [number for number in range(1, 24) if first[number] != first[number - 1]]
+    assert len(said) == len(changes) >= 2
+    assert min(b - a for a, b in pairwise(changes)) >= 3
+    last = finish(session.say("Last?"))
+    same = finish(session.retry(same=True))
+    assert same.normal.token_ids == last.normal.token_ids
+    assert context(logged(session)[-1], "normal")[0] == context(logged(session)[-2], "normal")[0]
+    while len(session.turns) > 1:
+        session.undo()
+    finish(session.say("Again?"))
+    assert context(logged(session)[-1], "normal")[0] == "0 x"  # what fits again is there again
+
+
 def test_a_message_beyond_the_context_is_refused_without_a_row_and_the_chat_goes_on(session: Session):
     finish(session.say("One?"))
     events: list[Any] = []
@@ -135,6 +154,7 @@ def test_a_message_beyond_the_context_is_refused_without_a_row_and_the_chat_goes
     assert events == []
     finish(session.say("Two?"))
     assert [row["prompt"] for row in logged(session)] == ["One?", "Two?"]
+    assert context(logged(session)[-1], "normal")[0] == "One?"
 
 
 def test_an_empty_message_is_refused(session: Session):
