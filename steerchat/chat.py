@@ -15,6 +15,7 @@ from .errors import ConceptError, SteerchatError, StoreError, TooLarge, UsageErr
 from .library import Library
 from .loader import Loader
 from .models import ALIASES
+from .processes import Team, is_first
 from .registry import Registry
 from .results import Notice, Progress
 from .session import Session
@@ -36,6 +37,7 @@ class Chat:
         report: told of long work and notices.
         ask: puts a question with choices, or without any for a free text, to the user and returns the answer; None
             when nobody is there.
+        team: this process among others at the same command; only the first of them has a history.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Chat:
         registry: Registry,
         report: Callable[[Notice | Progress], None] = lambda event: None,
         ask: Callable[[str, Sequence[str]], str] | None = None,
+        team: Team | None = None,
     ) -> None:
+        self.team = team
         self.settings = settings
         self.registry = registry
         self.report = report
@@ -60,8 +64,11 @@ class Chat:
             folders.cache_dir() / "vectors",
             reserved=registry.reserved_words(),
         )
-        self.loader = Loader(settings.model, settings)
-        self.session = Session(settings, self.library, self._engine, self._open_store(), self._forward)
+        self.loader = self._loader(settings.model)
+        store = self._open_store() if is_first() else None
+        self.session = Session(settings, self.library, self._engine, store, self._forward)
+        if team is not None:
+            team.stopped = self.session.stop.set
 
     def start(self) -> Chat:
         """Begin to load the model, behind."""
@@ -97,7 +104,7 @@ class Chat:
         return engine
 
     def _take(self, name: str) -> Engine:
-        fresh = Loader(name, self.settings).start()
+        fresh = self._loader(name).start()
         engine = fresh.wait(self.report, self.session.stop.is_set)
         self.loader = fresh
         return engine
@@ -109,8 +116,11 @@ class Chat:
         try:
             return self._take(name)
         except SteerchatError:
-            self.loader = Loader(before.name, self.settings).start()
+            self.loader = self._loader(before.name).start()
             raise
+
+    def _loader(self, name: str) -> Loader:
+        return Loader(name, self.settings, self.team)
 
     def close(self) -> None:
         if self.session.journal.store is not None:
@@ -127,7 +137,7 @@ class Chat:
                 raise
             self.report(Notice(f"{error.message}; {smaller} is loaded instead"))
             self.settings.change("model", smaller)
-            self.loader = Loader(smaller, self.settings).start()
+            self.loader = self._loader(smaller).start()
             return self._engine()
 
     def _instead(self, error: TooLarge) -> str | None:

@@ -249,6 +249,7 @@ def _chat(
     from .config import load_settings
     from .registry import registry
 
+    _check_processes("the chat")
     settings = load_settings(options, config_path())
     screen = _screen()
     person = lines is None and repl.interactive()
@@ -271,22 +272,26 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
     from .recipe import parse_term
     from .registry import registry
 
+    _check_processes(command.name)
     given = {**(click.get_current_context().find_root().obj or {})}
     given |= {name: common[name] for name in _SETTINGS if common.get(name) is not None}
     requests = [parse_term(term) for term in common.get("steer", ())]
+    settings = load_settings(given, config_path())
     screen = _screen()
     ask = repl.asker(screen) if repl.interactive() else None
-    chat = Chat(load_settings(given, config_path()), registry, screen.aside, ask)
+    team = _team(settings.device)
+    chat = Chat(settings, registry, screen.aside, ask, team)
     chat.single = True
     try:
-        with repl.stoppable(chat.session.stop):
+        with repl.stoppable(chat.session.stop if team is None else team.stop):
             if command.name not in _WITHOUT_MODEL:
                 chat.start()
             if requests:
                 for note in chat.session.steer(requests):
                     click.echo(note, err=True)
-            for prompt in _prompts(common.get("prompts")):
-                result = command.handler(chat, **(values | prompt))
+            file = common.get("prompts")
+            prompts = _prompts(file) if team is None else team.from_first(lambda: _prompts(file))
+            for result in _results(chat, command, values, prompts):
                 form = _form(common)
                 if form == "as_json":
                     for item in _json(result):
@@ -299,6 +304,51 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
                 raise Interrupted(f"steerchat {command.name}")
     finally:
         chat.close()
+
+
+def _results(chat: Any, command: Any, values: dict[str, Any], prompts: Sequence[str] | None) -> Iterator[Any]:
+    """What a command gives back, for each prompt of a file where there is one."""
+    plain = command.name == "compare" and values.get("repeats", 1) == 1 and not values.get("control")
+    if prompts is None:
+        yield command.handler(chat, **values)
+    elif plain:
+        from .several import compare_all
+
+        yield compare_all(chat.session, prompts, values.get("raw", False))
+    else:
+        for prompt in prompts:
+            if chat.session.stop.is_set():
+                return
+            yield command.handler(chat, **values | {"prompt": prompt})
+
+
+def _check_processes(command: str) -> None:
+    """Raises UsageError for what is not for several processes; all but the first fall silent."""
+    from . import processes
+
+    if processes.count() == 1:
+        return
+    if not processes.is_first():
+        # What they would say, the first one says.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, sys.stderr.fileno())
+    if command not in _SHARED:
+        raise UsageError(
+            f"{command} is for one process, and {processes.count()} were started",
+            f"what they can share: {', '.join(sorted(_SHARED))}",
+        )
+
+
+def _team(device: str) -> Any:
+    """This process among those that were started with it; None when it is alone."""
+    from . import processes
+
+    return None if processes.count() == 1 else processes.Team(device)
+
+
+# Commands whose answers several processes can share.
+_SHARED = frozenset({"compare", "mix", "layers", "strengths", "tune", "chance", "concept evaluate"})
 
 
 def _form(common: dict[str, Any]) -> str | None:
@@ -333,11 +383,10 @@ _WITHOUT_MODEL = {
 }
 
 
-def _prompts(file: str | None) -> Iterator[dict[str, str]]:
-    """What to set a command's prompt to, for each line of a file; once nothing when there is none."""
+def _prompts(file: str | None) -> list[str] | None:
+    """The prompts of a file, one a line; None without a file."""
     if file is None:
-        yield {}
-        return
+        return None
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -345,7 +394,7 @@ def _prompts(file: str | None) -> Iterator[dict[str, str]]:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise UsageError(f"{file} holds no prompt", "one a line")
-    yield from ({"prompt": line} for line in lines)
+    return lines
 
 
 def _json(result: Any) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from .concepts import Tuning
 from .errors import UsageError
 from .lexicons import INDEPENDENT
 from .library import RANDOM
+from .processes import count
 from .recipe import Recipe, Term, TermRequest, format_layers, format_strength, parse_layers, parse_parts
 from .results import Answer, Finished, Pair, Progress, html
 from .session import Message, Session
@@ -34,7 +35,7 @@ STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # Where `/tune` looks: single layers through the depth, and two ranges.
 TUNE_LAYERS = ("25%", "40%", "50%", "60%", "70%", "80%", "90%", "33%-60%", "60%-90%")
 TUNE_STRENGTHS = (1.0, 2.0, 3.0)
-# Rows of one batch: more are hardly quicker on a CPU, and the seeds that are done come out earlier.
+# Rows of one batch, for each process: more are hardly quicker on a CPU, and the seeds that are done come out earlier.
 _ROWS = 32
 
 
@@ -233,7 +234,7 @@ class Experiment:
         status = "failed"
         try:
             seeds = range(session.settings.seed, session.settings.seed + self._repeats)
-            size = max(1, _ROWS // (len(self._settings) + 1))
+            size = max(1, _ROWS * count() // (len(self._settings) + 1))
             for first in range(0, self._repeats, size):
                 self._batch(seeds[first : first + size], first)
                 if session.stop.is_set():

@@ -10,6 +10,7 @@ from .config import Settings
 from .errors import Interrupted, ModelError, SteerchatError
 from .memory import parse_size
 from .models import find, size_to_fetch
+from .processes import Team
 from .results import Notice, Progress
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ class Loader:
     Args:
         name: as after `--model`.
         settings: device, precision, and what may be done to make it fit.
+        team: this process among others that load it too; it is there when all have it.
     """
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, team: Team | None = None) -> None:
         self.name = name
         self._settings = settings
+        self._team = team
         self._done = threading.Event()
         self._engine: Engine | None = None
         self._error: SteerchatError | None = None
@@ -84,6 +87,7 @@ class Loader:
                 shown = event
         while self._notices:
             report(self._notices.pop(0))
+        self._settle()
         if self._error is not None:
             raise self._error
         assert self._engine is not None
@@ -103,13 +107,30 @@ class Loader:
             self._loading = True
             from .loading import load
 
-            self._engine = load(found, settings.device, settings.dtype, most=most, offload=offload, code=code)
+            self._engine = load(
+                found, settings.device, settings.dtype, most=most, offload=offload, code=code, team=self._team
+            )
         except SteerchatError as error:
             self._error = error
         except Exception as error:  # a thread's error would vanish: whoever waits for the model must hear of it
             self._error = ModelError(f"{self.name} cannot be loaded: {error}", "try --model smollm2")
         finally:
             self._done.set()
+
+    def _settle(self) -> None:
+        """A model that one process could not load is loaded by none.
+
+        Here and not in the loader's thread: processes meet in one order only.
+        """
+        if self._team is None:
+            return
+        team, self._team = self._team, None
+        try:
+            team.gather([], self._error)
+        except SteerchatError as error:
+            self._engine, self._error = None, error
+        except Exception as error:  # another process is gone
+            self._engine, self._error = None, ModelError(f"the processes lost each other: {error}", "start them again")
 
     def _report(self, event: Notice | Progress) -> None:
         if isinstance(event, Progress):

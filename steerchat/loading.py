@@ -8,12 +8,14 @@ from typing import Any
 import psutil
 import torch
 
-from . import memory
+from . import memory, processes
 from .engine import Engine, is_out_of_memory
 from .errors import ModelError, TooLarge
 from .huggingface import transformers
 from .linear import speed_up
 from .models import Found
+from .processes import Team
+from .shared_engine import SharedEngine
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -29,6 +31,7 @@ def load(
     most: int | None = None,
     offload: str | None = None,
     code: bool = False,
+    team: Team | None = None,
 ) -> Engine:
     """Load a model that is on this machine.
 
@@ -39,6 +42,7 @@ def load(
         most: bytes that weights may take in the device's memory; what is free when None.
         offload: a folder for weights that fit into no memory.
         code: whether Python files of the model's may be run.
+        team: this process among others, which share answers out.
 
     Raises:
         TooLarge: when it needs more memory than there is.
@@ -71,7 +75,8 @@ def load(
     model.eval()
     model.requires_grad_(False)
     speed_up(model)
-    return Engine(model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where))
+    given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where))
+    return Engine(*given) if team is None else SharedEngine(team, *given)
 
 
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:
@@ -88,10 +93,10 @@ def target(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be allocated on a device."""
+    """Bytes that this process may still allocate on a device: on the CPU, its share of them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available // processes.on_this_machine()
 
 
 def _placement(
@@ -109,6 +114,8 @@ def _placement(
     room: dict[Any, int] = {}
     if where.type == "cuda":
         cards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        if processes.count() > 1:  # each has a card of its own
+            cards = [where]
         room = {card.index: min(free_memory(card), limit) - needs.beside for card in cards}
     room["cpu"] = (limit if where.type == "cpu" else free_memory(torch.device("cpu"))) - needs.beside
     room = {place: max(0, size) for place, size in room.items()}
@@ -150,6 +157,8 @@ def _device(name: str) -> torch.device:
         name = "cuda" if cuda else "mps" if mps else "cpu"
     if (name.startswith("cuda") and not cuda) or (name == "mps" and not mps):
         raise ModelError(f"this machine has no {name} device", "--device cpu always works")
+    if name == "cuda" and processes.count() > 1:
+        return torch.device("cuda", processes.local_rank())
     return torch.device(name)
 
 

@@ -194,13 +194,17 @@ class Session:
         if not prompt.strip():
             raise UsageError("the prompt is empty", "/compare Tell me about the weather")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
-        messages = [*self.head(), {"role": "user", "content": prompt}]
-        columns = _columns(messages, messages, recipe)
+        columns = self.columns(prompt, recipe)
         first = self.settings.seed if seed is None else seed
         for number in range(repeats):
             yield from self.answer(prompt, columns, first + number, recipe, kind=kind, raw=raw)
             if self.stop.is_set():
                 break
+
+    def columns(self, prompt: str, recipe: Recipe) -> dict[str, list[Message]]:
+        """What each column answers when a prompt stands outside the conversation."""
+        messages = [*self.head(), {"role": "user", "content": prompt}]
+        return _columns(messages, messages, recipe)
 
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
@@ -350,7 +354,7 @@ class Session:
             along: the recipe along which the effect is read, as for a control; None for its own.
         """
         sampling = sampling or self.sampling()
-        rows = self._rows(prompt, messages, seed, recipe, raw)
+        rows = self.rows(prompt, messages, seed, recipe, raw)
         record = self.record(
             prompt, recipe, seed, kind, raw, messages, sampling=sampling.to_json(), context=tuple(context)
         )
@@ -412,9 +416,10 @@ class Session:
             **known,
         )
 
-    def _rows(
+    def rows(
         self, prompt: str, messages: Mapping[str, list[Message]], seed: int, recipe: Recipe, raw: bool
     ) -> list[Row]:
+        """What the engine is asked for one pair. Raises ModelError for a prompt that does not fit the model."""
         engine = self.engine  # first: the thread that loads it is importing what Row needs
         from .engine import Row
 
