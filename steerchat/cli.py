@@ -38,6 +38,7 @@ _SETTINGS = (
     "top_p",
     "repetition_penalty",
     "scope",
+    "steer_thinking",
     "lessons",
 )
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from .painter import ACCENT, DIM, REDRAW_SECONDS, Painter
 from .text import Line, Wrapper, fit
+from .thinking import OPEN, reply_start, thinking
 
 SIDE_BY_SIDE = 100  # cells from which two columns fit next to each other
 GAP = 3
@@ -24,6 +25,19 @@ class Column:
     text: Wrapper
     marks: list[tuple[int, int, str]] = field(default_factory=list)
     taken: int = 0
+    opened: bool = False  # whether the answer begins inside a thought
+    _said: str | None = ""  # the answer, until it is known where its thought ends
+    _thought: int = 0  # its first characters, which are the thought's
+
+    def feed(self, text: str) -> None:
+        """Appends clean `text`; a thought before the reply is dimmed."""
+        if self._said is not None:
+            self._said += text
+            goes_on = thinking(self._said, self.opened)
+            self._thought = len(self._said) if goes_on else reply_start(self._said, self.opened)
+            if not goes_on:
+                self._said = None
+        self.text.feed(text)
 
     def head(self) -> Text:
         """`─ title ──────`, as wide as the column."""
@@ -35,13 +49,15 @@ class Column:
     def draw(self, line: Line) -> Text:
         """`line` in its styles."""
         drawn, end = Text(line.text), line.start + len(line.text)
-        for low, high, style in self.marks:
+        for low, high, style in [(0, self._thought, DIM), *self.marks]:
             if low < end and high > line.start:
                 drawn.stylize(style, max(low - line.start, 0), high - line.start)
         return drawn
 
     def close(self, note: str) -> None:
         note = note or ("(no text)" if self.text.empty else "")
+        if self._said is not None and not self.opened and not self._said.lstrip().startswith(OPEN):
+            self._thought = 0  # as short as the beginning of a tag
         start = self.text.close(note)
         self.marks.append((start, start + len(note), DIM))
 
@@ -168,7 +184,7 @@ class Stream:
         column = self._columns.get(row)
         if column is None or column.text.closed:
             return
-        column.text.feed(text)
+        column.feed(text)
         # The rows of a step come together: drawing before the last of them would leave it a step behind.
         last = max(r for r, c in self._columns.items() if not c.text.closed)
         if row == last and self._clock() - self._drawn >= REDRAW_SECONDS:
@@ -180,7 +196,7 @@ class Stream:
         if column is None or column.text.closed:
             return
         if column.text.empty:
-            column.text.feed(text)
+            column.feed(text)
         column.close(note)
         self._draw()
 

@@ -50,6 +50,7 @@ class Settings:
     top_p: float = _setting(0.9, "the likeliest tokens that together have this probability", 0.01, 1)
     repetition_penalty: float = _setting(1.1, "above 1 discourages tokens already seen", 0.5, 5)
     scope: Scope = _setting("generated", "which positions are pushed")
+    steer_thinking: Switch = _setting("on", "whether a model that thinks first is pushed while it thinks")
     carry: Carry = _setting("own", "which answers the next turn's context holds")
     view: View = _setting("both", "which answers the screen shows")
     lessons: str = _setting("shipped", "a folder of lessons of your own, or those that ship")

@@ -13,6 +13,7 @@ from .prompting import Prompter, TextStream
 from .recipe import Scope
 from .results import Answer, Delta, Finish, Finished, repetition
 from .sampling import Sampler
+from .thinking import thinking
 
 
 class NoNumbers(Exception):
@@ -47,6 +48,8 @@ class Decoding:
         steering: their edits.
         prompter: turns tokens into text.
         stops: tokens that end an answer.
+        held: leave rows as they are while they think; None edits them from the start. Whether each prompt ends inside
+            the thought.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Decoding:
         steering: Steering,
         prompter: Prompter,
         stops: Collection[int],
+        held: Sequence[bool] | None = None,
     ) -> None:
         self._batch = batch
         self._room = room
@@ -68,6 +72,8 @@ class Decoding:
         self.active = len(rows)
         self._ids: list[list[int]] = [[] for _ in rows]
         self._streams = [TextStream(prompter) for _ in rows]
+        self._opened = held
+        self._thinking = [held is not None] * len(rows)
         self._finishes: list[Finish] = ["interrupted" for _ in rows]
         self._tokens = torch.tensor([row.prompt[-1] for row in rows])
         if room <= 0:
@@ -78,6 +84,8 @@ class Decoding:
         """One token for every running row."""
         # Entered for the model call alone, so that no hook outlives it whatever a reader of events does.
         width, lengths = self._batch.width, self._batch.lengths.clone()
+        if self._opened is not None:
+            self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
         with self._steering:
             logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
         if bool(logits.isnan().any()):
@@ -92,6 +100,8 @@ class Decoding:
                 self._ids[row].append(token)
                 if delta := self._streams[row].push(token):
                     yield Delta(row, delta)
+                if self._opened is not None and self._thinking[row]:
+                    self._thinking[row] = thinking(self._streams[row].text, self._opened[row])
                 finish = "length" if len(self._ids[row]) >= self._room else None
             if finish:
                 self._finishes[row] = finish

@@ -34,7 +34,7 @@ _ALIKE, _FEW = 0.8, 8
 
 @dataclass(frozen=True)
 class Output:
-    """A row's answer and, unless it was empty, how the unsteered model reads it."""
+    """A row's answer and, unless it was empty, how the unsteered model reads its reply."""
 
     answer: Answer
     reading: Reading
@@ -224,7 +224,9 @@ class Engine:
         width, lengths = batch.width, batch.lengths.clone()
         steering = Steering(self.blocks, [row.edits for row in rows], self.hidden)
         sampler = Sampler(sampling, [row.prompt for row in rows], [row.seed for row in rows], self.device)
-        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops)
+        opened = [self.prompter.opened(row.prompt) for row in rows]
+        held = None if sampling.steer_thinking or not self.prompter.thinks else opened
+        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops, held)
         while decode.active:
             if stopped():
                 yield from decode.stop()
@@ -233,18 +235,22 @@ class Engine:
                 yield from decode.step()
             except NoNumbers as found:
                 raise self._overflowed(rows, found.args[0]) from None
-        texts = [self.prompter.reply(answer.text) for answer in decode.answers()]
+        parts = [
+            self.prompter.answer(answer.text, begun) for answer, begun in zip(decode.answers(), opened, strict=True)
+        ]
+        heads = [[row.prompt[-1], *thought] for row, (thought, _) in zip(rows, parts, strict=True)]
+        texts = [reply for _, reply in parts]
         if steered_prompt:
             # Its keys and values hold the push: an unsteered reading needs prompts without.
-            batch = self._prompts(rows, max(map(len, texts)) + 1)
+            batch = self._prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
         else:
             decode.restore()
             batch.rewind(width, lengths)
-        readings = read(self.model, self.blocks, batch, [row.prompt[-1:] for row in rows], texts)
+        readings = read(self.model, self.blocks, batch, heads, texts)
         if keep:
             self._kept = [
-                batch.context(index, [*row.prompt, *text])
-                for index, (row, text) in enumerate(zip(rows, texts, strict=True))
+                batch.context(index, [*row.prompt, *thought, *reply])
+                for index, (row, (thought, reply)) in enumerate(zip(rows, parts, strict=True))
             ]
         return [
             Output(replace(answer, perplexity=reading.perplexity), reading)

@@ -111,7 +111,7 @@ class Outcome:
         if len(recipe.concepts) != 1 or recipe.concepts[0] not in INDEPENDENT:
             return None
         measure = INDEPENDENT[recipe.concepts[0]]
-        texts = [(pair.normal.text, pair.steered.text) for pair in self.pairs if pair.steered is not None]
+        texts = [(pair.normal.reply, pair.steered.reply) for pair in self.pairs if pair.steered is not None]
         return statistics.fmean(measure.towards(steered) - measure.towards(normal) for normal, steered in texts)
 
     @property

@@ -82,7 +82,7 @@ def _states(
     texts: list[tuple[list[int], list[int]]] = []
     for example in examples:
         chat = [{"role": "user", "content": example.prompt}]
-        prompt = engine.prompter.chat(chat) if example.prompt else engine.prompter.start()
+        prompt = engine.prompter.chat(chat, thought=False) if example.prompt else engine.prompter.start()
         texts += [(prompt, engine.prompter.reply(text)) for text in (example.positive, example.negative)]
     longest = max(len(prompt) + len(text) for prompt, text in texts)
     if longest > engine.context_size:

@@ -79,6 +79,7 @@ class _LayerEdits:
         self.basis: Tensor | None = None
         self.value: Tensor | None = None
         self.replaced: Tensor | None = None
+        self.open: Tensor | None = None
         adds, ablated = torch.zeros(batch, 1, hidden), [[] for _ in rows]
         value, replaced = torch.zeros(batch, 1, hidden), torch.zeros(batch, 1, 1, dtype=torch.bool)
         for index, edits in enumerate(rows):
@@ -114,6 +115,8 @@ class _LayerEdits:
             state = state - (state @ self.basis.mT) @ self.basis
         if self.add is not None:
             state = state + self.add
+        if self.open is not None:
+            state = torch.where(self.open.to(state.device), state, hidden.to(state.dtype))
         return with_hidden(output, state.to(hidden.dtype))
 
     def select(self, rows: Tensor) -> None:
@@ -150,6 +153,12 @@ class Steering:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def only(self, rows: Sequence[bool] | None) -> None:
+        """From now on change just the rows that are marked; all when None."""
+        mask = None if rows is None or all(rows) else torch.tensor(rows)[:, None, None]
+        for edits in self._layers.values():
+            edits.open = mask
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order. `rows`: (kept,) long."""

@@ -95,7 +95,7 @@ def measure_profile(
     try:
         for line in corpus.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}])
+            prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
             texts.append((prompt, engine.prompter.reply(entry["reply"])))
     except (OSError, ValueError, KeyError) as error:
         raise ConceptError(f"{corpus.name} cannot be read: {error}", "install steerchat again") from None

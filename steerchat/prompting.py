@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .errors import ModelError
+from .thinking import CLOSE, OPEN, reply_start
 
 Message = dict[str, str]
 
@@ -32,19 +33,34 @@ class Prompter:
         self._tokenizer = tokenizer
         self._template = tokenizer.chat_template or PLAIN_TEMPLATE
         self.has_template = bool(tokenizer.chat_template)
+        # Such a model's template knows the tags, if only to leave earlier thoughts out.
+        self.thinks = CLOSE in self._template
         # Not only those that have a part to play: a model may bring more that no text should be taken for.
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         # The longest first: one may begin with another.
         self._names = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, self._names))) if self._names else None
+        special = tokenizer.added_tokens_decoder.items() if self.thinks else ()
+        self._tags = {id: token.content for id, token in special if token.special and token.content in (OPEN, CLOSE)}
+        # Some templates begin the thought themselves.
+        head = self._render([{"role": "user", "content": "?"}]) if self.thinks else ""
+        self.opens_thought = head.rstrip().endswith(OPEN)
+        self._opening = tuple(self._encode(head[head.rindex(OPEN) :])) if self.opens_thought else ()
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], thought: bool = True) -> list[int]:
         """Ids of a conversation, ready for the model's next answer.
+
+        Args:
+            messages: the last one is the user's.
+            thought: False closes the thought of a model that thinks first, empty, so that a reply follows at once.
 
         Raises:
             ModelError: when the model's template refuses the conversation.
         """
-        return self._encode(self._render([{**m, "content": self._protect(m["content"])} for m in messages]))
+        text = self._render([{**m, "content": self._protect(m["content"], m["role"])} for m in messages])
+        if self.thinks and not thought:
+            text += f"\n{CLOSE}\n\n" if self.opens_thought else f"{OPEN}\n\n{CLOSE}\n\n"
+        return self._encode(text)
 
     def raw(self, text: str) -> list[int]:
         """Ids of a text as it stands, outside the template, with whatever the model puts before any text."""
@@ -54,8 +70,30 @@ class Prompter:
         """Ids of a text that goes on from a prompt."""
         return self._tokenizer(_whole(text), split_special_tokens=True, add_special_tokens=False).input_ids
 
+    def opened(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends inside a thought, which its template opened."""
+        return self.opens_thought and tuple(prompt[-len(self._opening) :]) == self._opening
+
+    def answer(self, text: str, opened: bool = False) -> tuple[list[int], list[int]]:
+        """Ids of an answer's thought, tags included, and of its reply.
+
+        Args:
+            text: the answer.
+            opened: whether its prompt ends inside the thought.
+        """
+        start = reply_start(text, opened) if self.thinks else 0
+        thought: list[int] = []
+        for piece in _TAGS.split(text[:start]):
+            known = self._tokenizer(piece, add_special_tokens=False).input_ids if _TAGS.fullmatch(piece) else None
+            thought += self.reply(piece) if known is None else known
+        return thought, self.reply(text[start:])
+
     def text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """What a person reads: without special tokens, but for those around a thought."""
+        if not any(token in self._tags for token in ids):
+            return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        place = next(place for place, token in enumerate(ids) if token in self._tags)
+        return self.text(ids[:place]) + self._tags[ids[place]] + self.text(ids[place + 1 :])
 
     def start(self) -> list[int]:
         """Ids that stand before any text: a plain text has no prompt, but needs one token to go on from."""
@@ -81,12 +119,15 @@ class Prompter:
                 f"the model's chat template refuses this conversation: {error}", "/new starts afresh"
             ) from None
 
-    def _protect(self, content: str) -> str:
+    def _protect(self, content: str, role: str) -> str:
         """Put a private-use character in place of every control token that a person typed."""
         content = _PRIVATE.sub("\ufffd", _whole(content))
         if self._controls is None:
             return content
-        return self._controls.sub(lambda match: chr(_FIRST + self._names.index(match[0])), content)
+        # The template looks for the tags of a thought, to leave it out.
+        kept = (OPEN, CLOSE) if role == "assistant" else ()
+        place = lambda match: match[0] if match[0] in kept else chr(_FIRST + self._names.index(match[0]))  # noqa: E731
+        return self._controls.sub(place, content)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -100,6 +141,7 @@ class Prompter:
 
 # A plane that no script uses; no model has as many control tokens as it has characters.
 _FIRST = 0xF0000
+_TAGS = re.compile(f"({OPEN}|{CLOSE})")
 _PRIVATE = re.compile("([\U000f0000-\U000fffff])")
 
 

@@ -91,10 +91,10 @@ class Screen:
                 if not isinstance(event, Progress):
                     self._bar.clear()
                 match event:
-                    case Started(titles):
+                    case Started(titles, thinking):
                         if stream:
                             stream.close()
-                        stream = self._start(titles, view)
+                        stream = self._start(titles, view, thinking)
                     case Delta(row, text) if stream:
                         stream.add(row, clean(text))
                     case Finished(row, answer) if stream:
@@ -123,11 +123,13 @@ class Screen:
             self._tell(notices)
         return pair
 
-    def _start(self, titles: Sequence[str], view: View) -> Stream:
+    def _start(self, titles: Sequence[str], view: View, thinking: bool) -> Stream:
         rows = list(range(len(titles)))
         if len(titles) == 2 and view != "both" and titles[0] == "normal":  # a blind review shows both
             rows = [0] if view == "normal" else [1]
         block = self._block([(titles[row], row > 0 or titles[row].startswith("steered")) for row in rows])
+        for column in block.columns:
+            column.opened = thinking
         columns = {row: column for column, row in enumerate(rows)}
         return Stream(self._painter, block, columns, lambda: self.width, self._clock)
 
@@ -255,7 +257,7 @@ class Screen:
                     text = f"{text[:low]}*{text[low:high]}*{text[high:]}"
             else:
                 column.marks += [(low, high, f"bold {ACCENT}" if column.accent else "bold") for low, high in marked]
-            column.text.feed(text)
+            column.feed(text)
             column.close(_NOTES[answer.finish])
         self._print([*block.take(), *self._measures(pair, block.extent)])
 

@@ -72,6 +72,8 @@ def use(session: Session, pair_id: int) -> list[object]:
     stored = _stored(session, pair_id)
     recipe, said = stored.pair.recipe, _take_recipe(session, stored)
     changes = {name: value for name, value in stored.sampling.items() if name in _SAMPLING}
+    if "steer_thinking" in stored.sampling:
+        changes["steer_thinking"] = "on" if stored.sampling["steer_thinking"] else "off"
     told = []
     for name, value in {**changes, "scope": recipe.scope}.items():
         before = getattr(session.settings, name)

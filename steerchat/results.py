@@ -8,6 +8,7 @@ from functools import singledispatch
 from typing import Any, Literal
 
 from .recipe import Recipe
+from .thinking import reply_start
 
 Finish = Literal["end", "length", "interrupted", "failed"]
 Column = Literal["normal", "steered"]
@@ -24,11 +25,12 @@ class Answer:
     """One generated text.
 
     Attributes:
-        text: what the model said, without special tokens.
+        text: what the model said, without special tokens; with its thought, where it thinks first.
         tokens: how many tokens it generated, the end token not counted.
         finish: `end` (it ended its turn), `length` (max tokens), `interrupted` or `failed`.
-        perplexity: of the text as the unsteered model reads it; None while unmeasured.
-        concept_score: mean projection on the recipe's direction in standard deviations of the neutral corpus.
+        perplexity: of the reply as the unsteered model reads it after its prompt and thought; None while unmeasured.
+        concept_score: mean projection of the reply on the recipe's direction in standard deviations of the neutral
+            corpus.
         repetition: share of its 3-grams that came before.
         token_ids: the sampled ids.
     """
@@ -40,6 +42,11 @@ class Answer:
     concept_score: float | None = None
     repetition: float | None = None
     token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def reply(self) -> str:
+        """The text without what the model thought before it."""
+        return self.text[reply_start(self.text) :]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -200,9 +207,11 @@ class Started:
 
     Attributes:
         titles: a heading for each column that streams, left to right; row i of later events is column i.
+        thinking: whether the answers begin inside a thought, which the prompt opened.
     """
 
     titles: tuple[str, ...]
+    thinking: bool = False
 
 
 @dataclass(frozen=True)

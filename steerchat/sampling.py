@@ -30,12 +30,14 @@ class Sampling:
         top_p: the nucleus: the smallest set of tokens with this probability; 1 is everything.
         repetition_penalty: 1 is none; divides positive logits of tokens already seen (Keskar et al. 2019).
         max_tokens: how many at most, the end token not counted.
+        steer_thinking: whether a model that thinks first is pushed while it does; else from the end of its thought on.
     """
 
     temperature: float = 0.7
     top_p: float = 0.9
     repetition_penalty: float = 1.1
     max_tokens: int = 200
+    steer_thinking: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

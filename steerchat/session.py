@@ -36,6 +36,7 @@ from .results import (
     divergence,
 )
 from .store import Store
+from .thinking import thinking
 
 if TYPE_CHECKING:
     from .engine import Engine, Output, Row
@@ -361,7 +362,8 @@ class Session:
         pair_id = self.journal.begin(record, self.system)
         started = time.monotonic()
         second = f"steered: {recipe}" if recipe.active else "asked for"  # in words, as a control does
-        yield Started(("normal", second)[: len(rows)])
+        opened = self.engine.prompter.opens_thought and not raw
+        yield Started(("normal", second)[: len(rows)], opened)
         texts, done = ["" for _ in rows], False
         try:
             outputs: list[Output] = yield from _remember(
@@ -378,6 +380,8 @@ class Session:
         self.journal.finish(pair, "interrupted" if stopped else "complete")
         self.last = pair
         yield PairDone(pair)
+        if self.engine.prompter.thinks and any(_thinks(output.answer, opened) for output in outputs):
+            yield Notice("the model was still thinking when its tokens ran out; /set max-tokens gives it more")
         if self.probes:
             yield from self._probed(pair, [row.prompt for row in rows])
         return pair
@@ -545,7 +549,7 @@ class Session:
         from .sampling import Sampling
 
         s = self.settings
-        return Sampling(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens)
+        return Sampling(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens, s.steer_thinking == "on")
 
 
 def _remember(
@@ -564,6 +568,11 @@ def _remember(
 
 def _columns(normal: list[Message], steered: list[Message], recipe: Recipe) -> dict[str, list[Message]]:
     return {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
+
+
+def _thinks(answer: Answer, opened: bool) -> bool:
+    """Whether an answer ran out of tokens before its reply began."""
+    return answer.finish == "length" and bool(answer.text) and thinking(answer.text, opened)
 
 
 def _partial(

@@ -49,7 +49,7 @@ def compare_all(session: Session, prompts: Sequence[str], raw: bool = False) -> 
     size = _PAIRS * count()
     for first in range(0, len(asked), size):
         for pair in _batch(session, asked[first : first + size], recipe, raw, first, len(asked)):
-            yield from _events(pair)
+            yield from _events(pair, session.engine.prompter.opens_thought and not raw)
         done = first + len(asked[first : first + size])
         if session.stop.is_set():
             if done < len(asked):
@@ -106,10 +106,10 @@ def _generate(session: Session, asked: Sequence[_Asked], before: int, total: int
             session.report(Progress(label, before + ended * len(asked) // len(rows), total))
 
 
-def _events(pair: Pair) -> Iterator[Event]:
+def _events(pair: Pair, opened: bool) -> Iterator[Event]:
     """A pair that is finished, as a screen draws one that is not."""
     answers = [pair.normal, *([pair.steered] if pair.steered is not None else [])]
-    yield Started(("normal", f"steered: {pair.recipe}")[: len(answers)])
+    yield Started(("normal", f"steered: {pair.recipe}")[: len(answers)], opened)
     for row, answer in enumerate(answers):
         yield Delta(row, answer.text)
         yield Finished(row, answer)

@@ -183,7 +183,7 @@ class Trials:
     def _answer(self, label: str, conditions: Sequence[tuple[Any, str]], tokens: int) -> list[list[Output]]:
         chat = self.engine.prompter.chat
         rows = [
-            Row(tuple(chat([{"role": "user", "content": prompt + ending}])), pushes, seed)
+            Row(tuple(chat([{"role": "user", "content": prompt + ending}], thought=False)), pushes, seed)
             for pushes, ending in conditions
             for prompt in self.prompts
             for seed in self._seeds
