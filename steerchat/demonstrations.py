@@ -6,6 +6,7 @@ To add one, write a function with the decorator; `facts` are the names that it a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +24,7 @@ from .trials import ASKING
 if TYPE_CHECKING:
     from .session import Session
 
-STRENGTHS = (0.5, 1.0, 2.0, 3.0, 6.0)
+STRENGTHS = (0.5, 1.0, 1.5, 3.0, 6.0)
 DEPTHS = (8, 25, 50, 75, 92)
 _TRIAL_FACTS = "effect low high cost repetition same answers words random_words"
 _RIGHT = frozenset({1, 2, 3, 4, 5, 6})
@@ -73,15 +74,16 @@ def trial(lab: Lab, session: Session) -> Shown:
     """The recipe of the chat, over ten pairs of answers, against random directions."""
     term = _only_term(session)
     found = lab.trial(term)
-    table = Table(_HEADINGS, [_row(str(term), found)], _RIGHT - {5})
-    return Shown([table, _how(found), f'One of them: "{found.sample}"'], found.facts)
+    table = Table(_HEADINGS[:-1], [_row(str(term), found)[:-1]], _RIGHT - {5})
+    verdict = f"In words: {found.verdict}."
+    return Shown([table, verdict, _how(found), f'One of them: "{found.sample}"'], found.facts)
 
 
 @demonstration(_TRIAL_FACTS)
 def zero(lab: Lab, session: Session, concept: str) -> Shown:
     """Strength 0: the hooks are there and push nothing."""
     found = lab.trial(lab.term(concept, strength=0.0), PROMPTS[:1])
-    line = f"{found.same} of {len(found.effects)} steered answers are the normal one, token for token."
+    line = f"{found.same} of {len(found.effects)} steered answers are the normal one, word for word."
     return Shown([line], found.facts)
 
 
@@ -116,7 +118,7 @@ def control(lab: Lab, session: Session, concept: str) -> Shown:
 
 @demonstration("first last window weak_cost strong_cost weak_effect strong_effect strong_repetition")
 def strengths(lab: Lab, session: Session, concept: str) -> Shown:
-    """From hardly anything to too much; `first` is the least clear strength, `last` the largest still fluent one."""
+    """From hardly anything to too much; `first` is the least strength above chance, `last` the largest fluent one."""
     trials = lab.sweep([lab.term(concept, strength=x) for x in STRENGTHS], PROMPTS[:1])
     rows = [_row(format_strength(x), one) for x, one in zip(STRENGTHS, trials, strict=True)]
     clear = [x for x, one in zip(STRENGTHS, trials, strict=True) if one.effect > one.chance[1]]
@@ -126,7 +128,8 @@ def strengths(lab: Lab, session: Session, concept: str) -> Shown:
     picture = ["effect (#) and cost (o), by strength"]
     for x, one in zip(STRENGTHS, trials, strict=True):
         picture.append(f"    {x:>4.1f} | {_bar(one.effect, most, '#')}  o{_bar(min(one.cost, 12) - 1, 11, 'o')}")
-    where = f"clear and still fluent: {', '.join(map(format_strength, window))}" if window else "no strength is both"
+    both = "above random pushes and still fluent"
+    where = f"{both}: {', '.join(map(format_strength, window))}" if window else f"no strength is {both}"
     facts = {
         "first": min(clear, default=99.0),
         "last": max(fluent, default=0.0),
@@ -149,16 +152,16 @@ def strengths(lab: Lab, session: Session, concept: str) -> Shown:
 def styles(lab: Lab, session: Session, *concepts: str) -> Shown:
     """Several concepts where each is recommended, judged by words and length, never by their own vectors."""
     trials = lab.sweep([lab.term(name) for name in concepts])
-    rows = [
-        (str(one.term), _number(one.words), _number(one.random_words), f"x{one.cost:.2f}", one.sample) for one in trials
-    ]
+    rows = [(str(one.term), _number(one.words), _number(one.random_words), f"x{one.cost:.2f}") for one in trials]
+    samples = [f'{one.term.concept}: "{one.sample}"' for one in trials]
     gains = [(one.words or 0.0) for one in trials]
     facts = {f"{place}_gain": gain for place, gain in zip(("first", "second", "third"), gains, strict=False)}
     margin = [(one.words or 0.0) - (one.random_words or 0.0) for one in trials]
     facts |= {f"{name}": value for name, value in zip(concepts, gains, strict=True)}
     facts |= {"most": max(margin), "least": min(margin)}
-    table = Table(("setting", "gain", "random", "cost", "one answer"), rows, frozenset({1, 2, 3}))
-    return Shown([table, "Gain: its words per 100 words, or fewer or more words, against the normal answers."], facts)
+    table = Table(("setting", "gain", "random", "cost"), rows, frozenset({1, 2, 3}))
+    gain = "Gain: its words per 100 words, or fewer or more words, against the normal answers."
+    return Shown([table, gain, *samples], facts)
 
 
 @demonstration("early middle late random best early_cost middle_cost late_cost")
@@ -194,10 +197,10 @@ def replacing(lab: Lab, session: Session, concept: str) -> Shown:
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
     added, replaced = lab.sweep([lab.term(concept, layer, 2.0), lab.term(concept, layer, 2.0, "replace")], PROMPTS[:1])
     rows = [
-        (name, f"{one.effect:+.2f}", f"x{one.cost:.1f}", f"{one.repetition:.2f}", one.sample)
+        (name, f"{one.effect:+.2f}", f"x{one.cost:.1f}", f"{one.repetition:.2f}")
         for name, one in (("add", added), ("replace", replaced))
     ]
-    headings = ("what is done", "effect", "cost", "repeats", "one answer")
+    headings = ("what is done", "effect", "cost", "repeats")
     table = Table(headings, rows, frozenset({1, 2, 3}))
     facts = {
         "add_cost": added.cost,
@@ -207,7 +210,7 @@ def replacing(lab: Lab, session: Session, concept: str) -> Shown:
         "add_effect": added.effect,
         "replace_effect": replaced.effect,
     }
-    return Shown([table], facts)
+    return Shown([table, f'add: "{added.sample}"', f'replace: "{replaced.sample}"'], facts)
 
 
 @demonstration("least most against count effect high")
@@ -253,9 +256,9 @@ def asking(lab: Lab, session: Session, concept: str) -> Shown:
     return Shown([table, f'asked: the prompt ends with "{how}"; steered: {term}.'], facts)
 
 
-@demonstration("cosine first_alone second_alone first_mixed second_mixed cost")
+@demonstration("cosine first_kept first_alone second_alone first_mixed second_mixed cost")
 def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
-    """Two concepts alone and as a mix of the same strength: what of each is left."""
+    """Two concepts alone and as a mix of the same strength: what of each is left, `first_kept` in per cent."""
     names = (first, second)
     alone = [lab.term(name) for name in names]
     layers, strength = alone[0].layers, alone[0].strength
@@ -277,15 +280,25 @@ def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
         "cosine": cosine,
         "first_alone": grid[0][0],
         "second_alone": grid[1][1],
+        "first_kept": 100 * grid[2][0] / grid[0][0] if grid[0][0] > 0 else math.nan,
         "first_mixed": grid[2][0],
         "second_mixed": grid[2][1],
         "cost": lab.trial(mixed).cost,
     }
     line = f"The cosine between the two directions at layer {middle} is {cosine:+.2f} (1: the same, 0: unrelated)."
+    if grid[0][0] > 0:
+        line += f" Of its effect alone, {first} keeps {facts['first_kept']:.0f}%."
     return Shown([table, line, f'The mix: "{outputs[2][0].answer.text}"'], facts)
 
 
 # Vectors and states
+
+
+@demonstration()
+def pairs(lab: Lab, session: Session, concept: str) -> Shown:
+    """The first two of a concept's pairs, whole."""
+    examples = lab.library.get(concept).examples[:2]
+    return Shown([f"{one.prompt}\n    with:     {one.positive}\n    without:  {one.negative}" for one in examples])
 
 
 @demonstration("cosine unrelated bad_words good_words bad_cost good_cost")
@@ -305,10 +318,11 @@ def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
     vectors = [lab.vectors(term)[name] for term, name in zip(terms, (bad, good), strict=True)]
     cosine = float(vectors[0].cosine(vectors[1])[middle])
     rows = [
-        (name, str(vector.report.get("pairs", "")), f"{gain:+.2f}", f"x{one.cost:.2f}", one.sample)
+        (name, str(vector.report.get("pairs", "")), f"{gain:+.2f}", f"x{one.cost:.2f}")
         for name, vector, gain, one in zip((bad, good), vectors, gains, trials, strict=True)
     ]
-    headings = ("concept", "pairs", f"{good} words", "cost", "one answer")
+    headings = ("concept", "pairs", f"{good} words", "cost")
+    samples = [f'{name}: "{one.sample}"' for name, one in zip((bad, good), trials, strict=True)]
     facts = {
         "cosine": cosine,
         "unrelated": random_cosine(lab.engine.hidden),
@@ -319,7 +333,7 @@ def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
     }
     below = f"random ones stay below {facts['unrelated']:.2f}"
     line = f"Their directions have a cosine of {cosine:+.2f} at layer {middle}; {below}."
-    return Shown([Table(headings, rows, frozenset({1, 2, 3})), line], facts)
+    return Shown([Table(headings, rows, frozenset({1, 2, 3})), line, *samples], facts)
 
 
 @demonstration("count letters words")
@@ -431,6 +445,8 @@ def stack(lab: Lab, session: Session) -> Shown:
     lines = ["    next token", "        ^"]
     for layer in reversed(range(count)):
         if count > 20 and layer not in pushed and 2 < layer < count - 3 and layer % 5:
+            if not lines[-1].endswith("..."):
+                lines.append("      ...")
             continue
         term = pushed.get(layer)
         arrow = "" if term is None else f" <== + {format_strength(round(term.per_layer, 3))} x {term.concept}"
@@ -441,17 +457,22 @@ def stack(lab: Lab, session: Session) -> Shown:
     return Shown(["\n".join(lines)], facts)
 
 
+@demonstration()
+def source(lab: Lab, session: Session) -> Shown:
+    """The lines that steer, to be read."""
+    return Shown(["\n".join("    " + line for line in source_by_hand().splitlines())])
+
+
 @demonstration("same")
 def hook(lab: Lab, session: Session, concept: str) -> Shown:
-    """The lines that steer, and that they do what the engine does."""
+    """Those lines run: whether they say what the engine says."""
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
     term = lab.term(concept, layer, 2.0)
     ours, theirs = lab.by_hand(term, PROMPTS[0])
     text = lab.engine.prompter.text
     same = ours == theirs
     lines = [
-        "\n".join("    " + line for line in source_by_hand().splitlines()),
-        f"These lines, run just now with {concept} at layer {format_layers(term.layers)}, greedily:",
+        f"Those lines, run just now with {concept} at layer {format_layers(term.layers)}, greedily:",
         f"    by hand:   {text(ours)!r}\n    steerchat: {text(theirs)!r}",
         "The same tokens." if same else "They differ, which happens in sixteen bits; in float32 it would be a mistake.",
     ]

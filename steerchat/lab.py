@@ -241,6 +241,7 @@ class Lab:
         return steer_by_hand(engine.model, block, push.vector.to(engine.device), ids, len(theirs)), theirs
 
 
+# A lesson shows these lines, in a terminal of 80.
 @torch.inference_mode()
 def steer_by_hand(
     model: Any,
@@ -253,20 +254,23 @@ def steer_by_hand(
     start = len(prompt) - 1
 
     def add_the_push(module: Any, inputs: Any, output: Any) -> Any:
-        # Some blocks give a tuple; the stream is (batch, position, hidden).
-        stream = output if isinstance(output, Tensor) else output[0]
-        stream = stream.clone()
+        # The stream is (batch, position, hidden); some blocks
+        # give a tuple that begins with it.
+        alone = isinstance(output, Tensor)
+        stream = (output if alone else output[0]).clone()
         stream[:, start:] += push
-        return stream if isinstance(output, Tensor) else (stream, *output[1:])
+        return stream if alone else (stream, *output[1:])
 
     handle = block.register_forward_hook(add_the_push)
     try:
         tokens = list(prompt)
         for _ in range(count):
-            scores = model(torch.tensor([tokens], device=push.device)).logits[0, -1]
+            read = torch.tensor([tokens], device=push.device)
+            scores = model(read).logits[0, -1]
             tokens.append(int(scores.argmax()))
     finally:
-        handle.remove()  # or every later answer would be steered too
+        # Or every later answer would be steered too.
+        handle.remove()
     return tokens[len(prompt) :]
 
 

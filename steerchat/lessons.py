@@ -19,7 +19,7 @@ from .folders import read_small
 
 MANIFEST = "course.toml"
 _HEAD_KEYS = {"title": str, "about": str, "minutes": int}
-_TASK_KEYS = {"do", "wrong", "question", "show", "pass", "hints", "choice"}
+_TASK_KEYS = {"do", "aim", "wrong", "question", "show", "pass", "hints", "choice"}
 _CHOICE_KEYS = {"text", "right", "because"}
 # A screen has no italics: the words stand for themselves.
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(\w[^*]*)\1(?![\w*])")
@@ -84,6 +84,7 @@ class Step:
         text: paragraphs before the task.
         after: paragraphs to be shown once the task is done.
         do: lines that the learner types, the last of which is checked; empty without such a task.
+        aim: said in place of those lines, where finding them is the task.
         question: with its `choices`; empty when the task is none.
         show: a demonstration, its name first. It is shown with the text of a step without a task, after the line of
             a do-step, and after the answer to a question.
@@ -98,6 +99,7 @@ class Step:
     text: str
     after: str = ""
     do: tuple[str, ...] = ()
+    aim: str = ""
     question: str = ""
     choices: tuple[Choice, ...] = ()
     show: tuple[str, ...] = ()
@@ -284,7 +286,7 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
     if extra := sorted(set(task) - _TASK_KEYS):
         raise ValueError(f"a task has no {extra[0]}; it has {', '.join(sorted(_TASK_KEYS))}")
     do, wrong, hints = (_texts(task, name) for name in ("do", "wrong", "hints"))
-    question, show = (" ".join(_texts(task, name)) for name in ("question", "show"))
+    aim, question, show = (" ".join(_texts(task, name)) for name in ("aim", "question", "show"))
     if (do or question) and not hints:
         raise ValueError("the task has no hints; the first is gentle, the last nearly the solution")
     if not (do or question or show):
@@ -298,16 +300,18 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
         right = one["right"]
         if not isinstance(right, bool):
             right = tuple(Condition.parse(part) for part in str(right).split(" and "))
-        choices.append(Choice(*_texts(one, "text"), right, *_texts(one, "because")))
+        text, because = (" ".join(_texts(one, name)) for name in ("text", "because"))
+        choices.append(Choice(text, right, because))
     if bool(question) != bool(choices):
         raise ValueError("a question has choices, and choices have a question")
     if question and not any(one.right for one in choices):
         raise ValueError("no choice is right")
     goals = tuple((Condition.parse(text), str(why)) for text, why in task.get("pass", {}).items())
-    if (goals or wrong) and not do:
-        raise ValueError("pass and wrong belong to do")
+    if (goals or wrong or aim) and not do:
+        raise ValueError("pass, aim and wrong belong to do")
     return {
         "do": do,
+        "aim": aim,
         "question": question,
         "choices": tuple(choices),
         "show": tuple(show.split()),

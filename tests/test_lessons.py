@@ -146,12 +146,36 @@ def test_while_a_lesson_runs_short_lines_do_what_they_say(start: Start, own: Pat
     assert "normal" in say(chat, screen, "next") and len(chat.session.turns) == 2
 
 
+def test_a_measured_goal_that_a_model_does_not_reach_is_said_to_be_the_models(start: Start, own: Path):
+    text = LESSON.replace('"happy > 1" = "push harder"', '"answers > 99" = "never enough"').replace(
+        'wrong = ["/steer happy 50% 0.5", "/steer sad"]', 'show = "zero happy"'
+    )
+    (own / "pushing.md").write_text(text, encoding="utf-8")
+    chat, screen = start(own)
+    for line in ("/lesson 1", ""):
+        say(chat, screen, line)
+    other = say(chat, screen, "/steer happy 50% 1.0")
+    assert "Not yet: never enough (answers is 5.00)" in other and "nothing to show" not in other
+    assert "on this model there may be nothing to show" in say(chat, screen, "/steer happy 50% 2.0")
+
+
 def test_what_was_skipped_can_be_done_later(start: Start, own: Path):
     chat, screen = start(own)
     for line in ("/lesson 1", "", "skip", "back"):
         said = say(chat, screen, line)
     assert "[2/3] Push" in said and "You did" not in said
     assert "So that is a push." in say(chat, screen, "/steer happy 50% 2.0")
+
+
+def test_an_aim_keeps_its_lines_for_the_solution(start: Start, own: Path):
+    text = LESSON.replace('do = "/steer happy 50% 2.0"', 'aim = "Push harder than 1."\ndo = "/steer happy 50% 2.0"')
+    (own / "pushing.md").write_text(text, encoding="utf-8")
+    chat, screen = start(own)
+    say(chat, screen, "/lesson 1")
+    assert (said := say(chat, screen, "")).endswith("Push harder than 1.") and "/steer" not in said
+    assert "/steer" not in say(chat, screen, "")
+    assert "/steer happy 50% 2.0" in say(chat, screen, "solution")
+    assert "Done." in say(chat, screen, "/steer happy 1.5")
 
 
 def test_hints_come_one_by_one_and_the_solution_last(start: Start, own: Path):
@@ -239,6 +263,7 @@ def test_words_are_explained_and_unknown_ones_have_a_nearest(start: Start):
         ("minutes = 5", "minutes = 5\nminuts = 5", "line 5: its head has no minuts"),
         ("+++\n\n## Look", "+++\n\nLost.\n\n## Look", "line 7: text before the first step"),
         ("```task\ndo", "```tsk\ndo", "line 19: the only fence is ```task"),
+        ("    a picture", "    a picture" + "-" * 70, "line 7: a picture is 83 characters wide"),
         ("/steer sad", "/steer sat", "line 15: /steer sat: no concept called 'sat'"),
         ('show = "zero happy"', 'show = "zero"', "line 29: show = 'zero': missing a required argument: 'concept'"),
         ('"happy > 1"', '"happy big"', "line 19: 'happy big' is not a comparison"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # What a learner may type without /lesson before it, while a lesson runs.
 _WORDS = frozenset({"next", "back", "hint", "solution", "skip", "quit"})
+_LONG = 50  # characters of a line that one would rather not type
 _NUMBER = re.compile(r"(?:answer )?([0-9]{1,3})")
 _NOTHING = "Measured on this model, none of these answers holds, so there is nothing to show here."
 
@@ -107,8 +109,9 @@ class Tutor:
         """Goes on, when the step asks for nothing or has what it asked for."""
         step, record = self.step(), self._record()
         if step.has_task and not record.state:
-            what = f"an answer, {_numbers(step)}" if step.question else f"a line such as {self._fill(_line(step))}"
-            return [Notice(f"This step waits for {what}. Type hint for help, or skip to go on without it.")]
+            return [
+                Notice(f"This step waits for {self._waits(step)}. Type hint for help, or skip to go on without it.")
+            ]
         if not record.state:
             self._close("passed")
         return self._onward()
@@ -120,7 +123,7 @@ class Tutor:
 
     def skip(self) -> list[object]:
         if not self._record().state:
-            self._close("skipped")
+            self._close("skipped" if self.step().has_task else "passed")
         return self._onward()
 
     def hint(self) -> list[object]:
@@ -162,7 +165,7 @@ class Tutor:
         """Judges an answer to the question of the step, by what is measured now where it says so."""
         step, record = self.step(), self._record()
         if not step.question:
-            waits = f"it waits for {self._fill(_line(step))}" if step.do else "Enter goes on"
+            waits = f"it waits for {self._waits(step)}" if step.do else "Enter goes on"
             raise UsageError("this step asks no question", waits)
         if not 1 <= number <= len(step.choices):
             raise UsageError(f"there is no answer {number}", f"type {_numbers(step)}")
@@ -245,7 +248,7 @@ class Tutor:
             if (other := goal.facts[1:]) and other[0] in facts:
                 measured += f", {other[0]} is {facts[other[0]]:.2f}"
             parts.append(f"Not yet: {self._fill(why)} ({measured}).")
-            if goal.fact not in STATE_FACTS and line.split() == self._fill(step.do[-1]).split():
+            if goal.fact in self.measured and line.split() == self._fill(step.do[-1]).split():
                 parts.append("That was the lesson's own line, so on this model there may be nothing to show here.")
             return [*parts, Notice("Type hint for help, or skip to go on without it.")]
         record.answer = line
@@ -288,9 +291,16 @@ class Tutor:
         if self._record().open:
             self._close(state)
             wanted = step.facts
-            self._record().facts = {name: round(value, 4) for name, value in facts.items() if name in wanted}
+            self._record().facts = {
+                name: round(value, 4) for name, value in facts.items() if name in wanted and math.isfinite(value)
+            }
             self._save()
         return [said, *([self._fill(step.after)] if step.after else []), self._more(step)]
+
+    def _waits(self, step: Step) -> str:
+        if step.question:
+            return f"an answer, {_numbers(step)}"
+        return "a line that does what it asks" if step.aim else f"a line such as {self._fill(step.do[-1])}"
 
     def _more(self, step: Step) -> Notice:
         return Notice("Enter ends the lesson." if step == self.running().steps[-1] else "Enter goes on.")
@@ -337,7 +347,9 @@ class Tutor:
             parts.append(Notice(f"Type {_numbers(step)}{' again, or Enter goes on' if behind else ''}."))
         elif step.do:
             lines = "\n".join(["Type:", *(f"    {self._fill(line)}" for line in step.do)])
-            parts.append("\n\n".join([*texts, lines]))
+            parts.append("\n\n".join([*texts, self._fill(step.aim) or lines]))
+            if len(max(step.do, key=len)) > _LONG and not step.aim and not behind:
+                parts.append(Notice("Type solution to have it on your line."))
             parts += [Notice("You did this step; Enter goes on.")] if behind else []
         else:
             parts += [*texts, *self._show(step).parts, self._more(step)]
@@ -396,10 +408,6 @@ def same_command(registry: Registry, line: str, wanted: str) -> bool:
         return registry.split(line)[0].name == registry.split(wanted)[0].name
     except SteerchatError:
         return False
-
-
-def _line(step: Step) -> str:
-    return step.do[-1]
 
 
 def _numbers(step: Step) -> str:

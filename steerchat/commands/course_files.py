@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .course import Tutor
 
 _NAMED = re.compile(r"`(/[a-z][^`]*)`")
+_PICTURE = 76  # characters of a line that keeps its blanks, so that a terminal of 80 shows it whole
 
 
 def course_folder(own: str) -> Path:
@@ -91,6 +92,9 @@ def _lines(step: Step, registry: Registry, course: Course, concepts: set[str]) -
         steered = str(bound.kwargs.get("concept") or "") if bound.command.name.startswith("steer") else ""
         named = [part.partition(":")[0] for part in steered.split(",")] if steered else []
         yield from (f"{line}: no concept called {one!r}" for one in named if one not in concepts)
+    for line in (*step.text.splitlines(), *step.after.splitlines()):
+        if line.startswith("    ") and len(line) > _PICTURE:
+            yield f"a picture is {len(line)} characters wide; {_PICTURE} fit"
     said = "\n".join((step.text, step.after, *step.hints, *(one.because for one in step.choices)))
     for named in _NAMED.findall(said):
         try:
