@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import UsageError, shorten
-from .recipe import is_layers, parse_parts, parse_strength
+from .recipe import TermRequest, is_layers, parse_parts, parse_strength, parse_term
 
 Candidate = tuple[str, str]
 """A completion: the value, and its meaning for the menu."""
@@ -134,6 +134,15 @@ class Concept(Kind):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         return chat.concepts()
+
+
+class TermWord(Concept):
+    """One word; the value is a `TermRequest`."""
+
+    meaning = "a concept, or one with layer and strength: happy:16:2.0"
+
+    def parse(self, text: str) -> TermRequest:
+        return parse_term(super().parse(text))
 
 
 class MixSpec(Kind):

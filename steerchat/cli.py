@@ -386,16 +386,9 @@ _WITHOUT_MODEL = {
 
 def _prompts(file: str | None) -> list[str] | None:
     """The prompts of a file, one a line; None without a file."""
-    if file is None:
-        return None
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "a text file with a prompt a line") from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise UsageError(f"{file} holds no prompt", "one a line")
-    return lines
+    from .folders import read_prompts
+
+    return None if file is None else read_prompts(file)
 
 
 def _json(result: Any) -> Iterator[Any]:

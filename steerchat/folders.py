@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
-from .errors import SteerchatError
+from .errors import SteerchatError, UsageError
 
 APP = "steerchat"
 HOME_VARIABLE = "STEERCHAT_HOME"
@@ -86,6 +87,22 @@ def read_small(path: Path, most: int = 32 * 1024 * 1024) -> str:
     if path.stat().st_size > most:
         raise OSError(f"it is larger than {most // 1024**2} MB")
     return path.read_text(encoding="utf-8")
+
+
+def read_prompts(file: str | Path) -> list[str]:
+    """The prompts of a text file, one a line; of standard input for `-`.
+
+    Raises:
+        UsageError: it cannot be read, or holds none.
+    """
+    try:
+        text = sys.stdin.read() if str(file) == "-" else Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}", "a text file with a prompt a line") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UsageError(f"{file} holds no prompt", "one a line")
+    return lines
 
 
 def claimed_header(path: Path) -> int:

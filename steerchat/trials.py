@@ -20,7 +20,7 @@ from .lexicons import INDEPENDENT, Measure
 from .library import DEFAULT_LAYERS, RANDOM, Library
 from .measures import read_layer
 from .profile import Profile
-from .recipe import Recipe, Term, parse_layers
+from .recipe import Recipe, Term, TermRequest, parse_layers
 from .results import Finished, Notice, Progress
 from .sampling import Sampling
 from .vectors import ConceptVector, edits, random_vector
@@ -173,7 +173,8 @@ class Trials:
 
     def asked(self, instruction: str, tokens: int) -> list[Output]:
         """Unsteered answers when the prompt asks for the concept."""
-        return self._answer("asking instead", [((), " " + instruction)], tokens)[0]
+        ending = " " + instruction
+        return self._once(ending, tokens, lambda: self._answer("asking instead", [((), ending)], tokens)[0])
 
     def _once(self, key: str, tokens: int, run: Callable[[], list[Output]]) -> list[Output]:
         if (key, tokens) not in self._kept:
@@ -239,22 +240,31 @@ def best(cells: Sequence[Cell], kind: str) -> Cell | None:
 
 
 def evaluate(
-    trials: Trials,
-    library: Library,
-    names: Sequence[str],
-    directions: int = 4,
-    layers: str | None = None,
-    strength: float | None = None,
+    trials: Trials, library: Library, requests: Sequence[TermRequest], directions: int = 4
 ) -> Iterator[Evaluation]:
-    """Judge each concept on this model, at its recommended setting where `layers` or `strength` is None."""
+    """Judge one concept after the other on this model.
+
+    Args:
+        requests: one concept each; layers and strength are the recommended ones where they are None.
+        directions: how many random ones to compare with.
+
+    Raises:
+        ConceptError: for a mix, or a concept that nothing measures but its own vector.
+    """
     engine = trials.engine
-    for name in names:
+    settings = []
+    for request in requests:
+        if len(request.parts) != 1:
+            raise ConceptError("a mix is not measured here", "name one concept after the other")
+        name = request.parts[0][0]
         measure, concept = measure_of(name), library.get(name)
-        tokens = 120 if concept.kind == "length" else 60
         usual_layers, usual_strength, _ = library.recommended(name, engine.fingerprint)
-        where = usual_layers if layers is None else layers
-        push = usual_strength if strength is None else strength
-        term = Term(((name, 1.0),), parse_layers(where, engine.n_layers), push)
+        where = usual_layers if request.layers is None else request.layers
+        push = usual_strength if request.strength is None else request.strength
+        settings.append((measure, concept, where, Term(((name, 1.0),), parse_layers(where, engine.n_layers), push)))
+    for measure, concept, where, term in settings:
+        name, push = concept.name, term.strength
+        tokens = 120 if concept.kind == "length" else 60
         normal = trials.normal(tokens)
         steered = trials.steered([term], tokens, f"steering {name}")[0]
         asked = trials.asked(ASKING.get(name, f"Be {name}."), tokens)

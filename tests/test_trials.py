@@ -15,6 +15,7 @@ from steerchat.engine import Engine
 from steerchat.errors import ConceptError, Interrupted
 from steerchat.lexicons import INDEPENDENT
 from steerchat.library import Library
+from steerchat.recipe import parse_term
 from steerchat.trials import Cell, Trials, best, evaluate, measure_chance, spreads, tune
 
 PROMPTS = ["How are you?", "What is rain?"]
@@ -36,12 +37,35 @@ def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, li
 
 
 def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: Library) -> None:  # noqa: F811
-    (found,) = evaluate(trials_of(tiny, library), library, ["happy"], directions=2)
+    (found,) = evaluate(trials_of(tiny, library), library, [parse_term("happy")], directions=2)
     measure = INDEPENDENT["happy"]
     assert found.answers == len(PROMPTS) * 2
     assert found.gain[0] == pytest.approx(measure.direction * (found.steered - found.normal))
     assert found.gain[1] <= found.gain[0] <= found.gain[2]
     assert [prompt for prompt, _, _ in found.samples] == PROMPTS
+
+
+def test_an_evaluation_takes_the_setting_that_it_is_given(tiny: Engine, library: Library) -> None:  # noqa: F811
+    requests = [parse_term("happy:1:0.0"), parse_term("happy:2"), parse_term("sad")]
+    none, second, usual = evaluate(trials_of(tiny, library), library, requests, directions=1)
+    assert (none.layers, none.strength, none.gain) == ("1", 0.0, (0.0, 0.0, 0.0))
+    assert (second.layers, second.strength) == ("2", library.recommended("happy", tiny.fingerprint)[1])
+    assert (usual.concept, usual.layers) == ("sad", library.recommended("sad", tiny.fingerprint)[0])
+
+
+@pytest.mark.parametrize("term", ["happy:1,sad:1", "random"])
+def test_what_has_no_measure_of_its_own_is_refused_before_anything_runs(
+    term: str,
+    tiny: Engine,  # noqa: F811
+    library: Library,
+) -> None:
+    began: list[object] = []
+    trials = trials_of(tiny, library, report=began.append)
+    began.clear()
+    run = evaluate(trials, library, [parse_term("happy"), parse_term(term)])
+    with pytest.raises(ConceptError):
+        next(run)
+    assert not began
 
 
 def test_a_run_that_is_stopped_says_so(tiny: Engine, library: Library) -> None:  # noqa: F811

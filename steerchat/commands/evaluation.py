@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from .. import folders
-from ..arguments import Concept, Int, Layer, Many, Option, Strength
+from .. import __version__, folders
+from ..arguments import Int, Many, Option, PathArg, TermWord
 from ..chat import Chat
-from ..errors import Interrupted
+from ..errors import Interrupted, UsageError
 from ..lexicons import INDEPENDENT
+from ..recipe import TermRequest, format_strength, parse_term
 from ..registry import command
 from ..text import Page, Table
 
@@ -21,41 +24,54 @@ _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain
 
 
 @command(
-    "concept evaluate", examples=["/concept evaluate", "/concept evaluate happy sad"], group="Concepts", shell=True
+    "concept evaluate",
+    examples=["/concept evaluate", "/concept evaluate happy:16:2.0 sad", "/concept evaluate --prompts mine.txt happy"],
+    group="Concepts",
+    shell=True,
 )
 def evaluate(
     chat: Chat,
-    concepts: Annotated[tuple[str, ...], Many(Concept, "which; all that can be measured when left out")] = (),
+    concepts: Annotated[
+        tuple[TermRequest, ...], Many(TermWord, "which, each with a setting or without; all when left out")
+    ] = (),
     *,
     seeds: Annotated[int, Option("answers to each prompt", Int(least=1, most=50))] = 3,
-    prompts: Annotated[int, Option("how many of the evaluation prompts", Int(least=2, most=24))] = 12,
-    directions: Annotated[int, Option("random directions to compare with", Int(least=1, most=50))] = 4,
-    layer: Annotated[str | None, Option("in place of each concept's recommended layers", Layer)] = None,
-    strength: Annotated[float | None, Option("in place of the recommended strength", Strength)] = None,
+    prompts: Annotated[Path | None, Option("a prompt a line, in place of those that ship", PathArg)] = None,
+    prompts_used: Annotated[int, Option("how many of the prompts", Int(least=2, most=100))] = 12,
+    directions: Annotated[int, Option("random directions to compare with", Int(least=1, most=50))] = 3,
 ) -> Page:
     """Measures concepts by word lists and length, against random directions and against asking.
 
     Nothing here uses a concept's own vector. Every answer is given under the same seeds, on prompts that no setting
-    was chosen on. A gain is steered minus normal, above 0 towards the concept; its interval is a bootstrap over
-    prompts. All seventeen take half an hour on a laptop.
+    was chosen on; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal,
+    above 0 towards the concept; its interval is a bootstrap over prompts. All seventeen take half an hour on a laptop.
     """
     from ..trials import evaluate as judge
 
-    names = [name for name in (concepts or chat.library.names()) if concepts or name in INDEPENDENT]
-    for name in names:
-        chat.library.get(name)
-    trials = _trials(chat, "evaluation", prompts, seeds)
+    named = concepts or tuple(parse_term(name) for name in chat.library.names() if name in INDEPENDENT)
+    chosen = folders.read_prompts(prompts) if prompts else _shipped("evaluation")
+    if len(chosen) < 2:
+        raise UsageError(f"{prompts} holds one prompt", "an interval over prompts takes at least two")
+    trials = _trials(chat, chosen[:prompts_used], seeds)
     rows: list[Evaluation] = []
+    version = _version()  # now: a checkout may be at another commit when all is done
     try:
-        for row in judge(trials, chat.library, names, directions, layer, strength):
+        for row in judge(trials, chat.library, named, directions):
             rows.append(row)
     except Interrupted:
         if not rows:
             raise
     said = list(_shown(rows))
-    if len(rows) < len(names):
-        said.append(f"stopped after {len(rows)} of {len(names)} concepts")
-    return Page(said, [row.to_json() for row in rows])
+    if len(rows) < len(named):
+        said.append(f"stopped after {len(rows)} of {len(named)} concepts")
+    options = f"--seeds {seeds} --prompts-used {prompts_used} --directions {directions}"
+    options += f" --prompts {prompts.name}" if prompts else ""
+    return Page(said, [row.to_json() | {"command": _again(row, options), "version": version} for row in rows])
+
+
+def _again(row: Evaluation, options: str) -> str:
+    """The line that prints a row again."""
+    return f"steerchat concept evaluate {row.concept}:{row.layers}:{format_strength(row.strength)} {options} --json"
 
 
 @command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True)
@@ -68,7 +84,9 @@ def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rou
     from ..trials import measure_chance
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
-    found = measure_chance(_trials(chat, "tuning", 4 if quick else 6, 2 if quick else 4), names, 4 if quick else 6)
+    found = measure_chance(
+        _trials(chat, _shipped("tuning")[: 4 if quick else 6], 2 if quick else 4), names, 4 if quick else 6
+    )
     path = chat.library.keep_chance(found)
     cells = []
     for cell in found.cells:
@@ -80,13 +98,28 @@ def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rou
     return Page([table, f"kept in {path}"], [found.to_json()])
 
 
-def _trials(chat: Chat, part: str, prompts: int, seeds: int) -> Trials:
+def _version() -> str:
+    """Of steerchat; in a checkout with the commit."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
+        told = subprocess.run([*git, "describe", "--always", "--dirty"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__}+{told.stdout.strip()}"
+
+
+def _shipped(part: str) -> list[str]:
+    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)[part]
+
+
+def _trials(chat: Chat, prompts: list[str], seeds: int) -> Trials:
     from ..trials import Trials
 
-    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
-    chosen = tomllib.loads(text)[part][:prompts]
     session = chat.session
-    return Trials(session.engine, chat.library, chosen, range(seeds), session.report, session.stop.is_set)
+    return Trials(session.engine, chat.library, prompts, range(seeds), session.report, session.stop.is_set)
 
 
 def _shown(rows: list[Evaluation]) -> Iterator[object]:
