@@ -41,7 +41,9 @@ class Loader:
         self._thread = threading.Thread(target=self._load, name="loader", daemon=True)
 
     def start(self) -> Loader:
-        self._thread.start()
+        """Begin, unless it has begun."""
+        if self._thread.ident is None:
+            self._thread.start()
         return self
 
     @property
@@ -75,6 +77,7 @@ class Loader:
             ModelError: when it cannot be loaded.
             Interrupted: when `stopped` says so; loading goes on behind.
         """
+        self.start()
         shown: Progress | None = None
         while not self._done.wait(0.1):
             if stopped():

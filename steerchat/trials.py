@@ -16,6 +16,7 @@ import numpy as np
 from .chance import Chance, ChanceCell
 from .engine import Engine, Output, Row
 from .errors import ConceptError, Interrupted
+from .hooks import Edit
 from .lexicons import INDEPENDENT, Measure
 from .library import DEFAULT_LAYERS, RANDOM, Library
 from .measures import read_layer
@@ -114,6 +115,21 @@ class Evaluation:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What is done to all prompts alike.
+
+    Attributes:
+        name: under which the answers are kept, to be asked for again; empty: they are not kept.
+        pushes: what steers.
+        ending: is put behind every prompt.
+    """
+
+    name: str
+    pushes: tuple[Edit, ...] = ()
+    ending: str = ""
+
+
 class Trials:
     """Answers to the same prompts and seeds under different conditions.
 
@@ -146,46 +162,52 @@ class Trials:
 
     def normal(self, tokens: int) -> list[Output]:
         """The unsteered answers, prompt by prompt and seed by seed."""
-        return self._once("normal", tokens, lambda: self._answer("normal answers", [((), "")], tokens)[0])
+        return self.answers([Condition("normal")], tokens, "normal answers")[0]
 
     def steered(self, terms: Sequence[Term], tokens: int, label: str) -> list[list[Output]]:
         """Answers under each of `terms`, in one run."""
-        conditions = []
-        for term in terms:
-            vectors = {name: self.library.vector(name, self.engine, self._report) for name, _ in term.parts}
-            conditions.append((edits(Recipe((term,)), vectors, self._lengths), ""))
-        return self._answer(label, conditions, tokens)
+        return self.answers([self.pushed(term) for term in terms], tokens, label)
 
     def random(self, term: Term, directions: int, tokens: int) -> list[Output]:
         """Answers under random directions, at the layers and strength of `term`."""
-
-        def run() -> list[Output]:
-            engine = self.engine
-            plain = Recipe((Term((("random", 1.0),), term.layers, term.strength),))
-            vectors = [
-                random_vector(seed, engine.n_layers, engine.hidden, engine.fingerprint) for seed in range(directions)
-            ]
-            conditions = [(edits(plain, {"random": vector}, self._lengths), "") for vector in vectors]
-            answers = self._answer("random directions", conditions, tokens)
-            return [output for outputs in answers for output in outputs]
-
-        return self._once(f"random {term.layers} {term.strength}", tokens, run)
+        answers = self.answers(self.at_random(term, directions), tokens, "random directions")
+        return [output for outputs in answers for output in outputs]
 
     def asked(self, instruction: str, tokens: int) -> list[Output]:
         """Unsteered answers when the prompt asks for the concept."""
-        ending = " " + instruction
-        return self._once(ending, tokens, lambda: self._answer("asking instead", [((), ending)], tokens)[0])
+        return self.answers([Condition(instruction, ending=" " + instruction)], tokens, "asking instead")[0]
 
-    def _once(self, key: str, tokens: int, run: Callable[[], list[Output]]) -> list[Output]:
-        if (key, tokens) not in self._kept:
-            self._kept[key, tokens] = run()
-        return self._kept[key, tokens]
+    def pushed(self, term: Term) -> Condition:
+        """The condition of being steered by `term`."""
+        vectors = {name: self.library.vector(name, self.engine, self._report) for name, _ in term.parts}
+        return Condition("", edits(Recipe((term,)), vectors, self._lengths))
 
-    def _answer(self, label: str, conditions: Sequence[tuple[Any, str]], tokens: int) -> list[list[Output]]:
+    def at_random(self, term: Term, directions: int) -> list[Condition]:
+        """Conditions that push in random directions, at the layers and strength of `term`."""
+        engine, plain = self.engine, Recipe((Term((("random", 1.0),), term.layers, term.strength),))
+        found = []
+        for seed in range(directions):
+            vector = random_vector(seed, engine.n_layers, engine.hidden, engine.fingerprint)
+            key = f"random {seed} {term.layers} {term.strength}"
+            found.append(Condition(key, edits(plain, {"random": vector}, self._lengths)))
+        return found
+
+    def answers(self, conditions: Sequence[Condition], tokens: int, label: str) -> list[list[Output]]:
+        """The answers under each condition, all in one run: rows share the reading of the weights."""
+        new = [condition for condition in conditions if (condition.name, tokens) not in self._kept]
+        found = dict(zip(map(id, new), self._answer(label, new, tokens) if new else [], strict=True))
+        self._kept |= {(one.name, tokens): found[id(one)] for one in new if one.name}
+        return [found[id(one)] if id(one) in found else self._kept[one.name, tokens] for one in conditions]
+
+    def _answer(self, label: str, conditions: Sequence[Condition], tokens: int) -> list[list[Output]]:
         chat = self.engine.prompter.chat
         rows = [
-            Row(tuple(chat([{"role": "user", "content": prompt + ending}], thought=False)), pushes, seed)
-            for pushes, ending in conditions
+            Row(
+                tuple(chat([{"role": "user", "content": prompt + condition.ending}], thought=False)),
+                condition.pushes,
+                seed,
+            )
+            for condition in conditions
             for prompt in self.prompts
             for seed in self._seeds
         ]
@@ -265,10 +287,11 @@ def evaluate(
     for measure, concept, where, term in settings:
         name, push = concept.name, term.strength
         tokens = 120 if concept.kind == "length" else 60
-        normal = trials.normal(tokens)
-        steered = trials.steered([term], tokens, f"steering {name}")[0]
-        asked = trials.asked(ASKING.get(name, f"Be {name}."), tokens)
-        random = trials.random(term, directions, tokens)
+        how = ASKING.get(name, f"Be {name}.")
+        conditions = [Condition("normal"), trials.pushed(term), Condition(how, ending=" " + how)]
+        conditions += trials.at_random(term, directions)
+        normal, steered, asked, *others = trials.answers(conditions, tokens, f"measuring {name}")
+        random = [output for outputs in others for output in outputs]
         size = len(trials.prompts)
         base, moved = _by_prompt(_towards(measure, normal), size), _by_prompt(_towards(measure, steered), size)
         told = _by_prompt(_towards(measure, asked), size)

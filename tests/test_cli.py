@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tiny import ANSWERS, rows, tiny_folder, write_concepts  # noqa: F401
 
-from steerchat import cli, folders
+from steerchat import __version__, cli, folders
 
 PAIR = {
     *("id", "prompt", "model", "recipe", "seed", "normal", "steered", "effect", "effects", "chance", "raw"),
@@ -60,6 +60,7 @@ def shell(
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
     shipped = write_concepts(tmp_path / "shipped")
     shutil.copy(Path(cli.__file__).parent.parent / "vectors" / "lexicons.toml", shipped)
+    (shipped / "prompts.toml").write_text('evaluation = ["How are you?", "Where are you?"]')
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
     return Shell(home, tiny_folder, capsys, monkeypatch)
 
@@ -116,6 +117,27 @@ def test_compare_takes_prompts_from_a_file_and_from_standard_input(shell: Shell,
     piped = shell.json("compare", "--prompts", "-", *STEER, stdin="One?\nTwo?\n")
     assert [pair["prompt"] for pair in found] == [pair["prompt"] for pair in piped] == ["One?", "Two?"]
     assert [pair["steered"]["text"] for pair in found] == [pair["steered"]["text"] for pair in piped]
+
+
+def test_concepts_are_measured_on_prompts_of_ones_own(shell: Shell, tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("One?\n\nTwo?\n")
+    options = ("--prompts", f"{tmp_path}/prompts.txt", "--seeds", "1", "--directions", "1")
+    given, usual = shell.json("concept", "evaluate", "happy:2:1.5", "sad", *options)
+    assert (given["concept"], given["layers"], given["strength"], given["answers"]) == ("happy", "2", 1.5, 2)
+    assert usual["concept"] == "sad" and [sample[0] for sample in usual["samples"]] == ["One?", "Two?"]
+    again = given["command"].replace("prompts.txt", f"{tmp_path}/prompts.txt").split()[1:]
+    [same] = [json.loads(line) for line in shell(*again)[0].splitlines()]
+    assert same == given and given["version"].startswith(__version__)
+
+
+def test_a_file_with_one_prompt_is_too_small_to_measure_on(shell: Shell, tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("One?\n")
+    assert "at least two" in shell("concept", "evaluate", "happy", "--prompts", f"{tmp_path}/prompts.txt", code=2)[1]
+
+
+def test_the_plural_of_concept_measures_all_of_them(shell: Shell):
+    rows = shell.json("concepts", "--evaluate")
+    assert [row["concept"] for row in rows] == ["formal", "happy", "sad"]
 
 
 def test_options_count_before_and_after_the_subcommand(shell: Shell):

@@ -15,8 +15,8 @@ from steerchat.engine import Engine
 from steerchat.errors import ConceptError, Interrupted
 from steerchat.lexicons import INDEPENDENT
 from steerchat.library import Library
-from steerchat.recipe import parse_term
-from steerchat.trials import Cell, Trials, best, evaluate, measure_chance, spreads, tune
+from steerchat.recipe import Term, parse_term
+from steerchat.trials import Cell, Condition, Trials, best, evaluate, measure_chance, spreads, tune
 
 PROMPTS = ["How are you?", "What is rain?"]
 
@@ -43,6 +43,22 @@ def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: L
     assert found.gain[0] == pytest.approx(measure.direction * (found.steered - found.normal))
     assert found.gain[1] <= found.gain[0] <= found.gain[2]
     assert [prompt for prompt, _, _ in found.samples] == PROMPTS
+
+
+def test_answers_are_the_same_together_and_alone_and_kept_ones_are_not_given_again(
+    tiny: Engine,  # noqa: F811
+    library: Library,
+) -> None:
+    began: list[Any] = []
+    together, alone = trials_of(tiny, library, report=began.append), trials_of(tiny, library)
+    term = Term((("happy", 1.0),), (1,), 4.0)
+    conditions = [Condition("normal"), together.pushed(term), *together.at_random(term, 2)]
+    normal, steered, *random = ([o.answer.text for o in found] for found in together.answers(conditions, 8, "all"))
+    assert normal == [output.answer.text for output in alone.normal(8)] != steered
+    assert steered == [output.answer.text for output in alone.steered([term], 8, "steered")[0]]
+    assert [*random[0], *random[1]] == [output.answer.text for output in alone.random(term, 2, 8)]
+    began.clear()
+    assert [output.answer.text for output in together.normal(8)] == normal and not began
 
 
 def test_an_evaluation_takes_the_setting_that_it_is_given(tiny: Engine, library: Library) -> None:  # noqa: F811

@@ -35,8 +35,14 @@ def concept(chat: Chat) -> Page:
 
 
 @command("concept list", examples=["/concept list"], group=_GROUP, shell=True)
-def list_concepts(chat: Chat) -> Page:
+def list_concepts(
+    chat: Chat, *, evaluate: Annotated[bool, Option("measure every one instead, as /concept evaluate does")] = False
+) -> Page:
     """Lists the concepts: kind, recommended layer and strength, how well their pairs agree."""
+    if evaluate:
+        from .evaluation import evaluate as measured
+
+        return measured(chat)
     return list_page(entries(chat.library, _fingerprint(chat)))
 
 

@@ -1,0 +1,56 @@
+"""What the JSON says of a pair, recomputed by a script that uses transformers alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from recompute import Recomputed
+from tiny import tiny_folder, write_concepts  # noqa: F401  # tiny_folder is a fixture
+
+from steerchat import cli, folders
+from steerchat.models import find
+
+
+def compare(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
+    capsys.readouterr()
+    assert cli.main(["--device", "cpu", *arguments, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def check(pairs: list[dict], model: Path, vectors: Path, concept: str) -> None:
+    recomputed = Recomputed(model, vectors, concept)
+    for pair in pairs:
+        assert pair["normal"]["text"] != pair["steered"]["text"]
+        assert (pair["effect"], pair["perplexity_ratio"]) == pytest.approx(recomputed.pair(pair), rel=1e-3, abs=1e-3)
+
+
+def test_effect_and_cost_of_a_tiny_model_are_what_transformers_alone_makes_of_the_texts(
+    tmp_path: Path,
+    tiny_folder: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
+    shipped = write_concepts(tmp_path / "shipped")
+    monkeypatch.setattr(folders, "packaged", lambda name: shipped)
+    (tmp_path / "prompts.txt").write_text("How are you?\nWhat is rain?\n")
+    line = ("compare", "--prompts", f"{tmp_path}/prompts.txt", "--steer", "happy 2 4.0")
+    pairs = compare(capsys, "--model", str(tiny_folder), "--max-tokens", "30", *line)
+    check(pairs, tiny_folder, shipped, "happy")
+
+
+@pytest.mark.model
+def test_effect_and_cost_of_the_default_model_are_what_transformers_alone_makes_of_the_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find("smollm2", progress=lambda event: None)
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("STEERCHAT_MODELS", str(found.path.parent))
+    (tmp_path / "prompts.txt").write_text("Tell me about the weather\nHow do birds sing?\n")
+    pairs = compare(capsys, "--max-tokens", "40", "compare", "--prompts", f"{tmp_path}/prompts.txt", "--steer", "happy")
+    shutil.copy(folders.packaged("vectors") / "happy.toml", tmp_path)
+    shutil.copy(folders.packaged("vectors") / "neutral.jsonl", tmp_path)
+    check(pairs, found.path, tmp_path, "happy")
