@@ -186,6 +186,11 @@ def _hub(repository: str, progress: Report, offline: bool, revision: str | None 
         if offline:
             raise _unreachable(repository)
         folder = _download(repository, snapshot, progress)
+        if not any(folder.glob("*.safetensors*")):
+            raise ModelError(
+                f"{repository} has no safetensors weights",
+                "pickled ones (.bin, .pt) can run code and are never read; a .gguf file can be fetched and named alone",
+            )
         weight_files(folder)
     return Found(repository.partition("/")[2], folder, None, f"{repository}@{folder.name}", "hub")
 
@@ -228,7 +233,7 @@ def _download(repository: str, snapshot: Callable[..., Path], progress: Report) 
     except Exception as error:  # the HTTP library's own errors, a full disk, a broken proxy
         raise ModelError(
             f"{repository} could not be fetched: {shorten(str(error), 160)}",
-            "try again: what came so far is kept; it needs room in the Hub's cache folder (HF_HOME moves it)",
+            "try again: files that came whole are kept; they need room in the Hub's cache folder (HF_HOME moves it)",
         ) from error
 
 
