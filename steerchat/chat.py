@@ -38,6 +38,7 @@ class Chat:
         ask: puts a question with choices, or without any for a free text, to the user and returns the answer; None
             when nobody is there.
         team: this process among others at the same command; only the first of them has a history.
+        history: the file to log into; the user's own when None.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Chat:
         report: Callable[[Notice | Progress], None] = lambda event: None,
         ask: Callable[[str, Sequence[str]], str] | None = None,
         team: Team | None = None,
+        history: Path | None = None,
     ) -> None:
         self.team = team
         self.settings = settings
@@ -65,7 +67,7 @@ class Chat:
             reserved=registry.reserved_words(),
         )
         self.loader = self._loader(settings.model)
-        store = self._open_store() if is_first() else None
+        store = self._open_store(history) if is_first() else None
         self.session = Session(settings, self.library, self._engine, store, self._forward)
         if team is not None:
             team.stopped = self.session.stop.set
@@ -150,9 +152,9 @@ class Chat:
     def _forward(self, event: Notice | Progress) -> None:
         self.report(event)
 
-    def _open_store(self) -> Store | None:
+    def _open_store(self, path: Path | None) -> Store | None:
         try:
-            return Store.open(history_path())
+            return Store.open(path or history_path())
         except StoreError as error:
             self.report(Notice(f"{error.message}; this chat is not logged. {error.hint}"))
             return None

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def build() -> click.Group:
 def _script_command() -> click.Command:
     """`steerchat run FILE...`: files of chat lines, with `/expect` for what has to hold, or lessons to be replayed."""
 
-    def run(files: tuple[str, ...], **options: Any) -> None:
+    def run(files: tuple[str, ...], svg: str | None, **options: Any) -> None:
         context = click.get_current_context()
         paths = [Path(file) for file in files]
         given = {**(context.find_root().obj or {}), **{name: value for name, value in options.items() if value}}
@@ -135,9 +136,14 @@ def _script_command() -> click.Command:
             for path in paths:
                 yield from _replay(chat, path) if path in lessons else scripts[path]
 
-        context.exit(_chat(given, lines))
+        context.exit(_chat(given, lines) if svg is None else _recorded(given, lines, Path(svg)))
 
-    parameters = [click.Argument(["files"], metavar="FILE.steer...", nargs=-1, required=True), *_common()]
+    about = "draw it into FILE as a picture, with a history of its own: the same lines and seed give the same picture"
+    parameters = [
+        click.Argument(["files"], metavar="FILE.steer...", nargs=-1, required=True),
+        click.Option(["--svg"], metavar="FILE", help=about),
+        *_common(),
+    ]
     text = (
         "Run files of chat lines; a line that begins with # is a note. A lesson's file (.md) is replayed: each wrong "
         "answer is given and has to be refused, then what the lesson says has to pass. Exit code 1 when a line failed."
@@ -263,6 +269,36 @@ def _chat(
         return 0 if repl.run_script(chat, screen, itertools.chain(first, rest)) else 1
     finally:
         chat.close()
+
+
+def _recorded(options: dict[str, Any], lines: Callable[[Chat], Iterable[str]], file: Path) -> int:
+    """A script as a picture, and as text on standard output. Returns the exit code."""
+    from . import repl
+    from .chance import verdict
+    from .chat import Chat, config_path
+    from .config import load_settings
+    from .errors import StoreError
+    from .folders import write_whole
+    from .picture import picture, recorder, words
+    from .recipe import UNIT
+    from .registry import registry
+    from .render import Screen
+
+    console = recorder()
+    screen = Screen(console, verdict=verdict, unit=UNIT, speed=False)
+    with tempfile.TemporaryDirectory(prefix="steerchat-") as folder:
+        settings, history = load_settings(options, config_path()), Path(folder) / "history.db"
+        chat = Chat(settings, registry, _screen().aside, history=history).start()
+        try:
+            worked = repl.run_script(chat, screen, lines(chat))
+        finally:
+            chat.close()
+    click.echo(words(console), nl=False)
+    try:
+        write_whole(file, picture(console, "steerchat").encode())
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror or error}", "name another file") from None
+    return 0 if worked else 1
 
 
 def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class Column:
     def head(self) -> Text:
         """`─ title ──────`, as wide as the column."""
         width = self.text.width
-        head = Text("─ ", DIM)
+        head = Text().append("─ ", DIM)
         head.append(fit(self.title, width - 4), f"bold {ACCENT}" if self.accent else "bold")
         return head.append(" " + "─" * (width - head.cell_len - 1), DIM)
 

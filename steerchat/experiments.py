@@ -513,8 +513,13 @@ def mix_notes(session: Session, term: Term) -> list[str]:
     return [f"weights {weights}; angles at layer {layer}: {angles}"]
 
 
-def logged(session: Session, pair_id: int | None) -> StoredPair:
-    """A pair of the history, the last one when None, that this model answered.
+def logged(session: Session, pair_id: int | None, earlier: bool = False) -> StoredPair:
+    """A pair of the history that this model answered.
+
+    Args:
+        session: with the history.
+        pair_id: the last one of this conversation when None.
+        earlier: without a conversation, take the newest steered one of the history.
 
     Raises:
         UsageError: when there is none, or it was answered by another model.
@@ -522,6 +527,9 @@ def logged(session: Session, pair_id: int | None) -> StoredPair:
     if session.journal.store is None:
         raise UsageError("nothing is logged, so there is no pair to look into", "see /help trouble")
     wanted = pair_id if pair_id is not None or session.last is None else session.last.id
+    if wanted is None and earlier:
+        newest = session.journal.store.pairs(limit=100)
+        wanted = next((one.id for one in newest if one.pair.steered is not None), None)
     if wanted is None:
         raise UsageError("there is no answer yet", "/steer happy, then say something, or name a pair by its number")
     stored = session.journal.store.pair(wanted)

@@ -27,21 +27,22 @@ class Painter:
     """Prints final lines once and keeps a changing tail under them.
 
     Args:
-        console: where to.
+        console: where to; one that records gets no tail, for nothing can be erased in a recording.
         plain: no colour and no cursor movement, hence no tail.
     """
 
     def __init__(self, console: Console, plain: bool) -> None:
         self.console = console
         self.plain = plain
+        self.still = plain or console.record
         self._tail: list[Text] = []
 
     def draw(self, final: Iterable[Text], tail: Sequence[Text] = ()) -> None:
         """Prints `final` where the old tail was, and `tail` after it, cut to the screen's height."""
         final = list(final)
-        if self.plain:
+        if self.still:
             for line in final:
-                self._print(Text(line.plain))
+                self._print(Text(line.plain) if self.plain else line)
             return
         shown = list(tail[: max(self.console.height - 1, 1)])
         if not final and shown == self._tail:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -36,6 +37,7 @@ class Screen:
         console: where to; standard output when None, with errors and progress on standard error.
         plain: no colour and no cursor movement; None decides by whether the console is a terminal.
         verdict: a pair's measures in words, or None for a pair without.
+        speed: whether a pair says how many tokens a second it came at.
         unit: the push of strength 1 as a share of a layer's typical length (`recipe.UNIT`), for echoing recipes.
         clock: seconds, from any start.
         now: the local time, with its zone.
@@ -47,6 +49,7 @@ class Screen:
         plain: bool | None = None,
         *,
         verdict: Callable[[Pair], str | None] | None = None,
+        speed: bool = True,
         unit: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
@@ -56,6 +59,7 @@ class Screen:
         aside = Console(highlight=False, stderr=True) if console is None else console
         self.plain = _is_plain(self.console, own) if plain is None else plain
         self.verdict = verdict
+        self.speed = speed
         self.unit = unit
         self._clock = clock
         self._now = now
@@ -287,7 +291,8 @@ class Screen:
         self._print(pages.help_page_lines(page, self.width))
 
     def _measures(self, pair: Pair, width: int) -> list[Text]:
-        return pages.measures(pair, width, self.verdict(pair) if self.verdict else None)
+        shown = pair if self.speed else replace(pair, tokens_per_second=0.0)
+        return pages.measures(shown, width, self.verdict(pair) if self.verdict else None)
 
     def _tell(self, notices: list[str]) -> None:
         for text in notices:

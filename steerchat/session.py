@@ -256,7 +256,7 @@ class Session:
 
     def _last_turn(self) -> Turn:
         if not self.turns:
-            raise UsageError("nothing was said yet", "say something first")
+            raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
         return self.turns[-1]
 
     def _instead(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:

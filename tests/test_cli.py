@@ -230,6 +230,15 @@ def test_a_pair_is_run_again_from_the_shell(shell: Shell):
     assert "--min-effect" in shell("history", "list", "--help")[0] and "rerun" in shell("history", "--help")[0]
 
 
+def test_the_newest_steered_pair_is_looked_into_from_the_shell(shell: Shell):
+    assert "there is no answer yet" in shell("why", code=2)[1]
+    shell("compare", "How are you?", *STEER)
+    shell("compare", "Unsteered?")
+    [why] = shell.json("why")
+    assert (why["id"], why["prompt"]) == (1, "How are you?") and why["tokens"]
+    assert {strip["concept"] for strip in shell.json("probe")} == {"happy"}
+
+
 def test_the_same_seed_gives_the_same_objects_twice(shell: Shell):
     def run() -> list[dict[str, Any]]:
         found = shell.json("compare", "--prompts", "-", *STEER, "--seed", "1", stdin="One?\nTwo?\n")
@@ -266,6 +275,15 @@ def test_what_is_told_beside_a_result_is_on_standard_error(shell: Shell, monkeyp
     monkeypatch.setattr(Session, "compare", compare)
     out, err = shell("compare", "One?", "--json")
     assert "something was done" in err and len(out.splitlines()) == 1 and json.loads(out)["prompt"] == "One?"
+
+
+def test_progress_is_on_standard_error_alone(shell: Shell):
+    sweep = ("layers", "One?", "--concept", "happy", "--strength", "2", "--repeats", "1")
+    out, err = shell(*sweep, "--json")
+    assert [json.loads(line)["layer"] for line in out.splitlines()] == [0, 1, 2, 3] and "layers: 5 answers" in err
+    out, err = shell(*sweep)
+    assert "5 answers" not in out and "loading" not in out and "layers: 5 answers" in err
+    assert max(map(len, out.splitlines())) <= 80  # where nobody says how wide it is
 
 
 def test_ctrl_c_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch):

@@ -183,7 +183,7 @@ def why(
     from ..inspection import likelihoods, wanted
 
     session = chat.session
-    stored = logged(session, pair)
+    stored = logged(session, pair, earlier=chat.single)
     steered, prompt = stored.pair.steered, prompt_of(session, stored, "steered")
     if steered is None:
         raise UsageError(f"pair {stored.id} was not steered", "/steer happy, then say something")
@@ -216,7 +216,7 @@ def probe(
         session.probes = concepts
         if session.last is None:
             return experiment_pages.probing(concepts)
-    stored = logged(session, pair)
+    stored = logged(session, pair, earlier=chat.single)
     names = concepts or session.probes or stored.pair.recipe.concepts
     if not names:
         raise UsageError("no concept to read", "/probe happy sad")
