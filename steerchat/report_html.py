@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -159,7 +160,9 @@ def chart(table: Table, name: str, label: str) -> Element:
     found = ElementTree.fromstring(console.export_svg(theme=DEFAULT_TERMINAL_THEME, code_format=_SVG, unique_id=name))
     style = found.find("{*}style")
     assert style is not None and style.text
-    style.text = style.text.replace(f"fill: {DEFAULT_TERMINAL_THEME.foreground_color.hex}", "fill: currentColor")
+    # Black becomes the text's own colour and grey a fainter one of it, on a light page and on a dark one.
+    style.text = style.text.replace("fill: #000000", "fill: currentColor")
+    style.text = re.sub(r"fill: #(..)\1\1", "fill: currentColor; fill-opacity: .65", style.text)
     for element in found.iter():
         element.tag = element.tag.rpartition("}")[2]  # an HTML page knows svg without its namespace
     found.set("width", str(round(_SCALE * float(found.get("viewBox", "").split()[2]))))

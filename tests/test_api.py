@@ -182,7 +182,13 @@ def test_a_notebook_shows_pairs_and_sweeps_with_a_chart(home: Path):
     shown, found = cell(sweep)
     [chart] = found.iter("svg")
     told = " ".join("".join(chart.itertext()).replace("\u00a0", " ").split())
-    assert "effect" in told and "█" in told and "currentColor" in shown and "prefers-color-scheme" not in shown
+    assert (
+        "effect" in told
+        and "█" in told
+        and "currentColor" in shown
+        and "fill: #" not in shown
+        and "prefers-color-scheme" not in shown
+    )
     assert repr(sweep) == f"<layers: {model.n_layers} settings, 2 of 2 seeds, 'How are you?'>"
     assert [one["layer"] for one in sweep.objects()] == [0, 0, 1, 1, 2, 2, 3, 3]
     # Cells share a page: the styles of one chart must not hold in another.

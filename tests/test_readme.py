@@ -283,6 +283,21 @@ def test_the_recorded_session_is_one_of_its_script_and_nothing_is_fetched_for_it
     assert text in README
 
 
+@pytest.mark.model
+def test_the_recorded_session_is_recorded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Its first turn: what it says token by token is another processor's to decide, how it begins and looks is not."""
+    text = (ROOT / "tutorials" / "session.txt").read_text(encoding="utf-8")
+    typed = (ROOT / "tutorials" / "session.steer").read_text(encoding="utf-8").splitlines()
+    script = tmp_path / "first.steer"
+    script.write_text("\n".join(typed[:2]), encoding="utf-8")
+    assert cli.main(["run", str(script), "--max-tokens", "12", "--svg", str(tmp_path / "first.svg")]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[:4] == text.splitlines()[:4]
+    words = [line.split()[:2] for line in (said.splitlines()[4], text.splitlines()[4])]
+    assert words[0] == words[1] and "(random pushes" in said
+    assert typed[1].split()[-1] in lines_of((tmp_path / "first.svg").read_text(encoding="utf-8"))
+
+
 def test_a_recording_is_the_same_twice_and_leaves_the_history_alone(run: Run, tmp_path: Path):
     said = [run(f"steerchat run experiment.steer --svg {name}.svg") for name in ("one", "two")]
     assert said[0] == said[1] and "> /steer happy 16 2.0" in said[0] and "pair 1" in said[0] and "tok/s" not in said[0]
