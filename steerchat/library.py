@@ -36,6 +36,7 @@ RESERVED = frozenset({RANDOM, "all"})
 DEFAULT_LAYERS = "48%-76%"
 DEFAULT_STRENGTH = 2.0
 CHANCE = "chance.json"
+EVALUATION = "evaluation.jsonl"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -95,6 +96,17 @@ class Library:
         if tuning.strength is None:
             return tuning.layers, DEFAULT_STRENGTH, False
         return tuning.layers, tuning.strength, True
+
+    def measured(self, name: str, fingerprint: str) -> dict[str, Any] | None:
+        """What `/concept evaluate` found of a shipped concept at its setting on a model, if that ships too."""
+        if self.get(name).source != "shipped" or not self.recommended(name, fingerprint)[2]:
+            return None
+        path = self._shipped / EVALUATION
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        rows = {row["concept"]: row for row in map(json.loads, lines)}
+        found = rows.get(name)
+        setting = self.recommended(name, fingerprint)[:2]
+        return found if found and (found["layers"], found["strength"]) == setting else None
 
     def vector(
         self,

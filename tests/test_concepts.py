@@ -286,6 +286,27 @@ def test_the_list_says_what_is_recommended_and_whether_it_was_measured(chat: Fak
     json.dumps(page.objects, allow_nan=False)
 
 
+def test_what_was_measured_of_a_shipped_concept_is_shown_at_that_setting_alone(
+    chat: FakeChat,
+    tmp_path: Path,
+    tiny: Engine,  # noqa: F811
+) -> None:
+    shipped = chat.library.get("happy").path
+    assert shipped is not None
+    tuned = f'[[tuned]]\nfingerprint = "{tiny.fingerprint}"\nlayers = "1-2"\nstrength = 1.75\n'
+    shipped.write_text(shipped.read_text().replace("[[examples]]", tuned + "[[examples]]", 1))
+    row = {"concept": "happy", "layers": "1-2", "strength": 1.75, "unit": "smiles", "gain": [4.25, 2.0, 6.0]}
+    row |= {"normal": 1.0, "steered": 5.25, "random": 0.9, "asked": 2.4, "perplexity_ratio": 1.68}
+    file = shipped.with_name("evaluation.jsonl")
+    file.write_text(json.dumps(row))
+    assert "1.75" in chat.do("/concept list") and "+4.2" in chat.do("/concept list")
+    assert "smiles: normal 1.0, steered 5.2, random 0.9, asked 2.4; cost x1.7" in chat.do("/concept show happy")
+    page = registry.parse("/concept").run(chat)
+    assert {one["name"]: one["measured"] and one["measured"]["unit"] for one in page.objects}["happy"] == "smiles"
+    file.write_text(json.dumps(row | {"strength": 2.0}))
+    assert "+4.2" not in chat.do("/concept list")
+
+
 def test_show_draws_the_layers_and_names_what_a_concept_resembles(chat: FakeChat, tmp_path: Path) -> None:
     rows = [("Well?", f"joy {n}!", f"it is {n}.", n > 5) for n in range(9)]
     text = "\n".join(

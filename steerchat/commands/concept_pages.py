@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..concepts import Concept
 from ..errors import ConceptError, shorten
 from ..library import RANDOM, Library, read_header
+from ..recipe import format_strength
 from ..results import Notice
 from ..text import Page, Table
 
@@ -19,6 +20,7 @@ _SHOWN_PAIRS = 8
 _SHOWN_NEIGHBOURS = 6
 _CHART_WIDTH = 64
 _CHART_ROWS = 3
+_MEASURED = ("unit", "normal", "steered", "random", "asked", "gain", "perplexity_ratio")
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
@@ -32,6 +34,7 @@ class Entry:
         report: of its extraction on this model; empty when there was none yet.
         shadows: whether it hides one that ships with steerchat.
         error: why its file cannot be read.
+        measured: by word lists or length, at this setting (`trials.Evaluation`); None when it was not.
     """
 
     concept: Concept
@@ -41,6 +44,7 @@ class Entry:
     report: dict[str, Any]
     shadows: bool
     error: str = ""
+    measured: dict[str, Any] | None = None
 
     @property
     def read_layer(self) -> int | None:
@@ -70,6 +74,7 @@ class Entry:
             "method": concept.method,
             "source": concept.source,
             "shadows": self.shadows,
+            "measured": self.measured and {key: self.measured[key] for key in _MEASURED},
             "warnings": self.report.get("warnings", []),
             "error": self.error or None,
         }
@@ -81,7 +86,8 @@ def entry(library: Library, name: str, fingerprint: str) -> Entry:
     layers, strength, tuned = library.recommended(name, fingerprint)
     file = library.vector_file(concept, fingerprint)
     report = read_header(file)[1] if file else {}
-    return Entry(concept, layers, strength, tuned, report, concept.source == "user" and library.ships(name))
+    shadows, measured = concept.source == "user" and library.ships(name), library.measured(name, fingerprint)
+    return Entry(concept, layers, strength, tuned, report, shadows, measured=measured)
 
 
 def entries(library: Library, fingerprint: str) -> list[Entry]:
@@ -103,21 +109,27 @@ def list_page(found: Sequence[Entry]) -> Page:
             one.concept.name + ("*" if one.concept.source == "user" else ""),
             one.concept.kind,
             one.layers,
-            "" if one.error else f"{one.strength:.1f}" + ("" if one.tuned else "?"),
+            "" if one.error else format_strength(one.strength) + ("" if one.tuned else "?"),
             _figure(one.at_read_layer("agreement")),
-            one.error or one.concept.description,
+            f"{one.measured['gain'][0]:+.1f}" if one.measured else "",
+            f"x{one.measured['perplexity_ratio']:.1f}" if one.measured else "",
+            one.error or one.concept.description.removeprefix("The reply "),  # all that ship begin so
         )
         for one in found
     ]
     notes = []
     if any(not one.tuned and not one.error and one.concept.name != RANDOM for one in found):
         notes.append("? never tuned on this model: a guess; see what it costs")
+    if any(one.measured for one in found):
+        notes.append("gain: counted words more, of 100 (for length: of all); cost: perplexity, times")
     if any(one.concept.source == "user" for one in found):
         notes.append("* your own" + ("; some hide a shipped one" if any(one.shadows for one in found) else ""))
     if any(not one.report and not one.error and one.concept.name != RANDOM for one in found):
         notes.append("no agreement: not extracted on this model yet; that happens on first use")
-    headings = ("concept", "kind", "layer", "strength", "agree", "what it shows")
-    table = Table(headings, rows, right=frozenset({3, 4}), dim=frozenset(i for i, one in enumerate(found) if one.error))
+    headings = ("concept", "kind", "layer", "strength", "agree", "gain", "cost", "what it shows")
+    table = Table(
+        headings, rows, right=frozenset({3, 4, 5, 6}), dim=frozenset(i for i, one in enumerate(found) if one.error)
+    )
     return Page([table, *(Notice(note) for note in notes)], [one.to_json() for one in found])
 
 
@@ -133,7 +145,7 @@ def show_page(one: Entry, vector: ConceptVector, neighbours: Sequence[tuple[str,
     concept = one.concept
     parts: list[object] = [f"{concept.name} ({concept.kind}): {concept.description}".rstrip(": ")]
     guess = "" if one.tuned else ", a guess: it was never tuned on this model"
-    facts = [f"steers at layer {one.layers} with strength {one.strength:.1f}{guess}"]
+    facts = [f"steers at layer {one.layers} with strength {format_strength(one.strength)}{guess}"]
     if concept.examples:
         held_out = sum(example.held_out for example in concept.examples)
         facts.append(
@@ -141,6 +153,9 @@ def show_page(one: Entry, vector: ConceptVector, neighbours: Sequence[tuple[str,
         )
     else:
         facts.append("imported" if concept.method == "imported" else "made anew for every seed")
+    if told := one.measured:
+        means = ", ".join(f"{side} {told[side]:.1f}" for side in ("normal", "steered", "random", "asked"))
+        facts.append(f"measured by {told['unit']}: {means}; cost x{told['perplexity_ratio']:.1f}")
     parts.append("\n".join(facts))
     if one.shadows:
         parts.append(
