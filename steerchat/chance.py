@@ -7,17 +7,18 @@ kept. An effect inside the band is no effect.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from .folders import read_small
 from .recipe import Recipe
 from .results import Pair
+from .untrusted import read_json
 
+# Of the file: far more cells than anybody measures.
+MOST = 1 << 20
 # Two-sided 95% of a normal distribution.
 _Z = 1.96
 # Perplexity ratios up to which an answer is fluent, and up to which it only loses fluency.
@@ -63,7 +64,7 @@ class Chance:
             self.cells,
             key=lambda c: (abs(math.log(c.tokens / max(1.0, tokens))), abs(c.strength - abs(strength))),
         )
-        half = _Z * math.sqrt(cell.between**2 + cell.within**2 / max(1, repeats))
+        half = _Z * math.hypot(cell.between, cell.within / math.sqrt(max(1, repeats)))
         return cell.mean - half, cell.mean + half
 
     def to_json(self) -> dict[str, object]:
@@ -73,7 +74,7 @@ class Chance:
 def load_chance(path: Path, fingerprint: str) -> Chance | None:
     """What `Chance.to_json` gave, from a file; None for another model's, a broken or a missing one."""
     try:
-        data = json.loads(read_small(path))
+        data = read_json(path, MOST)
         if data["fingerprint"] != fingerprint:
             return None
         cells = tuple(ChanceCell(**cell) for cell in data["cells"])
@@ -81,7 +82,7 @@ def load_chance(path: Path, fingerprint: str) -> Chance | None:
         if not sound or min((cell.tokens for cell in cells), default=0) < 1:
             return None
         return Chance(fingerprint, cells)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -21,6 +21,7 @@ import click
 
 from . import __version__
 from .errors import Interrupted, SteerchatError, UsageError
+from .untrusted import read_stream
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -153,7 +154,8 @@ def _script_command() -> click.Command:
 
 def _script(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:  # a pipe will do
+            lines = read_stream(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", "a text file of chat lines") from None
     return [line for line in lines if not line.lstrip().startswith("#")]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-import tomllib
+import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from . import folders
 from .concepts import METHODS, Concept, Example, Method, Tuning, check_examples
 from .errors import ConceptError, shorten
+from .untrusted import check_toml, parse_json, read_small, read_toml
 
-# A hundred thousand examples: beyond that it is the wrong file, and is not read into memory.
-MAX_BYTES = 32 * 1024 * 1024
+# Beyond that it is the wrong file, and is not read into memory.
+MAX_BYTES = 32 << 20
+MAX_EXAMPLES = 20_000
+_LONGEST = 1 << 20  # of a line; a field of CSV has an eighth of that at most
+_LONG_LINE = re.compile(f"[^\\n]{{{_LONGEST}}}")
 
 _COLUMNS = ("prompt", "positive", "negative", "held_out")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
@@ -32,8 +35,8 @@ def read_concept(path: Path) -> Concept:
         ConceptError: naming the file and what is wrong with it.
     """
     try:
-        data = tomllib.loads(folders.read_small(path, MAX_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_toml(path)
+    except (OSError, ValueError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "mend the file, or delete the concept") from None
     try:
         method = _method(_string(data, "method", "mean"))
@@ -56,7 +59,7 @@ def concept_toml(concept: Concept) -> bytes:
     """A concept as the TOML that `read_concept` reads.
 
     Raises:
-        ConceptError: for a text that is no Unicode, such as half of a surrogate pair.
+        ConceptError: for a text that is no Unicode, such as half of a surrogate pair, or more than could be read again.
     """
     data: dict[str, Any] = {"kind": concept.kind, "description": concept.description}
     if concept.method != "mean":
@@ -73,9 +76,13 @@ def concept_toml(concept: Concept) -> bytes:
             for e in concept.examples
         ]
     try:
-        return tomli_w.dumps({"name": concept.name, **data}).encode()
+        text = tomli_w.dumps({"name": concept.name, **data})
+        check_toml(text)
+        return text.encode()
     except UnicodeEncodeError:
         raise ConceptError(f"a text of {concept.name} holds characters that are no text", "type it again") from None
+    except ValueError as error:
+        raise ConceptError(f"{concept.name} has too many examples to keep: {error}", "a hundred do as well") from None
 
 
 def read_examples(path: Path) -> Concept:
@@ -84,10 +91,12 @@ def read_examples(path: Path) -> Concept:
     Raises:
         ConceptError: naming the file, the line and what is wrong with it.
     """
+    if path.suffix.lower() == ".toml" and path.exists():
+        return read_concept(path)
     text = _text(path)
+    if _LONG_LINE.search(text):
+        raise ConceptError(f"{path.name} has a line of more than {_LONGEST:,} characters", _FORMS)
     match path.suffix.lower():
-        case ".toml":
-            return read_concept(path)
         case ".jsonl":
             entries = _jsonl(path.name, text)
         case ".csv":
@@ -95,20 +104,20 @@ def read_examples(path: Path) -> Concept:
         case _:
             raise ConceptError(f"{path.name} is not a file of examples", _FORMS)
     try:
-        return Concept(path.stem, "custom", "", check_examples(list(entries)))
+        examples = list(islice(entries, MAX_EXAMPLES + 1))
+        if len(examples) > MAX_EXAMPLES:
+            raise ConceptError(f"{path.name} holds too many examples", f"at most {MAX_EXAMPLES}; a hundred do as well")
+        return Concept(path.stem, "custom", "", check_examples(examples))
     except ConceptError as error:
         said = error.message if error.message.startswith(path.name) else f"{path.name}: {error.message}"
         raise ConceptError(said, error.hint) from None
 
 
 def _text(path: Path) -> str:
-    """A regular file's text: a device or a pipe could go on for ever."""
+    if not path.exists():
+        raise ConceptError(f"there is no file {path}", "check the path")
     try:
-        if not path.is_file():
-            raise ConceptError(f"there is no file {path}", "check the path")
-        if path.stat().st_size > MAX_BYTES:
-            raise ConceptError(f"{path.name} is too large to be examples", f"at most {MAX_BYTES // 1024**2} MB")
-        return path.read_text(encoding="utf-8-sig")
+        return read_small(path, MAX_BYTES)
     except UnicodeDecodeError:
         raise ConceptError(f"{path.name} is not UTF-8 text", _FORMS) from None
     except (OSError, ValueError) as error:
@@ -122,8 +131,8 @@ def _jsonl(name: str, text: str) -> Iterator[Example]:
             continue
         where = f"{name}, line {number}"
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
+            entry = parse_json(line)
+        except ValueError:
             raise ConceptError(f"{where} is not JSON", "one object a line") from None
         yield _example(where, entry)
 

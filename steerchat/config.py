@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from . import folders
 from .errors import UsageError, shorten, unknown
 from .recipe import Scope
+from .untrusted import read_toml
 
 Carry = Literal["own", "steered", "normal"]
 View = Literal["both", "steered", "normal"]
@@ -166,6 +165,6 @@ def _read(file: Path | None) -> dict[str, Any]:
     if file is None or not file.exists():
         return {}
     try:
-        return tomllib.loads(folders.read_small(file))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_toml(file, 64 << 10)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {error}", "mend it or move it away") from None

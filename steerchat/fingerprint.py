@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ModelError
-from .folders import read_small
+from .untrusted import MAX_JSON, claimed_header, parse_json, read_json
 
 # A folder's sample: this many bytes at each of four even places of every tensor, its start and end included.
 _PIECE = 1024
@@ -32,7 +32,7 @@ def fingerprint_folder(folder: Path) -> str:
     Raises:
         ModelError: naming the file that is missing or cannot be read.
     """
-    config = {key: value for key, value in read_json(folder / "config.json").items() if key not in _VOLATILE}
+    config = {key: value for key, value in json_object(folder / "config.json").items() if key not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     seen: dict[str, bytes] = {}
     for file in weight_files(folder):
@@ -72,10 +72,13 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        shards = read_json(index).get("weight_map")
+        shards = json_object(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise ModelError(f"{index} names no files", _BROKEN)
-        files = [folder / name for name in sorted(set(shards.values()))]
+        names = {name for name in shards.values() if isinstance(name, str) and name == Path(name).name}
+        if len(names) < len(set(map(str, shards.values()))):
+            raise ModelError(f"{index} names files outside its folder", "download the model again from who made it")
+        files = [folder / name for name in sorted(names)]
     elif single.is_file():
         files = [single]
     else:
@@ -89,21 +92,17 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-# The format's own bound.
-_MAX_HEADER = 100_000_000
-
-
-def read_json(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
         ModelError: naming the file, when it cannot be read or holds something else.
     """
     try:
-        data = json.loads(read_small(file))
+        data = read_json(file)
     except OSError as error:
         raise _unreadable(file, error) from error
-    except (ValueError, RecursionError):
+    except ValueError:
         data = None
     if not isinstance(data, dict):
         raise ModelError(f"{file} is not a JSON object", _BROKEN)
@@ -113,20 +112,24 @@ def read_json(file: Path) -> dict[str, Any]:
 def tensors(file: Path) -> list[tuple[str, list[int], int, int]]:
     """(name, shape, first byte in the file, number of bytes) of every tensor in a safetensors file."""
     try:
-        size = file.stat().st_size
+        size, length = file.stat().st_size, claimed_header(file)
+        if not 2 <= length <= min(size - 8, MAX_JSON):
+            raise ValueError("no header")
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if 2 <= length <= min(size - 8, _MAX_HEADER) else {}
+            stream.seek(8)
+            header = parse_json(stream.read(length))
         found = []
         for name, info in header.items():
             if name != "__metadata__":
-                begin, end = info["data_offsets"]
-                found.append((name, info["shape"], 8 + length + begin, end - begin))
+                shape, (begin, end) = info["shape"], info["data_offsets"]
+                if not all(type(number) is int and 0 <= number < 1 << 63 for number in (*shape, begin, end)):
+                    raise ValueError("no sizes")
+                found.append((name, shape, 8 + length + begin, end - begin))
     except OSError as error:
         raise _unreadable(file, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} is not a safetensors file", _BROKEN) from error
-    if not found or any(start + bytes_ > size for _, _, start, bytes_ in found):
+    if not found or any(bytes_ < 0 or start + bytes_ > size for _, _, start, bytes_ in found):
         raise ModelError(f"{file} is not a whole safetensors file", _BROKEN)
     return found
 

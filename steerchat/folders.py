@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
 from .errors import SteerchatError, UsageError
+from .untrusted import read_stream
 
 APP = "steerchat"
 HOME_VARIABLE = "STEERCHAT_HOME"
-
-# Of a safetensors file that holds a few tensors; the format would allow a hundred times as much.
-MAX_HEADER = 1 << 20
 
 
 def data_dir() -> Path:
@@ -58,7 +57,7 @@ def packaged(name: Literal["vectors", "tutorials"]) -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.new")
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -75,20 +74,6 @@ def _home() -> Path | None:
     return Path(home).expanduser().absolute() if home else None
 
 
-def read_small(path: Path, most: int = 32 * 1024 * 1024) -> str:
-    """The UTF-8 text of a regular file of at most `most` bytes: a device could go on for ever.
-
-    Raises:
-        OSError: it is something else, too large, or cannot be read.
-        UnicodeDecodeError: it is no text.
-    """
-    if not path.is_file():
-        raise OSError("it is missing, or no regular file")
-    if path.stat().st_size > most:
-        raise OSError(f"it is larger than {most // 1024**2} MB")
-    return path.read_text(encoding="utf-8")
-
-
 def read_prompts(file: str | Path) -> list[str]:
     """The prompts of a text file, one a line; of standard input for `-`.
 
@@ -96,22 +81,11 @@ def read_prompts(file: str | Path) -> list[str]:
         UsageError: it cannot be read, or holds none.
     """
     try:
-        text = sys.stdin.read() if str(file) == "-" else Path(file).expanduser().read_text(encoding="utf-8")
+        with nullcontext(sys.stdin) if str(file) == "-" else Path(file).expanduser().open(encoding="utf-8") as stream:
+            text = read_stream(stream)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}", "a text file with a prompt a line") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise UsageError(f"{file} holds no prompt", "one a line")
     return lines
-
-
-def claimed_header(path: Path) -> int:
-    """How many bytes a safetensors file says its header has, all of which are parsed before anything is checked.
-
-    Raises:
-        OSError: it cannot be read, or is no regular file.
-    """
-    if not path.is_file():
-        raise OSError("it is missing, or no regular file")
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(8), "little")

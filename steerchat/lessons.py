@@ -8,16 +8,16 @@ once it is done. `tutorials/README.md` says it at length. Nothing here needs a m
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import SteerchatError, unknown
-from .folders import read_small
+from .untrusted import parse_toml, read_small, read_toml
 
 MANIFEST = "course.toml"
+MOST = 1 << 20  # bytes of a file of text
 _HEAD_KEYS = {"title": str, "about": str, "minutes": int}
 _TASK_KEYS = {"do", "aim", "wrong", "question", "show", "pass", "hints", "choice"}
 _CHOICE_KEYS = {"text", "right", "because"}
@@ -185,13 +185,13 @@ def read_course(folder: Path) -> Course:
     try:
         manifest = folder / MANIFEST
         if manifest.is_file():
-            data = tomllib.loads(read_small(manifest))
+            data = read_toml(manifest)
             files = [folder / str(name) for name in data["lessons"]]
             for name, track in data.get("tracks", {}).items():
                 tracks.append(Track(name, track["about"], tuple(track["lessons"])))
         else:
             files = [path for path in sorted(folder.glob("*.md")) if path.name.lower() != "readme.md"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LessonError(f"{folder / MANIFEST} cannot be read: {error}", "tutorials/README.md describes it") from None
     lessons = []
     for path in files:
@@ -219,7 +219,7 @@ def read_lesson(path: Path) -> Lesson:
         LessonError: with file and line, for the first thing that is wrong.
     """
     try:
-        lines = read_small(path).splitlines()
+        lines = read_small(path, MOST).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LessonError(f"{path.name}: cannot be read: {error}") from None
     fences = [number for number, line in enumerate(lines) if line.strip() == "+++"][:2]
@@ -238,13 +238,14 @@ def read_lesson(path: Path) -> Lesson:
     for number in range(fences[1] + 1, sections[0][0]):
         if lines[number].strip():
             raise _wrong(path, number + 1, "text before the first step is never shown; a step begins with ##")
-    steps: list[Step] = []
+    steps: dict[str, Step] = {}
     for start, end in sections:
-        steps.append(_step(path, lines, start, end))
-        if any(one.id == steps[-1].id for one in steps[:-1]):
-            raise _wrong(path, start + 1, f"two steps have the same heading: {steps[-1].title}")
+        step = _step(path, lines, start, end)
+        if step.id in steps:
+            raise _wrong(path, start + 1, f"two steps have the same heading: {step.title}")
+        steps[step.id] = step
     name = re.sub(r"^\d+-", "", path.stem)
-    return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps), path)
+    return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps.values()), path)
 
 
 def _sections(lines: Sequence[str], first: int) -> Iterator[tuple[int, int]]:
@@ -332,24 +333,23 @@ def _texts(task: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 def paragraphs(lines: Sequence[str]) -> str:
     """Lines of Markdown as paragraphs of one line each; lists, tables and indented text keep their lines."""
-    out: list[str] = []
+    found: list[list[str]] = []
     joins = False
     for line in lines:
         kept = line.startswith(("    ", "|", "- "))
         if joins and line.strip() and not kept:
-            out[-1] += " " + line.strip()
+            found[-1].append(line.strip())
         else:
-            out.append(line.rstrip() if kept else line.strip())
-        if not line.startswith("    "):
-            out[-1] = _EMPHASIS.sub(r"\2", out[-1])
+            found.append([line.rstrip() if kept else line.strip()])
         joins = bool(line.strip()) and (joins or not kept or line.startswith("- ")) and not line.startswith("    ")
-    return "\n".join(out).strip("\n")
+    texts = (" ".join(parts) for parts in found)
+    return "\n".join(one if one.startswith("    ") else _EMPHASIS.sub(r"\2", one) for one in texts).strip("\n")
 
 
 def _toml(path: Path, lines: Sequence[str], first: int) -> dict[str, Any]:
     try:
-        return tomllib.loads("\n".join(lines))
-    except (ValueError, RecursionError) as error:
+        return parse_toml("\n".join(lines))
+    except ValueError as error:
         found = re.search(r"at line (\d+)", str(error))
         line = first + (int(found[1]) - 1 if found else 0)
         raise _wrong(path, line, re.sub(r" \(at .*\)", "", str(error))) from None

@@ -8,7 +8,6 @@ them over many texts and against controls, never on one. The lists are in `vecto
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Literal
 
 from . import folders
 from .errors import SteerchatError
+from .untrusted import read_toml
 
 MOST_PER_WORD = 3
 """How often one word counts in one text, so that repeating it does not raise a score without bound."""
@@ -126,10 +126,9 @@ def word_lists(path: Path | None = None) -> Mapping[str, tuple[str, ...]]:
     """
     file = path or folders.packaged("vectors") / "lexicons.toml"
     try:
-        lists = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return {name: tuple(entries.split()) for name, entries in read_toml(file).items()}
+    except (OSError, ValueError, AttributeError) as error:
         raise SteerchatError(f"the word lists in {file} cannot be read", str(error)) from error
-    return {name: tuple(entries.split()) for name, entries in lists.items()}
 
 
 def _length(text: str) -> float:

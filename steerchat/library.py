@@ -20,8 +20,9 @@ from .chance import Chance, load_chance
 from .concept_files import concept_toml, read_concept
 from .concepts import Concept, check_examples
 from .errors import ConceptError, shorten, unknown
-from .folders import MAX_HEADER, claimed_header, write_whole
+from .folders import write_whole
 from .results import Notice, Progress
+from .untrusted import MAX_HEADER, claimed_header, parse_json
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -370,7 +371,7 @@ def read_header(path: Path) -> tuple[str, dict[str, Any]]:
             return "", {}
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-        report = json.loads(metadata.get("report", "{}"))
+        report = parse_json(metadata.get("report", "{}"))
         return metadata.get("fingerprint", ""), report if isinstance(report, dict) else {}
-    except (OSError, SafetensorError, ValueError, RecursionError):
+    except (OSError, SafetensorError, ValueError):
         return "", {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, UsageError
-from .fingerprint import read_json, tensors, weight_files
+from .fingerprint import json_object, tensors, weight_files
 from .models import PARAMETERS, Found
 
 # Tokens of a pair's two rows that the estimate leaves room for.
@@ -47,7 +47,7 @@ def needs(found: Found, itemsize: int) -> Needs:
         # transformers unpacks all of it to float32 before it is put into the model.
         return Needs(count, count * itemsize, count * 4)
     count = sum(math.prod(shape) for file in weight_files(found.path) for _, shape, _, _ in tensors(file))
-    config = read_json(found.path / "config.json")
+    config = json_object(found.path / "config.json")
     return Needs(count, count * itemsize, _PAIR_TOKENS * _bytes_per_token(config, itemsize))
 
 
@@ -71,19 +71,21 @@ def parse_size(text: str) -> int:
 
 
 def _gguf_parameters(file: Path) -> int:
-    from gguf import GGUFReader
+    from .gguf_reader import count_numbers
 
     try:
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
-    except Exception as error:  # its own kinds of ValueError, IndexError and struct.error for what is cut short
+        return count_numbers(file)
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{file} is not a whole GGUF file", "it may be cut short; download or copy it again"
         ) from error
 
 
 def _bytes_per_token(config: dict[str, Any], itemsize: int) -> int:
-    config = config.get("text_config") or config
-    first = lambda *names: next((config[name] for name in names if config.get(name)), 0)  # noqa: E731
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) else config
+    sizes = {name: size for name, size in config.items() if type(size) is int and size > 0}
+    first = lambda *names: next((sizes[name] for name in names if name in sizes), 0)  # noqa: E731
     heads = first("num_attention_heads", "n_head")
     hidden = first("hidden_size", "n_embd")
     size = first("head_dim") or (hidden // heads if heads else 0)

@@ -289,6 +289,8 @@ def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIO
             f"{path} was written by a newer steerchat (version {version}; this one knows {len(migrations)})",
             "upgrade with: pip install -U steerchat",
         )
+    if not empty:
+        _check_schema(db, path, migrations[:version])
     if version == len(migrations):
         return None
     backup = None if empty else copy_database(path, path.with_name(f"{path.name}.v{version}.backup"))
@@ -309,6 +311,30 @@ def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIO
     finally:
         db.execute("PRAGMA foreign_keys = ON")
     return backup
+
+
+def _check_schema(db: Database, path: Path, migrations: Sequence[Migration]) -> None:
+    """Raises StoreError unless our tables are tables, and what runs by itself in them is ours: a view named like a
+    table, or a trigger, may go on for ever. What others added beside that stays."""
+    from sqlite_utils import Database
+
+    right = Database(memory=True, execute_plugins=False)
+    for migration in migrations:
+        migration(right)
+    expected, found = _schema(right), _schema(db)
+    right.close()
+    ours = all(found.get(name) == one for name, one in expected.items())
+    if not ours or any(kind == "trigger" and name not in expected for name, (kind, _) in found.items()):
+        raise StoreError(
+            f"{path} is not as steerchat makes it: its tables, views or triggers were changed",
+            "move it away and start again; steerchat db backup of the original is safe to use",
+        )
+
+
+def _schema(db: Database) -> dict[str, tuple[str, str]]:
+    """What each table, view and trigger is, by its name; of views and triggers also how they were made."""
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')")
+    return {name: (kind, "" if kind == "table" else sql) for kind, name, sql in rows}
 
 
 def copy_database(source: Path, target: Path) -> Path:

@@ -157,7 +157,7 @@ def _folder(folder: Path) -> Found:
 
 
 def _gguf(file: Path) -> Found:
-    if file.suffix.lower() != ".gguf":
+    if file.suffix.lower() != ".gguf" or not file.is_file():
         raise ModelError(f"{file} is neither a folder nor a .gguf file", "name the folder that holds config.json")
     return Found(file.stem, file.parent, file.name, fingerprint_gguf(file), "gguf")
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .engine import Engine
 from .errors import ConceptError, Interrupted
-from .folders import MAX_HEADER, claimed_header, write_whole
+from .folders import write_whole
 from .hooks import LengthReader
 from .results import Notice, Progress
+from .untrusted import MAX_HEADER, claimed_header
 
 # Texts whose positions are measured for the typical length: thousands of positions, and the median is steady.
 _LENGTH_TEXTS = 24

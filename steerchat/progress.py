@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .folders import read_small, write_whole
+from .folders import write_whole
 from .lessons import Lesson, LessonError
+from .untrusted import read_json
 
 
 @dataclass
@@ -91,13 +92,13 @@ class Progress:
 
     def _read(self, path: Path) -> None:
         try:
-            data = json.loads(read_small(path))
+            data = read_json(path)
             records = {
                 name: {step: _record(one) for step, one in steps.items()} for name, steps in data["lessons"].items()
             }
             self.track, self.model, self.at = str(data["track"]), str(data["model"]), dict(data["at"])
             self._records = records
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             with suppress(OSError):  # where nothing can be written, the course starts afresh all the same
                 path.replace(path.with_suffix(".broken"))
 

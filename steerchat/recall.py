@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .errors import StoreError, shorten
 from .experiments import Outcome, Result, Setting, outcome
 from .library import Library
 from .recipe import Recipe
@@ -24,7 +25,18 @@ def recalled(library: Library, experiment: StoredExperiment, pairs: list[StoredP
         library: for the chance band of the model that answered, as it is known by now.
         experiment: what was asked for.
         pairs: oldest first.
+
+    Raises:
+        StoreError: what was asked for is not as steerchat writes it.
     """
+    try:
+        return _recalled(library, experiment, pairs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"experiment {experiment.id} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
+        raise StoreError(message, "steerchat db check looks for damage") from None
+
+
+def _recalled(library: Library, experiment: StoredExperiment, pairs: list[StoredPair]) -> Result:
     outcomes: list[Outcome] = []
     for one in experiment.spec["settings"]:
         recipe = Recipe.from_json(one["recipe"])
@@ -37,5 +49,5 @@ def recalled(library: Library, experiment: StoredExperiment, pairs: list[StoredP
         if found is not None:
             outcomes.append(found)
     stopped = experiment.status in ("interrupted", "failed")
-    seeds = int(experiment.spec["repeats"])
+    seeds, _, _ = (int(experiment.spec[name]) for name in ("repeats", "seed", "tokens"))
     return Result(experiment.kind, experiment.prompt, tuple(outcomes), seeds, stopped, experiment.id)

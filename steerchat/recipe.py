@@ -70,12 +70,18 @@ class Term:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Term:
-        return cls(
+        """What `to_json` gave. Raises ValueError, KeyError or TypeError for what it never gives."""
+        term = cls(
             parts=tuple((str(name), float(weight)) for name, weight in data["parts"].items()),
             layers=tuple(int(layer) for layer in data["layers"]),
             strength=float(data["strength"]),
             operation=data["operation"],
         )
+        sizes = [weight for _, weight in term.parts] + [term.strength]
+        sound = all(math.isfinite(one) for one in sizes) and abs(term.strength) <= MAX_STRENGTH
+        if not (sound and term.parts and term.layers and min(term.layers) >= 0 and term.operation in OPERATIONS):
+            raise ValueError("it is no recipe")
+        return term
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,10 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recipe:
-        return cls(tuple(Term.from_json(t) for t in data["terms"]), data["scope"], data["on"])
+        """What `to_json` gave. Raises as `Term.from_json`."""
+        if data["scope"] not in SCOPES:
+            raise ValueError("it has no scope")
+        return cls(tuple(Term.from_json(t) for t in data["terms"]), data["scope"], bool(data["on"]))
 
 
 @dataclass(frozen=True)

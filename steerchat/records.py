@@ -9,10 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
+from .errors import StoreError, shorten
 from .recipe import Recipe
 from .results import Answer, Finish, Pair, html
+from .untrusted import parse_json
+
+_Kind = TypeVar("_Kind")
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 Verdict = Literal["steered", "normal", "tie"]
@@ -150,18 +154,29 @@ class StoredPair:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> StoredPair:
-        """From a row of `PAIR_QUERY`."""
-        return cls(
-            pair=_pair(row),
-            versions=json.loads(row["versions"]),
-            sampling=json.loads(row["sampling"]),
-            messages=json.loads(row["messages"]),
-            vectors=json.loads(row["vectors"]),
-            context=json.loads(row["context"]),
-            measures=json.loads(row["measures"]),
-            undone=bool(row["undone"]),
-            **{name: row[name] for name in _PLAIN},
-        )
+        """From a row of `PAIR_QUERY`.
+
+        Raises:
+            StoreError: another program wrote something else into it.
+        """
+        try:
+            messages = _json(row, "messages", dict)
+            if not all(isinstance(text, str) for said in messages.values() for one in said for text in one.values()):
+                raise ValueError("its messages are no texts")
+            return cls(
+                pair=_pair(row),
+                versions=_json(row, "versions", dict),
+                sampling=_json(row, "sampling", dict),
+                messages=messages,
+                vectors=_json(row, "vectors", dict),
+                context=_json(row, "context", list),
+                measures=_json(row, "measures", dict),
+                undone=bool(row["undone"]),
+                **{name: row[name] for name in _PLAIN},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            message = f"pair {row['id']} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
+            raise StoreError(message, f"/history delete {row['id']} removes it") from None
 
 
 _PLAIN = (
@@ -214,6 +229,15 @@ class StoredExperiment:
     status: Status
     started: str
     finished: str | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> StoredExperiment:
+        """Raises StoreError when another program wrote something else into it."""
+        try:
+            return cls(**{**row, "spec": _json(row, "spec", dict)})
+        except (ValueError, TypeError) as error:
+            message = f"experiment {row['id']} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
+            raise StoreError(message, "steerchat db check looks for damage") from None
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -316,13 +340,13 @@ def _pair(row: Mapping[str, Any]) -> Pair:
         id=row["id"],
         prompt=row["prompt"],
         model=row["model"],
-        recipe=Recipe.from_json(json.loads(row["recipe"])),
+        recipe=Recipe.from_json(_json(row, "recipe", dict)),
         seed=row["seed"],
         normal=_answer(row, "normal") or Answer("", 0, "interrupted"),
         steered=_answer(row, "steered"),
         raw=bool(row["raw"]),
         effect=row["effect"],
-        effects=json.loads(row["effects"]),
+        effects={name: float(value) for name, value in _json(row, "effects", dict).items()},
         chance=None if row["chance_low"] is None else (row["chance_low"], row["chance_high"]),
         diverges_at=row["diverges_at"],
         seconds=row["seconds"] or 0.0,
@@ -338,12 +362,26 @@ def _answer(row: Mapping[str, Any], side: str) -> Answer | None:
     return Answer(
         text=row[f"{side}_text"],
         tokens=row[f"{side}_tokens"],
-        finish=cast(Finish, row[f"{side}_finish"]),
+        finish=_finish(row[f"{side}_finish"]),
         perplexity=row[f"{side}_perplexity"],
         concept_score=row[f"{side}_concept_score"],
         repetition=row[f"{side}_repetition"],
-        token_ids=tuple(json.loads(row[f"{side}_token_ids"])),
+        token_ids=tuple(_json(row, f"{side}_token_ids", list)),
     )
+
+
+def _json(row: Mapping[str, Any], column: str, kind: type[_Kind]) -> _Kind:
+    found = parse_json(row[column])
+    if not isinstance(found, kind):
+        raise ValueError(f"its {column} are no {kind.__name__}")
+    return found
+
+
+def _finish(text: str) -> Finish:
+    for one in get_args(Finish):
+        if text == one:
+            return one
+    raise ValueError("an answer ended in no known way")
 
 
 def _runs(layers: Sequence[int]) -> list[tuple[int, int]]:

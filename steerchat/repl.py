@@ -22,7 +22,7 @@ from prompt_toolkit.styles import Style
 from . import __version__, folders
 from .chat import Chat, Menu, unexpected
 from .completion import SlashCompleter
-from .errors import Interrupted, SteerchatError
+from .errors import Interrupted, SteerchatError, UsageError
 from .models import ALIASES
 from .registry import is_command, message_text
 from .render import Screen
@@ -30,6 +30,8 @@ from .text import cell_len, clean, fit
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
+_MOST_TYPED = 64 << 20  # bytes of lines typed in earlier chats
+_LONGEST_LINE = 1 << 20  # characters; no model holds as many
 # Typing starts a completion menu in the line: quiet colours, readable on light and dark.
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "prompt": "bold"})
 
@@ -197,17 +199,26 @@ def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
 
 
 def read_lines(stream: TextIO) -> Iterator[str]:
-    """Lines of a stream; bytes that are no text become replacement signs instead of an error."""
+    """Lines of a stream; bytes that are no text become replacement signs instead of an error.
+
+    Raises:
+        UsageError: a line goes on and on.
+    """
     if isinstance(stream, TextIO) or hasattr(stream, "reconfigure"):
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
-    yield from stream
+    while line := stream.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise UsageError(f"a line of more than {_LONGEST_LINE:,} characters", "lines are messages or commands")
+        yield line
 
 
 def _history(path: Path) -> History:
     """Typed lines across starts; in memory alone where the folder cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MOST_TYPED):
+            return InMemoryHistory()  # a pipe would be waited for, and all of it is read at the start
         with path.open("a"):
             pass
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from . import default_model, memory
 from .default_model import SMOLLM2
 from .errors import ModelError
+from .fingerprint import json_object
 from .models import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, Found
 
 _SPACE = 1 << 20  # smaller .gguf files hold a vector, not a model
@@ -98,9 +98,9 @@ def _hub(itemsize: int) -> Iterator[tuple[str, Kept]]:
 
 def _is_causal(folder: Path) -> bool:
     try:
-        architectures = json.loads((folder / "config.json").read_text("utf-8")).get("architectures") or []
+        architectures = json_object(folder / "config.json").get("architectures") or []
         return any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures)
-    except (OSError, ValueError, AttributeError):
+    except (ModelError, TypeError, AttributeError):
         return False
 
 

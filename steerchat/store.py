@@ -7,7 +7,6 @@ threads under a lock, since each call takes milliseconds; other processes may wr
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -152,7 +151,7 @@ class Store:
             rows = list(db.query(_EXPERIMENT, [experiment_id]))
         if not rows:
             raise _no("experiment", experiment_id)
-        return StoredExperiment(**{**rows[0], "spec": json.loads(rows[0]["spec"])})
+        return StoredExperiment.from_row(rows[0])
 
     # Writing pairs
 

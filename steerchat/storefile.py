@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Seconds to wait for a neighbour's write, and for one that is bringing the file up to date (a backup is part of it).
 BUSY_SECONDS = 60
 PREPARE_SECONDS = 300
+MAX_LENGTH = 64 << 20  # bytes of one text; a message's is bounded by what a model holds
 
 
 class Owner:
@@ -78,6 +79,8 @@ def open_file(path: Path) -> tuple[Database, Owner]:
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise StoreError(f"history {path}: it cannot be opened, for it is no file", _WRITABLE)
         try:
             with FileLock(path.with_name(path.name + ".lock"), timeout=PREPARE_SECONDS):
                 return _open_locked(path)
@@ -111,6 +114,7 @@ def connect(path: Path) -> Database:
 
     conn = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
+        conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
         db = Database(conn, execute_plugins=False)
         db.execute("PRAGMA foreign_keys = ON")
         # FULL also outlives a power cut; a pair is two commits, which nobody notices.
@@ -232,6 +236,8 @@ def explained(path: Path) -> Iterator[None]:
         raise StoreError(message, hint) from error
     except OverflowError as error:
         raise StoreError("a number is too large for the history", "64 bits is the most it holds") from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"history {path}: it is damaged", _DAMAGED) from error
     except UnicodeEncodeError as error:
         raise StoreError("that holds halves of characters, which the history never does", "type it again") from error
     except PermissionError as error:

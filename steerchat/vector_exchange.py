@@ -29,6 +29,7 @@ from torch import Tensor
 from .engine import Engine
 from .errors import ConceptError, shorten
 from .folders import write_whole
+from .gguf_reader import BoundedReader
 from .recipe import format_layers
 from .vectors import UNIT, ConceptVector
 
@@ -240,7 +241,7 @@ def _reported(found: Any, n_layers: int) -> tuple[dict[str, Any], dict[str, str]
 def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tuple[str, ...]]:
     try:
         with np.errstate(all="ignore"):
-            reader = _BoundedReader(path)
+            reader = BoundedReader(path)
         architecture = _field(reader, "general.architecture")
         if architecture != ARCHITECTURE:
             what = shorten(str(architecture), 30)
@@ -279,16 +280,6 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
     elif not fingerprint and max(layers) < engine.n_layers - 1:
         notes.append(f"This model has blocks up to {engine.n_layers - 1}: is the file meant for a smaller one?")
     return raw, facts, tuple(notes)
-
-
-class _BoundedReader(gguf.GGUFReader):
-    """Refuses to read past the end of the file, where the library would count on through whatever a header claims."""
-
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        size = int(np.dtype(dtype).itemsize) * int(count)
-        if size < 0 or int(offset) + size > len(self.data):
-            raise ValueError("it ends before what its header promises")
-        return super()._get(offset, dtype, count, override_order)
 
 
 def _field(reader: gguf.GGUFReader, key: str) -> str | None:

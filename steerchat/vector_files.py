@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from .errors import ConceptError
-from .folders import MAX_HEADER, claimed_header, write_whole
+from .folders import write_whole
+from .untrusted import MAX_HEADER, claimed_header, parse_json
 
 if TYPE_CHECKING:
     from .vectors import ConceptVector
@@ -58,10 +59,10 @@ def load_vector(path: Path) -> ConceptVector:
                 raise ConceptError(f"{path.name} holds other lengths than directions", "expected one for each layer")
             directions = file.get_tensor("directions").float()
             lengths = file.get_tensor("raw_lengths").float()
-        report = json.loads(metadata.get("report", "{}"))
+        report = parse_json(metadata.get("report", "{}"))
         if not isinstance(report, dict):
             raise ConceptError(f"{path.name} says nothing readable of itself", "delete it, and it is extracted again")
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "delete it, and it is extracted again") from None
     if lengths.shape != (shape[0],) or not torch.isfinite(directions).all() or not torch.isfinite(lengths).all():
         raise ConceptError(f"{path.name} holds wrong shapes or NaN", "delete it, and it is extracted again")

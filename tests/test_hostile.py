@@ -20,7 +20,7 @@ from steerchat.chance import load_chance
 from steerchat.concept_files import read_concept, read_examples
 from steerchat.config import load_settings
 from steerchat.errors import SteerchatError
-from steerchat.fingerprint import read_json, tensors
+from steerchat.fingerprint import json_object, tensors
 from steerchat.lessons import read_course, read_lesson
 from steerchat.library import read_header
 from steerchat.profile import load_profile
@@ -73,7 +73,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], bytes]] = {
     "vector's header": ("v.safetensors", header, vector()),
     "profile": ("profile.safetensors", profile, vector({"corpus": "c"})),
     "model": ("model.safetensors", tensors, vector()),
-    "model's configuration": ("config.json", read_json, b'{"architectures": ["LlamaForCausalLM"]}'),
+    "model's configuration": ("config.json", json_object, b'{"architectures": ["LlamaForCausalLM"]}'),
     "concept": ("c.toml", read_concept, CONCEPT),
     "examples as JSONL": ("e.jsonl", read_examples, b'{"prompt": "p", "positive": "yes", "negative": "no"}\n' * 2),
     "examples as CSV": ("e.csv", read_examples, b'prompt,positive,negative\np,"yes, yes",no\np,yes,no\n'),
@@ -218,3 +218,14 @@ print(peak() - before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the most memory that Linux counted, of forks")
+def test_every_file_of_the_corpus_is_refused_or_left_alone_in_little_memory() -> None:
+    """`python tests/corpus.py` also looks at the time that each takes."""
+    command = [sys.executable, str(Path(__file__).parent / "corpus.py"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [one for one in found if not one["ours"] or not one["tidy"] or one["megabytes"] > 200] == []
+    assert len(found) > 500

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import folders
 from ..errors import SteerchatError
-from ..lessons import Course, Lesson, LessonError, Step, paragraphs
+from ..lessons import MOST, Course, Lesson, LessonError, Step, paragraphs
 from ..registry import Registry, is_command
+from ..untrusted import parse_toml, read_small
 from .facts import STATE_FACTS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def trouble(folder: Path) -> str:
 def text_of(path: Path) -> str:
     """A file beside the lessons. Raises LessonError when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small(path, MOST)
     except (OSError, UnicodeDecodeError) as error:
         raise LessonError(f"{path} cannot be read: {error}", "install steerchat again") from None
 
@@ -53,7 +53,7 @@ def glossary(folder: Path) -> dict[str, str]:
         if not path.is_file() and found:
             continue
         try:
-            found |= {str(word): str(meaning) for word, meaning in tomllib.loads(text_of(path)).items()}
+            found |= {str(word): str(meaning) for word, meaning in parse_toml(text_of(path)).items()}
         except ValueError as error:
             raise LessonError(f"{path.name}: {error}", "a word, =, and what it means in quotation marks") from None
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
