@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 from .errors import UsageError, shorten
 from .recipe import TermRequest, is_layers, parse_parts, parse_strength, parse_term
+from .text import only_text
 
 Candidate = tuple[str, str]
 """A completion: the value, and its meaning for the menu."""
@@ -277,6 +279,8 @@ class PathArg(Kind):
     def parse(self, text: str) -> Path:
         if not text.strip():
             raise UsageError("a file has a name")
+        if only_text(text) != text or re.search("[\n\t\u2028-\u202e\u2066-\u2069]", text):
+            raise UsageError(f"{shorten(text, 60)!r} holds characters that no file's name should", "type it again")
         return Path(os.path.expanduser(text))
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -232,10 +231,11 @@ def _db_group() -> click.Group:
     def check() -> None:
         from .chat import history_path
         from .storefile import check
+        from .text import clean
 
         found = check(history_path())
         for line in found or ["no damage found"]:
-            click.echo(line)
+            click.echo(clean(line))
         click.get_current_context().exit(1 if found else 0)
 
     return db
@@ -310,6 +310,7 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
     from .config import load_settings
     from .recipe import parse_term
     from .registry import registry
+    from .text import clean, to_json
 
     _check_processes(command.name)
     given = {**(click.get_current_context().find_root().obj or {})}
@@ -327,14 +328,14 @@ def _run_command(command: Any, values: dict[str, Any], common: dict[str, Any]) -
                 chat.start()
             if requests:
                 for note in chat.session.steer(requests):
-                    click.echo(note, err=True)
+                    click.echo(clean(note), err=True)
             file = common.get("prompts")
             prompts = _prompts(file) if team is None else team.from_first(lambda: _prompts(file))
             for result in _results(chat, command, values, prompts):
                 form = _form(common)
                 if form == "as_json":
                     for item in _json(result):
-                        click.echo(json.dumps(item, ensure_ascii=False, allow_nan=False))
+                        click.echo(to_json(item))
                 elif form is not None:
                     click.echo(_exported(chat, result, form), nl=False)
                 else:

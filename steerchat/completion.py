@@ -13,6 +13,7 @@ from .errors import SteerchatError
 from .parameters import Parameter
 from .registry import Command, Registry, is_command
 from .slashline import Reading, last_word, read
+from .text import clean, fit
 
 _FIRST_WORD = re.compile(r"\s*/(\S*)")
 _SECOND_WORD = re.compile(r"\s*/(\S+)\s+(\S*)")
@@ -103,7 +104,9 @@ def _menu(word: str, length: int, candidates: Iterable[Candidate]) -> Iterator[C
     near = [one for one in known if one[0].lstrip('"').lower().startswith(typed)]
     near = near or [one for one in known if _has_letters(one[0].lower(), typed)]
     for value, meaning in near:
-        yield Completion(value, start_position=-length, display_meta=meaning)
+        yield Completion(
+            value, start_position=-length, display=fit(clean(value), 200), display_meta=fit(clean(meaning), 200)
+        )
 
 
 def _has_letters(value: str, typed: str) -> bool:

@@ -8,9 +8,13 @@ oneDNN's own kernel is the quickest. `steerchat bench` shows what comes of it.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
+# oneDNN keeps its kernels for the last 1024 shapes: 100 MB after a thousand turns, and most lengths never come again.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 # The other way round is the quickest up to here: measured, two cores with AVX-512.
 _FEW = 5
 

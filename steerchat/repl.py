@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.formatted_text import ANSI, FormattedText
+from prompt_toolkit.formatted_text import ANSI, FormattedText, StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.output import Output
 from prompt_toolkit.styles import Style
 
@@ -26,11 +28,12 @@ from .errors import Interrupted, SteerchatError, UsageError
 from .models import ALIASES
 from .registry import is_command, message_text
 from .render import Screen
-from .text import cell_len, clean, fit
+from .text import REPLACEMENT, cell_len, clean, fit
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
 _MOST_TYPED = 64 << 20  # bytes of lines typed in earlier chats
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _LONGEST_LINE = 1 << 20  # characters; no model holds as many
 # Typing starts a completion menu in the line: quiet colours, readable on light and dark.
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "prompt": "bold"})
@@ -158,6 +161,7 @@ def run_chat(
         multiline=True,
         prompt_continuation="  ",
         key_bindings=_keys(),
+        input_processors=[Visible()],
         bottom_toolbar=lambda: _toolbar(chat, screen.width),
         refresh_interval=0.5,
         style=_STYLE,
@@ -178,14 +182,24 @@ def run_chat(
             run_line(chat, screen, line)
 
 
+class Visible(Processor):
+    """Shows what turns the direction of a pasted text as a sign in its place; prompt_toolkit does so for the rest."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        shown = [(one[0], _TURNING.sub(REPLACEMENT, one[1]), *one[2:]) for one in fragments]
+        return Transformation(cast(StyleAndTextTuples, shown))
+
+
 def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
     """Puts a question to whoever sits at the terminal; one without choices takes any text."""
 
     def ask(question: str, choices: Sequence[str]) -> str:
-        session: PromptSession[str] = PromptSession()
+        session: PromptSession[str] = PromptSession(input_processors=[Visible()])
+        asked = clean(question)
         while True:
             try:
-                answer = session.prompt(f"  {question} [{'/'.join(choices)}] " if choices else f"  {question} ").strip()
+                answer = session.prompt(f"  {asked} [{'/'.join(choices)}] " if choices else f"  {asked} ").strip()
             except (KeyboardInterrupt, EOFError):
                 raise Interrupted("the question") from None
             if not choices:

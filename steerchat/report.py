@@ -5,7 +5,6 @@ What a model or a user said is data in each of them: nothing in it is a heading,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from .errors import UsageError
 from .records import storable
 from .results import Answer, Notice, Pair
 from .text import Table, clean
+from .text import to_json as as_json
 
 NOTES = {"end": "", "length": "max tokens", "interrupted": "stopped", "failed": "failed"}
 Facts = Sequence[tuple[str, str]]
@@ -65,7 +65,7 @@ class Report:
 def to_json(report: Report) -> str:
     """One object, indented."""
     data = {"steerchat": __version__, "title": report.title, **report.data}
-    return storable(json.dumps(data, ensure_ascii=False, indent=1)) + "\n"
+    return as_json(data, indent=1) + "\n"
 
 
 def to_markdown(report: Report) -> str:

@@ -7,6 +7,8 @@ combining marks none.
 from __future__ import annotations
 
 import difflib
+import json
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ Span = tuple[int, int]
 
 REPLACEMENT = "\ufffd"
 _TAB = "    "
+MOST_MARKS = 8  # no script puts as many on one letter
 _ZERO_WIDTH_NON_JOINER = "\u200c"  # Persian is misspelt without it, and it moves nothing
 # Terminals disagree on how wide a character is with one of these after it; columns would come out ragged.
 _MODIFIERS = re.compile("[\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]")
@@ -51,6 +54,49 @@ def clean(text: str) -> str:
     return text if text.isascii() and text.isprintable() else "".join(map(_safe, text))
 
 
+_UNSAFE = re.compile(
+    "[\x7f-\x9f\u00ad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+_BEYOND = re.compile("[\ud800-\udfff\U000e0000-\U000e007f]")
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """JSON that says the same to a program, and that a terminal obeys no character of: those are escaped."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError:  # JSON has no NaN and no infinity
+        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return _BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], _UNSAFE.sub(lambda c: f"\\u{ord(c[0]):04x}", text))
+
+
+def _finite(value: object) -> object:
+    match value:
+        case Mapping():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def only_text(text: str) -> str:
+    """`text` for a file of lines that others read: as `clean`, but tabs and all that only joins or turns stay."""
+    return "".join(REPLACEMENT if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text)
+
+
+def thin(text: str) -> str:
+    """`text` with at most `MOST_MARKS` characters without a width in a row: a letter may have a thousand accents."""
+    if text.isascii():
+        return text
+    kept, run = [], 0
+    for char in text:
+        run = 0 if cell_len(char) else run + 1
+        if run <= MOST_MARKS:
+            kept.append(char)
+    return "".join(kept)
+
+
 class Line(NamedTuple):
     """A line of a wrapped text, and the offset in that text at which it starts."""
 
@@ -80,6 +126,7 @@ class Wrapper:
         self._line, self._start, self._cells = "", 0, 0
         self._blank: list[int] = []  # offsets of blank lines that wait for text to follow them
         self._wrapped = False  # whether the unfinished line goes on a paragraph
+        self._marks = 0  # characters without a width, since the last that has one
 
     @property
     def empty(self) -> bool:
@@ -143,6 +190,9 @@ class Wrapper:
                 return
             self._start = at
         cells = cell_len(char)
+        self._marks = 0 if cells else self._marks + 1
+        if self._marks > MOST_MARKS:
+            return
         if self._line and self._cells + cells > self.width:
             self._break(char, at)
         else:
@@ -197,7 +247,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 def fit(text: str, width: int) -> str:
     """`text` on one line of at most `width` cells, its end left out when it is longer."""
-    line = " ".join(text.split())
+    line = thin(" ".join(text.split()))
     if cell_len(line) <= width:
         return line
     dots = "..."[: max(width, 0)]

@@ -49,7 +49,7 @@ from steerchat.storefile import problems
 # Starts further programs, and measures for minutes.
 LEFT_OUT = {"bench"}
 # Seconds after which the monkey presses Ctrl-C, and after which a prompt that has not come back is stuck.
-PATIENCE, STUCK = 1.5, 120
+PATIENCE, STUCK = 1.5, 900
 HELLO = "Hello?"
 
 NUMBERS = [

@@ -32,6 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, room(Path(folder)) as model:
         desk = Desk(Monkey(0), model)
         desk.chat._ask = None
+        desk.chat.settings.max_tokens = 2
         for turn in range(1, turns + 1):
             lines = [f"Tell me {turn}"]
             if turn % 10 == 0:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..report import to_markdown
 from ..store import Store
+from ..text import only_text
 from .reports import listing
 
 
@@ -19,7 +20,9 @@ def as_csv(store: Store, pair_ids: Sequence[int]) -> str:
     out = io.StringIO()
     table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows(
+        {name: only_text(one) if isinstance(one, str) else one for name, one in row.items()} for row in rows
+    )
     return out.getvalue()
 
 
