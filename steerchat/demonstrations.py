@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -301,9 +301,9 @@ def pairs(lab: Lab, session: Session, concept: str) -> Shown:
     return Shown([f"{one.prompt}\n    with:     {one.positive}\n    without:  {one.negative}" for one in examples])
 
 
-@demonstration("cosine unrelated bad_words good_words bad_cost good_cost")
+@demonstration("bad_told good_told cosine unrelated bad_words good_words bad_cost good_cost")
 def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
-    """Two concepts that should be one: how alike they are, and what each does by the good one's word list."""
+    """Two concepts that should be one: what each tells of the good one's held-out pairs and adds of its words."""
     from .lexicons import INDEPENDENT
 
     where = lab.term(good)
@@ -317,13 +317,16 @@ def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
     middle = where.layers[len(where.layers) // 2]
     vectors = [lab.vectors(term)[name] for term, name in zip(terms, (bad, good), strict=True)]
     cosine = float(vectors[0].cosine(vectors[1])[middle])
+    told = [_told(lab, session, name, good, middle) for name in (bad, good)]
     rows = [
-        (name, str(vector.report.get("pairs", "")), f"{gain:+.2f}", f"x{one.cost:.2f}")
-        for name, vector, gain, one in zip((bad, good), vectors, gains, trials, strict=True)
+        (name, str(vector.report.get("pairs", "")), f"{share:.2f}", f"{gain:+.2f}", f"x{one.cost:.2f}")
+        for name, vector, share, gain, one in zip((bad, good), vectors, told, gains, trials, strict=True)
     ]
-    headings = ("concept", "pairs", f"{good} words", "cost")
+    headings = ("concept", "pairs", "told apart", f"{good} words", "cost")
     samples = [f'{name}: "{one.sample}"' for name, one in zip((bad, good), trials, strict=True)]
     facts = {
+        "bad_told": told[0],
+        "good_told": told[1],
         "cosine": cosine,
         "unrelated": random_cosine(lab.engine.hidden),
         "bad_words": gains[0],
@@ -333,7 +336,16 @@ def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
     }
     below = f"random ones stay below {facts['unrelated']:.2f}"
     line = f"Their directions have a cosine of {cosine:+.2f} at layer {middle}; {below}."
-    return Shown([Table(headings, rows, frozenset({1, 2, 3})), line, *samples], facts)
+    return Shown([Table(headings, rows, frozenset({1, 2, 3, 4})), line, *samples], facts)
+
+
+def _told(lab: Lab, session: Session, name: str, judged_by: str, layer: int) -> float:
+    """How often a concept's direction ranks the held-out pairs of another one rightly at a layer; NaN without any."""
+    held = tuple(one for one in lab.library.get(judged_by).examples if one.held_out)
+    own = tuple(one for one in lab.library.get(name).examples if not one.held_out)
+    both = replace(lab.library.get(name), examples=own + held)
+    found = extract(lab.engine, both, report=session.report, stopped=session.stop.is_set).report["separability"]
+    return found[layer] if found else math.nan
 
 
 @demonstration("count letters words")
