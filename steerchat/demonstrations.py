@@ -16,7 +16,7 @@ import torch
 
 from .errors import UsageError, unknown
 from .extract import extract
-from .lab import PROMPTS, SEEDS, Lab, Trial, random_cosine, source_by_hand
+from .lab import DIRECTIONS, PROMPTS, SEEDS, TOKENS, Lab, Trial, random_cosine, source_by_hand
 from .recipe import UNIT, Term, format_layers, format_strength
 from .text import Table
 from .trials import ASKING
@@ -93,8 +93,8 @@ def control(lab: Lab, session: Session, concept: str) -> Shown:
     term = lab.term(concept)
     plain = Term((("random", 1.0),), term.layers, term.strength)
     found, random = lab.sweep([term, plain])
-    outputs = lab.trials().steered([plain], 40, "a random direction")[0]
-    normal = lab.trials().normal(40)
+    outputs = lab.steered([plain])[0]
+    normal = lab.trials().normal(TOKENS)
     moved = float((lab.scores(term, outputs) - lab.scores(term, normal)).mean())
     rows = [
         (str(term), f"{found.effect:+.2f}", f"x{found.cost:.2f}", _number(found.words)),
@@ -243,11 +243,11 @@ def asking(lab: Lab, session: Session, concept: str) -> Shown:
     term, trials = lab.term(concept), lab.trials()
     how = ASKING.get(concept, f"Be {concept}.")
     mean = lambda outputs: sum(measure.towards(one.answer.text) for one in outputs) / len(outputs)  # noqa: E731
-    normal = mean(trials.normal(40))
+    normal = mean(trials.normal(TOKENS))
     figures = {
-        "steered": mean(trials.steered([term], 40, "answering steered")[0]),
-        "asked": mean(trials.asked(how, 40)),
-        "random": mean(trials.random(term, 4, 40)),
+        "steered": mean(lab.steered([term])[0]),
+        "asked": mean(trials.asked(how, TOKENS)),
+        "random": mean(trials.random(term, DIRECTIONS, TOKENS)),
     }
     rows = [("normal", f"{normal:.2f}", "")]
     rows += [(name, f"{value:.2f}", f"{value - normal:+.2f}") for name, value in figures.items()]
@@ -264,8 +264,8 @@ def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
     layers, strength = alone[0].layers, alone[0].strength
     alone = [Term(((name, 1.0),), layers, strength) for name in names]
     mixed = Term(((first, 0.5), (second, 0.5)), layers, strength)
-    outputs = lab.trials().steered([*alone, mixed], 40, "answering steered")
-    normal = lab.trials().normal(40)
+    outputs = lab.steered([*alone, mixed])
+    normal = lab.trials().normal(TOKENS)
     effect = lambda term, found: float((lab.scores(term, found) - lab.scores(term, normal)).mean())  # noqa: E731
     grid = [[effect(term, found) for term in alone] for found in outputs]
     vectors = lab.vectors(mixed)
@@ -283,7 +283,7 @@ def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
         "first_kept": 100 * grid[2][0] / grid[0][0] if grid[0][0] > 0 else math.nan,
         "first_mixed": grid[2][0],
         "second_mixed": grid[2][1],
-        "cost": lab.trial(mixed).cost,
+        "cost": lab.sweep([mixed], chance=False)[0].cost,
     }
     line = f"The cosine between the two directions at layer {middle} is {cosine:+.2f} (1: the same, 0: unrelated)."
     if grid[0][0] > 0:
@@ -308,12 +308,12 @@ def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
 
     where = lab.term(good)
     terms = [Term(((name, 1.0),), where.layers, where.strength) for name in (bad, good)]
-    outputs = lab.trials().steered(terms, 40, "answering steered")
-    normal = lab.trials().normal(40)
+    outputs = lab.steered(terms)
+    normal = lab.trials().normal(TOKENS)
     measure = INDEPENDENT[good]
     mean = lambda found: sum(measure.towards(one.answer.text) for one in found) / len(found)  # noqa: E731
     gains = [mean(found) - mean(normal) for found in outputs]
-    trials = lab.sweep(terms)
+    trials = lab.sweep(terms, chance=False)
     middle = where.layers[len(where.layers) // 2]
     vectors = [lab.vectors(term)[name] for term, name in zip(terms, (bad, good), strict=True)]
     cosine = float(vectors[0].cosine(vectors[1])[middle])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from .measures import recipe_direction
 from .reading import head
 from .recipe import Recipe, Term, parse_layers
 from .sampling import Sampling
-from .trials import Trials
+from .trials import Condition, Trials
 from .vectors import ConceptVector, edits, random_vector
 
 if TYPE_CHECKING:
@@ -148,12 +148,24 @@ class Lab:
         new = [term for term, key in zip(terms, keys, strict=True) if key not in self._kept]
         if new:
             trials = self.trials(prompts)
+            beaten = [self.added(term) for term in new if term.strength and chance]
+            controls = {one.name: one for term in beaten for one in trials.at_random(term, DIRECTIONS)}
+            answered = self.steered(new, prompts, [Condition("normal"), *controls.values()])
             normal = trials.normal(TOKENS)
-            for term, outputs in zip(new, trials.steered(new, TOKENS, "answering steered"), strict=True):
+            for term, outputs in zip(new, answered, strict=True):
                 # A push of strength 0 has no chance to beat: whatever it changes is a mistake.
                 random = trials.random(self.added(term), DIRECTIONS, TOKENS) if term.strength and chance else normal
                 self._kept[self._digest(term), tuple(prompts), chance] = self._judged(term, normal, outputs, random)
         return [self._kept[key] for key in keys]
+
+    def steered(
+        self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, beside: Sequence[Condition] = ()
+    ) -> list[list[Output]]:
+        """Answers under each of `terms`; those that are not kept yet go in one run, together with other conditions."""
+        trials = self.trials(prompts)
+        pushed = [replace(trials.pushed(term), name=f"steered {self._digest(term)}") for term in terms]
+        conditions = [*pushed, *beside]
+        return trials.answers(conditions, TOKENS, f"answering under {len(conditions)} settings")[: len(terms)]
 
     def _digest(self, term: Term) -> Any:
         concepts = (self.library.get(name) for name, _ in term.parts)

@@ -22,7 +22,7 @@ from .library import DEFAULT_LAYERS, RANDOM, Library
 from .measures import read_layer
 from .profile import Profile
 from .recipe import Recipe, Term, TermRequest, parse_layers
-from .results import Finished, Notice, Progress
+from .results import Delta, Finished, Notice, Progress
 from .sampling import Sampling
 from .vectors import ConceptVector, edits, random_vector
 
@@ -211,17 +211,21 @@ class Trials:
             for prompt in self.prompts
             for seed in self._seeds
         ]
-        run, done = self.engine.generate(rows, Sampling(max_tokens=tokens), self._stopped), 0
-        self._report(Progress(label, 0, len(rows)))
+        run = self.engine.generate(rows, Sampling(max_tokens=tokens), self._stopped)
+        written = [0] * len(rows)  # in tokens, of which a row that ends early has all
+        self._report(Progress(label, 0, len(rows) * tokens))
         while True:
             try:
                 event = next(run)
             except StopIteration as end:
                 outputs = end.value
                 break
-            if isinstance(event, Finished):
-                done += 1
-                self._report(Progress(label, done, len(rows)))
+            if isinstance(event, Delta | Finished):
+                ended = isinstance(event, Finished)
+                written[event.row] = tokens if ended else min(tokens, written[event.row] + 1)
+                self._report(Progress(label, sum(written), len(rows) * tokens))
+                if ended and all(count == tokens for count in written):
+                    self._report(Progress("reading the answers", 0))
         if self._stopped():
             raise Interrupted(label)
         size = len(self.prompts) * len(self._seeds)
