@@ -33,6 +33,8 @@ class Prompter:
         self._tokenizer = tokenizer
         self._template = tokenizer.chat_template or PLAIN_TEMPLATE
         self.has_template = bool(tokenizer.chat_template)
+        # A template has the token that begins every text; without one, the tokenizer's own habit gives it.
+        self._before: list[int] = [] if self.has_template else list(tokenizer("").input_ids)
         # Such a model's template knows the tags, if only to leave earlier thoughts out.
         self.thinks = CLOSE in self._template
         # Not only those that have a part to play: a model may bring more that no text should be taken for.
@@ -60,7 +62,7 @@ class Prompter:
         text = self._render([{**m, "content": self._protect(m["content"], m["role"])} for m in messages])
         if self.thinks and not thought:
             text += f"\n{CLOSE}\n\n" if self.opens_thought else f"{OPEN}\n\n{CLOSE}\n\n"
-        return self._encode(text)
+        return [*self._before, *self._encode(text)]
 
     def raw(self, text: str) -> list[int]:
         """Ids of a text as it stands, outside the template, with whatever the model puts before any text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import SPECIALS, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from steerchat.engine import Engine
 from steerchat.errors import ModelError
@@ -92,6 +94,21 @@ REFUSES_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     "{% for m in messages %}[{{ m.content }}]{% endfor %}"
 )
+
+
+def test_a_base_models_conversation_begins_as_its_tokenizer_begins_every_text() -> None:
+    """A model such as Gemma says next to nothing sensible without its first token, and a plain template has none."""
+    tokenizer: Any = deepcopy(tiny_tokenizer())
+    first, name = tokenizer.bos_token_id, tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{name} $A", special_tokens=[(name, first)])
+    tokenizer.chat_template = None
+    base = Prompter(tokenizer)
+    ids = base.chat(user("Hello"))
+    assert ids[0] == base.raw("Hello")[0] == first and ids.count(first) == 1
+    assert first not in base.reply("Hello")
+    # A template of the model's own says itself where it begins.
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    assert first not in Prompter(tokenizer).chat(user("Hello"))
 
 
 def test_a_template_without_system_role_gets_its_words_in_the_first_message() -> None:
