@@ -51,13 +51,15 @@ class _RowLayer(DynamicLayer):
         """Buffers for `capacity` columns, shaped as keys and values (rows, heads, any, size) are."""
 
         def grown(old: Tensor | None, like: Tensor) -> Tensor:
-            new = like.new_zeros(like.shape[0], like.shape[1], capacity, like.shape[3])
-            if old is not None and self.length:
-                new[:, :, : self.length] = old[:, :, : self.length]
+            rows = like.shape[0] if old is None else old.shape[0]  # some may not be running
+            new = like.new_zeros(rows, like.shape[1], capacity, like.shape[3])
+            if old is not None:
+                new[:, :, : old.shape[2]] = old
             return new
 
+        if self.keys is None:
+            self.rows = like_keys.shape[0]
         self.keys, self.values = grown(self.keys, like_keys), grown(self.values, like_values)
-        self.rows = like_keys.shape[0]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -227,6 +229,11 @@ class Batch:
         self._active = active
         for layer in self._layers:
             layer.rows = active
+
+    def limit(self, counts: Sequence[int]) -> None:
+        """In the next pass, layer i computes the first `counts[i]` rows alone; `narrow` or `rewind` ends it."""
+        for layer, count in zip(self._layers, counts, strict=True):
+            layer.rows = count
 
     def rewind(self, width: int, lengths: Tensor) -> None:
         """Forget every column from `width` on, and let all rows run again, of these lengths."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from .batch import Batch
 from .hooks import Edit, FirstOverflow, Steering
+from .lower import Lower
 from .prompting import Prompter, TextStream
 from .recipe import Scope
 from .results import Answer, Delta, Finish, Finished, repetition
@@ -50,6 +52,7 @@ class Decoding:
         stops: tokens that end an answer.
         held: leave rows as they are while they think; None edits them from the start. Whether each prompt ends inside
             the thought.
+        lower: notes what the reading need not compute again; None without.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Decoding:
         prompter: Prompter,
         stops: Collection[int],
         held: Sequence[bool] | None = None,
+        lower: Lower | None = None,
     ) -> None:
         self._batch = batch
         self._room = room
         self._sampler = sampler
         self._steering = steering
         self._stops = stops
+        self._lower = lower
         self._slots = list(range(len(rows)))  # the row in each slot; the first `active` slots run
         self.active = len(rows)
         self._ids: list[list[int]] = [[] for _ in rows]
@@ -86,7 +91,7 @@ class Decoding:
         width, lengths = self._batch.width, self._batch.lengths.clone()
         if self._opened is not None:
             self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
-        with self._steering:
+        with self._lower or nullcontext(), self._steering:
             logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
         if bool(logits.isnan().any()):
             raise NoNumbers(self._first_overflow(width, lengths))
@@ -136,11 +141,22 @@ class Decoding:
             for stream, ids, finish in zip(self._streams, self._ids, self._finishes, strict=True)
         ]
 
-    def restore(self) -> None:
-        """Put the batch's rows back into the order they came in."""
-        for slot in range(len(self._slots)):
-            while (row := self._slots[slot]) != slot:
-                self._swap(slot, row)
+    def complete(self) -> None:
+        """One pass for the rows whose last token nothing followed: it is a part of their text like the others."""
+        unread = [row for row, ids in enumerate(self._ids) if ids and self._finishes[row] != "end"]
+        if self._lower is None or not unread:
+            return
+        self.arrange([*unread, *(row for row in range(len(self._slots)) if row not in unread)])
+        self._batch.narrow(len(unread))
+        self._lower.run_rows(unread)
+        with self._lower:
+            self._batch.forward([self._ids[row][-1:] for row in unread])
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Put the batch's rows into this order: slot i gets row `order[i]`."""
+        for slot, row in enumerate(order):
+            if self._slots[slot] != row:
+                self._swap(slot, self._slots.index(row))
 
     def _close(self, row: int) -> Iterator[Delta | Finished]:
         if delta := self._streams[row].close():
@@ -160,6 +176,8 @@ class Decoding:
         self._tokens = self._tokens[kept]
         self._sampler.select(kept)
         self._steering.select(kept)
+        if self._lower is not None:
+            self._lower.run_rows(self._slots[: self.active])
 
     def _swap(self, first: int, second: int) -> None:
         self._batch.swap(first, second)

@@ -21,6 +21,8 @@ from .batch import Batch, Context, Work
 from .decoding import Decoding, NoNumbers, Row
 from .errors import ModelError
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
+from .linear import FEW, pack, unpack
+from .lower import Lower, NotByRow
 from .prompting import Prompter
 from .reading import Position, Reading, read
 from .results import Answer, Delta, Finished
@@ -28,6 +30,8 @@ from .sampling import Sampler, Sampling
 
 # Share of the free memory that one batch may plan to use: the rest is for activations and neighbours.
 _MEMORY_SHARE = 0.5
+# Share of the free memory that a second copy of the weights may take, for the speed of large batches.
+_PACKED_SHARE = 0.25
 # Texts are read together when they are at least this share of the longest; so few are never set apart.
 _ALIKE, _FEW = 0.8, 8
 
@@ -62,6 +66,8 @@ class Engine:
         self._kept: list[Context] = []
         self._stops = _stop_ids(model, tokenizer)
         config = model.config.get_text_config()
+        # Whether blocks can run for some rows of a batch: not where later ones look at what earlier ones computed.
+        self._by_row = not getattr(config, "num_kv_shared_layers", 0)
         self.n_layers = len(self.blocks)
         self.hidden: int = config.hidden_size
         self.context_size: int = getattr(config, "max_position_embeddings", None) or 2048
@@ -123,6 +129,8 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
+        if len(rows) > FEW:
+            pack(self.model, int(self._free_memory() * _PACKED_SHARE))
         size = self._batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)
@@ -135,6 +143,7 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback would keep the batch's tensors alive.
+            unpack(self.model)
             self.forget()
             if len(group) == 1:
                 raise ModelError(
@@ -226,7 +235,9 @@ class Engine:
         sampler = Sampler(sampling, [row.prompt for row in rows], [row.seed for row in rows], self.device)
         opened = [self.prompter.opened(row.prompt) for row in rows]
         held = None if sampling.steer_thinking or not self.prompter.thinks else opened
-        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops, held)
+        # A pushed prompt changes every layer's keys and values.
+        lower = None if steered_prompt or not self._by_row else Lower(self.blocks, [row.edits for row in rows])
+        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops, held, lower)
         while decode.active:
             if stopped():
                 yield from decode.stop()
@@ -243,19 +254,55 @@ class Engine:
         if steered_prompt:
             # Its keys and values hold the push: an unsteered reading needs prompts without.
             batch = self._prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
+            order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)
         else:
-            decode.restore()
-            batch.rewind(width, lengths)
-        readings = read(self.model, self.blocks, batch, heads, texts)
+            order, readings = self._read_on(decode, lower, batch, width, lengths, heads, texts)
         if keep:
-            self._kept = [
-                batch.context(index, [*row.prompt, *thought, *reply])
-                for index, (row, (thought, reply)) in enumerate(zip(rows, parts, strict=True))
-            ]
+            contexts = {
+                row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
+                for place, row in enumerate(order)
+            }
+            self._kept = [contexts[row] for row in range(len(rows))]
+        by_row = dict(zip(order, readings, strict=True))
         return [
-            Output(replace(answer, perplexity=reading.perplexity), reading)
-            for answer, reading in zip(decode.answers(), readings, strict=True)
+            Output(replace(answer, perplexity=by_row[row].perplexity), by_row[row])
+            for row, answer in enumerate(decode.answers())
         ]
+
+    def _read_on(
+        self,
+        decode: Decoding,
+        lower: Lower | None,
+        batch: Batch,
+        width: int,
+        lengths: torch.Tensor,
+        heads: Sequence[Sequence[int]],
+        texts: Sequence[Sequence[int]],
+    ) -> tuple[Sequence[int], list[Reading]]:
+        """Read the answers on the unsteered prompts that they were decoded on.
+
+        Returns:
+            the rows in the order in which the batch now holds them, and their readings in that order.
+        """
+        plan = None
+        if lower is not None and lower.noted:
+            decode.complete()
+            sampled = [answer.token_ids for answer in decode.answers()]
+            # What is noted is of whole answers, thoughts included, and of the tokens that were sampled.
+            known = [
+                len(head) == 1 and tuple(text) == ids for head, text, ids in zip(heads, texts, sampled, strict=True)
+            ]
+            plan = lower.plan(known)
+        order = range(len(texts)) if plan is None else plan.order
+        decode.arrange(order)
+        batch.rewind(width, lengths[list(order)])
+        in_order = [heads[row] for row in order], [texts[row] for row in order]
+        try:
+            return order, read(self.model, self.blocks, batch, *in_order, plan=plan)
+        except NotByRow:
+            self._by_row = False
+        batch.rewind(width, lengths[list(order)])
+        return order, read(self.model, self.blocks, batch, *in_order)
 
     def _overflowed(self, rows: Sequence[Row], layer: int | None) -> ModelError:
         """What to say of scores that are no numbers. A prompt's overflow shows one layer later in what is cached."""

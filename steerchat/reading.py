@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from .batch import Batch
 from .hooks import StateReader, device_of
+from .lower import Plan
 
 # Logits of one chunk stay below this many numbers (16 MB in float32): the answers of a sweep times a vocabulary
 # would otherwise be the largest tensor of all, and fresh memory of that size costs as much as the product in it.
@@ -50,6 +52,7 @@ def read(
     texts: Sequence[Sequence[int]],
     log_probs: bool = True,
     position: Position = "mean",
+    plan: Plan | None = None,
 ) -> list[Reading]:
     """One pass over what each row of `batch` goes on with.
 
@@ -61,6 +64,7 @@ def read(
         texts: ids of each row's text; may be empty.
         log_probs: whether to compute them; without, they come back empty.
         position: `mean` averages states over the text's tokens, `last` takes its last token's.
+        plan: what is known of these rows, which are in its order; everything is computed without.
     """
     starts = [len(head) for head in heads]
     ends = [len(head) + len(text) for head, text in zip(heads, texts, strict=True)]
@@ -72,9 +76,9 @@ def read(
             weights[row, start:end] = 1.0 / (end - start)
     reader = StateReader(blocks, range(len(blocks)))
     reader.weights = weights
-    with reader:
+    with reader, nullcontext() if plan is None else plan.skipping(batch, max(ends)):
         hidden = batch.forward([[*head, *text] for head, text in zip(heads, texts, strict=True)])
-    states = reader.means
+    states = reader.means if plan is None else plan.means(reader.means, [len(text) for text in texts])
     scores = _log_probs(model, hidden, starts, texts) if log_probs else [torch.zeros(0) for _ in texts]
     return [Reading(tuple(text), score, state) for text, score, state in zip(texts, scores, states, strict=True)]
 

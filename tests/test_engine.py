@@ -249,15 +249,16 @@ def test_a_steered_blocks_output_is_the_unsteered_plus_the_push_from_the_first_t
     rows = [Row(ids(8)), Row(ids(8), (pushed,)), Row(ids(8), (push(2, 9),))]
     with recording_blocks(engine, 1) as (computed, handed_on):
         answers(engine, rows, GREEDY)
-    prompt, steps, reading = computed[0], computed[1:-1], computed[-1]
+    prompt, steps, last, reading = computed[0], computed[1:-2], computed[-2], computed[-1]
     assert prompt.shape[:2] == (1, 7) and torch.equal(handed_on[0], prompt)  # shared, and not pushed
     assert len(steps) == GREEDY.max_tokens
-    for step in range(1, len(computed) - 1):
+    for step in range(1, len(computed) - 2):
         assert torch.equal(handed_on[step][[0, 2]], computed[step][[0, 2]])
         torch.testing.assert_close(handed_on[step][1], computed[step][1] + pushed.vector, atol=1e-6, rtol=1e-6)
     # The first generated token comes from the last prompt position, which all rows share up to the push.
     torch.testing.assert_close(handed_on[1][1] - handed_on[1][0], pushed.vector[None], atol=1e-5, rtol=1e-5)
-    assert torch.equal(handed_on[-1], reading)  # the answers are read unsteered
+    # The last token and the reading are unsteered.
+    assert torch.equal(handed_on[-2], last) and torch.equal(handed_on[-1], reading)
 
 
 def test_scope_all_pushes_the_prompt_too_and_only_in_its_rows() -> None:
@@ -390,7 +391,7 @@ def test_a_shared_prompt_is_computed_once() -> None:
     rows = [Row(ids(50), (push(1, index),), index) for index in range(10)]
     outputs = answers(engine, rows, GREEDY)
     read = sum(1 + len(output.reading.tokens) for output in outputs)
-    assert engine.work.positions == 49 + 10 * GREEDY.max_tokens + read
+    assert engine.work.positions == 49 + sum(map(decoded, outputs)) + read
 
 
 def test_finished_rows_are_not_computed_any_more() -> None:
@@ -398,9 +399,14 @@ def test_finished_rows_are_not_computed_any_more() -> None:
     rows = [Row(ids(9), edits, seed) for seed in range(3) for edits in RECIPES]
     with batch_sizes(engine) as sizes:
         outputs = answers(engine, rows, SAMPLED)
-    steps = [output.answer.tokens + (output.answer.finish == "end") for output in outputs]
+    steps = list(map(decoded, outputs))
     assert sizes[1:-1] == [sum(count > step for count in steps) for step in range(max(steps))]
     assert len(set(steps)) > 2
+
+
+def decoded(output: Output) -> int:
+    """Passes in which an answer ran: its tokens after the prompt's last one, whether or not an end followed."""
+    return output.answer.tokens + 1
 
 
 # Turns
@@ -425,8 +431,7 @@ class Columns:
         outputs = answers(self.engine, rows, SAMPLED, keep=True, **options)
         self.new = self.engine.work.positions - before
         for output in outputs:
-            said = output.answer
-            self.new -= said.tokens + (said.finish == "end") + 1 + len(output.reading.tokens)
+            self.new -= decoded(output) + 1 + len(output.reading.tokens)
         self.turns.append((text, outputs[0].answer.text, outputs[1].answer.text))
         return outputs
 
