@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -452,6 +453,7 @@ def _json(result: Any) -> Iterator[Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run steerchat. Returns the exit code; every error becomes a line on standard error here."""
+    _open_streams()
     # Nothing leaves the machine but what was asked for.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -470,12 +472,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SteerchatError as error:
         _screen().error(error)
         return 2 if isinstance(error, UsageError) else 1
-    except BrokenPipeError:
-        # The reader has gone; Python would complain once more when it closes its output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone, and nobody is left to tell
+        _let_go_of_output()
+        return 1
+    except OSError as error:
+        _screen().error(
+            SteerchatError(f"{error.filename or 'the output'} cannot be read or written: {error.strerror}", _ROOM)
+        )
+        _let_go_of_output()
         return 1
     except Exception as error:  # a mistake in steerchat: a line, with the details in a file
         from .chat import unexpected
 
         _screen().error(unexpected(error))
         return 1
+
+
+_ROOM = "is there room on the disk, and may it be written?"
+
+
+def _open_streams() -> None:
+    """A stream that was closed before the start (`steerchat <&-`) is None, which no library expects."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _let_go_of_output() -> None:
+    """Python would complain once more when it closes its output."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

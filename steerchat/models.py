@@ -168,6 +168,7 @@ def _gguf(file: Path) -> Found:
 def _hub(repository: str, progress: Report, offline: bool, revision: str | None = None, code: bool = False) -> Found:
     # Read when the library is imported; its warning about links on Windows would land in the chat.
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
 
     huggingface_hub.logging.set_verbosity_error()

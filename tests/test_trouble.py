@@ -155,3 +155,27 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "PYTHONIOENCODING": "utf-8"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"),
+    [
+        ("<&-", 0, ""),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("| head -c 1", 0, ""),
+        ("--json > /dev/full", 1, "the output cannot be read or written: No space left on device"),
+        ("> /dev/full", 1, "the output cannot be read or written"),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_no_traceback(tmp_path: Path, redirection: str, code: int, told: str):
+    if "/dev/full" in redirection and not os.path.exists("/dev/full"):
+        pytest.skip("needs a device that is always full")
+    line = f"exec '{sys.executable}' -m steerchat config {redirection}"
+    settings = {**environment(), "STEERCHAT_HOME": str(tmp_path)}
+    process = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=settings)
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr and "steerchat failed" not in process.stderr
+    assert told in " ".join(process.stderr.split())
