@@ -1,7 +1,20 @@
-"""`python -m steerchat`."""
+"""`python -m steerchat`, and where the command begins."""
 
+import signal
 import sys
 
-from .cli import main
 
-sys.exit(main())
+def main() -> int:
+    """The command line. Ctrl-C is no traceback even while the first modules are imported, or on the way out."""
+    try:
+        from .cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
