@@ -21,6 +21,7 @@ import click
 
 from . import __version__
 from .errors import Interrupted, SteerchatError, UsageError
+from .nouns import Noun, db_group, model_group
 from .untrusted import read_stream
 
 if TYPE_CHECKING:
@@ -102,11 +103,11 @@ def build() -> click.Group:
             raise UsageError("--resume is for the chat", "steerchat --resume, without a subcommand")
 
     group.add_command(_script_command())
-    nouns = {"model": _model_group(), "db": _db_group()}
+    nouns = {"model": model_group(_screen), "db": db_group()}
     for command in registry:
         noun, _, verb = command.name.partition(" ")
         if command.shell:
-            where = nouns.setdefault(noun, _Noun(noun, help=_about(noun))) if verb else group
+            where = nouns.setdefault(noun, Noun(noun, help=_about(noun))) if verb else group
             where.add_command(click_command(command, _run_command, _options(command)))
     for noun, verbs in nouns.items():
         own = group.commands.get(noun)
@@ -173,73 +174,11 @@ def _replay(chat: Chat, path: Path) -> Iterator[str]:
     yield from replay(chat.tutor, chat.tutor.course.find(named))
 
 
-class _Noun(click.Group):
-    """The verbs of a noun; a bare noun lists, as in the chat. The plural is another spelling."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        helps = bool(args) and args[0] in (*ctx.help_option_names, "--")
-        listing = self.commands.get("list")
-        itself = listing is not None and listing.name == self.name  # the bare noun's own command, which takes words
-        words = bool(args) and (args[0].startswith("-") or (itself and args[0] not in self.commands))
-        bare = not args or (not helps and words)
-        return super().parse_args(ctx, ["list", *args] if bare and "list" in self.commands else args)
-
-
 def _about(noun: str) -> str:
     """What a noun's help says first: the summary of its bare slash command."""
     from .registry import registry
 
     return registry.get(noun).summary if noun in registry else ""
-
-
-def _model_group() -> click.Group:
-    @click.group(cls=_Noun, help="Models on this machine.")
-    def model() -> None: ...
-
-    @model.command(help="Fetch the default model ahead of time.")
-    @click.option("--to", metavar="DIR", help="also put the download there, to be copied to other machines")
-    def fetch(to: str | None) -> None:
-        from .models import fetch_default
-
-        screen = _screen()
-        path = fetch_default(Path(to) if to else None, screen.show)
-        screen.show(f"the default model is ready in {path}")
-
-    return model
-
-
-def _db_group() -> click.Group:
-    """Nothing here opens the history as a chat does, so that a broken one can be looked at too."""
-
-    @click.group(help="The history's file: where it is, a copy of it, whether it is sound.")
-    def db() -> None: ...
-
-    @db.command(help="Say where it is.")
-    def path() -> None:
-        from .chat import history_path
-
-        click.echo(history_path())
-
-    @db.command(help="Write a whole copy to FILE, also while a chat goes on.")
-    @click.argument("file", metavar="FILE")
-    def backup(file: str) -> None:
-        from .chat import history_path
-        from .storefile import backup
-
-        click.echo(backup(history_path(), Path(file)))
-
-    @db.command(help="Look for damage. Exit code 1 when there is some.")
-    def check() -> None:
-        from .chat import history_path
-        from .storefile import check
-        from .text import clean
-
-        found = check(history_path())
-        for line in found or ["no damage found"]:
-            click.echo(clean(line))
-        click.get_current_context().exit(1 if found else 0)
-
-    return db
 
 
 def _screen() -> Any:
