@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import UsageError, shorten
-from .recipe import TermRequest, is_layers, parse_parts, parse_strength, parse_term
+from .recipe import TermRequest, format_strength, is_layers, parse_parts, parse_strength, parse_term
 from .text import only_text
 
 Candidate = tuple[str, str]
@@ -200,7 +200,7 @@ class Strength(Kind):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
-        found = {f"{recommended[1]:.1f}": "recommended"} if recommended else {}
+        found = {format_strength(recommended[1]): "recommended"} if recommended else {}
         for value, meaning in (("1.5", "gentle"), ("2.0", "a good first try"), ("3.0", "strong"), ("-2.0", "away")):
             found.setdefault(value, meaning)
         return found.items()

@@ -63,10 +63,10 @@ class Recomputed:
         ids = self._tokenizer(head, add_special_tokens=False).input_ids
         start = len(ids)
         ids = torch.tensor([ids + self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids])
-        found = self._model(ids, output_hidden_states=True)
+        found = self._model(ids, output_hidden_states=True, logits_to_keep=ids.shape[1] - start + 1)
         # The last one is after the final norm, which no block's output is; no concept is read there.
         states = torch.stack([state[0, start:].mean(dim=0) for state in found.hidden_states[1:]])
-        scores = found.logits[0, start - 1 : -1].log_softmax(dim=-1)
+        scores = found.logits[0, :-1].log_softmax(dim=-1)
         return states, -float(scores.gather(1, ids[0, start:, None]).mean())
 
 

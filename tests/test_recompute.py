@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from recompute import Recomputed
 from tiny import tiny_folder, write_concepts  # noqa: F401  # tiny_folder is a fixture
 
 from steerchat import cli, folders
-from steerchat.models import find
 
 
 def compare(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
@@ -40,17 +38,3 @@ def test_effect_and_cost_of_a_tiny_model_are_what_transformers_alone_makes_of_th
     line = ("compare", "--prompts", f"{tmp_path}/prompts.txt", "--steer", "happy 2 4.0")
     pairs = compare(capsys, "--model", str(tiny_folder), "--max-tokens", "30", *line)
     check(pairs, tiny_folder, shipped, "happy")
-
-
-@pytest.mark.model
-def test_effect_and_cost_of_the_default_model_are_what_transformers_alone_makes_of_the_texts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = find("smollm2", progress=lambda event: None)
-    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("STEERCHAT_MODELS", str(found.path.parent))
-    (tmp_path / "prompts.txt").write_text("Tell me about the weather\nHow do birds sing?\n")
-    pairs = compare(capsys, "--max-tokens", "40", "compare", "--prompts", f"{tmp_path}/prompts.txt", "--steer", "happy")
-    shutil.copy(folders.packaged("vectors") / "happy.toml", tmp_path)
-    shutil.copy(folders.packaged("vectors") / "neutral.jsonl", tmp_path)
-    check(pairs, found.path, tmp_path, "happy")
