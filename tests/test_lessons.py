@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny import tiny_folder  # noqa: F401
+from tiny import save_model, tiny_folder  # noqa: F401
 
 from steerchat import commands, folders  # noqa: F401
 from steerchat.chat import Chat
@@ -137,6 +137,7 @@ def test_while_a_lesson_runs_short_lines_do_what_they_say(start: Start, own: Pat
     assert "waits for a line such as /steer happy 50% 2.0" in say(chat, screen, "next")
     assert "So that is a push." in say(chat, screen, "steer happy 50% 2.0")  # its slash forgotten
     assert "[1/3] Look" in say(chat, screen, "back")
+    assert "this step asks no question" in say(chat, screen, "3")
     assert "You did this step" in say(chat, screen, "")
     assert "waits for an answer, 1 or 2" in say(chat, screen, "") + say(chat, screen, "")
     assert "No." in say(chat, screen, "answer 1") and "Right." in say(chat, screen, "2")
@@ -224,7 +225,7 @@ def test_a_report_has_what_was_answered_and_measured(start: Start, own: Path, tm
     assert "- **Push**: skipped" in report and "- **Ask**: done" in report
     assert "Question: What is left of a push of strength 0?" in report
     assert "First answer: everything (wrong at first), 2 tries" in report
-    assert "Measured: same 5, answers 5" in report and "Hints: 1 of 1" in report
+    assert "same 5, answers 5" in report and "Hints: 1 of 1" in report
 
 
 def test_progress_of_a_later_version_is_kept(tmp_path: Path):
@@ -347,6 +348,17 @@ def test_every_track_is_made_of_lessons():
     assert course.tracks[-1].lessons == tuple(lesson.name for lesson in course.lessons)
 
 
+def test_a_track_lists_its_lessons_and_names_the_next_of_them(start: Start):
+    chat, screen = start()
+    assert "1 2 4 8 9 11" in say(chat, screen, "/lesson track")
+    listed = say(chat, screen, "/lesson track lab")
+    assert "which-layer-to-steer" in listed and "tokens-and-states" not in listed and "7 more lessons" in listed
+    say(chat, screen, "/lesson strength")
+    for _ in range(4):
+        say(chat, screen, "skip")
+    assert "Next is /lesson 4" in say(chat, screen, "skip")
+
+
 # As CI
 
 
@@ -361,6 +373,15 @@ def test_lessons_go_on_to_their_end_on_a_random_model(start: Start, name: str):
         assert line != "/expect passed == 0" or "As expected" in said, lesson.name
     assert chat.companion is None
     assert tutor(chat).progress.done(lesson) == len(lesson.steps)
+
+
+def test_layers_are_named_by_depth_so_that_a_model_of_32_layers_is_taught_too(start: Start, tmp_path: Path):
+    chat, screen = start(model=str(save_model(tmp_path / "deep", layers=32)))
+    said = [say(chat, screen, line) for line in replay(tutor(chat), tutor(chat).course.find("inside"))]
+    assert not any("steerchat failed" in one for one in said)
+    assert any("happy at layers 11-19" in one and "[ layer 31 100% ]" in one for one in said)
+    assert any("The same tokens." in one for one in said)
+    assert "a stack of 32 layers" in say(chat, screen, "/lesson 1")
 
 
 def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(

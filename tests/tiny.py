@@ -53,14 +53,14 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def tiny_model(tokenizer: Any) -> Any:
+def tiny_model(tokenizer: Any, layers: int = LAYERS) -> Any:
     """Random weights, the same every time, large enough that a push changes what is said."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
@@ -76,10 +76,10 @@ def tiny_engine() -> Engine:
     return Engine(tiny_model(tokenizer), tokenizer, "tiny", "tiny-fingerprint", lambda: 1 << 30)
 
 
-def save_model(folder: Path) -> Path:
-    """The same model as files, for what loads one by its name."""
+def save_model(folder: Path, layers: int = LAYERS) -> Path:
+    """The same model as files, for what loads one by its name; also with more layers."""
     tokenizer = tiny_tokenizer()
-    tiny_model(tokenizer).save_pretrained(folder)
+    tiny_model(tokenizer, layers).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

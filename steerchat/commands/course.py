@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .. import folders
 from ..chat import Chat
 from ..errors import SteerchatError, UsageError, unknown
-from ..lessons import Course, Lesson, LessonError, Step, read_course
+from ..lessons import Course, Lesson, LessonError, Step, Track, read_course
 from ..progress import Progress, StepRecord
 from ..recipe import UNIT
 from ..registry import Registry, is_command
@@ -68,18 +68,18 @@ class Tutor:
         return by_id.get(at or "") or next(open_steps, lesson.steps[-1])
 
     def listing(self) -> list[object]:
-        """Every lesson with its progress."""
-        chosen = next((track for track in self.course.tracks if track.name == self.progress.track), None)
-        rows, dim = [], set()
-        for number, lesson in enumerate(self.course.lessons, start=1):
+        """The lessons, those of the chosen track if there is one, with their progress."""
+        rows = []
+        for lesson in self._among():
+            number = self.course.number(lesson)
             done, total = self.progress.done(lesson), len(lesson.steps)
             state = "done" if done == total else f"{done} of {total}" if done else ""
             rows.append((str(number), lesson.name, lesson.title, f"{lesson.minutes} min", state))
-            if chosen and lesson.name not in chosen.lessons:
-                dim.add(number - 1)
-        parts: list[object] = [Table(("", "name", "lesson", "takes", "steps"), rows, frozenset({0, 3}), frozenset(dim))]
-        if chosen:
-            parts.append(Notice(f"Track {chosen.name}: {chosen.about} The others are dim."))
+        parts: list[object] = [Table(("", "name", "lesson", "takes", "steps"), rows, frozenset({0, 3}))]
+        if (track := self._track()) is not None:
+            others = len(self.course.lessons) - len(rows)
+            left = f" {others} more lessons are not on it; /lesson track shows the tracks." if others else ""
+            parts.append(Notice(f"Track {track.name}: {track.about}{left}"))
         parts += [Notice(f"Left out: {problem}") for problem in self.course.broken]
         if self.lesson is not None:
             parts.append(Notice(f"You are in {self.lesson.name}; /lesson {self.lesson.name} shows the step again."))
@@ -215,10 +215,9 @@ class Tutor:
             return "/lesson next"
         if word in _WORDS:
             return f"/lesson {word}"
+        if number := _NUMBER.fullmatch(word):
+            return f"/lesson answer {number[1]}"
         step = self.step()
-        if step.question:
-            number = _NUMBER.fullmatch(word)
-            return f"/lesson answer {number[1]}" if number else line
         # Without its slash, what the step waits for would be said to the model.
         if step.do and is_command(step.do[-1]) and same_command(self._chat.registry, f"/{word}", step.do[-1]):
             return f"/{line.strip()}"
@@ -290,7 +289,7 @@ class Tutor:
     def _pass(self, step: Step, said: str, facts: Mapping[str, float], state: str = "passed") -> list[object]:
         if self._record().open:
             self._close(state)
-            wanted = step.facts
+            wanted = step.facts | self._show(step).facts.keys()
             self._record().facts = {
                 name: round(value, 4) for name, value in facts.items() if name in wanted and math.isfinite(value)
             }
@@ -305,10 +304,17 @@ class Tutor:
     def _more(self, step: Step) -> Notice:
         return Notice("Enter ends the lesson." if step == self.running().steps[-1] else "Enter goes on.")
 
+    def _track(self) -> Track | None:
+        return next((track for track in self.course.tracks if track.name == self.progress.track), None)
+
+    def _among(self) -> list[Lesson]:
+        """The lessons of the chosen track, or all."""
+        track = self._track()
+        return [one for one in self.course.lessons if track is None or one.name in track.lessons]
+
     def _follows(self, lesson: Lesson | None) -> Lesson | None:
         """The first lesson after one, or of all, that is not finished, on the chosen track if there is one."""
-        track = next((track for track in self.course.tracks if track.name == self.progress.track), None)
-        among = [one for one in self.course.lessons if track is None or one.name in track.lessons]
+        among = self._among()
         start = 0 if lesson is None else self.course.number(lesson)
         return next(
             (one for one in among if self.course.number(one) > start and self.progress.done(one) < len(one.steps)),

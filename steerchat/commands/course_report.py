@@ -61,7 +61,7 @@ def _step(step: Step, progress: Progress, lesson: Lesson) -> Iterator[str]:
     if record.answer:
         yield f"  - {_answer(step, record)}"
     if record.facts:
-        yield f"  - Measured: {', '.join(f'{name} {value:g}' for name, value in record.facts.items())}"
+        yield f"  - Measured: {', '.join(f'{name} {value:.3g}' for name, value in record.facts.items())}"
     if record.hints:
         yield f"  - Hints: {record.hints} of {max(record.hints, len(step.hints))}"
 
