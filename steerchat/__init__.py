@@ -6,10 +6,16 @@ methods and attributes. They are imported on first use.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# torch's linear layers on a CPU keep kernels for the last 1024 shapes, 100 MB after a thousand turns, though most
+# lengths never come again; a sweep's row counts take about 200. Read when torch is imported, which is later than this.
+for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_variable, "256")
 
 if TYPE_CHECKING:
     from .api import Model, history, load

@@ -109,8 +109,8 @@ class Description:
         low, high = self.low or 0, self.high or math.inf
         if not (low <= number <= high):
             kind = "a whole number" if self.type is int else "a number"
-            raise UsageError(f"{self.name} is {kind} from {low:g} to {high:g}, not {shorten(word, 20)!r}", self.help)
-        return number
+            raise UsageError(f"{self.name} is {kind} from {low} to {high}, not {shorten(word, 20)!r}", self.help)
+        return number or self.type(0)  # and never -0.0
 
 
 def descriptions() -> dict[str, Description]:

@@ -9,15 +9,9 @@ memory allows: a sweep's step of 30 rows took 77 ms instead of 110. `steerchat b
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor, nn
 
-# oneDNN, and torch's layer above it, keep kernels for the last 1024 shapes: 100 MB after a thousand turns, and most
-# lengths never come again. A sweep's row counts take about 200.
-for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_variable, "256")
 # The other way round is the quickest up to here: measured, two cores with AVX-512.
 FEW = 5
 

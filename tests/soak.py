@@ -7,6 +7,10 @@ turns, or more files or threads.
 
 from __future__ import annotations
 
+import steerchat  # noqa: F401  # before torch, which reads once what this sets
+
+# isort: split
+
 import argparse
 import os
 import tempfile

@@ -152,7 +152,7 @@ def test_a_disk_without_room_is_said_once_and_the_chat_goes_on(desk: Desk) -> No
         ("/set temperature 1e9", "from 0 to 5"),
         ("/set max-tokens 0", "from 1 to 100000"),
         ("/set max-tokens 1000000000", "from 1 to 100000"),
-        ("/set seed 18446744073709551616", "from 0 to"),
+        ("/set seed 18446744073709551616", "from 0 to 9223372036854775807"),
         ("/mix happy:1e-320 2 1", "cancel out"),
         ("/compare --repeats 1000000 x", "at most"),
     ],
@@ -166,6 +166,10 @@ def test_numbers_out_of_bounds_are_told_what_the_bounds_are(desk: Desk, line: st
 def test_a_strength_of_nearly_nothing_steers_nothing(desk: Desk, strength: str) -> None:
     say(desk, f"/steer happy 2 {strength}")
     assert "the same answer twice" in say(desk, "Hello?")
+
+
+def test_less_than_nothing_is_nothing(desk: Desk) -> None:
+    assert "temperature is now 0.0" in say(desk, "/set temperature -0")
 
 
 def test_the_last_seed_there_is_is_followed_by_the_first(desk: Desk) -> None:
