@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -21,9 +24,11 @@ from steerchat.concept_files import read_concept, read_examples
 from steerchat.config import load_settings
 from steerchat.errors import SteerchatError
 from steerchat.fingerprint import json_object, tensors
+from steerchat.gguf_reader import count_numbers
 from steerchat.lessons import read_course, read_lesson
 from steerchat.library import read_header
 from steerchat.profile import load_profile
+from steerchat.repl import read_lines
 from steerchat.store import Store
 from steerchat.vector_files import load_vector
 
@@ -218,6 +223,30 @@ print(peak() - before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200
+
+
+def test_the_numbers_of_a_gguf_are_counted_as_its_library_counts_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_array("tokenizer.ggml.tokens", [f"word{number}" for number in range(300)])
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 300)
+    writer.add_bool("a", True)
+    writer.add_float64("b", 0.1)
+    for number, shape in enumerate([(3,), (4, 5), (2, 3, 4)]):
+        writer.add_tensor(f"t{number}", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    right = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    assert count_numbers(path) == right == 3 + 20 + 24
+
+
+def test_a_line_without_end_is_refused_and_lines_before_it_are_read() -> None:
+    lines = read_lines(io.StringIO("one\n" + "x" * (2 << 20)))
+    assert next(lines) == "one\n"
+    with pytest.raises(SteerchatError, match="a line of more than"):
+        next(lines)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the most memory that Linux counted, of forks")
