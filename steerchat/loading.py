@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -58,7 +61,8 @@ def load(
     place = _placement(found.name, needs, where, precision, most, offload)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(found.path, **extra)
-        model = transformers.AutoModelForCausalLM.from_pretrained(found.path, dtype=precision, **place, **extra)
+        with _without_bar():
+            model = transformers.AutoModelForCausalLM.from_pretrained(found.path, dtype=precision, **place, **extra)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise _too_large(found.name, needs, precision, free_memory(where)) from None
@@ -77,6 +81,18 @@ def load(
     speed_up(model)
     given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where))
     return Engine(*given) if team is None else SharedEngine(team, *given)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """transformers draws a bar while it unpacks a GGUF, which no setting of its own turns off, across the chat."""
+    module: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = module.tqdm
+    module.tqdm = lambda tensors, **options: tensors
+    try:
+        yield
+    finally:
+        module.tqdm = bar
 
 
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:

@@ -506,6 +506,14 @@ def test_a_local_gguf_is_found_by_its_path_or_alone_in_its_folder(tmp_path: Path
     assert models.find(str(tmp_path), progress=ignore) == found
 
 
+def test_a_gguf_is_unpacked_without_a_word_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from steerchat.loading import load
+
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    assert load(models.find(str(tmp_path / "tiny.gguf"), progress=ignore), "cpu", "float32").n_layers == 2
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_fingerprint_is_the_same_for_a_copy_and_another_for_another_model(tmp_path: Path) -> None:
     first = fingerprint_folder(local_folder(tmp_path / "first"))
     copy = local_folder(tmp_path / "copy", '{"transformers_version": "9", "model_type": "llama"}')
