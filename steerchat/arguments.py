@@ -223,7 +223,7 @@ class _Number(Kind):
             value = type(self).convert(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if value != value or value in (math.inf, -math.inf):  # isfinite() takes no whole number of 400 digits
             raise UsageError(f"{shorten(text, 20)!r} is not a {self.noun}")
         if not self.least <= value <= self.most:
             bound = f"at least {self.least:g}" if value < self.least else f"at most {self.most:g}"

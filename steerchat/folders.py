@@ -57,7 +57,7 @@ def packaged(name: Literal["vectors", "tutorials"]) -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.new")
+    temporary = path.parent / f".{uuid.uuid4().hex}.new"
     try:
         with temporary.open("xb") as file:
             file.write(data)

@@ -155,6 +155,9 @@ def test_a_disk_without_room_is_said_once_and_the_chat_goes_on(desk: Desk) -> No
         ("/set seed 18446744073709551616", "from 0 to 9223372036854775807"),
         ("/mix happy:1e-320 2 1", "cancel out"),
         ("/compare --repeats 1000000 x", "at most"),
+        (f"/compare --repeats {'9' * 400} x", "at most"),
+        (f"/history --session {'9' * 400}", "error"),
+        ("/report .", "ending"),
     ],
 )
 def test_numbers_out_of_bounds_are_told_what_the_bounds_are(desk: Desk, line: str, told: str) -> None:

@@ -19,6 +19,7 @@ from test_repl import Start, say, shown, start, tiny_folder  # noqa: F401
 from steerchat import repl
 from steerchat.chat import Chat, history_path
 from steerchat.config import Settings
+from steerchat.folders import write_whole
 from steerchat.migrations import MIGRATIONS
 from steerchat.registry import registry
 from steerchat.render import Screen
@@ -179,3 +180,10 @@ def test_streams_that_are_closed_or_full_are_no_traceback(tmp_path: Path, redire
     assert process.returncode == code, process.stderr
     assert "Traceback" not in process.stderr and "steerchat failed" not in process.stderr
     assert told in " ".join(process.stderr.split())
+
+
+def test_a_folder_in_place_of_a_file_is_an_error_of_the_system(tmp_path: Path):
+    for place in (Path(), tmp_path):
+        with pytest.raises(OSError):
+            write_whole(place, b"x")
+    assert list(tmp_path.iterdir()) == []
