@@ -60,7 +60,7 @@ def shell(
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
     shipped = write_concepts(tmp_path / "shipped")
     shutil.copy(Path(cli.__file__).parent.parent / "vectors" / "lexicons.toml", shipped)
-    (shipped / "prompts.toml").write_text('evaluation = ["How are you?", "Where are you?"]')
+    (shipped / "prompts.toml").write_text('tuning = ["Why?"]\nevaluation = ["How are you?", "Where are you?"]')
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
     return Shell(home, tiny_folder, capsys, monkeypatch)
 

@@ -617,7 +617,7 @@ def test_shipped_folders_are_found_in_a_checkout_and_in_an_installed_package(tmp
     program = "from steerchat.folders import packaged; print(packaged('tutorials'))"
     package = tmp_path / "steerchat"
     package.mkdir()
-    for name in ("__init__.py", "folders.py", "errors.py"):
+    for name in ("__init__.py", "folders.py", "errors.py", "untrusted.py"):
         shutil.copy(Path(folders.__file__).parent / name, package)
     (tmp_path / "tutorials").mkdir()
 

@@ -68,6 +68,8 @@ def alike(one: Any, other: Any) -> bool:
     """Equal, floats up to what another order of summing makes of them, and but for what a clock said."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(key == "seconds" or alike(one[key], other[key]) for key in one)
+    if isinstance(one, str) and isinstance(other, str) and one != other and one.startswith("{"):
+        return alike(json.loads(one), json.loads(other))  # a column of the history
     if isinstance(one, list):
         return len(one) == len(other) and all(map(alike, one, other))
     if isinstance(one, float):
@@ -81,7 +83,7 @@ LINES = [
     ["compare", "--prompts", "prompts.txt", *STEER, "--repeats", "2", "--control", "--json"],
     ["layers", "Tell me", "--concept", "happy", "--strength", "4", "--json"],
     ["strengths", "Tell me", "--concept", "happy", "--layer", "2", "--repeats", "3", "--json"],
-    ["concept", "evaluate", "happy", "--seeds", "1", "--prompts", "2", "--directions", "2", "--json"],
+    ["concept", "evaluate", "happy", "--seeds", "1", "--prompts-used", "2", "--directions", "2", "--json"],
     ["compare", "One " * 400, *STEER],
 ]
 
@@ -106,7 +108,8 @@ def test_two_processes_leave_the_log_of_one(both: tuple[Run, Run]) -> None:
         assert mine and len(mine) == len(theirs)
         for row, other in zip(mine, theirs, strict=True):
             timeless = [{key: value for key, value in each.items() if key not in clock} for each in (row, other)]
-            assert alike(*timeless)
+            differing = {key for key in timeless[0] if not alike(timeless[0][key], timeless[1][key])}
+            assert not differing, [{key: each[key] for key in differing} for each in timeless]
     assert {row["status"] for row in two.pairs} == {"complete"}
     assert len({(row["normal"], row["steered"]) for row in two.pairs}) > 20
 

@@ -53,9 +53,7 @@ def test_every_block_is_run_or_generated():
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As many layers as the default model, which the lines name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "LAYERS", 30)
-        return tiny.save_model(tmp_path_factory.mktemp("models") / "deep")
+    return tiny.save_model(tmp_path_factory.mktemp("models") / "deep", layers=30)
 
 
 Run = Callable[..., str]
