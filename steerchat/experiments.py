@@ -22,8 +22,9 @@ from .lexicons import INDEPENDENT
 from .library import RANDOM
 from .processes import count
 from .recipe import Recipe, Term, TermRequest, format_layers, format_strength, parse_layers, parse_parts
-from .results import Answer, Finished, Pair, Progress, html
+from .results import Answer, Pair, Progress, html
 from .session import Message, Session
+from .several import answers
 
 if TYPE_CHECKING:
     from .decoding import Row
@@ -287,20 +288,13 @@ class Experiment:
 
     def _generate(self, rows: Sequence[Row], done: int) -> list[Output]:
         """The answers, with their progress told."""
-        session = self._session
-        total = self._repeats * (len(self._settings) + 1)
-        ended = done * (len(self._settings) + 1)
-        run = session.engine.generate(rows, self._sampling, session.stop.is_set)
-        label = f"{self._label}: {total} answers"
-        session.report(Progress(label, ended, total))
-        while True:
-            try:
-                event = next(run)
-            except StopIteration as end:
-                return end.value
-            if isinstance(event, Finished):
-                ended += 1
-                session.report(Progress(label, ended, total))
+        session, size = self._session, len(self._settings) + 1
+        total = self._repeats * size
+
+        def told(ended: int) -> None:
+            session.report(Progress(f"{self._label}: {total} answers", done * size + ended, total))
+
+        return answers(session, rows, self._sampling, told)
 
     def _messages(self, setting: Setting | None) -> list[Message]:
         asking = f" {setting.asking}" if setting is not None and setting.asking else ""

@@ -7,17 +7,16 @@ by rich. Colours follow the text's own wherever they can: a notebook is light or
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from rich.console import Console
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from . import pages
+from .picture import recorder
 from .report import NOTES, Chapter, Facts, Report, Verdict
 from .results import Answer, Notice, Pair
 from .text import Table, changes, clean, column_widths
@@ -146,15 +145,7 @@ def chart(table: Table, name: str, label: str) -> Element:
     right = frozenset(kept.index(index) for index in table.right if index in kept)
     widths = column_widths(headings, rows, 10_000, gap=2) or []
     width = _INDENT + sum(widths) + 2 * (len(widths) - 1) + 1
-    console = Console(
-        file=io.StringIO(),
-        record=True,
-        width=width,
-        force_terminal=True,
-        color_system="truecolor",
-        legacy_windows=False,
-        highlight=False,
-    )
+    console = recorder(width)
     for line in pages.table_lines(replace(table, headings=headings, rows=rows, right=right), width):
         console.print(line, soft_wrap=True)
     found = ElementTree.fromstring(console.export_svg(theme=DEFAULT_TERMINAL_THEME, code_format=_SVG, unique_id=name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from .session import Message, Session
 
 if TYPE_CHECKING:
     from .engine import Output, Row
+    from .sampling import Sampling
 
 # Pairs of one batch, for each process: more are hardly quicker on a CPU, and the first ones come out earlier.
 _PAIRS = 16
@@ -90,12 +91,17 @@ def _batch(session: Session, asked: Sequence[_Asked], recipe: Recipe, raw: bool,
     return pairs
 
 
-def _generate(session: Session, asked: Sequence[_Asked], before: int, total: int) -> list[Output]:
-    """The answers; how many prompts are answered is told meanwhile."""
-    rows = [row for one in asked for row in one.rows]
-    run = session.engine.generate(rows, session.sampling(), session.stop.is_set)
-    label, ended = f"compare: {total} prompts", 0
-    session.report(Progress(label, before, total))
+def answers(session: Session, rows: Sequence[Row], sampling: Sampling, told: Callable[[int], None]) -> list[Output]:
+    """The answers of many rows, whose texts nobody watches.
+
+    Args:
+        session: its engine and its stop.
+        rows: what is answered.
+        sampling: for all of them.
+        told: given how many have ended, at first 0.
+    """
+    run, ended = session.engine.generate(rows, sampling, session.stop.is_set), 0
+    told(ended)
     while True:
         try:
             event = next(run)
@@ -103,7 +109,17 @@ def _generate(session: Session, asked: Sequence[_Asked], before: int, total: int
             return end.value
         if isinstance(event, Finished):
             ended += 1
-            session.report(Progress(label, before + ended * len(asked) // len(rows), total))
+            told(ended)
+
+
+def _generate(session: Session, asked: Sequence[_Asked], before: int, total: int) -> list[Output]:
+    """The answers; how many prompts are answered is told meanwhile."""
+    rows = [row for one in asked for row in one.rows]
+
+    def told(ended: int) -> None:
+        session.report(Progress(f"compare: {total} prompts", before + ended * len(asked) // len(rows), total))
+
+    return answers(session, rows, session.sampling(), told)
 
 
 def _events(pair: Pair, opened: bool) -> Iterator[Event]:
