@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# torch's linear layers on a CPU keep kernels for the last 1024 shapes, 100 MB after a thousand turns, though most
-# lengths never come again; a sweep's row counts take about 200. Read when torch is imported, which is later than this.
+# torch's linear layers on a CPU keep kernels for the last 1024 shapes, nearly half a megabyte each, though most lengths
+# never come again. One number of rows takes six; making them again costs a sweep about a hundredth of its time.
+# Read when torch is imported, which is later than this.
 for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_variable, "256")
+    os.environ.setdefault(_variable, "32")
 
 if TYPE_CHECKING:
     from .api import Model, history, load

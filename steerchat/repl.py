@@ -281,7 +281,8 @@ def _toolbar(chat: Chat, width: int) -> ANSI:
         model = f"{engine.name} {engine.device}" if engine else f"{_model_name(chat)}: {chat.loader.status}"
     carry = "" if settings.carry == "own" else f", context holds {settings.carry}"
     speed = "" if session.last is None else f"{session.last.tokens_per_second:.0f} tok/s"
-    logged = f"{session.journal.logged} logged" if session.journal.store else "NOT LOGGED"
+    journal = session.journal
+    logged = "NOT LOGGED" if journal.store is None or journal.failing else f"{journal.logged} logged"
     view, temperature = f"view {settings.view}{carry}", f"temp {settings.temperature:g}"
     parts = [model, str(session.recipe), view, temperature, speed, logged]
     for least in (3, 2, 4):

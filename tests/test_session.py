@@ -346,14 +346,21 @@ def test_an_answer_that_nobody_reads_to_its_end_is_not_left_running(session: Ses
     assert row["status"] == "failed" and row["normal"]
 
 
-def test_a_history_that_fails_midway_is_told_once_and_the_chat_goes_on(tmp_path: Path, tiny: Engine):  # noqa: F811
+def test_a_history_that_fails_midway_is_told_once_and_logs_again_when_it_can(tmp_path: Path, tiny: Engine):  # noqa: F811
     class FullDisk(Store):
         full = False
 
+        def begin_pair(self, *args: Any, **kwargs: Any) -> int:
+            self._room()
+            return super().begin_pair(*args, **kwargs)
+
         def finish_pair(self, *args: Any, **kwargs: Any) -> int:
+            self._room()
+            return super().finish_pair(*args, **kwargs)
+
+        def _room(self) -> None:
             if self.full:
                 raise StoreError("the disk is full", "free some space")
-            return super().finish_pair(*args, **kwargs)
 
     said: list[str] = []
 
@@ -364,12 +371,22 @@ def test_a_history_that_fails_midway_is_told_once_and_the_chat_goes_on(tmp_path:
     with FullDisk.open(tmp_path / "history.db") as store:
         session = a_session(tmp_path, tiny, store, report)
         finish(session.say("One?"))
+        events = session.say("Two?")
+        next(events)  # its row is begun
         FullDisk.full = True
-        for prompt in ("Two?", "Three?"):
-            assert finish(session.say(prompt)).normal.text
-    assert said == ["the disk is full; from here on nothing is logged. free some space"]
-    assert len(session.turns) == 3 and session.journal.store is None
-    assert session.journal.logged == 1
+        for answered in (finish(events), finish(session.say("Three?"))):
+            assert answered.normal.text
+        assert session.journal.failing and session.journal.logged == 1
+        FullDisk.full = False
+        assert finish(session.say("Four?")).id is not None
+        assert not session.journal.failing and len(session.turns) == 4
+        stored = {row.pair.prompt: (row.status, bool(row.pair.normal.text)) for row in store.pairs()}
+        assert session.journal.logged == 3
+    assert stored == dict.fromkeys(("One?", "Two?", "Four?"), ("complete", True))
+    assert said == [
+        "the disk is full; until that is mended nothing is logged. free some space",
+        "the history can be written again; what was said meanwhile is not in it",
+    ]
 
 
 def test_a_session_without_a_history_answers_all_the_same(tmp_path: Path, tiny: Engine):  # noqa: F811
