@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Report = Callable[[Notice | Progress], None]
 
+# transformers patches itself while it loads, for all threads: of two models at once, one comes out without its head.
+_one_at_a_time = threading.Lock()
+
 
 class Loader:
     """One model on its way into memory.
@@ -33,6 +36,7 @@ class Loader:
         self._settings = settings
         self._team = team
         self._done = threading.Event()
+        self._dropped = False
         self._engine: Engine | None = None
         self._error: SteerchatError | None = None
         self._progress: Progress | None = None
@@ -65,7 +69,8 @@ class Loader:
         return "loading" if self._loading else self._progress.label if self._progress else "loading"
 
     def drop(self) -> None:
-        """Forget the engine, so that its memory can be had by another."""
+        """Forget the engine, or do not load it any more, so that its memory can be had by another."""
+        self._dropped = True
         if self._engine is not None:
             self._engine.forget()
         self._engine, self._error = None, ModelError(f"{self.name} was put away", f"/model {self.name}")
@@ -107,12 +112,16 @@ class Loader:
                 check_size(self.name, size, settings.device, settings.dtype, most, offload)
             found = find(self.name, progress=self._report, code=code)
             self._report(Progress(f"loading {found.name}", 0))
-            self._loading = True
             from .loading import load
 
-            self._engine = load(
-                found, settings.device, settings.dtype, most=most, offload=offload, code=code, team=self._team
-            )
+            with _one_at_a_time:
+                if self._dropped:
+                    return
+                self._loading = True
+                engine = load(
+                    found, settings.device, settings.dtype, most=most, offload=offload, code=code, team=self._team
+                )
+                self._engine = None if self._dropped else engine
         except SteerchatError as error:
             self._error = error
         except Exception as error:  # a thread's error would vanish: whoever waits for the model must hear of it

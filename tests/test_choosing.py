@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from tiny import finish, save_model, tiny_folder, tiny_tokenizer, write_concepts
 from steerchat import folders, loading, memory, models
 from steerchat.chat import Chat
 from steerchat.config import load_settings
+from steerchat.engine import Engine
 from steerchat.errors import ModelError, TooLarge, UsageError
+from steerchat.loader import Loader
 from steerchat.loading import load
-from steerchat.models import find
+from steerchat.models import Found, find
 from steerchat.recipe import parse_term
 from steerchat.registry import registry
 from steerchat.results import Notice, Progress
@@ -198,6 +202,57 @@ def test_a_switch_that_fails_leaves_the_model_at_hand(open_chat: Open) -> None:
     with pytest.raises(ModelError):
         chat.switch_model("./nowhere.gguf")
     assert chat.session.engine is before and finish(chat.session.say("Still there?")).model == "tiny"
+
+
+def test_a_switch_before_the_first_model_is_loaded_loads_one_at_a_time(
+    open_chat: Open, other_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, begun, go_on = [0], threading.Event(), threading.Event()
+    real = transformers.AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*args: Any, **options: Any) -> object:
+        at_work.append(at_work[-1] + 1)
+        begun.set()
+        go_on.wait(10)
+        try:
+            return real(*args, **options)
+        finally:
+            at_work.append(at_work[-1] - 1)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    chat = open_chat()
+    chat.loader.start()
+    waits = Loader(str(save_model(tmp_path / "waits")), chat.settings).start()
+    assert begun.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    chat.switch_model(str(other_folder))
+    assert finish(chat.session.say("One?")).model == "other"
+    assert waits.wait().name == "waits" and max(at_work) == 1
+
+
+def test_a_model_that_is_put_away_before_its_turn_is_not_loaded(
+    open_chat: Open, other_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = open_chat()
+    loaded: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(found: Found, *args: Any, **options: Any) -> Engine:
+        begun.set()
+        go_on.wait(10)
+        loaded.append(found.name)
+        return chat.session.engine
+
+    chat.session.engine  # noqa: B018
+    monkeypatch.setattr(loading, "load", load)
+    first, late = (Loader(str(other_folder), chat.settings) for _ in range(2))
+    first.start()
+    assert begun.wait(10)
+    late.start().drop()
+    go_on.set()
+    with pytest.raises(ModelError, match="put away"):
+        late.wait()
+    assert first.wait() is chat.session.engine and loaded == ["other"]
 
 
 def test_a_model_that_would_not_fit_alone_either_puts_nothing_away(
