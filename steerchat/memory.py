@@ -14,6 +14,8 @@ from .models import PARAMETERS, Found
 
 # Tokens of a pair's two rows that the estimate leaves room for.
 _PAIR_TOKENS = 2 * 1024
+# Activations of one block at a time, in numbers a token, as multiples of the residual stream's width.
+_ACTIVATIONS = 16
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)i?B?", re.IGNORECASE)
 
 
@@ -24,7 +26,7 @@ class Needs:
     Attributes:
         parameters: numbers in its weights.
         weights: bytes of them in the precision that they are held in.
-        beside: bytes for the keys and values of a pair, and for reading a GGUF while it is loaded.
+        beside: bytes for a pair's keys, values and activations, and for reading a GGUF while it is loaded.
     """
 
     parameters: int
@@ -89,4 +91,5 @@ def _bytes_per_token(config: dict[str, Any], itemsize: int) -> int:
     heads = first("num_attention_heads", "n_head")
     hidden = first("hidden_size", "n_embd")
     size = first("head_dim") or (hidden // heads if heads else 0)
-    return 2 * first("num_hidden_layers", "n_layer") * (first("num_key_value_heads") or heads) * size * itemsize
+    kept = 2 * first("num_hidden_layers", "n_layer") * (first("num_key_value_heads") or heads) * size
+    return (kept + _ACTIVATIONS * hidden) * itemsize
