@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .api import Model, history, load
     from .concepts import Example
     from .errors import SteerchatError
-    from .experiments import Outcome, Result, Setting
+    from .outcomes import Outcome, Result, Setting
     from .recipe import Recipe, Term
     from .records import Filters, StoredPair
     from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
@@ -58,7 +58,7 @@ _HOMES = {
     "api": ("Model", "history", "load"),
     "concepts": ("Example",),
     "errors": ("SteerchatError",),
-    "experiments": ("Outcome", "Result", "Setting"),
+    "outcomes": ("Outcome", "Result", "Setting"),
     "recipe": ("Recipe", "Term"),
     "records": ("Filters", "StoredPair"),
     "results": ("Answer", "Delta", "Event", "Finished", "Notice", "Pair", "PairDone", "Progress", "Started"),

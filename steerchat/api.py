@@ -11,9 +11,10 @@ from .chat import config_path, history_path
 from .concepts import Concept, Example, Extraction, check_examples
 from .config import load_settings
 from .errors import ConceptError, UsageError
-from .experiments import STRENGTHS, Experiment, Result, at_layers, at_strengths, chosen
+from .experiments import STRENGTHS, Experiment, at_layers, at_strengths, chosen
 from .library import Library
 from .loader import Loader
+from .outcomes import Result
 from .recipe import Recipe, parse_term
 from .records import Filters, StoredPair
 from .results import Event, Pair, PairDone

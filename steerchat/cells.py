@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .chance import verdict
 from .commands import experiment_pages, reports
-from .experiments import Result
+from .outcomes import Result
 from .records import StoredPair
 from .report import Chapter
 from .report_html import to_cell

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .errors import StoreError, shorten
-from .experiments import Outcome, Result, Setting, outcome
 from .library import Library
+from .outcomes import Outcome, Result, Setting, outcome
 from .recipe import Recipe
 from .records import Filters, StoredExperiment, StoredPair
 from .store import Store

@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
-from .chance import total_strength
 from .config import Settings
 from .errors import SteerchatError, UsageError
 from .journal import Journal
 from .library import RANDOM, Library
+from .measuring import measured, probe
 from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers
 from .records import Messages, PairRecord
 from .results import (
     Answer,
-    Column,
     Delta,
     Event,
     Finished,
@@ -32,8 +31,6 @@ from .results import (
     Probed,
     Progress,
     Started,
-    Strip,
-    divergence,
 )
 from .store import Store
 from .thinking import thinking
@@ -370,7 +367,7 @@ class Session:
                 self.engine.generate(rows, sampling, self.stop.is_set, keep=keep), texts
             )
             seconds = time.monotonic() - started
-            pair = self.measured(pair_id, prompt, seed, recipe, outputs, raw, seconds, along)
+            pair = measured(self, pair_id, prompt, seed, recipe, outputs, raw, seconds, along)
             done = True
         finally:
             if not done:
@@ -389,7 +386,7 @@ class Session:
     def _probed(self, pair: Pair, prompts: Sequence[Sequence[int]]) -> Iterator[Event]:
         """What is read in a fresh pair. A concept that is gone by now must not cost its turn."""
         try:
-            strips = self.probe(self.probes, pair, prompts)
+            strips = probe(self, self.probes, pair, prompts)
         except SteerchatError as error:
             self.probes = ()
             yield Notice(f"{error.message}; nothing is read under the answers any more")
@@ -452,97 +449,6 @@ class Session:
         stopped = self.stop.is_set
         vectors = {name: self.library.vector(name, engine, self.report, seed, stopped) for name in recipe.concepts}
         return edits(recipe, vectors, self.library.profile(engine, self.report, stopped).lengths)
-
-    def measured(
-        self,
-        pair_id: int | None,
-        prompt: str,
-        seed: int,
-        recipe: Recipe,
-        outputs: list[Output],
-        raw: bool,
-        seconds: float,
-        along: Recipe | None = None,
-    ) -> Pair:
-        """The pair of one or two outputs; its effect is along another recipe's direction when `along` names one."""
-        read_on = recipe if along is None else along
-        answers = [output.answer for output in outputs]
-        normal, steered = answers[0], answers[1] if len(answers) > 1 else None
-        effect: float | None = None
-        effects: dict[str, float] = {}
-        if steered is not None and read_on.terms:
-            normal_score, steered_score, effects = self._scores(read_on, seed, outputs)
-            normal = replace(normal, concept_score=normal_score)
-            steered = replace(steered, concept_score=steered_score)
-            if normal_score is not None and steered_score is not None:
-                effect = steered_score - normal_score
-        return Pair(
-            pair_id,
-            prompt,
-            self.engine.name,
-            recipe,
-            seed,
-            normal,
-            steered,
-            raw,
-            effect,
-            effects,
-            chance=None if effect is None else self._chance(read_on, outputs),
-            diverges_at=None if steered is None else divergence(normal.token_ids, steered.token_ids),
-            seconds=seconds,
-            tokens_per_second=sum(answer.tokens for answer in answers) / max(seconds, 1e-9),
-        )
-
-    def _chance(self, recipe: Recipe, outputs: list[Output]) -> tuple[float, float] | None:
-        """Which effects a push without meaning would have, if that was ever measured on this model."""
-        chance = self.library.chance(self.engine.fingerprint)
-        if chance is None:
-            return None
-        return chance.band(total_strength(recipe), max(output.answer.tokens for output in outputs))
-
-    def _scores(
-        self, recipe: Recipe, seed: int, outputs: list[Output]
-    ) -> tuple[float | None, float | None, dict[str, float]]:
-        """Both answers' scores along the recipe's direction, and the effect along each of its concepts."""
-        from .measures import concept_effects, recipe_scores
-
-        if any(not output.reading.tokens for output in outputs):
-            return None, None, {}
-        engine = self.engine
-        vectors = {name: self.library.vector(name, engine, self.report, seed) for name in recipe.concepts}
-        profile = self.library.profile(engine, self.report)
-        states = [output.reading.states for output in outputs]
-        scores = recipe_scores(recipe, vectors, profile, states)
-        return scores[0], scores[1], concept_effects(recipe, vectors, profile, states[0], states[1])
-
-    def probe(self, concepts: Sequence[str], pair: Pair, prompts: Sequence[Sequence[int]]) -> tuple[Strip, ...]:
-        """Concepts read off a pair's answers, token by token, by the unsteered model.
-
-        Args:
-            concepts: what to read.
-            pair: with the answers.
-            prompts: the ids that the normal and the steered answer go on from.
-
-        Returns:
-            a strip for each concept and answer; none when an answer is too short to tell its tokens apart.
-
-        Raises:
-            UnknownName: for a concept that does not exist.
-        """
-        from .inspection import probe
-
-        engine = self.engine
-        vectors = [self.library.vector(name, engine, self.report, pair.seed) for name in concepts]
-        both: tuple[tuple[Column, Answer | None], ...] = (("normal", pair.normal), ("steered", pair.steered))
-        # As scores are taken: off the text, which may be other tokens than the sampled ones.
-        answers: list[tuple[Column, Sequence[int], Sequence[int]]] = [
-            (side, prompt, engine.prompter.reply(one.text))
-            for prompt, (side, one) in zip(prompts, both, strict=False)
-            if one is not None
-        ]
-        if any(len(ids) < 2 for _, _, ids in answers):
-            return ()
-        return tuple(probe(engine, self.library.profile(engine, self.report), vectors, answers))
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
+from .measuring import measured
 from .processes import count
 from .recipe import Recipe
 from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
@@ -83,7 +84,7 @@ def _batch(session: Session, asked: Sequence[_Asked], recipe: Recipe, raw: bool,
     pairs, width = [], len(asked[0].rows)
     for index, (one, pair_id) in enumerate(zip(asked, ids, strict=True)):
         both = outputs[index * width : (index + 1) * width]
-        pair = session.measured(pair_id, one.prompt, seed, recipe, both, raw, seconds)
+        pair = measured(session, pair_id, one.prompt, seed, recipe, both, raw, seconds)
         cut = any(output.answer.finish == "interrupted" for output in both)
         session.journal.finish(pair, "interrupted" if cut else "complete")
         session.last = pair

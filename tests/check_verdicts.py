@@ -19,10 +19,11 @@ from pathlib import Path
 from steerchat import folders
 from steerchat.concepts import Concept
 from steerchat.config import Settings
-from steerchat.experiments import Experiment, Setting, chosen
+from steerchat.experiments import Experiment, chosen
 from steerchat.library import DEFAULT_LAYERS, Library
 from steerchat.loading import load
 from steerchat.models import find
+from steerchat.outcomes import Setting
 from steerchat.recipe import Recipe, Term, parse_layers
 from steerchat.session import Session
 from steerchat.vectors import random_vector

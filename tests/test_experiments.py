@@ -17,31 +17,20 @@ from steerchat.commands.experiment_pages import bar, comparison, strengths, tuni
 from steerchat.decoding import Row
 from steerchat.engine import Engine
 from steerchat.errors import UsageError
-from steerchat.experiments import (
-    Experiment,
-    Outcome,
-    Setting,
-    at_layers,
-    at_strengths,
-    best,
-    chosen,
-    grid,
-    keep_tuning,
-    mix_notes,
-    prompt_of,
-    tune,
-    tuned,
-    with_controls,
-)
+from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, mix_notes, prompt_of, with_controls
 from steerchat.experiments import logged as logged_pair
 from steerchat.inspection import lens, likelihoods, wanted
 from steerchat.measures import read_layer
+from steerchat.measuring import probe
+from steerchat.outcomes import Outcome, Setting, best
 from steerchat.recipe import Recipe, TermRequest, parse_parts, parse_term
 from steerchat.results import Notice, PairDone, Probed, Progress
 from steerchat.sampling import Sampling
 from steerchat.session import Session
 from steerchat.store import Store
 from steerchat.text import Table
+from steerchat.tuning import grid, tune, tuned
+from steerchat.tuning import keep as keep_setting
 
 PROMPT = "How are you?"
 
@@ -212,7 +201,7 @@ def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: S
     there = plain[len(prompt) - 1 + pair.diverges_at].topk(5)
     rather = wanted(tiny, [*prompt, *answer[: pair.diverges_at]])
     assert [one.probability for one in rather] == pytest.approx(there.values.tolist(), rel=1e-3)
-    strips = session.probe(["happy"], stored.pair, [prompt_of(session, stored, "normal"), prompt])
+    strips = probe(session, ["happy"], stored.pair, [prompt_of(session, stored, "normal"), prompt])
     [item] = why(stored.pair, tokens, rather, strips).objects
     assert item["diverges_at"] == pair.diverges_at
     assert item["concepts"] == [one.to_json() for one in strips] and len(strips) == 2
@@ -224,7 +213,7 @@ def test_a_probe_reads_each_answer_with_the_score_that_it_was_logged_with(sessio
     stored = logged_pair(session, None)
     assert pair.steered is not None
     prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
-    normal, steered = session.probe(["happy"], pair, prompts)
+    normal, steered = probe(session, ["happy"], pair, prompts)
     assert normal.score == pytest.approx(pair.normal.concept_score, abs=1e-3)
     assert steered.score == pytest.approx(pair.steered.concept_score, abs=1e-3)
     assert sum(normal.values) == pytest.approx(0.0, abs=1e-3) and len(steered.values) == len(steered.tokens)
@@ -236,7 +225,7 @@ def test_a_probe_reads_the_plain_states_of_the_text_at_the_concepts_read_layer(s
     stored = logged_pair(session, None)
     assert pair.steered is not None
     prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
-    strips = session.probe(["sad", "happy"], pair, prompts)
+    strips = probe(session, ["sad", "happy"], pair, prompts)
     assert [(one.concept, one.column) for one in strips] == list(
         itertools.product(("sad", "happy"), ("normal", "steered"))
     )
@@ -299,11 +288,11 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
     assert all([pair.prompt for pair in one.pairs] == ["How are you?", "What is rain?"] for one in result.outcomes)
     page = tuning(result, recipe, tuned(result.outcomes), "")
     assert len(page.objects) == 12 and any(isinstance(part, Table) for part in page.parts)
-    keep_tuning(session, settings[-1].recipe)
+    keep_setting(session, settings[-1].recipe)
     term, notes = session.resolve(TermRequest(parse_parts("happy")))
     assert (term.layers, term.strength, notes) == ((1, 2), 8.0, [])
     with pytest.raises(UsageError, match="one concept"):
-        keep_tuning(session, Recipe())
+        keep_setting(session, Recipe())
 
 
 def test_a_bar_starts_at_zero_and_shows_the_chance_band():

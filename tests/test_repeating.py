@@ -15,7 +15,8 @@ from tiny import a_session, finish, tiny  # noqa: F401
 
 from steerchat.engine import Engine
 from steerchat.errors import UnknownName, UsageError
-from steerchat.experiments import Experiment, Setting, at_layers, at_strengths, chosen, with_controls
+from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, with_controls
+from steerchat.outcomes import Setting
 from steerchat.recipe import Recipe, parse_term
 from steerchat.repeating import fork, rerun, resume, use
 from steerchat.results import Notice, PairDone

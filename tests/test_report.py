@@ -20,7 +20,8 @@ from tiny import LAYERS, a_session, tiny, tiny_folder  # noqa: F401  # fixtures
 from steerchat import repl
 from steerchat.commands import experiment_pages
 from steerchat.engine import Engine
-from steerchat.experiments import Experiment, Setting, at_layers, at_strengths, chosen, grid, with_controls
+from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, with_controls
+from steerchat.outcomes import Setting
 from steerchat.recall import pairs_of, recalled
 from steerchat.recipe import Recipe, Term
 from steerchat.records import Filters, PairRecord
@@ -30,6 +31,7 @@ from steerchat.results import Answer, Pair
 from steerchat.session import Session
 from steerchat.store import Store
 from steerchat.text import Table, clean
+from steerchat.tuning import grid
 
 HOSTILE = (
     "<script>alert(1)</script> </div></section></html> <img src=x onerror=alert(2)> &lt;b&gt; {unique_id} {0} DARK "

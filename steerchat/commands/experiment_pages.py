@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..experiments import Outcome, Result, alike, best, tuned
+from ..outcomes import Outcome, Result, alike, best
 from ..recipe import Recipe, Term, format_layers, format_strength
 from ..results import Notice, Pair, Probed, Strip
 from ..text import Page, Shaded, Table, fit
+from ..tuning import tuned
 
 if TYPE_CHECKING:
     from ..inspection import Guess, Step

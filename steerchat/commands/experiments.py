@@ -8,28 +8,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
-from .. import folders
+from .. import folders, measuring, tuning
 from ..arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId, Rest, Strength
 from ..chat import Chat
 from ..errors import UsageError
 from ..experiments import (
     STRENGTHS,
-    TUNE_LAYERS,
-    TUNE_STRENGTHS,
     Experiment,
-    Setting,
     at_layers,
     at_strengths,
     chosen,
-    grid,
-    keep_tuning,
     logged,
     mix_notes,
     prompt_of,
-    tuned,
     with_controls,
 )
-from ..experiments import tune as run_tune
+from ..outcomes import Setting
 from ..recipe import Recipe, TermRequest, parse_parts
 from ..registry import command
 from ..results import BenchReport, Event, Notice
@@ -191,7 +185,9 @@ def why(
     at = stored.pair.diverges_at
     rather = [] if at is None else wanted(session.engine, [*prompt, *steered.token_ids[:at]])
     names = session.probes or stored.pair.recipe.concepts
-    strips = session.probe(names, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")])
+    strips = measuring.probe(
+        session, names, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")]
+    )
     return experiment_pages.why(stored.pair, tokens, rather, strips)
 
 
@@ -220,7 +216,9 @@ def probe(
     names = concepts or session.probes or stored.pair.recipe.concepts
     if not names:
         raise UsageError("no concept to read", "/probe happy sad")
-    strips = session.probe(names, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")])
+    strips = measuring.probe(
+        session, names, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")]
+    )
     if not strips:
         raise UsageError(f"an answer of pair {stored.id} is too short to read", "say something else")
     return experiment_pages.probe(strips, names if stays else ())
@@ -274,18 +272,18 @@ def tune(
     """
     session = chat.session
     recipe = chosen(session, concept)
-    settings = grid(recipe, TUNE_LAYERS, TUNE_STRENGTHS, session.engine.n_layers)
+    settings = tuning.grid(recipe, tuning.LAYERS, tuning.STRENGTHS, session.engine.n_layers)
     text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
-    result = run_tune(session, settings, tomllib.loads(text)["tuning"][:prompts_used], tokens)
-    found = tuned(result.outcomes)
-    kept = keep_tuning(session, found.setting.recipe) if keep and found is not None else ""
+    result = tuning.tune(session, settings, tomllib.loads(text)["tuning"][:prompts_used], tokens)
+    found = tuning.tuned(result.outcomes)
+    kept = tuning.keep(session, found.setting.recipe) if keep and found is not None else ""
     return experiment_pages.tuning(result, recipe, found, kept)
 
 
 @command("tune keep", examples=["/tune keep"], group=_GROUP)
 def tune_keep(chat: Chat) -> Notice:
     """Keeps the layers and strength that are steered now as the concept's setting on this model."""
-    name = keep_tuning(chat.session, chat.session.recipe)
+    name = tuning.keep(chat.session, chat.session.recipe)
     return Notice(f"/steer {name} takes this setting from now on; /concept delete {name} brings the shipped one back.")
 
 

@@ -13,8 +13,8 @@ from ..arguments import Int, Option, PairId, PathArg
 from ..chance import verdict
 from ..chat import Chat
 from ..errors import Interrupted, StoreError, UsageError
-from ..experiments import Result
 from ..folders import write_whole
+from ..outcomes import Result
 from ..recall import pairs_of, recalled
 from ..records import Filters, StoredExperiment, StoredPair
 from ..registry import command
