@@ -13,9 +13,9 @@ from .errors import ConceptError
 
 Source = Literal["shipped", "user"]
 # How a vector is extracted from examples (see `extract`).
-Extraction = Literal["mean", "pca", "last"]
-Method = Literal["mean", "pca", "last", "imported"]
-METHODS: tuple[Extraction, ...] = ("mean", "pca", "last")
+Extraction = Literal["mean", "pca", "end", "last"]
+Method = Literal["mean", "pca", "end", "last", "imported"]
+METHODS: tuple[Extraction, ...] = ("mean", "pca", "end", "last")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 vector = activation(text with the concept) - activation(text without), for every layer in one pass.
 Methods: `mean`, the mean difference over the replies' tokens (Rimsky et al. 2024, Contrastive Activation
 Addition; Chen et al. 2025 read reply tokens likewise); `pca`, the first principal direction of the pairs'
-differences, uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `last`, one pair's
-last-token difference, as textbooks show (Turner et al. 2023, ActAdd).
+differences, uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `end`, the mean
+difference at the last tokens alone, for what shows where a text stops; `last`, one pair's last-token difference, as
+textbooks show (Turner et al. 2023, ActAdd).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _states(
     done = 0
     label = f"extracting {name} from {_pairs(len(examples))}"
     report(Progress(label, 0, len(texts)))
-    for batch in engine.read(texts, log_probs=False, position="last" if method == "last" else "mean"):
+    for batch in engine.read(texts, log_probs=False, position="last" if method in ("last", "end") else "mean"):
         if stopped():
             raise Interrupted(f"extracting {name}")
         for index, reading in batch:

@@ -199,12 +199,12 @@ def test_the_method_of_extraction_is_kept_with_the_concept(chat: FakeChat, tmp_p
         "\n".join(json.dumps({"positive": f"joy {n}!", "negative": f"it is {n}."}) for n in range(4))
     )
     directions = {}
-    for method in ("mean", "pca", "last"):
+    for method in ("mean", "pca", "end", "last"):
         chat.do(f"/concept new by-{method} --examples {tmp_path}/pairs.jsonl --method {method}")
         again = FakeChat(tmp_path, tiny)
         assert again.library.get(f"by-{method}").method == method
         directions[method] = again.library.vector(f"by-{method}", tiny).directions
-    assert not torch.allclose(directions["mean"], directions["last"])
+    assert not any(torch.allclose(directions[one], directions["end"]) for one in ("mean", "last"))
     assert float((directions["mean"] * directions["pca"]).sum(-1).mean()) > 0.3
 
 

@@ -97,8 +97,8 @@ def new(
 
     One text shows the concept and the other is like it in everything else: the vector is the difference. Every layer
     is read; LAYER is the one recommended from then on. One pair makes a vector of its topic too: eight or more are
-    better. Methods: mean, the mean difference over the reply's tokens; pca, their first principal direction; last, the
-    first pair's last token, as textbooks show.
+    better. Methods: mean, the mean difference over the reply's tokens; pca, their first principal direction; end, the
+    mean difference at the replies' last tokens; last, the first pair's last token, as textbooks show.
     """
     if name is None:
         return _wizard(chat)
