@@ -22,6 +22,7 @@ from .results import Notice, Progress
 from .vectors import ConceptVector
 
 FEW = 8  # pairs below which a vector is mostly those pairs' topics
+_HARDLY = "it is read where texts end, so that an effect over all of an answer hardly shows it: count words instead"
 LOW_AGREEMENT = 0.2  # mean cosine of the pairs' differences with their mean, below which they contradict each other
 
 
@@ -68,6 +69,9 @@ def extract(
         read_layer=_read_layer(vector.directions, positive, negative),
         warnings=_warnings(concept, agreement, lengths),
     )
+    if method == "end":
+        vector.report["read_layer"] = engine.n_layers - engine.n_layers // 10 - 1  # what comes next is decided late
+        vector.report["warnings"].append(_HARDLY)
     return vector
 
 
