@@ -144,10 +144,11 @@ class _Bench:
             tuple(replace(edit, operation=_OPERATIONS[edit.layer % len(_OPERATIONS)]) for edit in self._all_layers)
         )
         contests = [[self._row()], [self._row(), steered], [steered], [every], [mixed]]
-        single, pair, *hooks = self._by_turns(contests)
+        (decoding, whole), (_, pair), *hooks = self._by_turns(contests)
         names = ("hook_one_layer", "hook_all_layers", "hook_operations")
-        return {"pair_vs_single": pair / single} | {
-            name: seconds / single for name, seconds in zip(names, hooks, strict=True)
+        # Of a pair all that it takes; of hooks what they add to decoding, without the reading that comes after it.
+        return {"pair_vs_single": pair / whole} | {
+            name: steered / decoding for name, (steered, _) in zip(names, hooks, strict=True)
         }
 
     def bandwidth(self) -> Samples:
@@ -272,11 +273,11 @@ class _Bench:
             except StopIteration as end:
                 return end.value
 
-    def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[float]:
-        """Seconds a token of each contest, all of them advancing a token by turns."""
+    def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
+        """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""
         sampling = self._sampling(self._size.tokens)
         runs = [self._engine.generate(rows, sampling, self._stopped) for rows in contests]
-        seconds = [0.0 for _ in runs]
+        decoding, reading = [0.0 for _ in runs], [0.0 for _ in runs]
         ends: list[list[Output] | None] = [None for _ in runs]
         while None in ends:
             for index, (run, rows) in enumerate(zip(runs, contests, strict=True)):
@@ -286,10 +287,14 @@ class _Bench:
                 try:
                     for _ in rows:  # a step tells an event for each row
                         next(run)
+                    decoding[index] += time.perf_counter() - started
                 except StopIteration as end:
                     ends[index] = end.value
-                seconds[index] += time.perf_counter() - started
-        return [_per_token(time, end or []) for time, end in zip(seconds, ends, strict=True)]
+                    reading[index] = time.perf_counter() - started
+        return [
+            (_per_token(steps, end or []), _per_token(steps + read, end or []))
+            for steps, read, end in zip(decoding, reading, ends, strict=True)
+        ]
 
     def _speedup(self, rows: Sequence[Row]) -> float:
         """How many times faster rows are answered together than one by one."""
