@@ -33,7 +33,7 @@ _MEMORY_SHARE = 0.5
 # Share of the free memory that a second copy of the weights may take, for the speed of large batches.
 _PACKED_SHARE = 0.25
 # Texts are read together when they are at least this share of the longest; so few are never set apart.
-_ALIKE, _FEW = 0.8, 8
+_ALIKE, _FEW = 0.9, 8
 
 
 @dataclass(frozen=True)
@@ -175,22 +175,14 @@ class Engine:
         start = self._prefill([shared])[0] if shared else None
         contexts: dict[tuple[int, ...], Context | None] = dict.fromkeys(bodies, start)
         often = [body for body, count in Counter(bodies).items() if count > 1 and len(body) > len(shared)]
-        size = self._batch_size(max(map(len, often), default=1), logits=False)
-        for first in range(0, len(often), size):
-            group = often[first : first + size]
+        for part in self._alike([len(body) - len(shared) for body in often], [len(body) for body in often]):
+            group = [often[i] for i in part]
             batch = Batch(self.model, [start] * len(group), max(map(len, group)), self.work)
             batch.forward([body[len(shared) :] for body in group])
             contexts |= {body: batch.context(row, body) for row, body in enumerate(group)}
         stands = [len(context.tokens) if (context := contexts[body]) else 0 for body in bodies]
         rests = [len(prompt) + len(text) - known for (prompt, text), known in zip(texts, stands, strict=True)]
-        # Longest first: the batch that needs most memory is met at the beginning.
-        order = sorted(range(len(texts)), key=lambda i: -rests[i])
-        while order:
-            longest = max(len(texts[i][0]) + len(texts[i][1]) for i in order)
-            size = self._batch_size(longest, logits=False)
-            # Texts much shorter than the longest would be mostly padding.
-            alike = sum(rests[i] >= _ALIKE * rests[order[0]] for i in order)
-            group, order = (part := order[: min(size, max(alike, _FEW))]), order[len(part) :]
+        for group in self._alike(rests, [len(prompt) + len(text) for prompt, text in texts]):
             heads = [texts[i][0][stands[i] :] for i in group]
             batch = Batch(self.model, [contexts[bodies[i]] for i in group], rests[group[0]], self.work)
             found = read(self.model, self.blocks, batch, heads, [texts[i][1] for i in group], log_probs, position)
@@ -355,6 +347,22 @@ class Engine:
             with Steering(self.blocks, edits, self.hidden):
                 batch.forward(bodies)
         return batch
+
+    def _alike(self, new: Sequence[int], whole: Sequence[int]) -> Iterator[list[int]]:
+        """Which texts to read together: those much shorter than the longest would be mostly padding.
+
+        Args:
+            new: tokens of each that are to be computed.
+            whole: with those that are known already.
+        """
+        # Longest first: the batch that needs most memory is met at the beginning.
+        order = sorted(range(len(new)), key=lambda i: -new[i])
+        while order:
+            size = self._batch_size(max(whole[i] for i in order), logits=False)
+            alike = sum(new[i] >= _ALIKE * new[order[0]] for i in order)
+            group = order[: min(size, max(alike, _FEW))]
+            yield group
+            order = order[len(group) :]
 
     def _batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
