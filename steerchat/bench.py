@@ -25,8 +25,8 @@ from .engine import Engine, Output
 from .errors import Interrupted, ModelError
 from .extract import extract
 from .hooks import Edit
-from .library import RANDOM, Library
-from .recipe import Recipe, Term
+from .library import Library
+from .recipe import RANDOM, Recipe, Term
 from .results import BenchReport, Delta, Figure, Notice, Progress
 from .sampling import Sampling
 from .vectors import edits

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from .recipe import Recipe
+from .recipe import RANDOM, Recipe
 from .results import Pair
 from .untrusted import read_json
 
@@ -122,7 +122,7 @@ def verdict(pair: Pair) -> str | None:
     if seen != "within chance" and pair.effect < pair.chance[0]:
         seen = "the wrong way"
     reads = fluency(pair.perplexity_ratio, pair.steered.repetition or 0.0)
-    if total_strength(pair.recipe) == 0:
+    if total_strength(pair.recipe) == 0 or pair.recipe.concepts == (RANDOM,):
         return f"{seen}, {reads}"
     advice = "one pair; /compare --repeats 5 for more"
     if reads != "fluent":

@@ -14,11 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
-from .library import RANDOM
 from .measuring import measured
 from .outcomes import Result, Setting, best, outcome
 from .processes import count
-from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers, parse_parts
+from .recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers, parse_parts
 from .results import Answer, Pair, Progress
 from .session import Message, Session
 from .several import answers

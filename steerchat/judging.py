@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .library import RANDOM
-from .recipe import Recipe, Term
+from .recipe import RANDOM, Recipe, Term
 from .records import Filters, StoredPair
 from .results import Answer, Column
 from .store import Store

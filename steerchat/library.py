@@ -21,6 +21,7 @@ from .concept_files import concept_toml, read_concept
 from .concepts import Concept, check_examples
 from .errors import ConceptError, shorten, unknown
 from .folders import write_whole
+from .recipe import RANDOM
 from .results import Notice, Progress
 from .untrusted import MAX_HEADER, claimed_header, parse_json
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[Notice | Progress], None]
 
-RANDOM = "random"
 RESERVED = frozenset({RANDOM, "all"})
 # Where concepts may steer on a model for which they were never tuned: on the default one they do best a little later.
 DEFAULT_LAYERS = "48%-76%"

@@ -19,6 +19,9 @@ Scope = Literal["generated", "all"]
 OPERATIONS: tuple[Operation, ...] = ("add", "ablate", "replace")
 SCOPES: tuple[Scope, ...] = ("generated", "all")
 
+# The concept that means nothing: a direction drawn by the seed, to compare others with.
+RANDOM = "random"
+
 # Strength 1 pushes by this share of the layer's typical residual length. Calibrated on the default model so
 # that 2.0 is a good first try and 6 is broken; `steerchat concepts --evaluate` shows both.
 UNIT = 0.125

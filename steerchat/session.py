@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from .config import Settings
 from .errors import SteerchatError, UsageError
 from .journal import Journal
-from .library import RANDOM, Library
+from .library import Library
 from .measuring import measured, probe
-from .recipe import Recipe, Term, TermRequest, format_strength, parse_layers
+from .recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
 from .records import Messages, PairRecord
 from .results import (
     Answer,
@@ -113,13 +113,18 @@ class Session:
         engine = self.engine
         lead = max(request.parts, key=lambda part: abs(part[1]))[0]
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
+        place = parse_layers(request.layers or layers, engine.n_layers)
         notes = list(request.notes)
-        if not tuned and request.strength is None and request.operation == "add":
+        steered = next((term for term in reversed(self.recipe.terms) if term.operation == "add"), None)
+        if lead == RANDOM and steered and request.layers is None and request.strength is None:
+            # A control: as hard, and at the same layers, as what it is compared with.
+            place, strength = steered.layers, steered.strength
+        elif not tuned and lead != RANDOM and request.strength is None and request.operation == "add":
             guess = format_strength(strength)
             notes.append(f"{lead} was never tuned on this model: {guess} is a guess; see what it costs")
         term = Term(
             request.parts,
-            parse_layers(request.layers or layers, engine.n_layers),
+            place,
             strength if request.strength is None else request.strength,
             request.operation,
         )

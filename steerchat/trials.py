@@ -18,10 +18,10 @@ from .engine import Engine, Output, Row
 from .errors import ConceptError, Interrupted
 from .hooks import Edit
 from .lexicons import INDEPENDENT, Measure
-from .library import DEFAULT_LAYERS, RANDOM, Library
+from .library import DEFAULT_LAYERS, Library
 from .measures import read_layer
 from .profile import Profile
-from .recipe import Recipe, Term, TermRequest, parse_layers
+from .recipe import RANDOM, Recipe, Term, TermRequest, parse_layers
 from .results import Delta, Finished, Notice, Progress
 from .sampling import Sampling
 from .vectors import ConceptVector, edits, random_vector

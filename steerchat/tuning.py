@@ -8,9 +8,8 @@ from dataclasses import replace
 from .concepts import Tuning
 from .errors import UsageError
 from .experiments import Experiment
-from .library import RANDOM
 from .outcomes import Outcome, Result, Setting, outcome
-from .recipe import Recipe, format_layers, parse_layers
+from .recipe import RANDOM, Recipe, format_layers, parse_layers
 from .results import Pair
 from .session import Session
 

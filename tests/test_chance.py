@@ -83,12 +83,13 @@ def test_a_verdict_says_what_to_try_next() -> None:
             "broken": pair(3.0, 5.0),
             "backwards": pair(-2.0),
             "none": pair(0.1, strength=0.0),
+            "control": replace(pair(0.1), recipe=Recipe((Term((("random", 1.0),), (16,), 2.0),))),
         }.items()
     }
     assert said["good"].startswith("likely, fluent") and "--repeats" in said["good"]
     assert said["weak"].startswith("within chance") and "more strength" in said["weak"]
     assert "incoherent" in said["broken"] and "smaller strength" in said["broken"]
     assert said["backwards"].startswith("the wrong way")
-    assert said["none"] == "within chance, fluent"
+    assert said["none"] == said["control"] == "within chance, fluent"
     assert verdict(replace(pair(2.0), chance=None)) is None
     assert verdict(replace(pair(2.0), steered=None)) is None

@@ -135,6 +135,19 @@ def test_why_names_the_token_at_which_the_two_lists_part(start: Start):  # noqa:
     assert [one["probability"] for one in item["wanted"]] == pytest.approx(plain.values.tolist(), rel=2e-3)
 
 
+# What is asked
+
+
+def test_a_concept_alone_on_a_sweeps_line_is_what_is_swept(start: Start):  # noqa: F811
+    chat, screen = start()
+    out = " ".join(say(chat, screen, "/layers happy").split())
+    assert "happy is a concept, and nothing was said yet" in out and "/layers --concept happy" in out
+    say(chat, screen, "How are you?")
+    for line, where in (("/layers --tokens 4 sad", "sad x 2.0 at each"), ("/strengths --tokens 4 sad", "sad at layer 1-2, at each")):
+        out = " ".join(say(chat, screen, line).split())
+        assert where in out and "asked: How are you?" in out, out
+
+
 # Stopped
 
 

@@ -11,7 +11,8 @@ from tiny import CONCEPTS, LAYERS, a_library, tiny, write_concepts  # noqa: F401
 from steerchat import folders
 from steerchat.engine import Engine
 from steerchat.errors import ConceptError, Interrupted, UnknownName
-from steerchat.library import RANDOM, Library
+from steerchat.library import Library
+from steerchat.recipe import RANDOM
 from steerchat.results import Notice, Progress
 
 OWN = """

@@ -287,6 +287,15 @@ def test_random_steers_too_and_follows_from_the_seed(session: Session):
     assert first.steered.text != first.normal.text and again.steered.text == first.steered.text
 
 
+def test_random_alone_is_a_control_at_the_place_of_what_was_steered(session: Session):
+    assert not any("never tuned" in said for said in session.steer([parse_term("random")]))
+    steer(session, "happy 1-2 3.5")
+    session.steer([parse_term("random")])
+    assert str(session.recipe) == "random 1-2 x 3.5"
+    steer(session, "random 3 1.0")
+    assert str(session.recipe) == "random 3 x 1.0"
+
+
 # What goes wrong
 
 

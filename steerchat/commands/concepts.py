@@ -14,12 +14,12 @@ from ..concept_files import read_examples
 from ..concepts import METHODS, Example, Tuning, check_examples
 from ..concepts import Concept as ConceptValue
 from ..errors import ConceptError, Interrupted, SteerchatError, UsageError
-from ..library import DEFAULT_LAYERS, RANDOM
-from ..recipe import TermRequest, format_layers, parse_layers
+from ..library import DEFAULT_LAYERS
+from ..recipe import RANDOM, TermRequest, format_layers, parse_layers
 from ..registry import command
 from ..results import Event, Notice
 from ..text import Page
-from .concept_pages import default_description, entries, entry, extraction_lines, list_page, show_page
+from .concept_pages import default_description, entries, entry, extraction_lines, list_page, numbered, show_page
 
 _GROUP = "Concepts"
 # What the wizard tries a new concept on: steering shows well on it.
@@ -255,8 +255,8 @@ def import_(
         ),
         found.vector,
     )
-    shown = format_layers(where)
-    said.append(f"{name} is imported, with a direction at layer{'s' if len(where) > 1 else ''} {shown}.")
+    shown = numbered(format_layers(where), engine.n_layers)
+    said.append(f"{name} is imported, with a direction at {shown}.")
     said.append(Notice(f"Its strength is uncalibrated on {engine.name}: /steer {name} {format_layers(best)} 2.0"))
     return said
 
@@ -282,7 +282,7 @@ def _made(chat: Chat, made: ConceptValue, layer: str | None, method: str) -> Pag
     if chat.library.ships(made.name):
         said.append(Notice(_hides(made.name)))
     one = entry(chat.library, made.name, engine.fingerprint)
-    said.append(f"It steers at layer {one.layers}: /steer {made.name} tries it.")
+    said.append(f"It steers at {numbered(one.layers, engine.n_layers)}: /steer {made.name} tries it.")
     return Page(said, [one.to_json()])
 
 

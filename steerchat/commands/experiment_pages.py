@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import shorten
 from ..outcomes import Outcome, Result, alike, best
 from ..recipe import Recipe, Term, format_layers, format_strength
 from ..results import Notice, Pair, Probed, Strip
@@ -53,6 +54,8 @@ def layers(result: Result, recipe: Recipe) -> Page:
     outcomes = result.outcomes
     if not outcomes:
         return Page(parts)
+    push = format_strength(outcomes[0].setting.strength or 0.0)
+    parts.append(Notice(f"{_name(recipe)} x {push} at each layer by itself, asked: {shorten(result.prompt)}"))
     parts += [_table("layer", outcomes, lambda one: one.effect), _legend(outcomes)]
     peak = best(outcomes)
     parts += _to_read(peak, outcomes)
@@ -79,6 +82,8 @@ def strengths(result: Result, recipe: Recipe) -> Page:
     outcomes = result.outcomes
     if not outcomes:
         return Page(parts)
+    where = " and ".join(dict.fromkeys(format_layers(term.layers) for term in recipe.terms))
+    parts.append(Notice(f"{_name(recipe)} at layer {where}, at each strength, asked: {shorten(result.prompt)}"))
     parts += [_table("strength", outcomes, lambda one: one.towards), _legend(outcomes)]
     peak = best([one for one in outcomes if (one.setting.strength or 0.0) > 0])
     parts += _to_read(peak, outcomes)

@@ -80,7 +80,7 @@ def layers(
 
     Ctrl-C keeps what was finished. A minute on a laptop.
     """
-    prompt = prompt or chat.session.last_prompt()
+    prompt, concept = _asked("layers", chat, prompt, concept)
     recipe = chosen(chat.session, concept, None, strength)
     settings = at_layers(recipe, chat.session.engine.n_layers)
     return experiment_pages.layers(
@@ -108,12 +108,24 @@ def strengths(
 
     Effects are along the concept: a push away shows below 0. Ctrl-C keeps what was finished.
     """
-    prompt = prompt or chat.session.last_prompt()
+    prompt, concept = _asked("strengths", chat, prompt, concept)
     recipe = chosen(chat.session, concept, layer)
     settings = at_strengths(recipe, STRENGTHS)
     return experiment_pages.strengths(
         Experiment(chat.session, "strengths", prompt, settings, repeats, raw, tokens).run(), recipe
     )
+
+
+def _asked(kind: str, chat: Chat, prompt: str, concept: str | None) -> tuple[str, str | None]:
+    """Prompt and concept as they are meant: a concept's name alone is no prompt, since /steer and /tune begin so."""
+    if concept is None and prompt in chat.library.names():
+        if not chat.session.turns:
+            raise UsageError(
+                f"{prompt} is a concept, and nothing was said yet",
+                f"/{kind} --concept {prompt} Tell me about the weather",
+            )
+        prompt, concept = "", prompt
+    return prompt or chat.session.last_prompt(), concept
 
 
 @command(
