@@ -108,8 +108,7 @@ class Session:
             UnknownName: for a concept that does not exist.
             UsageError: for a layer the model lacks.
         """
-        for name, _ in request.parts:
-            self.library.get(name)
+        methods = {name: self.library.get(name).method for name, _ in request.parts}
         engine = self.engine
         lead = max(request.parts, key=lambda part: abs(part[1]))[0]
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
@@ -122,6 +121,8 @@ class Session:
         elif not tuned and lead != RANDOM and request.strength is None and request.operation == "add":
             guess = format_strength(strength)
             notes.append(f"{lead} was never tuned on this model: {guess} is a guess; see what it costs")
+        if methods[lead] == "end":
+            notes.append(f"{lead} shows in how long answers are, and hardly in the effect: /compare --repeats 5 counts")
         term = Term(
             request.parts,
             place,

@@ -143,9 +143,17 @@ def test_a_concept_alone_on_a_sweeps_line_is_what_is_swept(start: Start):  # noq
     out = " ".join(say(chat, screen, "/layers happy").split())
     assert "happy is a concept, and nothing was said yet" in out and "/layers --concept happy" in out
     say(chat, screen, "How are you?")
-    for line, where in (("/layers --tokens 4 sad", "sad x 2.0 at each"), ("/strengths --tokens 4 sad", "sad at layer 1-2, at each")):
-        out = " ".join(say(chat, screen, line).split())
-        assert where in out and "asked: How are you?" in out, out
+    out = " ".join(say(chat, screen, "/layers --tokens 4 sad").split())
+    assert "sad x 2.0 at each layer by itself, asked: How are you?" in out
+    out = " ".join(say(chat, screen, "/strengths --tokens 4 sad").split())
+    assert "sad at layer 1-2, at each strength, asked: How are you?" in out
+
+
+def test_a_concept_read_where_texts_end_is_said_to_show_in_their_length(start: Start):  # noqa: F811
+    chat, screen = start()
+    say(chat, screen, '/concept new wee --method end "It rains. Take a coat." "It rains."')
+    assert "how long answers are" in " ".join(say(chat, screen, "/steer wee 2 4.0").split())
+    assert "how long" not in say(chat, screen, "/steer happy 2 4.0")
 
 
 # Stopped
