@@ -74,8 +74,8 @@ class Model:
         Args:
             name: the vector's.
             examples: those with `held_out` measure how well the vector tells the two sides apart.
-            method: `mean` difference over the replies' tokens, `last` token alone, or the first principal component
-                of the differences, `pca`.
+            method: `mean` difference over the replies' tokens, their first principal component (`pca`), the mean
+                difference at each reply's last token (`end`), or that of the first pair alone (`last`).
 
         Raises:
             ConceptError: when the examples give no direction.

@@ -1,7 +1,7 @@
 """Many answers under many conditions, judged by measures that use no concept's vector.
 
-`tune` tries settings of one concept on tuning prompts; `evaluate` judges the recommended ones on other prompts
-against two controls: random directions of the same size, and simply asking for the concept in the prompt.
+`evaluate` judges the settings that `/tune` chose, on other prompts than it did, against two controls: random
+directions of the same size, and simply asking for the concept in the prompt.
 """
 
 from __future__ import annotations
@@ -28,11 +28,6 @@ from .vectors import ConceptVector, edits, random_vector
 
 Report = Callable[[Notice | Progress], None]
 
-# Persona speech is unlikely by nature: dialect costs perplexity even when it is fluent.
-MOST_COST = {"persona": 3.0}
-COST = 2.0
-MOST_REPETITION = 0.2
-
 # At which strengths and lengths of answer the chance band is measured.
 CHANCE_STRENGTHS = (1.0, 2.0, 4.0)
 CHANCE_TOKENS = (40, 120)
@@ -57,29 +52,6 @@ ASKING = {
     "brief": "Answer briefly.",
     "verbose": "Answer at great length.",
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One setting of a concept, over all prompts and seeds.
-
-    Attributes:
-        gain: mean move of the independent measure against the normal answers, towards the concept.
-        perplexity_ratio: geometric mean.
-        repetition: mean share of repeated 3-grams.
-        sample: one steered answer, to be read.
-    """
-
-    layers: str
-    strength: float
-    gain: float
-    perplexity_ratio: float
-    repetition: float
-    sample: str
-
-    def allowed(self, kind: str) -> bool:
-        """Whether the answers are still fluent enough to recommend the setting."""
-        return self.perplexity_ratio <= MOST_COST.get(kind, COST) and self.repetition <= MOST_REPETITION
 
 
 @dataclass(frozen=True)
@@ -230,39 +202,6 @@ class Trials:
             raise Interrupted(label)
         size = len(self.prompts) * len(self._seeds)
         return [outputs[start : start + size] for start in range(0, len(outputs), size)]
-
-
-def tune(trials: Trials, name: str, layers: Sequence[str], strengths: Sequence[float], tokens: int) -> list[Cell]:
-    """Try every pair of layers and strength for a concept.
-
-    Raises:
-        ConceptError: when there is no measure of it that does not use its vector.
-    """
-    measure = measure_of(name)
-    engine = trials.engine
-    settings = [(where, strength) for where in layers for strength in strengths]
-    terms = [Term(((name, 1.0),), parse_layers(where, engine.n_layers), strength) for where, strength in settings]
-    normal = trials.normal(tokens)
-    cells = []
-    for (where, strength), outputs in zip(settings, trials.steered(terms, tokens, f"trying {name}"), strict=True):
-        gains = np.array(_towards(measure, outputs)) - np.array(_towards(measure, normal))
-        cells.append(
-            Cell(
-                where,
-                strength,
-                float(gains.mean()),
-                _cost(outputs, normal),
-                float(np.mean([output.answer.repetition or 0.0 for output in outputs])),
-                outputs[0].answer.text,
-            )
-        )
-    return cells
-
-
-def best(cells: Sequence[Cell], kind: str) -> Cell | None:
-    """The setting with the largest gain among those that stay fluent; None when none moves the right way."""
-    fit = [cell for cell in cells if cell.allowed(kind) and cell.gain > 0]
-    return max(fit, key=lambda cell: cell.gain, default=None)
 
 
 def evaluate(

@@ -16,6 +16,8 @@ from .session import Session
 # Where it looks: single layers through the depth, and two ranges.
 LAYERS = ("25%", "40%", "50%", "60%", "70%", "80%", "90%", "33%-60%", "60%-90%")
 STRENGTHS = (1.0, 2.0, 3.0)
+# At a place that somebody named.
+FINER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.3, 2.6, 3.0)
 
 
 def grid(recipe: Recipe, layers: Sequence[str], strengths: Sequence[float], n_layers: int) -> list[Setting]:

@@ -256,6 +256,7 @@ def known(value: Any) -> Any:
         ("/strengths --raw --repeats 1 In my opinion,", ["strengths", "In my opinion,", "--raw", "--repeats", "1"]),
         ("/mix happy:1,sad:-1 2 3.0 Why?", ["mix", "happy:1,sad:-1", "--layer", "2", "--strength", "3.0", "Why?"]),
         ("/tune --prompts-used 1 happy", ["tune", "happy", "--prompts-used", "1"]),
+        ("/tune --prompts-used 1 happy 2-3", ["tune", "happy", "2-3", "--prompts-used", "1"]),
         ("/lens How are you?", ["lens", "How are you?"]),
         ("/why 1", ["why", "1"]),
         ("/probe --pair 1 happy sad", ["probe", "--pair", "1", "happy", "sad"]),

@@ -16,7 +16,7 @@ from steerchat.errors import ConceptError, Interrupted
 from steerchat.lexicons import INDEPENDENT
 from steerchat.library import Library
 from steerchat.recipe import Term, parse_term
-from steerchat.trials import Cell, Condition, Trials, best, evaluate, measure_chance, spreads, tune
+from steerchat.trials import Condition, Trials, evaluate, measure_chance, spreads
 
 PROMPTS = ["How are you?", "What is rain?"]
 
@@ -28,12 +28,6 @@ def library(tmp_path: Path) -> Library:
 
 def trials_of(engine: Engine, library: Library, **extra: Any) -> Trials:
     return Trials(engine, library, PROMPTS, [1, 2], **extra)
-
-
-def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, library: Library) -> None:  # noqa: F811
-    (cell,) = tune(trials_of(tiny, library), "happy", ["1"], [0.0], 12)
-    assert cell.gain == 0.0
-    assert cell.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
 
 
 def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: Library) -> None:  # noqa: F811
@@ -91,16 +85,7 @@ def test_a_run_that_is_stopped_says_so(tiny: Engine, library: Library) -> None: 
 
 def test_a_concept_that_only_its_vector_could_judge_is_refused(tiny: Engine, library: Library) -> None:  # noqa: F811
     with pytest.raises(ConceptError, match="nothing measures"):
-        tune(trials_of(tiny, library), "random", ["1"], [1.0], 8)
-
-
-def test_the_best_setting_is_the_strongest_that_stays_fluent() -> None:
-    def cell(gain: float, ratio: float, repeated: float = 0.0) -> Cell:
-        return Cell("16", 2.0, gain, ratio, repeated, "")
-
-    fluent = cell(2.0, 1.8)
-    assert best([cell(1.0, 1.2), fluent, cell(9.0, 5.0), cell(8.0, 1.5, 0.5)], "emotion") is fluent
-    assert best([cell(-1.0, 1.0)], "emotion") is None
+        next(evaluate(trials_of(tiny, library), library, [parse_term("random")]))
 
 
 def test_a_band_is_as_wide_as_means_over_seeds_of_one_prompt_really_are() -> None:

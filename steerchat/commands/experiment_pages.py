@@ -102,11 +102,16 @@ def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> 
     gains = {(one.setting.label, one.setting.strength): one for one in result.outcomes}
     most = max(one.words or 0.0 if words else one.effect or 0.0 for one in result.outcomes)
     pushes = list(dict.fromkeys(one.setting.strength for one in result.outcomes))
-    rows = [
-        [place, *(_heat(gains.get((place, push)), most, found) for push in pushes)]
-        for place in dict.fromkeys(one.setting.label for one in result.outcomes)
-    ]
-    parts.append(Table(["layers", *(format_strength(push or 0.0) for push in pushes)], rows))
+    places = list(dict.fromkeys(one.setting.label for one in result.outcomes))
+    named = [format_strength(push or 0.0) for push in pushes]
+    if len(places) == 1:
+        rows = [
+            (name, _heat(gains.get((places[0], push)), most, found)) for name, push in zip(named, pushes, strict=True)
+        ]
+        parts.append(Table(["strength", f"at {places[0]}"], rows))
+    else:
+        rows = [(place, *(_heat(gains.get((place, push)), most, found) for push in pushes)) for place in places]
+        parts.append(Table(["layers", *named], rows))
     by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
     parts.append(Notice(f"Gain by {by}, and cost; {_prompts(result)}. Lighter: less fluent. *: the best."))
     if found is None:

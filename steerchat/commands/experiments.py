@@ -268,10 +268,11 @@ def lens(
     return experiment_pages.lens(steps, layer, text)
 
 
-@command("tune", examples=["/tune happy", "/tune --prompts-used 6 happy"], group=_GROUP, shell=True)
+@command("tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], group=_GROUP, shell=True)
 def tune(
     chat: Chat,
     concept: Annotated[str | None, Concept("what to find a setting for; what is steered when left out")] = None,
+    layer: Annotated[str | None, Layer("only there, in finer steps of strength")] = None,
     *,
     prompts_used: Annotated[int, Option("how many of the tuning prompts", Int(least=1, most=24))] = 4,
     tokens: Annotated[int, Option("longest answer", Int(least=1, most=1000))] = 40,
@@ -284,7 +285,8 @@ def tune(
     """
     session = chat.session
     recipe = chosen(session, concept)
-    settings = tuning.grid(recipe, tuning.LAYERS, tuning.STRENGTHS, session.engine.n_layers)
+    places, strengths = ((layer,), tuning.FINER) if layer else (tuning.LAYERS, tuning.STRENGTHS)
+    settings = tuning.grid(recipe, places, strengths, session.engine.n_layers)
     text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
     result = tuning.tune(session, settings, tomllib.loads(text)["tuning"][:prompts_used], tokens)
     found = tuning.tuned(result.outcomes)
