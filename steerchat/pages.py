@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from rich.text import Text
 
 from .painter import ACCENT, DIM
-from .recipe import Recipe, Term, format_layers, format_strength
+from .recipe import Recipe, Term, format_strength, name_layers
 from .registry import HelpPage
 from .results import BenchReport, Pair, Strip
 from .text import Shaded, Table, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
@@ -91,14 +91,13 @@ def recipe_text(recipe: Recipe, unit: float | None) -> str:
 
 
 def _term(term: Term, unit: float | None) -> str:
-    many = len(term.layers) > 1
-    where = f"{term.concept} at layer{'s' if many else ''} {format_layers(term.layers)}"
+    where = f"{term.concept} at {name_layers(term.layers)}"
     if term.operation != "add":
         return f"{term.operation} {where}"
     text = f"{where}, strength {format_strength(term.strength)}"
     if unit is None:
         return text
-    whose = "each layer's" if many else "that layer's"
+    whose = "each layer's" if len(term.layers) > 1 else "that layer's"
     return f"{text}: a push of {100 * unit * abs(term.per_layer):.2g}% of {whose} typical length"
 
 

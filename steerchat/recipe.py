@@ -228,6 +228,11 @@ def format_layers(layers: Sequence[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def name_layers(layers: Sequence[int]) -> str:
+    """`layer 16`, or `layers 12-20`, for a sentence."""
+    return f"layer{'s' if len(layers) > 1 else ''} {format_layers(layers)}"
+
+
 def parse_parts(text: str) -> Parts:
     """A mix `happy:0.7,excited:0.3`, or one concept; weights are divided by the sum of their sizes.
 

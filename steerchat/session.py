@@ -114,11 +114,13 @@ class Session:
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
         place = parse_layers(request.layers or layers, engine.n_layers)
         notes = list(request.notes)
-        steered = next((term for term in reversed(self.recipe.terms) if term.operation == "add"), None)
-        if lead == RANDOM and steered and request.layers is None and request.strength is None:
-            # A control: as hard, and at the same layers, as what it is compared with.
-            place, strength = steered.layers, steered.strength
-        elif not tuned and lead != RANDOM and request.strength is None and request.operation == "add":
+        if lead == RANDOM:
+            if request.layers is None and request.strength is None:
+                # A control: as hard, and at the same layers, as what it is compared with.
+                for term in self.recipe.terms:
+                    if term.operation == request.operation:
+                        place, strength = term.layers, term.strength
+        elif not tuned and request.strength is None and request.operation == "add":
             guess = format_strength(strength)
             notes.append(f"{lead} was never tuned on this model: {guess} is a guess; see what it costs")
         if methods[lead] == "end":

@@ -136,10 +136,6 @@ class Trials:
         """The unsteered answers, prompt by prompt and seed by seed."""
         return self.answers([Condition("normal")], tokens, "normal answers")[0]
 
-    def steered(self, terms: Sequence[Term], tokens: int, label: str) -> list[list[Output]]:
-        """Answers under each of `terms`, in one run."""
-        return self.answers([self.pushed(term) for term in terms], tokens, label)
-
     def random(self, term: Term, directions: int, tokens: int) -> list[Output]:
         """Answers under random directions, at the layers and strength of `term`."""
         answers = self.answers(self.at_random(term, directions), tokens, "random directions")

@@ -146,7 +146,7 @@ def test_a_concept_alone_on_a_sweeps_line_is_what_is_swept(start: Start):  # noq
     out = " ".join(say(chat, screen, "/layers --tokens 4 sad").split())
     assert "sad x 2.0 at each layer by itself, asked: How are you?" in out
     out = " ".join(say(chat, screen, "/strengths --tokens 4 sad").split())
-    assert "sad at layer 1-2, at each strength, asked: How are you?" in out
+    assert "sad at layers 1-2, at each strength, asked: How are you?" in out
 
 
 def test_a_concept_read_where_texts_end_is_said_to_show_in_their_length(start: Start):  # noqa: F811

@@ -23,8 +23,8 @@ from steerchat.inspection import lens, likelihoods, wanted
 from steerchat.measures import read_layer
 from steerchat.measuring import probe
 from steerchat.outcomes import Outcome, Setting, best
-from steerchat.recipe import Recipe, TermRequest, parse_parts, parse_term
-from steerchat.results import Notice, PairDone, Probed, Progress
+from steerchat.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
+from steerchat.results import Answer, Notice, Pair, PairDone, Probed, Progress
 from steerchat.sampling import Sampling
 from steerchat.session import Session
 from steerchat.store import Store
@@ -293,6 +293,19 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
     assert (term.layers, term.strength, notes) == ((1, 2), 8.0, [])
     with pytest.raises(UsageError, match="one concept"):
         keep_setting(session, Recipe())
+
+
+def test_what_is_tuned_is_the_strongest_setting_that_stays_fluent() -> None:
+    def one(effect: float, ratio: float, repeated: float = 0.0) -> Outcome:
+        recipe = Recipe((Term((("joyful", 1.0),), (2,), 2.0),))  # without a word measure: the effect decides
+        normal = Answer("some words", 2, "end", 10.0, 0.0, 0.0, (1, 2))
+        steered = replace(normal, perplexity=10.0 * ratio, repetition=repeated)
+        pair = Pair(1, PROMPT, "tiny", recipe, 0, normal, steered, False, effect)
+        return Outcome(Setting("2", recipe, 2, 2.0), (pair,), (-0.5, 0.5))
+
+    fluent = one(2.0, 1.8)
+    assert tuned([one(1.0, 1.2), fluent, one(9.0, 5.0), one(8.0, 1.5, 0.5)]) is fluent
+    assert tuned([one(-1.0, 1.0)]) is None
 
 
 def test_a_bar_starts_at_zero_and_shows_the_chance_band():

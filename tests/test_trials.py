@@ -30,6 +30,12 @@ def trials_of(engine: Engine, library: Library, **extra: Any) -> Trials:
     return Trials(engine, library, PROMPTS, [1, 2], **extra)
 
 
+def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, library: Library) -> None:  # noqa: F811
+    (found,) = evaluate(trials_of(tiny, library), library, [parse_term("happy 1 0.0")], directions=1)
+    assert found.gain == (0.0, 0.0, 0.0)
+    assert found.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
+
+
 def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: Library) -> None:  # noqa: F811
     (found,) = evaluate(trials_of(tiny, library), library, [parse_term("happy")], directions=2)
     measure = INDEPENDENT["happy"]
@@ -49,7 +55,7 @@ def test_answers_are_the_same_together_and_alone_and_kept_ones_are_not_given_aga
     conditions = [Condition("normal"), together.pushed(term), *together.at_random(term, 2)]
     normal, steered, *random = ([o.answer.text for o in found] for found in together.answers(conditions, 8, "all"))
     assert normal == [output.answer.text for output in alone.normal(8)] != steered
-    assert steered == [output.answer.text for output in alone.steered([term], 8, "steered")[0]]
+    assert steered == [output.answer.text for output in alone.answers([alone.pushed(term)], 8, "steered")[0]]
     assert [*random[0], *random[1]] == [output.answer.text for output in alone.random(term, 2, 8)]
     began.clear()
     assert [output.answer.text for output in together.normal(8)] == normal and not began

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..concepts import Concept
 from ..errors import ConceptError, shorten
 from ..library import Library, read_header
-from ..recipe import RANDOM, format_layers, format_strength, parse_layers
+from ..recipe import RANDOM, format_strength, name_layers, parse_layers
 from ..results import Notice
 from ..text import Page, Table
 
@@ -133,12 +133,6 @@ def list_page(found: Sequence[Entry]) -> Page:
     return Page([table, *(Notice(note) for note in notes)], [one.to_json() for one in found])
 
 
-def numbered(layers: str, n_layers: int) -> str:
-    """`layers` in the numbers of a model with so many, in a sentence."""
-    where = parse_layers(layers, n_layers)
-    return f"layer{'s' if len(where) > 1 else ''} {format_layers(where)}"
-
-
 def show_page(one: Entry, vector: ConceptVector, neighbours: Sequence[tuple[str, float]], unread: int) -> Page:
     """One concept whole.
 
@@ -151,9 +145,8 @@ def show_page(one: Entry, vector: ConceptVector, neighbours: Sequence[tuple[str,
     concept = one.concept
     parts: list[object] = [f"{concept.name} ({concept.kind}): {concept.description}".rstrip(": ")]
     guess = "" if one.tuned else ", a guess: it was never tuned on this model"
-    facts = [
-        f"steers at {numbered(one.layers, len(vector.directions))} with strength {format_strength(one.strength)}{guess}"
-    ]
+    where = name_layers(parse_layers(one.layers, len(vector.directions)))
+    facts = [f"steers at {where} with strength {format_strength(one.strength)}{guess}"]
     if concept.examples:
         held_out = sum(example.held_out for example in concept.examples)
         facts.append(

@@ -15,11 +15,11 @@ from ..concepts import METHODS, Example, Tuning, check_examples
 from ..concepts import Concept as ConceptValue
 from ..errors import ConceptError, Interrupted, SteerchatError, UsageError
 from ..library import DEFAULT_LAYERS
-from ..recipe import RANDOM, TermRequest, format_layers, parse_layers
+from ..recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
 from ..registry import command
 from ..results import Event, Notice
 from ..text import Page
-from .concept_pages import default_description, entries, entry, extraction_lines, list_page, numbered, show_page
+from .concept_pages import default_description, entries, entry, extraction_lines, list_page, show_page
 
 _GROUP = "Concepts"
 # What the wizard tries a new concept on: steering shows well on it.
@@ -255,8 +255,7 @@ def import_(
         ),
         found.vector,
     )
-    shown = numbered(format_layers(where), engine.n_layers)
-    said.append(f"{name} is imported, with a direction at {shown}.")
+    said.append(f"{name} is imported, with a direction at {name_layers(where)}.")
     said.append(Notice(f"Its strength is uncalibrated on {engine.name}: /steer {name} {format_layers(best)} 2.0"))
     return said
 
@@ -282,7 +281,7 @@ def _made(chat: Chat, made: ConceptValue, layer: str | None, method: str) -> Pag
     if chat.library.ships(made.name):
         said.append(Notice(_hides(made.name)))
     one = entry(chat.library, made.name, engine.fingerprint)
-    said.append(f"It steers at {numbered(one.layers, engine.n_layers)}: /steer {made.name} tries it.")
+    said.append(f"It steers at {name_layers(parse_layers(one.layers, engine.n_layers))}: /steer {made.name} tries it.")
     return Page(said, [one.to_json()])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import shorten
 from ..outcomes import Outcome, Result, alike, best
-from ..recipe import Recipe, Term, format_layers, format_strength
+from ..recipe import Recipe, Term, format_layers, format_strength, name_layers
 from ..results import Notice, Pair, Probed, Strip
 from ..text import Page, Shaded, Table, fit
 from ..tuning import tuned
@@ -66,9 +66,9 @@ def layers(result: Result, recipe: Recipe) -> Page:
         )
     else:
         run = alike(outcomes, peak)
-        where = format_layers([one.setting.layer or 0 for one in run])
+        where = name_layers([one.setting.layer or 0 for one in run])
         parts.append(
-            f"Best at layer{'s' if len(run) > 1 else ''} {where}, each by itself: effect {_signed(peak.effect)} "
+            f"Best at {where}, each by itself: effect {_signed(peak.effect)} "
             f"at cost {_ratio(peak.cost)} at layer {peak.setting.label} ({peak.verdict})."
             + (" A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else "")
         )
@@ -82,8 +82,8 @@ def strengths(result: Result, recipe: Recipe) -> Page:
     outcomes = result.outcomes
     if not outcomes:
         return Page(parts)
-    where = " and ".join(dict.fromkeys(format_layers(term.layers) for term in recipe.terms))
-    parts.append(Notice(f"{_name(recipe)} at layer {where}, at each strength, asked: {shorten(result.prompt)}"))
+    where = " and ".join(dict.fromkeys(name_layers(term.layers) for term in recipe.terms))
+    parts.append(Notice(f"{_name(recipe)} at {where}, at each strength, asked: {shorten(result.prompt)}"))
     parts += [_table("strength", outcomes, lambda one: one.towards), _legend(outcomes)]
     peak = best([one for one in outcomes if (one.setting.strength or 0.0) > 0])
     parts += _to_read(peak, outcomes)
