@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
@@ -74,6 +75,23 @@ class _RowLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.length
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A trunk of tokens and branches that go on from it, each without a look at the others."""
+
+    trunk: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.trunk) + sum(map(len, self.branches))
+
+    @property
+    def places(self) -> list[slice]:
+        """Where each branch lies when trunk and branches are laid out one after the other."""
+        ends = list(accumulate(map(len, self.branches), initial=len(self.trunk)))
+        return [slice(start, end) for start, end in pairwise(ends)]
 
 
 @dataclass
@@ -159,15 +177,38 @@ class Batch:
     @torch.inference_mode()
     def run(self, ids: Tensor, counts: Tensor, head: bool) -> Tensor:
         """`forward` for ids already in a tensor: (active, most) long, of which row i uses its first counts[i]."""
+        positions = self.lengths[: self._active, None] + torch.arange(ids.shape[1])
+        return self._run(ids, positions, counts, head)
+
+    @torch.inference_mode()
+    def run_trees(self, trees: Sequence[Tree]) -> None:
+        """One pass over a tree per row, its branches side by side; nothing can follow it.
+
+        Each token sees what its row stands on, its trunk, and its own branch, as in tree attention (Miao et al.
+        2023, SpecInfer): a trunk is computed once for all of its branches, and hardly anything is padding.
+        """
+        counts = torch.tensor([len(tree) for tree in trees])
+        most = int(counts.max())
+        ids = torch.zeros(len(trees), most, dtype=torch.long)
+        positions = self.lengths[: len(trees), None] + torch.arange(most)
+        branches = torch.zeros(len(trees), most, dtype=torch.long)
+        for row, tree in enumerate(trees):
+            ids[row, : len(tree)] = torch.tensor([*tree.trunk, *chain.from_iterable(tree.branches)])
+            for number, place in enumerate(tree.places, 1):
+                positions[row, place] -= place.start - len(tree.trunk)
+                branches[row, place] = number
+        self._run(ids, positions, counts, head=False, branches=branches)
+
+    def _run(
+        self, ids: Tensor, positions: Tensor, counts: Tensor, head: bool, branches: Tensor | None = None
+    ) -> Tensor:
         most, active = ids.shape[1], self._active
-        steps = torch.arange(most)
-        positions = self.lengths[:active, None] + steps
         end = self._width + most
         if end > self._columns.shape[1]:
             more = torch.full((self.size, _GROWTH + most + self._width // 2), -1)
             self._columns = torch.cat([self._columns, more], dim=1)
-        self._columns[:active, self._width : end] = torch.where(steps < counts[:, None], positions, -1)
-        mask = self._mask(positions, end)
+        self._columns[:active, self._width : end] = torch.where(torch.arange(most) < counts[:, None], positions, -1)
+        mask = self._mask(positions, end, branches)
         self._width = end
         self.lengths[:active] += counts
         self._work.passes += 1
@@ -183,8 +224,14 @@ class Batch:
         base = self._model.base_model
         return base(**arguments, **cached(base, self._cache)).last_hidden_state
 
-    def _mask(self, positions: Tensor, end: int) -> Any:
-        """The additive attention mask, by layer type where the model has several; None when plain causal."""
+    def _mask(self, positions: Tensor, end: int, branches: Tensor | None) -> Any:
+        """The additive attention mask, by layer type where the model has several; None when plain causal.
+
+        Args:
+            positions: (active, new) of the new tokens.
+            end: how many columns there are with them.
+            branches: (active, new) the number of each new token's branch, 0 for a trunk; None when all is trunk.
+        """
         columns = self._columns[: self._active, :end]
         window = getattr(self._config, "sliding_window", None)
         if not getattr(self._config, "use_sliding_window", True):
@@ -193,11 +240,14 @@ class Batch:
         slides = window is not None and end > window and types != {"full_attention"}
         # Right padding is behind every real token: only a gap to the left of one needs a mask.
         gaps = bool((columns[:, : self._width] < 0).any())
-        if not gaps and not slides and (self._width == 0 or positions.shape[1] == 1):
+        if branches is None and not gaps and not slides and (self._width == 0 or positions.shape[1] == 1):
             return None
         seen = columns[:, None, None, :]
         asked = positions[:, None, :, None]
         full = (seen >= 0) & (seen <= asked)
+        if branches is not None:
+            new = full[..., self._width :]
+            new &= (branches[:, None, None, :] == 0) | (branches[:, None, None, :] == branches[:, None, :, None])
         if not slides:
             mask = self._additive(full)
             return {kind: mask for kind in types} if len(types) > 1 else mask

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 
-from .batch import Batch, Context, Work
+from .batch import Batch, Context, Tree, Work
 from .decoding import Decoding, NoNumbers, Row
 from .errors import ModelError
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .linear import FEW, pack, unpack
 from .lower import Lower, NotByRow
 from .prompting import Prompter
-from .reading import Position, Reading, read
+from .reading import Position, Reading, read, read_states
 from .results import Answer, Delta, Finished
 from .sampling import Sampler, Sampling
 
@@ -32,8 +32,10 @@ from .sampling import Sampler, Sampling
 _MEMORY_SHARE = 0.5
 # Share of the free memory that a second copy of the weights may take, for the speed of large batches.
 _PACKED_SHARE = 0.25
-# Texts are read together when they are at least this share of the longest; so few are never set apart.
-_ALIKE, _FEW = 0.9, 8
+# Texts that are only read go through the model so many tokens at a time: more would fall out of a CPU's cache.
+_POSITIONS = 512
+# Beyond so many tokens in a row, attention spends more on what is masked than side by side saves.
+_ROW = 192
 
 
 @dataclass(frozen=True)
@@ -152,41 +154,37 @@ class Engine:
             size = max(1, len(group) // 2)
         return outputs
 
-    def read(
-        self,
-        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
-        log_probs: bool = True,
-        position: Position = "mean",
-    ) -> Iterator[list[tuple[int, Reading]]]:
-        """Read texts after their prompts with the unsteered model, in batches of alike lengths.
+    def read(self, prompt: Sequence[int], text: Sequence[int]) -> Reading:
+        """How the unsteered model reads a text after a prompt of at least one token."""
+        body = tuple(prompt[:-1])
+        batch = Batch(self.model, self._prefill([body]), len(text) + 1, self.work)
+        return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
+
+    def states(
+        self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], position: Position = "mean"
+    ) -> Iterator[list[tuple[int, torch.Tensor]]]:
+        """The unsteered model's states while it reads texts after their prompts, a batch at a time.
 
         Args:
-            texts: (prompt ids, text ids); a prompt has at least one token.
-            log_probs: see `reading.read`.
-            position: see `reading.read`.
+            texts: (prompt ids, text ids); neither is empty.
+            position: see `reading.read_states`.
 
         Yields:
-            a batch's readings, each with its index in `texts`, until every text is read.
+            (layers, hidden) for each text of a batch, with its index in `texts`, until every text is read.
         """
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
-        bodies = [tuple(prompt[:-1]) for prompt, _ in texts]
-        shared = _common_prefix(bodies)
+        shared = _common_prefix([tuple(prompt) for prompt, _ in texts])
         start = self._prefill([shared])[0] if shared else None
-        contexts: dict[tuple[int, ...], Context | None] = dict.fromkeys(bodies, start)
-        often = [body for body, count in Counter(bodies).items() if count > 1 and len(body) > len(shared)]
-        for part in self._alike([len(body) - len(shared) for body in often], [len(body) for body in often]):
-            group = [often[i] for i in part]
-            batch = Batch(self.model, [start] * len(group), max(map(len, group)), self.work)
-            batch.forward([body[len(shared) :] for body in group])
-            contexts |= {body: batch.context(row, body) for row, body in enumerate(group)}
-        stands = [len(context.tokens) if (context := contexts[body]) else 0 for body in bodies]
-        rests = [len(prompt) + len(text) - known for (prompt, text), known in zip(texts, stands, strict=True)]
-        for group in self._alike(rests, [len(prompt) + len(text) for prompt, text in texts]):
-            heads = [texts[i][0][stands[i] :] for i in group]
-            batch = Batch(self.model, [contexts[bodies[i]] for i in group], rests[group[0]], self.work)
-            found = read(self.model, self.blocks, batch, heads, [texts[i][1] for i in group], log_probs, position)
-            yield list(zip(group, found, strict=True))
+        trees = _trees(texts, len(shared))
+        while trees:
+            longest = len(trees[0][0])
+            rows = max(1, min(_POSITIONS // longest, self._batch_size(len(shared) + longest, logits=False)))
+            group, trees = trees[:rows], trees[rows:]
+            batch = Batch(self.model, [start] * len(group), longest, self.work)
+            found = read_states(self.blocks, batch, [tree for tree, _ in group], position)
+            indices = [index for _, members in group for index in members]
+            yield list(zip(indices, chain.from_iterable(found), strict=True))
 
     def check(self, prompt: Sequence[int]) -> None:
         """Raises ModelError when a prompt leaves no room for an answer."""
@@ -348,22 +346,6 @@ class Engine:
                 batch.forward(bodies)
         return batch
 
-    def _alike(self, new: Sequence[int], whole: Sequence[int]) -> Iterator[list[int]]:
-        """Which texts to read together: those much shorter than the longest would be mostly padding.
-
-        Args:
-            new: tokens of each that are to be computed.
-            whole: with those that are known already.
-        """
-        # Longest first: the batch that needs most memory is met at the beginning.
-        order = sorted(range(len(new)), key=lambda i: -new[i])
-        while order:
-            size = self._batch_size(max(whole[i] for i in order), logits=False)
-            alike = sum(new[i] >= _ALIKE * new[order[0]] for i in order)
-            group = order[: min(size, max(alike, _FEW))]
-            yield group
-            order = order[len(group) :]
-
     def _batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
         # Activations of one block at a time: attention and a feed-forward several times as wide as the stream.
@@ -406,6 +388,23 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
         if a != b:
             return index
     return min(len(first), len(second))
+
+
+def _trees(texts: Sequence[tuple[Sequence[int], Sequence[int]]], shared: int) -> list[tuple[Tree, list[int]]]:
+    """Texts as branches of what their prompts go on with after `shared` tokens, with their indices; longest first."""
+    members: dict[tuple[int, ...], list[list[int]]] = {}
+    for index, (prompt, text) in enumerate(texts):
+        rows = members.setdefault(tuple(prompt[shared:]), [[]])
+        used = len(prompt) - shared + sum(len(texts[other][1]) for other in rows[-1])
+        if rows[-1] and used + len(text) > _ROW:
+            rows.append([])
+        rows[-1].append(index)
+    trees = [
+        (Tree(trunk, tuple(tuple(texts[index][1]) for index in row)), row)
+        for trunk, rows in members.items()
+        for row in rows
+    ]
+    return sorted(trees, key=lambda tree: -len(tree[0]))
 
 
 def _common_prefix(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

@@ -100,11 +100,11 @@ def _states(
     done = 0
     label = f"extracting {name} from {_pairs(len(examples))}"
     report(Progress(label, 0, len(texts)))
-    for batch in engine.read(texts, log_probs=False, position="last" if method in ("last", "end") else "mean"):
+    for batch in engine.states(texts, "last" if method in ("last", "end") else "mean"):
         if stopped():
             raise Interrupted(f"extracting {name}")
-        for index, reading in batch:
-            states[index] = reading.states
+        for index, found in batch:
+            states[index] = found
         done += len(batch)
         report(Progress(label, done, len(texts)))
     lengths = torch.tensor([len(text) for _, text in texts]).view(-1, 2)

@@ -191,19 +191,19 @@ class FirstOverflow:
 
 
 class StateReader:
-    """While it is entered, averages block outputs over the positions that `weights` marks.
+    """While it is entered, averages block outputs over the positions that `weights` marks, once or more a row.
 
     Args:
         blocks: the model's decoder blocks.
         layers: which of them to read.
 
-    After each forward pass, `means` is (batch, len(layers), hidden) float32, for the weights set before it.
+    After each forward pass, `means` is (batch, averages, len(layers), hidden) float32, for the weights set before it.
     """
 
     def __init__(self, blocks: nn.ModuleList, layers: Iterable[int]) -> None:
         self._blocks = blocks
         self.layers = tuple(layers)
-        self.weights: Tensor | None = None  # (batch, position), each row summing to one
+        self.weights: Tensor | None = None  # (batch, averages, position), each average's summing to one
         self._means: dict[int, Tensor] = {}
         self._stack = ExitStack()
 
@@ -221,13 +221,13 @@ class StateReader:
             if self.weights is not None:
                 hidden = hidden_of(output)
                 weights = self.weights.to(hidden.device)
-                self._means[layer] = torch.einsum("bp,bph->bh", weights, hidden.float()).cpu()
+                self._means[layer] = torch.bmm(weights, hidden.float()).cpu()
 
         return read
 
     @property
     def means(self) -> Tensor:
-        return torch.stack([self._means[layer] for layer in self.layers], dim=1)
+        return torch.stack([self._means[layer] for layer in self.layers], dim=2)
 
 
 class LengthReader:

@@ -53,7 +53,7 @@ def likelihoods(engine: Engine, prompt: Sequence[int], answer: Sequence[int]) ->
     """Each token of an answer, and how likely the unsteered model finds it after all before it."""
     if not answer:
         return []
-    [(_, reading)] = next(engine.read([(prompt, answer)]))
+    reading = engine.read(prompt, answer)
     chances = reading.log_probs.exp().tolist()
     return [Guess(text, chance) for text, chance in zip(_pieces(engine, answer), chances, strict=True)]
 
@@ -117,8 +117,8 @@ def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], star
 @torch.inference_mode()
 def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
     """The logit lens at the last position of `tokens`, for every layer."""
-    [(_, reading)] = next(engine.read([(tokens[:-1] or engine.prompter.start(), tokens[-1:])], False, "last"))
-    states = reading.states.to(engine.device, engine.model.dtype)
+    [(_, read)] = next(engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:])], "last"))
+    states = read.to(engine.device, engine.model.dtype)
     best = head(engine.model, _final_norm(engine.model, states)).float().softmax(dim=-1).max(dim=-1)
     return [
         Step(layer, Guess(engine.prompter.text([int(token)]), float(chance)), float(state.float().norm()))

@@ -209,8 +209,8 @@ class Lab:
         encoded = [self.engine.prompter.raw(text) for text in texts]
         pairs = [(ids[:-1] or self.engine.prompter.start(), ids[-1:]) for ids in encoded]
         found: dict[int, Tensor] = {}
-        for batch in self.engine.read(pairs, log_probs=False, position="last"):
-            found |= {index: reading.states for index, reading in batch}
+        for batch in self.engine.states(pairs, "last"):
+            found |= dict(batch)
         return [found[index] for index in range(len(texts))]
 
     @torch.inference_mode()

@@ -104,11 +104,11 @@ def measure_profile(
     states = torch.empty(len(texts), engine.n_layers, engine.hidden)
     report(Progress(label, 0, len(texts)))
     done = 0
-    for batch in engine.read(texts, log_probs=False):
+    for batch in engine.states(texts):
         if stopped():
             raise Interrupted(label.partition(",")[0])
-        for index, reading in batch:
-            states[index] = reading.states
+        for index, found in batch:
+            states[index] = found
         done += len(batch)
         report(Progress(label, done, len(texts)))
     # Kept in sixteen bits, and used so from the start: a score is the same before and after a restart.

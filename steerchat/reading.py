@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .batch import Batch
+from .batch import Batch, Tree
 from .hooks import StateReader, device_of
 from .lower import Plan
 
@@ -50,8 +50,6 @@ def read(
     batch: Batch,
     heads: Sequence[Sequence[int]],
     texts: Sequence[Sequence[int]],
-    log_probs: bool = True,
-    position: Position = "mean",
     plan: Plan | None = None,
 ) -> list[Reading]:
     """One pass over what each row of `batch` goes on with.
@@ -62,25 +60,48 @@ def read(
         batch: rows that stand on the beginnings of their prompts.
         heads: the rest of each row's prompt, at least one token.
         texts: ids of each row's text; may be empty.
-        log_probs: whether to compute them; without, they come back empty.
-        position: `mean` averages states over the text's tokens, `last` takes its last token's.
         plan: what is known of these rows, which are in its order; everything is computed without.
     """
     starts = [len(head) for head in heads]
     ends = [len(head) + len(text) for head, text in zip(heads, texts, strict=True)]
-    weights = torch.zeros(len(texts), max(ends))
+    weights = torch.zeros(len(texts), 1, max(ends))
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if start < end and position == "last":
-            weights[row, end - 1] = 1.0
-        elif start < end:
-            weights[row, start:end] = 1.0 / (end - start)
+        if start < end:
+            weights[row, 0, start:end] = 1.0 / (end - start)
     reader = StateReader(blocks, range(len(blocks)))
     reader.weights = weights
     with reader, nullcontext() if plan is None else plan.skipping(batch, max(ends)):
         hidden = batch.forward([[*head, *text] for head, text in zip(heads, texts, strict=True)])
-    states = reader.means if plan is None else plan.means(reader.means, [len(text) for text in texts])
-    scores = _log_probs(model, hidden, starts, texts) if log_probs else [torch.zeros(0) for _ in texts]
+    means = reader.means[:, 0]
+    states = means if plan is None else plan.means(means, [len(text) for text in texts])
+    scores = _log_probs(model, hidden, starts, texts)
     return [Reading(tuple(text), score, state) for text, score, state in zip(texts, scores, states, strict=True)]
+
+
+def read_states(blocks: nn.ModuleList, batch: Batch, trees: Sequence[Tree], position: Position) -> list[list[Tensor]]:
+    """The states of every branch of one tree per row, by the unsteered model.
+
+    Args:
+        blocks: the model's decoder blocks.
+        batch: rows that stand on what their trees have in common.
+        trees: no branch is empty.
+        position: `mean` averages states over a branch's tokens, `last` takes its last token's.
+
+    Returns:
+        for each tree, for each of its branches: (layers, hidden) float32.
+    """
+    weights = torch.zeros(len(trees), max(len(tree.branches) for tree in trees), max(map(len, trees)))
+    for row, tree in enumerate(trees):
+        for number, place in enumerate(tree.places):
+            if position == "last":
+                weights[row, number, place.stop - 1] = 1.0
+            else:
+                weights[row, number, place] = 1.0 / (place.stop - place.start)
+    reader = StateReader(blocks, range(len(blocks)))
+    reader.weights = weights
+    with reader:
+        batch.run_trees(trees)
+    return [list(means[: len(tree.branches)]) for means, tree in zip(reader.means, trees, strict=True)]
 
 
 @torch.inference_mode()

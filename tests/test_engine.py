@@ -679,32 +679,47 @@ def test_the_perplexity_of_an_answer_is_that_of_a_plain_forward_pass(kind: str) 
     assert checked > 4
 
 
-@pytest.mark.parametrize("free", [1 << 32, 1])
-@pytest.mark.parametrize("position", ["mean", "last"])
-def test_reading_texts_gives_the_states_and_scores_of_plain_passes(position: Any, free: int) -> None:
-    engine = tiny_engine(free_memory=lambda: free)
-    head = ids(6)
-    texts = [(head + ids(3, 1), ids(5, 2)), (head + ids(1, 3), ids(9, 4)), (head + ids(3, 1), ids(1, 5))]
+@pytest.mark.parametrize("length", [1, 6])
+def test_reading_a_text_gives_the_scores_of_a_plain_pass(length: int) -> None:
+    engine = tiny_engine()
+    reading = engine.read(ids(length), ids(5, 2))
+    assert reading.perplexity == pytest.approx(plain_perplexity(engine, ids(length), ids(5, 2)), rel=1e-3)
+    assert len(reading.log_probs) == 5
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize(("position", "free"), [("mean", 1 << 32), ("last", 1)])
+@pytest.mark.parametrize("shared", [0, 6])
+def test_states_of_texts_read_side_by_side_are_those_of_plain_passes(
+    kind: str, position: Any, free: int, shared: int
+) -> None:
+    engine = tiny_engine(kind, free_memory=lambda: free)
+    head = ids(shared)
+    prompts = [head + ids(3, 1), head + ids(1, 3), head + ids(3, 1), head + ids(3, 1), head + ids(2, 6)]
+    texts = list(zip(prompts, [ids(5, 2), ids(9, 4), ids(1, 5), ids(7, 7), ids(4, 8)], strict=True))
+    # More than one row holds: they stand on the same prompt in another.
+    texts += [(head + ids(2, 6), ids(40, 9 + place)) for place in range(6)]
     seen: list[int] = []
-    for batch in engine.read(texts, position=position):
-        for index, reading in batch:
+    for batch in engine.states(texts, position):
+        for index, states in batch:
             seen.append(index)
             prompt, text = texts[index]
-            assert reading.perplexity == pytest.approx(plain_perplexity(engine, prompt, text), rel=1e-3)
             for layer in range(LAYERS - 1):
                 with recording_blocks(engine, layer) as (computed, _):
                     forward(engine.model, [*prompt, *text])
                 tail = computed[0][0, len(prompt) :]
                 expected = tail[-1] if position == "last" else tail.mean(dim=0)
-                torch.testing.assert_close(reading.states[layer], expected, atol=1e-4, rtol=1e-4)
-    assert sorted(seen) == [0, 1, 2]
+                torch.testing.assert_close(states[layer], expected, atol=1e-4, rtol=1e-4)
+    assert sorted(seen) == list(range(len(texts)))
 
 
-def test_reading_without_scores_costs_no_vocabulary() -> None:
+def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> None:
     engine = tiny_engine()
-    ((index, reading),) = next(iter(engine.read([(ids(4), ids(3))], log_probs=False)))
-    assert index == 0 and len(reading.log_probs) == 0 and reading.perplexity is None
-    assert reading.states.abs().sum() > 0
+    head, ask = ids(6), ids(4, 1)
+    texts = [(head + ask, ids(5, 2)), (head + ask, ids(7, 3)), (head + ids(4, 4), ids(5, 5))]
+    before = engine.work.positions
+    list(engine.states(texts))
+    assert engine.work.positions - before == 6 + 4 + 5 + 7 + 4 + 5
 
 
 # The default model
@@ -721,9 +736,9 @@ def real_edits(engine: Engine) -> list[tuple[Edit, ...]]:
     states = torch.zeros(2, engine.n_layers, engine.hidden)
     with LengthReader(engine.blocks) as lengths:
         engine.run([*prompt, *engine.prompter.reply(texts[0])])
-    for batch in engine.read([(prompt, engine.prompter.reply(text)) for text in texts], log_probs=False):
-        for index, reading in batch:
-            states[index] = reading.states
+    for batch in engine.states([(prompt, engine.prompter.reply(text)) for text in texts]):
+        for index, found in batch:
+            states[index] = found
     happy = ConceptVector.from_raw("happy", states[0] - states[1], engine.fingerprint)
     recipes = [((16,), 2.0), ((16,), -2.0), (tuple(range(10, 19)), 2.0), ((5, 25), 1.0)]
     return [

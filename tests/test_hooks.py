@@ -189,16 +189,18 @@ def test_a_steering_can_be_entered_again() -> None:
 @pytest.mark.parametrize("kind", [PlainBlock, TupleBlock])
 def test_states_are_averaged_over_the_marked_positions(kind: type[nn.Module]) -> None:
     blocks = blocks_of(kind)
-    weights = torch.zeros(5, 7)
-    weights[0, 2:4] = 0.5
-    weights[1, 6] = 1.0
+    weights = torch.zeros(5, 2, 7)
+    weights[0, 0, 2:4] = 0.5
+    weights[0, 1, 5] = 1.0
+    weights[1, 0, 6] = 1.0
     reader = StateReader(blocks, [1])
     reader.weights = weights
     with reader:
         blocks[1](STATES)
-    assert reader.means.shape == (5, 1, HIDDEN)
-    torch.testing.assert_close(reader.means[0, 0], STATES[0, 2:4].mean(dim=0))
-    torch.testing.assert_close(reader.means[1, 0], STATES[1, 6])
+    assert reader.means.shape == (5, 2, 1, HIDDEN)
+    torch.testing.assert_close(reader.means[0, 0, 0], STATES[0, 2:4].mean(dim=0))
+    torch.testing.assert_close(reader.means[0, 1, 0], STATES[0, 5])
+    torch.testing.assert_close(reader.means[1, 0, 0], STATES[1, 6])
     assert not reader.means[2].any()
 
 

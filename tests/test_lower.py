@@ -78,7 +78,7 @@ def assert_read_in_full(engine: Engine, asked: Sequence[Row], outputs: Sequence[
         if not output.reading.tokens:
             assert not output.reading.states.any()
             continue
-        [[(_, fresh)]] = engine.read([(row.prompt, output.reading.tokens)])
+        fresh = engine.read(row.prompt, output.reading.tokens)
         torch.testing.assert_close(output.reading.log_probs, fresh.log_probs, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(output.reading.states, fresh.states, atol=1e-3, rtol=1e-4)
 
