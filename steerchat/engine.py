@@ -161,13 +161,17 @@ class Engine:
         return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
 
     def states(
-        self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], position: Position = "mean"
+        self,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        position: Position = "mean",
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[list[tuple[int, torch.Tensor]]]:
         """The unsteered model's states while it reads texts after their prompts, a batch at a time.
 
         Args:
             texts: (prompt ids, text ids); neither is empty.
             position: see `reading.read_states`.
+            check: likewise. A pass of a large model takes long: whoever waits can leave in the middle of it.
 
         Yields:
             (layers, hidden) for each text of a batch, with its index in `texts`, until every text is read.
@@ -182,7 +186,7 @@ class Engine:
             rows = max(1, min(_POSITIONS // longest, self._batch_size(len(shared) + longest, logits=False)))
             group, trees = trees[:rows], trees[rows:]
             batch = Batch(self.model, [start] * len(group), longest, self.work)
-            found = read_states(self.blocks, batch, [tree for tree, _ in group], position)
+            found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
             indices = [index for _, members in group for index in members]
             yield list(zip(indices, chain.from_iterable(found), strict=True))
 

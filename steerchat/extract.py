@@ -40,7 +40,7 @@ def extract(
         concept: its examples; held-out ones are only measured.
         method: see the module's text.
         report: told of progress.
-        stopped: asked between batches.
+        stopped: asked after every block.
 
     Returns:
         a vector whose report holds `examples` (their digest), `agreement` per layer (mean cosine of each
@@ -99,10 +99,13 @@ def _states(
     states = torch.empty(len(texts), engine.n_layers, engine.hidden)
     done = 0
     label = f"extracting {name} from {_pairs(len(examples))}"
-    report(Progress(label, 0, len(texts)))
-    for batch in engine.states(texts, "last" if method in ("last", "end") else "mean"):
+
+    def check() -> None:
         if stopped():
             raise Interrupted(f"extracting {name}")
+
+    report(Progress(label, 0, len(texts)))
+    for batch in engine.states(texts, "last" if method in ("last", "end") else "mean", check):
         for index, found in batch:
             states[index] = found
         done += len(batch)

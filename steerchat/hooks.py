@@ -196,13 +196,15 @@ class StateReader:
     Args:
         blocks: the model's decoder blocks.
         layers: which of them to read.
+        check: called after each of them; what it raises ends the pass.
 
     After each forward pass, `means` is (batch, averages, len(layers), hidden) float32, for the weights set before it.
     """
 
-    def __init__(self, blocks: nn.ModuleList, layers: Iterable[int]) -> None:
+    def __init__(self, blocks: nn.ModuleList, layers: Iterable[int], check: Callable[[], None] = lambda: None) -> None:
         self._blocks = blocks
         self.layers = tuple(layers)
+        self._check = check
         self.weights: Tensor | None = None  # (batch, averages, position), each average's summing to one
         self._means: dict[int, Tensor] = {}
         self._stack = ExitStack()
@@ -218,6 +220,7 @@ class StateReader:
 
     def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def read(module: nn.Module, args: Any, output: Any) -> None:
+            self._check()
             if self.weights is not None:
                 hidden = hidden_of(output)
                 weights = self.weights.to(hidden.device)

@@ -90,7 +90,7 @@ def measure_profile(
 
     Raises:
         ConceptError: when the file cannot be read.
-        Interrupted: when `stopped`, asked between batches, said so.
+        Interrupted: when `stopped`, asked after every block, said so.
     """
     texts: list[tuple[list[int], list[int]]] = []
     try:
@@ -104,9 +104,12 @@ def measure_profile(
     states = torch.empty(len(texts), engine.n_layers, engine.hidden)
     report(Progress(label, 0, len(texts)))
     done = 0
-    for batch in engine.states(texts):
+
+    def check() -> None:
         if stopped():
             raise Interrupted(label.partition(",")[0])
+
+    for batch in engine.states(texts, check=check):
         for index, found in batch:
             states[index] = found
         done += len(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,7 +78,9 @@ def read(
     return [Reading(tuple(text), score, state) for text, score, state in zip(texts, scores, states, strict=True)]
 
 
-def read_states(blocks: nn.ModuleList, batch: Batch, trees: Sequence[Tree], position: Position) -> list[list[Tensor]]:
+def read_states(
+    blocks: nn.ModuleList, batch: Batch, trees: Sequence[Tree], position: Position, check: Callable[[], None]
+) -> list[list[Tensor]]:
     """The states of every branch of one tree per row, by the unsteered model.
 
     Args:
@@ -86,6 +88,7 @@ def read_states(blocks: nn.ModuleList, batch: Batch, trees: Sequence[Tree], posi
         batch: rows that stand on what their trees have in common.
         trees: no branch is empty.
         position: `mean` averages states over a branch's tokens, `last` takes its last token's.
+        check: called after every block; what it raises ends the pass.
 
     Returns:
         for each tree, for each of its branches: (layers, hidden) float32.
@@ -97,7 +100,7 @@ def read_states(blocks: nn.ModuleList, batch: Batch, trees: Sequence[Tree], posi
                 weights[row, number, place.stop - 1] = 1.0
             else:
                 weights[row, number, place] = 1.0 / (place.stop - place.start)
-    reader = StateReader(blocks, range(len(blocks)))
+    reader = StateReader(blocks, range(len(blocks)), check)
     reader.weights = weights
     with reader:
         batch.run_trees(trees)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from steerchat.decoding import Row
 from steerchat.engine import Engine, Output
-from steerchat.errors import ModelError
+from steerchat.errors import Interrupted, ModelError
 from steerchat.hooks import Edit, LengthReader
 from steerchat.recipe import Recipe, Term
 from steerchat.results import Delta, Finished
@@ -720,6 +721,19 @@ def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> 
     before = engine.work.positions
     list(engine.states(texts))
     assert engine.work.positions - before == 6 + 4 + 5 + 7 + 4 + 5
+
+
+def test_reading_ends_in_the_middle_of_a_pass_when_it_is_told_to() -> None:
+    engine, calls = tiny_engine(), itertools.count(1)
+
+    def check() -> None:
+        if next(calls) == 2:
+            raise Interrupted("reading")
+
+    with pytest.raises(Interrupted):
+        list(engine.states([(ids(4), ids(3, 1)), (ids(5, 2), ids(3, 3))], check=check))
+    assert next(calls) == 3
+    assert not any(block._forward_hooks for block in engine.blocks)
 
 
 # The default model

@@ -53,12 +53,12 @@ def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_p
 @pytest.mark.parametrize("order", list(itertools.permutations(("engine", "loading", "sampling"), 2)))
 def test_two_threads_that_import_at_once_get_the_same_whole_library(order: tuple[str, str]):
     code = """
-import importlib, sys, threading
+import importlib, sys, threading, time
 first, second = (f'steerchat.{name}' for name in sys.argv[1:])
 thread = threading.Thread(target=importlib.import_module, args=(first,))
 thread.start()
 while thread.is_alive() and "transformers" not in sys.modules:
-    pass
+    time.sleep(0.001)
 importlib.import_module(second)
 thread.join()
 from steerchat import loading
