@@ -2,7 +2,8 @@
 
 A `Context` is what is kept of one text between passes: its tokens and their unsteered keys and values. A
 `Batch` stacks contexts, one per row, and runs new tokens on top of them. Rows may have different lengths:
-columns that a row does not use carry position -1 and are masked, so a row computes what it would alone.
+columns that a row does not use carry position -1 and are masked, so a row computes what it would alone. Texts
+that are only read need no row each: a `Tree` holds several behind the prompt that they share.
 """
 
 from __future__ import annotations
@@ -197,7 +198,9 @@ class Batch:
             for number, place in enumerate(tree.places, 1):
                 positions[row, place] -= place.start - len(tree.trunk)
                 branches[row, place] = number
-        self._run(ids, positions, counts, head=False, branches=branches)
+        # Without a fork nothing needs a mask of its own, which for a long text would be large.
+        forked = any(len(tree.branches) > 1 for tree in trees)
+        self._run(ids, positions, counts, head=False, branches=branches if forked else None)
 
     def _run(
         self, ids: Tensor, positions: Tensor, counts: Tensor, head: bool, branches: Tensor | None = None

@@ -95,6 +95,7 @@ def test_what_was_promised_once_stays():
     }
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_run(home: Path, capsys: pytest.CaptureFixture[str]):
     code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     assert code and sum(map(bool, code[1].splitlines())) == 5
@@ -104,6 +105,7 @@ def test_the_lines_of_the_readme_run(home: Path, capsys: pytest.CaptureFixture[s
     assert logged.pair.seed == 1
 
 
+@pytest.mark.slow
 def test_pairs_events_and_sweeps(home: Path):
     with steerchat.load(log=False, max_tokens=6) as model:
         model.steer("happy 2 4.0")
@@ -118,6 +120,7 @@ def test_pairs_events_and_sweeps(home: Path):
     assert steerchat.history() == []
 
 
+@pytest.mark.slow
 def test_concepts_are_values(home: Path):
     with steerchat.load(log=False) as model:
         happy, sad = model.concept("happy"), model.concept("sad")
@@ -149,6 +152,7 @@ def test_a_vector_made_in_python_steers_and_stays(home: Path):
         assert model.pair("How are you?", seed=3).steered == pair.steered
 
 
+@pytest.mark.slow
 def test_the_history_is_searched_and_filtered(home: Path):
     with steerchat.load(max_tokens=6) as model:
         model.pair("The weather")
@@ -169,6 +173,7 @@ def cell(value: Any) -> tuple[str, ElementTree.Element]:
     return shown, ElementTree.fromstring(shown)
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_pairs_and_sweeps_with_a_chart(home: Path):
     with steerchat.load(max_tokens=6) as model:
         model.steer("happy 2 4.0")

@@ -156,6 +156,7 @@ def greedy(
     return tuple(tokens[len(prompt) :])
 
 
+@pytest.mark.slow
 def test_a_pair_is_what_a_plain_loop_says(found: tuple[Kind, Engine], session: Session) -> None:
     kind, engine = found
     session.system = "Be brief."
@@ -182,6 +183,7 @@ def test_a_pair_is_what_a_plain_loop_says(found: tuple[Kind, Engine], session: S
     assert pair.steered.perplexity == pytest.approx(torch.tensor(logs).mean().neg().exp().item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_vector_is_the_difference_of_plain_means(found: tuple[Kind, Engine], session: Session) -> None:
     kind, engine = found
     raw = torch.zeros(LAYERS, HIDDEN)
@@ -194,6 +196,7 @@ def test_a_vector_is_the_difference_of_plain_means(found: tuple[Kind, Engine], s
     torch.testing.assert_close(vector.directions, raw / raw.norm(dim=-1, keepdim=True), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sweeps_rows_are_what_plain_loops_say(found: tuple[Kind, Engine], session: Session) -> None:
     kind, engine = found
     session.steer([parse_term("random 1 6.0")])
@@ -211,6 +214,7 @@ def test_a_sweeps_rows_are_what_plain_loops_say(found: tuple[Kind, Engine], sess
     assert len(answers) > LAYERS
 
 
+@pytest.mark.slow
 def test_turns_that_reuse_their_caches_say_what_turns_without_say(found: tuple[Kind, Engine], session: Session) -> None:
     _, engine = found
 

@@ -19,6 +19,8 @@ from steerchat.errors import Interrupted, ModelError
 from steerchat.registry import registry
 from steerchat.results import BenchReport, Notice, Progress
 
+pytestmark = pytest.mark.slow
+
 # Design section 8.
 PROMISED = [
     "pair_vs_single",

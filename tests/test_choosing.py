@@ -183,6 +183,7 @@ def test_at_a_terminal_the_smaller_one_is_offered(
 # Switching
 
 
+@pytest.mark.slow
 def test_the_conversation_goes_on_with_another_model_and_its_own_vectors(open_chat: Open, other_folder: Path) -> None:
     chat = open_chat()
     chat.session.steer([parse_term("happy 1 3.0")])
@@ -204,6 +205,7 @@ def test_a_switch_that_fails_leaves_the_model_at_hand(open_chat: Open) -> None:
     assert chat.session.engine is before and finish(chat.session.say("Still there?")).model == "tiny"
 
 
+@pytest.mark.slow
 def test_a_switch_before_the_first_model_is_loaded_loads_one_at_a_time(
     open_chat: Open, other_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_model_that_would_not_fit_alone_either_puts_nothing_away(
     assert chat.loader.ready is before
 
 
+@pytest.mark.slow
 def test_two_models_that_do_not_fit_at_once_take_turns(
     open_chat: Open, other_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +296,7 @@ def _fail() -> None:
     raise ModelError("recurrent")
 
 
+@pytest.mark.slow
 def test_twenty_switches_leave_memory_where_it_was(open_chat: Open, other_folder: Path, tiny_folder: Path) -> None:  # noqa: F811
     chat = open_chat()
     gone: list[weakref.ref] = []

@@ -77,6 +77,7 @@ def test_a_script_answers_logs_and_exits_with_0(shell: Shell):
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["/nonsense", "/steer hapy 2 2.0", "/steer happy 99 2", "x" * 100_000])
 def test_a_script_with_a_failed_line_exits_with_1_after_the_other_lines(shell: Shell, line: str):
     out, err = shell(stdin=f"{line}\nHello?\n", code=1)
@@ -110,6 +111,7 @@ def test_compare_without_steering_has_no_second_answer(shell: Shell):
     assert set(pair) >= PAIR and pair["steered"] is None and pair["effect"] is None
 
 
+@pytest.mark.slow
 def test_compare_takes_prompts_from_a_file_and_from_standard_input(shell: Shell, tmp_path: Path):
     file = tmp_path / "prompts.txt"
     file.write_text("One?\n\nTwo?\n")
@@ -119,6 +121,7 @@ def test_compare_takes_prompts_from_a_file_and_from_standard_input(shell: Shell,
     assert [pair["steered"]["text"] for pair in found] == [pair["steered"]["text"] for pair in piped]
 
 
+@pytest.mark.slow
 def test_concepts_are_measured_on_prompts_of_ones_own(shell: Shell, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("One?\n\nTwo?\n")
     options = ("--prompts", f"{tmp_path}/prompts.txt", "--seeds", "1", "--directions", "1")
@@ -135,6 +138,7 @@ def test_a_file_with_one_prompt_is_too_small_to_measure_on(shell: Shell, tmp_pat
     assert "at least two" in shell("concept", "evaluate", "happy", "--prompts", f"{tmp_path}/prompts.txt", code=2)[1]
 
 
+@pytest.mark.slow
 def test_the_plural_of_concept_measures_all_of_them(shell: Shell):
     rows = shell.json("concepts", "--evaluate")
     assert [row["concept"] for row in rows] == ["formal", "happy", "sad"]
@@ -146,12 +150,14 @@ def test_options_count_before_and_after_the_subcommand(shell: Shell):
     assert first["seed"] == second["seed"] == 5 and first["normal"] == second["normal"]
 
 
+@pytest.mark.slow
 def test_both_spellings_of_a_recipe_are_the_same(shell: Shell):
     [words] = shell.json("compare", "One?", "--steer", "happy 2 4.0", "--steer", "sad 1 -1.0")
     [colons] = shell.json("compare", "One?", "--steer", "happy:2:4.0", "--steer", "sad:1:-1.0")
     assert words["recipe"] == colons["recipe"] and len(words["recipe"]["terms"]) == 2
 
 
+@pytest.mark.slow
 def test_history_lists_as_a_table_and_as_json(shell: Shell):
     shell("compare", "How are you?", *STEER)
     shell("compare", "Where are you?")
@@ -165,6 +171,7 @@ def test_history_lists_as_a_table_and_as_json(shell: Shell):
     assert one["prompt"] == "How are you?" and set(one["steered"]) >= ANSWER
 
 
+@pytest.mark.slow
 def test_history_as_csv_and_markdown_has_the_same_pairs_as_json(shell: Shell):
     shell("compare", 'A "comma", and\na line', *STEER)
     shell("compare", "# No *heading*")
@@ -185,6 +192,7 @@ def test_history_as_csv_and_markdown_has_the_same_pairs_as_json(shell: Shell):
     assert "one form" in shell("history", "--csv", "--json", code=2)[1]
 
 
+@pytest.mark.slow
 def test_a_search_shows_where_its_words_are(shell: Shell):
     shell("compare", "The quantum\nweather of Norway", *STEER)
     out, _ = shell("history", "--search", "weather QUANTUM")
@@ -203,6 +211,7 @@ def test_a_full_page_says_how_to_get_the_next(shell: Shell):
     assert "Older" not in shell("history", "--limit", "3")[0]
 
 
+@pytest.mark.slow
 def test_the_file_of_the_history_is_named_copied_and_checked(shell: Shell, tmp_path: Path):
     assert "no history" in shell("db", "check", code=1)[1]
     assert "no history" in shell("db", "backup", str(tmp_path / "copy.db"), code=1)[1]
@@ -221,6 +230,7 @@ def test_the_file_of_the_history_is_named_copied_and_checked(shell: Shell, tmp_p
     assert "not a SQLite file" in shell("db", "check", code=1)[1]
 
 
+@pytest.mark.slow
 def test_a_pair_is_run_again_from_the_shell(shell: Shell):
     [pair] = shell.json("compare", "How are you?", *STEER)
     [again] = shell.json("history", "rerun", "1")
@@ -230,6 +240,7 @@ def test_a_pair_is_run_again_from_the_shell(shell: Shell):
     assert "--min-effect" in shell("history", "list", "--help")[0] and "rerun" in shell("history", "--help")[0]
 
 
+@pytest.mark.slow
 def test_the_newest_steered_pair_is_looked_into_from_the_shell(shell: Shell):
     assert "there is no answer yet" in shell("why", code=2)[1]
     shell("compare", "How are you?", *STEER)
@@ -239,6 +250,7 @@ def test_the_newest_steered_pair_is_looked_into_from_the_shell(shell: Shell):
     assert {strip["concept"] for strip in shell.json("probe")} == {"happy"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_objects_twice(shell: Shell):
     def run() -> list[dict[str, Any]]:
         found = shell.json("compare", "--prompts", "-", *STEER, "--seed", "1", stdin="One?\nTwo?\n")
@@ -248,6 +260,7 @@ def test_the_same_seed_gives_the_same_objects_twice(shell: Shell):
     assert len(first) == 2 and first == run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "own"),
     [
@@ -277,6 +290,7 @@ def test_what_is_told_beside_a_result_is_on_standard_error(shell: Shell, monkeyp
     assert "something was done" in err and len(out.splitlines()) == 1 and json.loads(out)["prompt"] == "One?"
 
 
+@pytest.mark.slow
 def test_progress_is_on_standard_error_alone(shell: Shell):
     sweep = ("layers", "One?", "--concept", "happy", "--strength", "2", "--repeats", "1")
     out, err = shell(*sweep, "--json")
@@ -320,6 +334,7 @@ def test_the_shell_completes_commands_and_options(
 # Mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -376,6 +391,7 @@ def test_settings_come_from_the_command_line_over_the_environment_over_the_file(
 _LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers') if m in sys.modules])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

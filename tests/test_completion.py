@@ -261,6 +261,7 @@ def test_what_was_typed_wrong_before_offers_nothing():
     assert menu("/steer happy 16 2.0 more ") == {}
 
 
+@pytest.mark.slow
 @given(st.text(alphabet=" \"'-=/:%.,\\~0129adehinopstvry\n\0", max_size=40) | st.text())
 def test_no_partial_line_raises(text: str):
     for line in (text, f"/{text}", *(f"/{command.name} {text}" for command in registry)):

@@ -483,6 +483,7 @@ def test_a_control_vector_of_repeng_comes_in_and_steers(chat: FakeChat, tmp_path
     assert pair.steered is not None and pair.steered.text != pair.normal.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["npy", "float16.npy", "row.npy", "safetensors", "bfloat16.safetensors"])
 def test_a_plain_direction_works_at_its_layer_at_once(form: str, chat: FakeChat, tmp_path: Path) -> None:
     direction = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(1))
@@ -743,6 +744,7 @@ def test_vectors_are_exchanged_without_a_chat(tmp_path: Path, tiny: Engine) -> N
 # The shell
 
 
+@pytest.mark.slow
 def test_the_shell_lists_makes_and_deletes_concepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
     model = save_model(tmp_path / "tiny")

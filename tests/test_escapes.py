@@ -134,6 +134,7 @@ LINES = [
 ]
 
 
+@pytest.mark.slow
 def test_nothing_that_is_said_moves_colours_or_names_a_terminal(desk: Desk) -> None:
     heard = ""
     for line in LINES:
@@ -145,6 +146,7 @@ def test_nothing_that_is_said_moves_colours_or_names_a_terminal(desk: Desk) -> N
     harmless(heard)
 
 
+@pytest.mark.slow
 def test_neither_does_a_blind_review(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run_line(desk.chat, desk.screen, "/steer happy 2 4.0")
     run_line(desk.chat, desk.screen, "Well?")
@@ -156,6 +158,7 @@ def test_neither_does_a_blind_review(desk: Desk, monkeypatch: pytest.MonkeyPatch
     assert asked
 
 
+@pytest.mark.slow
 def test_reports_and_exports_hold_text_alone(desk: Desk) -> None:
     for line in LINES[:3]:
         run_line(desk.chat, desk.screen, line)
@@ -180,6 +183,7 @@ def test_reports_and_exports_hold_text_alone(desk: Desk) -> None:
     assert [path.name for path in Path.cwd().iterdir() if "owned" in path.name] == []
 
 
+@pytest.mark.slow
 def test_the_prompt_its_menus_and_its_toolbar_show_it_as_text(desk: Desk) -> None:
     """As typed and pasted at the real editing prompt, with the menu of conversations, pairs and files open."""
     assert run_line(desk.chat, desk.screen, "Well \x1b[32mgreen\x9b32m\x1b]0;owned\x07\u202e?"), take(desk)

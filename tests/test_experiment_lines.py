@@ -41,6 +41,7 @@ def objects(chat: Any, line: str) -> list[dict[str, Any]]:
 # Row by row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layers", "strengths"])
 def test_a_sweep_that_goes_on_from_a_text_agrees_row_by_row_with_the_same_runs_one_by_one(
     start: Start,  # noqa: F811
@@ -65,6 +66,7 @@ def test_a_sweep_that_goes_on_from_a_text_agrees_row_by_row_with_the_same_runs_o
 # Mixes
 
 
+@pytest.mark.slow
 def test_a_mix_of_one_concept_answers_as_steering_towards_it_does(start: Start):  # noqa: F811
     chat, screen = start()
     for line in ("/steer happy 2 4.0", "/retry same", "/mix happy:1.0 2 4.0", "/mix happy:0.5,happy:0.2 2 4.0"):
@@ -88,6 +90,7 @@ def test_a_mix_away_from_a_concept_pushes_along_the_difference_of_the_two(start:
     assert float(edit.vector.norm()) == pytest.approx(float(alone.vector.norm()), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -138,6 +141,7 @@ def test_why_names_the_token_at_which_the_two_lists_part(start: Start):  # noqa:
 # What is asked
 
 
+@pytest.mark.slow
 def test_a_concept_alone_on_a_sweeps_line_is_what_is_swept(start: Start):  # noqa: F811
     chat, screen = start()
     out = " ".join(say(chat, screen, "/layers happy").split())
@@ -159,6 +163,7 @@ def test_a_concept_read_where_texts_end_is_said_to_show_in_their_length(start: S
 # Stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "stop_at"),
     [
@@ -246,6 +251,7 @@ def known(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "arguments"),
     [

@@ -46,6 +46,7 @@ def logged(session: Session, sql: str) -> list[dict[str, object]]:
     return rows(session.journal.store.path, sql)
 
 
+@pytest.mark.slow
 def test_every_layer_in_one_batch_answers_as_each_would_alone(session: Session):
     recipe = chosen(session, "happy", "1", 6.0)
     result = Experiment(session, "layers", PROMPT, at_layers(recipe, LAYERS), repeats=2).run()
@@ -247,6 +248,7 @@ def test_a_probe_reads_the_plain_states_of_the_text_at_the_concepts_read_layer(s
         assert strip.values == pytest.approx(expected.tolist(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_probed_is_read_under_every_answer_until_it_is_off(session: Session):
     assert not any(isinstance(event, Probed) for event in session.say(PROMPT))
     session.probes = ("happy", "sad")

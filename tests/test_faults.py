@@ -54,6 +54,7 @@ def obeyed(text: str) -> set[str]:
     return {c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cs", "Cf")}
 
 
+@pytest.mark.slow
 def test_a_model_that_sends_control_codes_moves_nothing(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_model_that_sends_control_codes_moves_nothing(
     assert "[/foo]" in shown
 
 
+@pytest.mark.slow
 def test_nothing_is_called_in_a_start_a_chat_experiments_and_the_history(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +113,7 @@ def test_nothing_is_called_in_a_start_a_chat_experiments_and_the_history(
     assert calls == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="sends itself SIGINT")
 @pytest.mark.parametrize("at", [1, 3, 6, 12])
 def test_ctrl_c_twice_in_a_row_at_any_pass_leaves_a_chat_that_answers(desk: Desk, at: int) -> None:
@@ -131,6 +134,7 @@ def test_ctrl_c_twice_in_a_row_at_any_pass_leaves_a_chat_that_answers(desk: Desk
     assert rows(history_path(), ANSWERS)[-1]["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_said_once_and_the_chat_goes_on(desk: Desk) -> None:
     store = desk.chat.session.journal.store
     assert store is not None
@@ -143,6 +147,7 @@ def test_a_disk_without_room_is_said_once_and_the_chat_goes_on(desk: Desk) -> No
     desk.whole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -165,6 +170,7 @@ def test_numbers_out_of_bounds_are_told_what_the_bounds_are(desk: Desk, line: st
     assert told in desk.take()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", ["-0", "1e-30"])
 def test_a_strength_of_nearly_nothing_steers_nothing(desk: Desk, strength: str) -> None:
     say(desk, f"/steer happy 2 {strength}")
@@ -175,6 +181,7 @@ def test_less_than_nothing_is_nothing(desk: Desk) -> None:
     assert "temperature is now 0.0" in say(desk, "/set temperature -0")
 
 
+@pytest.mark.slow
 def test_the_last_seed_there_is_is_followed_by_the_first(desk: Desk) -> None:
     say(desk, f"/set seed {2**63 - 1}")
     say(desk, "One?")

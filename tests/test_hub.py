@@ -88,6 +88,7 @@ def find(environment: dict[str, str]) -> Find:
     return find
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_once_and_then_taken_from_the_cache(find: Find, hub: Hub) -> None:
     found = find("org/tiny")
     assert found["fingerprint"] == f"org/tiny@{COMMIT}"
@@ -107,6 +108,7 @@ def test_a_model_is_fetched_once_and_then_taken_from_the_cache(find: Find, hub: 
     assert [path for path, _, _ in hub.fetched] == ["own.py"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_another_program_filled_is_used_as_it_is(
     find: Find, hub: Hub, environment: dict[str, str]
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_cache_that_another_program_filled_is_used_as_it_is(
     assert hub.asked == asked
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_goes_on_where_it_stood(find: Find, hub: Hub) -> None:
     hub.breaks = "model-2.safetensors"
     found = find("org/large")
@@ -129,6 +132,7 @@ def test_a_connection_that_breaks_goes_on_where_it_stood(find: Find, hub: Hub) -
     assert found["bytes"][-1] == [total, total]
 
 
+@pytest.mark.slow
 def test_after_a_killed_download_files_that_came_whole_are_kept(
     find: Find, hub: Hub, environment: dict[str, str]
 ) -> None:
@@ -151,6 +155,7 @@ def test_after_a_killed_download_files_that_came_whole_are_kept(
     assert [path for path, _, _ in hub.fetched if path.endswith(".safetensors")] == ["model-2.safetensors"]
 
 
+@pytest.mark.slow
 def test_each_refusal_says_what_to_do(find: Find, hub: Hub) -> None:
     shut = find("org/shut")
     assert "accepted its terms" in shut["message"] and "hf auth login" in shut["hint"]
@@ -166,6 +171,7 @@ def test_each_refusal_says_what_to_do(find: Find, hub: Hub) -> None:
     assert not any(path.endswith(".bin") for path, _, _ in hub.fetched)
 
 
+@pytest.mark.slow
 def test_from_the_hub_to_a_logged_pair(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
     shipped = write_concepts(tmp_path / "shipped")
     code = f"from pathlib import Path\nshipped = Path({str(shipped)!r})\n" + SHELL

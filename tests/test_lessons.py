@@ -111,6 +111,7 @@ def say(chat: Chat, screen: Screen, line: str) -> str:
 # As a learner
 
 
+@pytest.mark.slow
 def test_a_lesson_from_its_first_step_to_its_last(start: Start, own: Path):
     chat, screen = start(own)
     assert "pushing Pushing 5 min" in say(chat, screen, "/lesson")
@@ -129,6 +130,7 @@ def test_a_lesson_from_its_first_step_to_its_last(start: Start, own: Path):
     assert "done" in say(chat, screen, "/lesson")
 
 
+@pytest.mark.slow
 def test_while_a_lesson_runs_short_lines_do_what_they_say(start: Start, own: Path):
     chat, screen = start(own)
     say(chat, screen, "/lesson 1")
@@ -147,6 +149,7 @@ def test_while_a_lesson_runs_short_lines_do_what_they_say(start: Start, own: Pat
     assert "normal" in say(chat, screen, "next") and len(chat.session.turns) == 2
 
 
+@pytest.mark.slow
 def test_a_measured_goal_that_a_model_does_not_reach_is_said_to_be_the_models(start: Start, own: Path):
     text = LESSON.replace('"happy > 1" = "push harder"', '"answers > 99" = "never enough"').replace(
         'wrong = ["/steer happy 50% 0.5", "/steer sad"]', 'show = "zero happy"'
@@ -179,6 +182,7 @@ def test_an_aim_keeps_its_lines_for_the_solution(start: Start, own: Path):
     assert "Done." in say(chat, screen, "/steer happy 1.5")
 
 
+@pytest.mark.slow
 def test_hints_come_one_by_one_and_the_solution_last(start: Start, own: Path):
     chat, screen = start(own)
     say(chat, screen, "/lesson pushing")
@@ -214,6 +218,7 @@ def test_progress_survives_a_restart_and_an_update_of_the_text(start: Start, own
     assert "[1/4] Look" in say(chat, screen, "/lesson 1")
 
 
+@pytest.mark.slow
 def test_a_report_has_what_was_answered_and_measured(start: Start, own: Path, tmp_path: Path):
     chat, screen = start(own)
     assert "no lesson was begun" in say(chat, screen, f"/lesson report {tmp_path / 'report.md'}")
@@ -254,6 +259,7 @@ def test_words_are_explained_and_unknown_ones_have_a_nearest(start: Start):
 # As a teacher
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -289,6 +295,7 @@ def test_what_is_wrong_with_a_lesson_is_named_with_its_line_and_does_not_stop_th
     assert "[1/3] Look" in say(chat, screen, "/lesson another")
 
 
+@pytest.mark.slow
 def test_the_lesson_that_the_readme_begins_with_is_in_order(start: Start, tmp_path: Path):
     text = (course_folder("shipped") / "README.md").read_text(encoding="utf-8")
     (tmp_path / "mine.md").write_text(text.split("~~~markdown\n")[1].split("~~~")[0], encoding="utf-8")
@@ -362,6 +369,7 @@ def test_a_track_lists_its_lessons_and_names_the_next_of_them(start: Start):
 # As CI
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first-steering", "tokens-and-states", "what-layers-do", "inside"])
 def test_lessons_go_on_to_their_end_on_a_random_model(start: Start, name: str):
     """Nothing need be shown by it: what cannot be passed can be skipped, and nothing breaks."""
@@ -375,6 +383,7 @@ def test_lessons_go_on_to_their_end_on_a_random_model(start: Start, name: str):
     assert tutor(chat).progress.done(lesson) == len(lesson.steps)
 
 
+@pytest.mark.slow
 def test_layers_are_named_by_depth_so_that_a_model_of_32_layers_is_taught_too(start: Start, tmp_path: Path):
     chat, screen = start(model=str(save_model(tmp_path / "deep", layers=32)))
     said = [say(chat, screen, line) for line in replay(tutor(chat), tutor(chat).course.find("inside"))]
@@ -384,6 +393,7 @@ def test_layers_are_named_by_depth_so_that_a_model_of_32_layers_is_taught_too(st
     assert "a stack of 32 layers" in say(chat, screen, "/lesson 1")
 
 
+@pytest.mark.slow
 def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(
     own: Path,
     tmp_path: Path,

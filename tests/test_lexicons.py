@@ -129,6 +129,7 @@ def test_a_repeated_word_counts_three_times_at_most() -> None:
     assert INDEPENDENT["excited"].score("one! " * 200) == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concept", list(RATES))
 @given(
     text=st.text(max_size=200)

@@ -83,6 +83,7 @@ def assert_read_in_full(engine: Engine, asked: Sequence[Row], outputs: Sequence[
         torch.testing.assert_close(output.reading.states, fresh.states, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "gemma3", "qwen3"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_readings_equal_those_of_a_full_pass(kind: str, sampling: Sampling) -> None:
@@ -103,6 +104,7 @@ def test_blocks_up_to_the_first_edit_run_for_no_row_that_they_are_known_of() -> 
     assert passes[-1][0] == 0 and passes[1] == [len(ROWS)] * LAYERS
 
 
+@pytest.mark.slow
 def test_a_text_that_is_split_otherwise_than_it_was_sampled_is_read_whole() -> None:
     engine = tiny_engine(stops=())  # any bytes: halves of characters are replaced in the text
     asked = rows([0])
@@ -113,6 +115,7 @@ def test_a_text_that_is_split_otherwise_than_it_was_sampled_is_read_whole() -> N
     assert_read_in_full(engine, asked, outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_a_stopped_answer_is_read_as_far_as_it_came(after: int) -> None:
     engine = only_letters(tiny_engine(stops=()))
@@ -122,12 +125,14 @@ def test_a_stopped_answer_is_read_as_far_as_it_came(after: int) -> None:
     assert_read_in_full(engine, rows([0]), outputs)
 
 
+@pytest.mark.slow
 def test_states_that_wait_to_be_added_up_change_nothing_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerchat.lower._WAITING", 1)
     engine = only_letters(tiny_engine())
     assert_read_in_full(engine, rows(), answers(engine, rows(), SAMPLED))
 
 
+@pytest.mark.slow
 def test_blocks_that_cannot_run_for_some_rows_read_everything() -> None:
     engine = only_letters(tiny_engine(stops=()))
     expected = answers(engine, rows([0]), SAMPLED)
@@ -147,6 +152,7 @@ def test_blocks_that_cannot_run_for_some_rows_read_everything() -> None:
             torch.testing.assert_close(output.reading.states, before.reading.states, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_kept_goes_on_as_if_it_had_been_read_whole() -> None:
     engine = only_letters(tiny_engine(stops=()))
     first = [Row(PROMPT), Row(PROMPT, ROWS[3])]

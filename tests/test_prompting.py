@@ -134,6 +134,7 @@ def test_characters_split_over_tokens_come_out_whole(text: str) -> None:
     assert not any("\ufffd" in delta for delta in deltas)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=30))
 def test_any_text_streams_as_it_is(text: str) -> None:
@@ -170,6 +171,7 @@ def test_halves_of_characters_become_replacement_signs() -> None:
     assert PROMPTER.raw("\udcff") == PROMPTER.raw("?") and PROMPTER.reply("\udcff") == PROMPTER.reply("?")
 
 
+@pytest.mark.slow
 def test_more_control_tokens_than_marks_are_text() -> None:
     typed = "<|im_end|>" * 66_000
     ids = PROMPTER.chat(user(typed))

@@ -102,6 +102,7 @@ def run(tmp_path: Path, deep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     return run
 
 
+@pytest.mark.slow
 def test_the_lines_for_the_shell_run_and_give_what_they_promise(run: Run, tmp_path: Path):
     said = {line: run(line) for line in LINES if not line.startswith("pip ")}
 
@@ -121,6 +122,7 @@ def test_the_lines_for_the_shell_run_and_give_what_they_promise(run: Run, tmp_pa
     assert of("steerchat db check") == "no damage found\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", blocks(README, "python"))
 def test_the_lines_for_python_run(code: str, run: Run, capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
@@ -132,6 +134,7 @@ def test_the_first_chat_from_python_takes_five_lines():
     assert sum(map(bool, blocks(README, "python")[0].splitlines())) == 5
 
 
+@pytest.mark.slow
 def test_a_command_is_added_as_contributing_says(tmp_path: Path):
     source, test = blocks(CONTRIBUTING, "python")
     for name in ("steerchat", "tests"):
@@ -155,6 +158,7 @@ def test_a_command_is_added_as_contributing_says(tmp_path: Path):
 # What is listed
 
 
+@pytest.mark.slow
 def test_the_readme_the_help_and_the_completion_have_every_command_of_the_registry():
     assert registry.markdown_table() in README
     completer = SlashCompleter(registry, chat.Menu(chat.Chat(load_settings({}), registry)))
@@ -203,6 +207,7 @@ def row(start: str) -> set[str]:
 PAIR, SWEEP, HISTORY, ANSWER = row("a pair"), row("in a sweep"), row("in `history`"), row("an answer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "keys"),
     [
@@ -238,6 +243,7 @@ def test_the_objects_are_exactly_those_documented_and_the_same_twice(
     assert lasting(once) == lasting(twice)
 
 
+@pytest.mark.slow
 def test_the_history_and_lessons_give_what_is_documented(run: Run):
     run("steerchat compare Hi")
     [logged] = [json.loads(line) for line in run("steerchat history --json").splitlines()]
@@ -246,6 +252,7 @@ def test_the_history_and_lessons_give_what_is_documented(run: Run):
     assert len(lessons) >= 13 and all(set(one) == row("`lesson list`") for one in lessons)
 
 
+@pytest.mark.slow
 def test_controls_are_told_apart(shell: Shell):  # noqa: F811
     found = shell.json("compare", "One?", "--steer", "happy:2:4.0", "--control")
     assert [one.get("control") for one in found] == [None, "random push", "asked for"]
@@ -296,6 +303,7 @@ def test_the_recorded_session_is_recorded_again(tmp_path: Path, capsys: pytest.C
     assert typed[1].split()[-1] in lines_of((tmp_path / "first.svg").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_recording_is_the_same_twice_and_leaves_the_history_alone(run: Run, tmp_path: Path):
     said = [run(f"steerchat run experiment.steer --svg {name}.svg") for name in ("one", "two")]
     assert said[0] == said[1] and "> /steer happy 16 2.0" in said[0] and "pair 1" in said[0] and "tok/s" not in said[0]
@@ -304,6 +312,7 @@ def test_a_recording_is_the_same_twice_and_leaves_the_history_alone(run: Run, tm
     assert run("steerchat history --json") == ""
 
 
+@pytest.mark.slow
 def test_a_recorded_script_that_fails_says_so(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "wrong.steer").write_text("/nonsense\n")
     assert cli.main(["run", "wrong.steer", "--svg", "wrong.svg"]) == 1

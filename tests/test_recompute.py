@@ -25,6 +25,7 @@ def check(pairs: list[dict], model: Path, vectors: Path, concept: str) -> None:
         assert (pair["effect"], pair["perplexity_ratio"]) == pytest.approx(recomputed.pair(pair), rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_effect_and_cost_of_a_tiny_model_are_what_transformers_alone_makes_of_the_texts(
     tmp_path: Path,
     tiny_folder: Path,  # noqa: F811

@@ -291,6 +291,7 @@ def test_a_dumb_terminal_gets_no_cursor_movement():
     assert "\x1b" not in written(screen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [10, 24])
 @pytest.mark.parametrize("width", [20, 80, 120])
 @pytest.mark.parametrize("texts", [[LONG, LONGER], [LINES, LONG], [LONGER, "short"], ["short", LONG], [LONG]])
@@ -314,6 +315,7 @@ def test_an_answer_taller_than_the_screen_leaves_each_line_once_and_moves_nothin
     assert sorted(words) == sorted(" ".join(texts).split())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.text("abc \n\t好[]\x1b/", max_size=300), min_size=2, max_size=2),

@@ -100,6 +100,7 @@ def script(session: Session) -> None:
     Experiment(session, "mix", "A mix alone", [Setting("mix", chosen(session, "sad:1,formal:-1", "1", 5.0))], 1).run()
 
 
+@pytest.mark.slow
 def test_every_pair_of_a_session_repeats_token_for_token_in_a_new_process(session: Session, store: Store):
     script(session)
     pairs = store.pairs(Filters(undone=True), limit=100)
@@ -233,6 +234,7 @@ def spoken(session: Session) -> list[tuple[str, str, str | None]]:
     return [(turn.user, turn.normal, turn.steered) for turn in session.turns]
 
 
+@pytest.mark.slow
 def test_a_fork_goes_on_from_there_as_a_new_session(session: Session, store: Store):
     made = conversation(session)
     first, whole = session.journal.session_id, spoken(session)
@@ -245,6 +247,7 @@ def test_a_fork_goes_on_from_there_as_a_new_session(session: Session, store: Sto
     assert [turn.user for turn in session.turns] == ["One?", "Two?", "Three?"]
 
 
+@pytest.mark.slow
 def test_a_forks_fork_and_its_resumption_hold_the_whole_conversation(session: Session, store: Store, tmp_path: Path):
     made = conversation(session)
     fork(session, made[1])
@@ -261,6 +264,7 @@ def test_a_forks_fork_and_its_resumption_hold_the_whole_conversation(session: Se
     assert spoken(again) == whole, "what was deleted is still in the messages of what followed it"
 
 
+@pytest.mark.slow
 def test_resuming_is_as_if_nobody_had_left(session: Session, store: Store, tmp_path: Path):
     session.system = "Be brief."
     conversation(session)

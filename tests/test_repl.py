@@ -153,6 +153,7 @@ OWN_TESTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in examples() if not line.startswith(OWN_TESTS)])
 def test_every_example_runs(start: Start, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)  # some write files
@@ -241,6 +242,7 @@ def test_a_message_may_begin_with_a_slash(start: Start):
 # Errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
@@ -364,6 +366,7 @@ def test_control_codes_in_a_script_do_not_reach_the_screen(start: Start):
     assert "\x1b" not in shown(screen) and "\x07" not in shown(screen)
 
 
+@pytest.mark.slow
 def test_a_whole_chat_at_a_terminal(start: Start):
     chat, screen = start()
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
@@ -399,6 +402,7 @@ def test_typing_is_possible_while_the_model_loads_and_leaving_too(start: Start, 
     assert "seed is now 5" in text and "/steer add CONCEPT" in text
 
 
+@pytest.mark.slow
 def test_filters_of_the_history_combine_and_a_judgement_is_kept(start: Start):
     chat, screen = start()
     for line in (

@@ -106,6 +106,7 @@ def write_pair(home: Path, prompt: str, normal: str, steered: str) -> None:
 # What is in it
 
 
+@pytest.mark.slow
 def test_a_conversation_with_its_experiments_becomes_a_page_of_its_own(shell: Shell, tmp_path: Path):  # noqa: F811
     page, text, data = (tmp_path / f"chat.{ending}" for ending in ("html", "md", "json"))
     lines = [
@@ -134,6 +135,7 @@ def test_a_conversation_with_its_experiments_becomes_a_page_of_its_own(shell: Sh
             assert " ".join(one["steered"]["text"].split()) in " ".join(seen.text.split())
 
 
+@pytest.mark.slow
 def test_from_the_shell_it_is_the_newest_conversation_or_what_is_named(shell: Shell, tmp_path: Path):  # noqa: F811
     shell("compare", "First?", *STEER)
     shell("layers", "Second?", "--concept", "happy", "--repeats", "1")
@@ -150,6 +152,7 @@ def test_from_the_shell_it_is_the_newest_conversation_or_what_is_named(shell: Sh
     assert found[2]["pair"] == found[1]["pairs"][0] == logged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layers", "strengths", "compare", "tune"])
 def test_an_experiment_out_of_the_history_shows_what_it_showed_when_it_ended(session: Session, kind: str):
     recipe = chosen(session, "happy", "2", 8.0)
@@ -236,6 +239,7 @@ def test_the_hostile_pair_in_markdown_and_json(shell: Shell, tmp_path: Path):  #
 # The file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -34,6 +34,7 @@ def fully_sorted(scores: Tensor, seed: int, temperature: float, top_p: float) ->
     return int((kept - torch.log(-torch.log(noise))).argmax())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
 def test_the_nucleus_equals_that_of_a_full_sort(spread: float, top_p: float) -> None:

@@ -71,6 +71,7 @@ def test_an_unsteered_turn_is_a_row_with_one_answer(session: Session):
     assert pair.steered is None and row["steered"] is None and row["normal"] == pair.normal.text
 
 
+@pytest.mark.slow
 def test_at_strength_0_both_answers_stay_the_same_over_four_turns(session: Session):
     steer(session, "happy 2 0")
     for prompt in ("One?", "Two?", "Three?", "Four?"):
@@ -90,6 +91,7 @@ def test_steering_that_is_off_answers_once_and_resumes_with_the_same_recipe(sess
 # Contexts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry", ["own", "steered", "normal"])
 def test_the_next_turn_is_told_the_answers_that_carry_names(tmp_path: Path, tiny: Engine, store: Store, carry: str):  # noqa: F811
     session = a_session(tmp_path, tiny, store, carry=carry)
@@ -118,6 +120,7 @@ def test_the_system_message_stands_before_the_conversation(session: Session):
     assert rows(session.journal.store.path, "SELECT system FROM sessions") == [{"system": "Be brief."}]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_full_context_loses_its_oldest_turns_and_says_so(session: Session):
     said: list[str] = []
     for number in range(6):
@@ -128,6 +131,7 @@ def test_a_full_context_loses_its_oldest_turns_and_says_so(session: Session):
     assert len(session.turns) == 6  # nothing is forgotten by the session itself
 
 
+@pytest.mark.slow
 def test_room_is_made_for_several_turns_at_a_time_so_that_a_prompts_beginning_stays(session: Session):
     said: list[str] = []
     for number in range(24):
@@ -146,6 +150,7 @@ def test_room_is_made_for_several_turns_at_a_time_so_that_a_prompts_beginning_st
     assert context(logged(session)[-1], "normal")[0] == "0 x"  # what fits again is there again
 
 
+@pytest.mark.slow
 def test_a_message_beyond_the_context_is_refused_without_a_row_and_the_chat_goes_on(session: Session):
     finish(session.say("One?"))
     events: list[Any] = []
@@ -165,6 +170,7 @@ def test_an_empty_message_is_refused(session: Session):
 # Again and back
 
 
+@pytest.mark.slow
 def test_retry_same_repeats_both_answers_token_for_token_and_retry_gives_fresh_ones(session: Session):
     steer(session, HAPPY)
     finish(session.say("Zero?"))
@@ -299,6 +305,7 @@ def test_random_alone_is_a_control_at_the_place_of_what_was_steered(session: Ses
 # What goes wrong
 
 
+@pytest.mark.slow
 def test_a_stopped_answer_keeps_what_came_and_is_marked_interrupted(tmp_path: Path, tiny: Engine, store: Store):  # noqa: F811
     session = a_session(tmp_path, tiny, store, max_tokens=300)
     steer(session, HAPPY)
@@ -320,6 +327,7 @@ def test_a_stopped_answer_keeps_what_came_and_is_marked_interrupted(tmp_path: Pa
     assert context(logged(session)[1], "steered") == ["One?", streamed[1], "Two?"]
 
 
+@pytest.mark.slow
 def test_an_exception_inside_the_model_leaves_a_failed_row_no_hook_and_a_chat_that_goes_on(
     tmp_path: Path, store: Store
 ):
@@ -423,6 +431,7 @@ for event in session.say("Two?"):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_answer_leaves_an_interrupted_row(tmp_path: Path):
     command = [sys.executable, "-c", _ANSWER_AND_HANG, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

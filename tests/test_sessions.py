@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -18,6 +19,7 @@ from steerchat.registry import registry
 from steerchat.repl import run_chat
 
 
+@pytest.mark.slow
 def test_sessions_are_listed_with_their_titles_and_resumed_by_number(start: Start):  # noqa: F811
     chat, screen = start()
     assert "no conversation yet" in say(chat, screen, "/session")
@@ -36,6 +38,7 @@ def test_sessions_are_listed_with_their_titles_and_resumed_by_number(start: Star
     assert row["session_id"] == 1 and json.loads(row["context"]) == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_last_conversation_is_gone_on_with_from_the_shell(shell: Shell):  # noqa: F811
     shell(stdin="/steer happy 2 4.0\nOne?\n/quit\n")
     shell("compare", "Beside it", "--steer", "sad 1 1.0")
@@ -62,6 +65,7 @@ def test_a_person_who_resumes_sees_where_they_were(start: Start):  # noqa: F811
     assert [row["session_id"] for row in history()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_deleting_asks_first_and_is_refused_where_nobody_answers(start: Start):  # noqa: F811
     asked: list[str] = []
     answer = "no"

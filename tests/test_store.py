@@ -336,6 +336,7 @@ def test_pages_run_from_the_newest_to_the_oldest(store: Store) -> None:
 MIXED = Recipe((Term((("happy", 0.5), ("brief", 0.5)), (3, 7, 12, 13, 14), 3.0), Term((("sad", 1.0),), (20,), -1.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
@@ -400,6 +401,7 @@ def test_filtered_searches_reach_past_the_newest_pairs(store: Store, monkeypatch
     assert ids(store.search("weather", Filters(layer=1, concept="happy"), before_id=made[4])) == [made[2], made[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -476,6 +478,7 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with Store.open(path) as store:
@@ -494,6 +497,7 @@ def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
         assert store.check() == []
 
 
+@pytest.mark.slow
 def test_three_first_starts_at_once_all_work(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "history.db"
     starters = [run_python(WRITER, path, 1, n) for n in range(3)]
@@ -525,6 +529,7 @@ def kill(victim: subprocess.Popen[str]) -> None:
     victim.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_an_interrupted_row_and_a_sound_file(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     kill(start_victim(path))
@@ -543,6 +548,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_kills_at_any_moment_lose_no_finished_pair(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
@@ -558,6 +564,7 @@ def test_kills_at_any_moment_lose_no_finished_pair(tmp_path: Path) -> None:
             assert store.check() == []
 
 
+@pytest.mark.slow
 def test_a_living_neighbours_unfinished_row_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     victim = start_victim(path)
@@ -699,6 +706,7 @@ print(logged)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a limit on file sizes stands in for a full disk, and Windows has none")
 def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "history.db"

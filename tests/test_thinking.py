@@ -123,6 +123,7 @@ def parts(text: str) -> tuple[str, str]:
     return text[: reply_start(text)], text[reply_start(text) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steered", ["on", "off"])
 def test_a_push_begins_with_the_thought_or_after_it(
     thinker: tuple[Engine, Mask], session: Session, steered: str
@@ -146,6 +147,7 @@ def test_a_push_begins_with_the_thought_or_after_it(
     assert replies == len(prompts)
 
 
+@pytest.mark.slow
 def test_rows_of_a_sweep_end_their_thoughts_each_by_itself(thinker: tuple[Engine, Mask], session: Session) -> None:
     engine, mask = thinker
     session.settings.change("steer-thinking", "off")
@@ -163,6 +165,7 @@ def test_rows_of_a_sweep_end_their_thoughts_each_by_itself(thinker: tuple[Engine
     assert len(said) > 3 and len({parts(text)[0] for text in said}) == 1
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_the_reply_and_the_log_has_it_all(thinker: tuple[Engine, Mask], session: Session) -> None:
     engine, _ = thinker
     session.steer([parse_term("happy 1 8.0")])
@@ -189,6 +192,7 @@ def test_measures_are_those_of_the_reply_and_the_log_has_it_all(thinker: tuple[E
     assert pair.steered.concept_score == pytest.approx(score, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_template_that_leaves_thoughts_out_reads_the_kept_context_again(
     thinker: tuple[Engine, Mask], session: Session
 ) -> None:
@@ -213,6 +217,7 @@ def test_a_template_that_leaves_thoughts_out_reads_the_kept_context_again(
     assert "YES" in text and "abc" not in text
 
 
+@pytest.mark.slow
 def test_a_logged_pair_is_repeated_with_its_thought_as_it_was(session: Session) -> None:
     session.settings.change("steer-thinking", "off")
     session.steer([parse_term("random 1 8.0")])
@@ -228,6 +233,7 @@ def test_concepts_are_read_from_replies_not_from_thoughts(thinker: tuple[Engine,
     assert text.endswith("<think>\n\n</think>\n\n")
 
 
+@pytest.mark.slow
 def test_a_thought_that_never_ends_is_said_and_measures_nothing(session: Session) -> None:
     session.settings.change("max-tokens", 2)
     session.steer([parse_term("random 1 8.0")])

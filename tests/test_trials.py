@@ -30,12 +30,14 @@ def trials_of(engine: Engine, library: Library, **extra: Any) -> Trials:
     return Trials(engine, library, PROMPTS, [1, 2], **extra)
 
 
+@pytest.mark.slow
 def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, library: Library) -> None:  # noqa: F811
     (found,) = evaluate(trials_of(tiny, library), library, [parse_term("happy 1 0.0")], directions=1)
     assert found.gain == (0.0, 0.0, 0.0)
     assert found.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: Library) -> None:  # noqa: F811
     (found,) = evaluate(trials_of(tiny, library), library, [parse_term("happy")], directions=2)
     measure = INDEPENDENT["happy"]
@@ -61,6 +63,7 @@ def test_answers_are_the_same_together_and_alone_and_kept_ones_are_not_given_aga
     assert [output.answer.text for output in together.normal(8)] == normal and not began
 
 
+@pytest.mark.slow
 def test_an_evaluation_takes_the_setting_that_it_is_given(tiny: Engine, library: Library) -> None:  # noqa: F811
     requests = [parse_term("happy:1:0.0"), parse_term("happy:2"), parse_term("sad")]
     none, second, usual = evaluate(trials_of(tiny, library), library, requests, directions=1)
@@ -107,6 +110,7 @@ def test_a_band_is_as_wide_as_means_over_seeds_of_one_prompt_really_are() -> Non
         assert ((low <= means) & (means <= high)).mean() == pytest.approx(0.95, abs=0.01)
 
 
+@pytest.mark.slow
 def test_chance_is_measured_for_every_strength_and_length(
     tiny: Engine,  # noqa: F811
     library: Library,

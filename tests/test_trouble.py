@@ -53,6 +53,7 @@ def toolbar(chat: Chat) -> str:
     return to_plain_text(repl._toolbar(chat, 100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message", "hint"),
     [
@@ -129,6 +130,7 @@ chat.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a limit on file sizes stands in for a full disk, and Windows has none")
 def test_a_disk_that_fills_up_in_mid_chat_is_told_and_the_chat_goes_on(tmp_path: Path):
     process = run(FULL_DISK, tmp_path)
@@ -147,6 +149,7 @@ def test_a_disk_that_fills_up_in_mid_chat_is_told_and_the_chat_goes_on(tmp_path:
         assert store.check() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_chats_killed_at_random_moments_lose_nothing_that_was_shown_as_finished(tmp_path: Path):
     command = [sys.executable, str(TESTS / "kills.py"), str(tmp_path), "6"]
@@ -164,6 +167,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "PYTHONIOENCODING": "utf-8"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
 @pytest.mark.parametrize(
     ("redirection", "code", "told"),

@@ -26,6 +26,7 @@ def test_the_question_follows_what_was_pushed():
     assert asked_for(Recipe((term("happy", -2.0), term("sad", 0.0, "ablate")))) == "less happy and less sad"
 
 
+@pytest.mark.slow
 def test_a_review_shows_nothing_of_which_is_which_before_the_verdict_and_keeps_the_order(start: Start):  # noqa: F811
     seen: list[tuple[str, str]] = []
 
@@ -58,6 +59,7 @@ def test_a_review_shows_nothing_of_which_is_which_before_the_verdict_and_keeps_t
     assert "12 judged. /stats" in text
 
 
+@pytest.mark.slow
 def test_a_review_skips_ends_and_keeps_what_was_judged_when_it_is_stopped(start: Start):  # noqa: F811
     answers: list[str] = []
 
@@ -129,6 +131,7 @@ def test_what_cannot_be_told_apart_or_named_is_not_reviewed(store: Store):  # no
     assert [blind.stored.id for blind in unseen(store, Filters(rated=False), 10)] == [good]
 
 
+@pytest.mark.slow
 def test_stats_are_a_chart_and_json(shell: Shell):  # noqa: F811
     assert "No steered pair was judged" in shell("stats")[0]
     shell(stdin="/steer happy 2 6.0\nOne?\n/rate steered\nTwo?\n/rate normal\n/steer sad 1 6.0\nThree?\n/rate 3 tie\n")
