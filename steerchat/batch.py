@@ -168,12 +168,7 @@ class Batch:
         Returns:
             (active, most new tokens, hidden) final hidden states, or (active, vocabulary) logits when `head`.
         """
-        most = max(map(len, rows))
-        counts = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), most, dtype=torch.long)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-        return self.run(ids, counts, head)
+        return self.run(*_padded(rows), head)
 
     @torch.inference_mode()
     def run(self, ids: Tensor, counts: Tensor, head: bool) -> Tensor:
@@ -188,13 +183,10 @@ class Batch:
         Each token sees what its row stands on, its trunk, and its own branch, as in tree attention (Miao et al.
         2023, SpecInfer): a trunk is computed once for all of its branches, and hardly anything is padding.
         """
-        counts = torch.tensor([len(tree) for tree in trees])
-        most = int(counts.max())
-        ids = torch.zeros(len(trees), most, dtype=torch.long)
-        positions = self.lengths[: len(trees), None] + torch.arange(most)
-        branches = torch.zeros(len(trees), most, dtype=torch.long)
+        ids, counts = _padded([[*tree.trunk, *chain.from_iterable(tree.branches)] for tree in trees])
+        positions = self.lengths[: self._active, None] + torch.arange(ids.shape[1])
+        branches = torch.zeros_like(ids)
         for row, tree in enumerate(trees):
-            ids[row, : len(tree)] = torch.tensor([*tree.trunk, *chain.from_iterable(tree.branches)])
             for number, place in enumerate(tree.places, 1):
                 positions[row, place] -= place.start - len(tree.trunk)
                 branches[row, place] = number
@@ -308,3 +300,12 @@ class Batch:
             index = columns.to(layer.keys.device)
             kept.append((layer.keys[row].index_select(1, index), layer.values[row].index_select(1, index)))
         return Context(tuple(tokens), tuple(kept))
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (rows, most), zero behind the end of a row, and how many each has."""
+    counts = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids, counts

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -156,39 +156,44 @@ class Engine:
 
     def read(self, prompt: Sequence[int], text: Sequence[int]) -> Reading:
         """How the unsteered model reads a text after a prompt of at least one token."""
-        body = tuple(prompt[:-1])
-        batch = Batch(self.model, self._prefill([body]), len(text) + 1, self.work)
+        batch = self._prefilled([tuple(prompt[:-1])], len(text))
         return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
 
     def states(
         self,
         texts: Sequence[tuple[Sequence[int], Sequence[int]]],
         position: Position = "mean",
+        report: Callable[[int], None] = lambda done: None,
         check: Callable[[], None] = lambda: None,
-    ) -> Iterator[list[tuple[int, torch.Tensor]]]:
-        """The unsteered model's states while it reads texts after their prompts, a batch at a time.
+    ) -> torch.Tensor:
+        """The unsteered model's states while it reads texts after their prompts.
 
         Args:
             texts: (prompt ids, text ids); neither is empty.
             position: see `reading.read_states`.
-            check: likewise. A pass of a large model takes long: whoever waits can leave in the middle of it.
+            report: told after every batch how many texts are read.
+            check: as in `read_states`. A pass of a large model takes long: whoever waits can leave in its middle.
 
-        Yields:
-            (layers, hidden) for each text of a batch, with its index in `texts`, until every text is read.
+        Returns:
+            (texts, layers, hidden) float32.
         """
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
         shared = _common_prefix([tuple(prompt) for prompt, _ in texts])
         start = self._prefill([shared])[0] if shared else None
         trees = _trees(texts, len(shared))
+        states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
         while trees:
             longest = len(trees[0][0])
             rows = max(1, min(_POSITIONS // longest, self._batch_size(len(shared) + longest, logits=False)))
             group, trees = trees[:rows], trees[rows:]
             batch = Batch(self.model, [start] * len(group), longest, self.work)
             found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
-            indices = [index for _, members in group for index in members]
-            yield list(zip(indices, chain.from_iterable(found), strict=True))
+            for index, state in zip(chain.from_iterable(members for _, members in group), found, strict=True):
+                states[index] = state
+            done += len(found)
+            report(done)
+        return states
 
     def check(self, prompt: Sequence[int]) -> None:
         """Raises ModelError when a prompt leaves no room for an answer."""

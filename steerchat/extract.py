@@ -96,8 +96,6 @@ def _states(
         )
     if any(not text for _, text in texts):
         raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
-    states = torch.empty(len(texts), engine.n_layers, engine.hidden)
-    done = 0
     label = f"extracting {name} from {_pairs(len(examples))}"
 
     def check() -> None:
@@ -105,11 +103,12 @@ def _states(
             raise Interrupted(f"extracting {name}")
 
     report(Progress(label, 0, len(texts)))
-    for batch in engine.states(texts, "last" if method in ("last", "end") else "mean", check):
-        for index, found in batch:
-            states[index] = found
-        done += len(batch)
-        report(Progress(label, done, len(texts)))
+    states = engine.states(
+        texts,
+        "last" if method in ("last", "end") else "mean",
+        lambda done: report(Progress(label, done, len(texts))),
+        check,
+    )
     lengths = torch.tensor([len(text) for _, text in texts]).view(-1, 2)
     return states[0::2], states[1::2], lengths
 

@@ -117,7 +117,7 @@ def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], star
 @torch.inference_mode()
 def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
     """The logit lens at the last position of `tokens`, for every layer."""
-    [(_, read)] = next(engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:])], "last"))
+    [read] = engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:])], "last")
     states = read.to(engine.device, engine.model.dtype)
     best = head(engine.model, _final_norm(engine.model, states)).float().softmax(dim=-1).max(dim=-1)
     return [

@@ -208,10 +208,7 @@ class Lab:
         """(layers, hidden) after each block at the last token of each plain text."""
         encoded = [self.engine.prompter.raw(text) for text in texts]
         pairs = [(ids[:-1] or self.engine.prompter.start(), ids[-1:]) for ids in encoded]
-        found: dict[int, Tensor] = {}
-        for batch in self.engine.states(pairs, "last"):
-            found |= dict(batch)
-        return [found[index] for index in range(len(texts))]
+        return list(self.engine.states(pairs, "last"))
 
     @torch.inference_mode()
     def guesses(self, prompt: str) -> list[tuple[str, float]]:

@@ -101,19 +101,13 @@ def measure_profile(
     except (OSError, ValueError, KeyError) as error:
         raise ConceptError(f"{corpus.name} cannot be read: {error}", "install steerchat again") from None
     label = f"measuring {engine.name}'s typical activations, once"
-    states = torch.empty(len(texts), engine.n_layers, engine.hidden)
     report(Progress(label, 0, len(texts)))
-    done = 0
 
     def check() -> None:
         if stopped():
             raise Interrupted(label.partition(",")[0])
 
-    for batch in engine.states(texts, check=check):
-        for index, found in batch:
-            states[index] = found
-        done += len(batch)
-        report(Progress(label, done, len(texts)))
+    states = engine.states(texts, report=lambda done: report(Progress(label, done, len(texts))), check=check)
     # Kept in sixteen bits, and used so from the start: a score is the same before and after a restart.
     return Profile(engine.fingerprint, _digest(corpus), _lengths(engine, texts), states.to(torch.float16))
 

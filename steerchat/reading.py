@@ -80,7 +80,7 @@ def read(
 
 def read_states(
     blocks: nn.ModuleList, batch: Batch, trees: Sequence[Tree], position: Position, check: Callable[[], None]
-) -> list[list[Tensor]]:
+) -> list[Tensor]:
     """The states of every branch of one tree per row, by the unsteered model.
 
     Args:
@@ -91,7 +91,7 @@ def read_states(
         check: called after every block; what it raises ends the pass.
 
     Returns:
-        for each tree, for each of its branches: (layers, hidden) float32.
+        for each branch of the first tree, of the second, and so on: (layers, hidden) float32.
     """
     weights = torch.zeros(len(trees), max(len(tree.branches) for tree in trees), max(map(len, trees)))
     for row, tree in enumerate(trees):
@@ -104,7 +104,7 @@ def read_states(
     reader.weights = weights
     with reader:
         batch.run_trees(trees)
-    return [list(means[: len(tree.branches)]) for means, tree in zip(reader.means, trees, strict=True)]
+    return [state for means, tree in zip(reader.means, trees, strict=True) for state in means[: len(tree.branches)]]
 
 
 @torch.inference_mode()

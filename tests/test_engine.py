@@ -699,6 +699,10 @@ def test_reading_a_text_gives_the_scores_of_a_plain_pass(length: int) -> None:
     reading = engine.read(ids(length), ids(5, 2))
     assert reading.perplexity == pytest.approx(plain_perplexity(engine, ids(length), ids(5, 2)), rel=1e-3)
     assert len(reading.log_probs) == 5
+    for layer in range(LAYERS - 1):
+        with recording_blocks(engine, layer) as (computed, _):
+            forward(engine.model, [*ids(length), *ids(5, 2)])
+        torch.testing.assert_close(reading.states[layer], computed[0][0, length:].mean(dim=0), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -713,18 +717,16 @@ def test_states_of_texts_read_side_by_side_are_those_of_plain_passes(
     texts = list(zip(prompts, [ids(5, 2), ids(9, 4), ids(1, 5), ids(7, 7), ids(4, 8)], strict=True))
     # More than one row holds: they stand on the same prompt in another.
     texts += [(head + ids(2, 6), ids(80, 9 + place)) for place in range(3)]
-    seen: list[int] = []
-    for batch in engine.states(texts, position):
-        for index, states in batch:
-            seen.append(index)
-            prompt, text = texts[index]
-            for layer in range(LAYERS - 1):
-                with recording_blocks(engine, layer) as (computed, _):
-                    forward(engine.model, [*prompt, *text])
-                tail = computed[0][0, len(prompt) :]
-                expected = tail[-1] if position == "last" else tail.mean(dim=0)
-                torch.testing.assert_close(states[layer], expected, atol=1e-4, rtol=1e-4)
-    assert sorted(seen) == list(range(len(texts)))
+    done: list[int] = []
+    found = engine.states(texts, position, done.append)
+    for (prompt, text), states in zip(texts, found, strict=True):
+        for layer in range(LAYERS - 1):
+            with recording_blocks(engine, layer) as (computed, _):
+                forward(engine.model, [*prompt, *text])
+            tail = computed[0][0, len(prompt) :]
+            expected = tail[-1] if position == "last" else tail.mean(dim=0)
+            torch.testing.assert_close(states[layer], expected, atol=1e-4, rtol=1e-4)
+    assert done[-1] == len(texts) and done == sorted(set(done))
 
 
 def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> None:
@@ -732,7 +734,7 @@ def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> 
     head, ask = ids(6), ids(4, 1)
     texts = [(head + ask, ids(5, 2)), (head + ask, ids(7, 3)), (head + ids(4, 4), ids(5, 5))]
     before = engine.work.positions
-    list(engine.states(texts))
+    engine.states(texts)
     assert engine.work.positions - before == 6 + 4 + 5 + 7 + 4 + 5
 
 
@@ -744,7 +746,7 @@ def test_reading_ends_in_the_middle_of_a_pass_when_it_is_told_to() -> None:
             raise Interrupted("reading")
 
     with pytest.raises(Interrupted):
-        list(engine.states([(ids(4), ids(3, 1)), (ids(5, 2), ids(3, 3))], check=check))
+        engine.states([(ids(4), ids(3, 1)), (ids(5, 2), ids(3, 3))], check=check)
     assert next(calls) == 3
     assert not any(block._forward_hooks for block in engine.blocks)
 
@@ -760,12 +762,9 @@ def real_edits(engine: Engine) -> list[tuple[Edit, ...]]:
     """Five recipes of a vector that is read from two texts in a moment."""
     prompt = engine.prompter.chat([{"role": "user", "content": "How was your day?"}])
     texts = ["What a wonderful, happy day, I loved it!", "It was a terrible, sad day, I hated it."]
-    states = torch.zeros(2, engine.n_layers, engine.hidden)
     with LengthReader(engine.blocks) as lengths:
         engine.run([*prompt, *engine.prompter.reply(texts[0])])
-    for batch in engine.states([(prompt, engine.prompter.reply(text)) for text in texts]):
-        for index, found in batch:
-            states[index] = found
+    states = engine.states([(prompt, engine.prompter.reply(text)) for text in texts])
     happy = ConceptVector.from_raw("happy", states[0] - states[1], engine.fingerprint)
     recipes = [((16,), 2.0), ((16,), -2.0), (tuple(range(10, 19)), 2.0), ((5, 25), 1.0)]
     return [
