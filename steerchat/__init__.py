@@ -10,7 +10,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 # torch's linear layers on a CPU keep kernels for the last 1024 shapes, nearly half a megabyte each, though most lengths
 # never come again. One number of rows takes six; making them again costs a sweep about a hundredth of its time.
@@ -20,13 +20,13 @@ for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 
 if TYPE_CHECKING:
     from .api import Model, history, load
-    from .concepts import Example
-    from .errors import SteerchatError
-    from .outcomes import Outcome, Result, Setting
-    from .recipe import Recipe, Term
-    from .records import Filters, StoredPair
-    from .results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
-    from .vectors import ConceptVector
+    from .concepts.concept import Example
+    from .concepts.vector import ConceptVector
+    from .experiments.outcomes import Outcome, Result, Setting
+    from .history.records import Filters, StoredPair
+    from .values.errors import SteerchatError
+    from .values.recipe import Recipe, Term
+    from .values.results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
 
 __all__ = [
     "Answer",
@@ -56,13 +56,13 @@ __all__ = [
 
 _HOMES = {
     "api": ("Model", "history", "load"),
-    "concepts": ("Example",),
-    "errors": ("SteerchatError",),
-    "outcomes": ("Outcome", "Result", "Setting"),
-    "recipe": ("Recipe", "Term"),
-    "records": ("Filters", "StoredPair"),
-    "results": ("Answer", "Delta", "Event", "Finished", "Notice", "Pair", "PairDone", "Progress", "Started"),
-    "vectors": ("ConceptVector",),
+    "concepts.concept": ("Example",),
+    "values.errors": ("SteerchatError",),
+    "experiments.outcomes": ("Outcome", "Result", "Setting"),
+    "values.recipe": ("Recipe", "Term"),
+    "history.records": ("Filters", "StoredPair"),
+    "values.results": ("Answer", "Delta", "Event", "Finished", "Notice", "Pair", "PairDone", "Progress", "Started"),
+    "concepts.vector": ("ConceptVector",),
 }
 
 

@@ -7,7 +7,7 @@ import sys
 def main() -> int:
     """The command line. Ctrl-C is no traceback even while the first modules are imported, or on the way out."""
     try:
-        from .cli import main as run
+        from .terminal.cli import main as run
 
         return run()
     except KeyboardInterrupt:

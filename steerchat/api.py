@@ -6,23 +6,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import cells, folders  # noqa: F401  # cells: what notebooks show
-from .chat import config_path, history_path
-from .concepts import Concept, Example, Extraction, check_examples
-from .config import load_settings
-from .errors import ConceptError, UsageError
-from .experiments import STRENGTHS, Experiment, at_layers, at_strengths, chosen
-from .library import Library
-from .loader import Loader
-from .outcomes import Result
-from .recipe import Recipe, parse_term
-from .records import Filters, StoredPair
-from .results import Event, Pair, PairDone
-from .session import Session
-from .store import Store
+from .concepts.concept import Concept, Example, Extraction, check_examples
+from .concepts.library import Library
+from .conversation.chat import config_path, history_path
+from .conversation.session import Session
+from .experiments.outcomes import Result
+from .experiments.run import Experiment
+from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
+from .history.records import Filters, StoredPair
+from .history.store import Store
+from .models.background import Loader
+from .reports import cells  # noqa: F401  # declares what notebooks show
+from .system import folders
+from .system.settings import load_settings
+from .values.errors import ConceptError, UsageError
+from .values.recipe import Recipe, parse_term
+from .values.results import Event, Pair, PairDone
 
 if TYPE_CHECKING:
-    from .vectors import ConceptVector
+    from .concepts.vector import ConceptVector
 
 
 class Model:
@@ -80,7 +82,7 @@ class Model:
         Raises:
             ConceptError: when the examples give no direction.
         """
-        from .extract import extract
+        from .concepts.extract import extract
 
         return extract(self.session.engine, Concept(name, "own", "", check_examples(examples)), method)
 

@@ -16,17 +16,18 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from steerchat import folders
-from steerchat.concepts import Concept
-from steerchat.config import Settings
-from steerchat.experiments import Experiment, chosen
-from steerchat.library import DEFAULT_LAYERS, Library
-from steerchat.loading import load
-from steerchat.models import find
-from steerchat.outcomes import Setting
-from steerchat.recipe import Recipe, Term, parse_layers
-from steerchat.session import Session
-from steerchat.vectors import random_vector
+from steerchat.concepts.concept import Concept
+from steerchat.concepts.library import DEFAULT_LAYERS, Library
+from steerchat.concepts.vector import random_vector
+from steerchat.conversation.session import Session
+from steerchat.experiments.outcomes import Setting
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import chosen
+from steerchat.models.find import find
+from steerchat.models.load import load
+from steerchat.system import folders
+from steerchat.system.settings import Settings
+from steerchat.values.recipe import Recipe, Term, parse_layers
 
 CONCEPTS = ("happy", "formal", "poetic")
 SEEDS, EACH = 5, 2
@@ -54,7 +55,7 @@ def main(tokens: int) -> None:
             for one in result.outcomes:
                 found[one.setting.label].append((one.clarity, one.effects))
             print(f"{number + 1} of 10: {prompt}", file=sys.stderr, flush=True)
-        band = library.chance(engine.fingerprint)
+        band = session.calibration.chance(engine.fingerprint)
     counts = {
         name: {
             **Counter(clarity or "no chance band" for clarity, _ in seen),

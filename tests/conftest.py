@@ -14,11 +14,11 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from steerchat.decoding import Row
-from steerchat.engine import Engine, Output
-from steerchat.hooks import Edit
-from steerchat.results import Delta, Finished
-from steerchat.sampling import Sampling
+from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine, Output
+from steerchat.engine.hooks import Edit
+from steerchat.engine.sampling import Sampling
+from steerchat.values.results import Delta, Finished
 
 HIDDEN = 64
 LAYERS = 4
@@ -167,7 +167,7 @@ def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> Iterator[None]
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     """The default model in float32; tests that ask for it are marked `model`."""
-    from steerchat.loading import load
-    from steerchat.models import find
+    from steerchat.models.find import find
+    from steerchat.models.load import load
 
     return load(find("smollm2", progress=lambda event: None), "cpu", "float32")

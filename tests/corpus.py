@@ -26,19 +26,19 @@ import test_hostile
 import torch
 from tiny import tiny_engine
 
-from steerchat.default_model import Wheel, prepare
-from steerchat.errors import SteerchatError
-from steerchat.fingerprint import weight_files
-from steerchat.lexicons import word_lists
-from steerchat.migrations import MIGRATIONS
-from steerchat.models import find
-from steerchat.progress import Progress
-from steerchat.recipe import Recipe, Term
-from steerchat.records import Filters, PairRecord
-from steerchat.results import Answer, Pair
-from steerchat.shelf import kept
-from steerchat.store import Store
-from steerchat.vector_exchange import import_vector
+from steerchat.concepts.exchange import import_vector
+from steerchat.course.progress import Progress
+from steerchat.history.migrations import MIGRATIONS
+from steerchat.history.records import Filters, PairRecord
+from steerchat.history.store import Store
+from steerchat.measures.words import word_lists
+from steerchat.models.default import Wheel, prepare
+from steerchat.models.find import find
+from steerchat.models.fingerprint import weight_files
+from steerchat.models.installed import kept
+from steerchat.values.errors import SteerchatError
+from steerchat.values.recipe import Recipe, Term
+from steerchat.values.results import Answer, Pair
 
 PATIENCE = 30
 MOST_SECONDS, MOST_MEGABYTES = 1.0, 200

@@ -21,13 +21,14 @@ import transformers  # noqa: F401  # before the forks
 from rich.console import Console
 from tiny import save_model, write_concepts
 
-from steerchat import commands, folders  # noqa: F401
-from steerchat.chat import Chat, history_path
-from steerchat.config import Settings
-from steerchat.registry import registry
-from steerchat.render import Screen
-from steerchat.repl import run_script
-from steerchat.store import Store
+from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.conversation.chat import Chat, history_path
+from steerchat.history.store import Store
+from steerchat.screen.render import Screen
+from steerchat.slash.registry import registry
+from steerchat.system import folders
+from steerchat.system.settings import Settings
+from steerchat.terminal.repl import run_script
 
 SCRIPT = """
 /steer happy 2 4.0

@@ -18,10 +18,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 
-from steerchat.recipe import Recipe, Term
-from steerchat.records import PairRecord
-from steerchat.store import Filters, Store
-from steerchat.storefile import timestamp
+from steerchat.history.file import timestamp
+from steerchat.history.records import PairRecord
+from steerchat.history.store import Filters, Store
+from steerchat.values.recipe import Recipe, Term
 
 CONCEPTS = ("happy", "sad", "formal", "pirate", "brief", "poetic", "angry", "calm", "shakespeare", "curious")
 KINDS = ("chat", "chat", "chat", "compare", "layers", "layers", "strengths", "mix", "tune")

@@ -35,16 +35,18 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 from tiny import save_model, write_concepts
 
-from steerchat import arguments, commands, folders  # noqa: F401
-from steerchat.chat import Chat, Menu, history_path
-from steerchat.completion import SlashCompleter
-from steerchat.config import Settings, descriptions
-from steerchat.errors import Interrupted
-from steerchat.parameters import Parameter
-from steerchat.registry import registry
-from steerchat.render import Screen
-from steerchat.repl import run_chat, run_line
-from steerchat.storefile import problems
+from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.conversation.chat import Chat, Menu, history_path
+from steerchat.history.file import problems
+from steerchat.screen.render import Screen
+from steerchat.slash import arguments
+from steerchat.slash.parameters import Parameter
+from steerchat.slash.registry import registry
+from steerchat.system import folders
+from steerchat.system.settings import Settings, descriptions
+from steerchat.terminal.completion import SlashCompleter
+from steerchat.terminal.repl import run_chat, run_line
+from steerchat.values.errors import Interrupted
 
 # Starts further programs, and measures for minutes.
 LEFT_OUT = {"bench"}

@@ -20,7 +20,7 @@ import psutil
 import torch
 from monkey import Desk, Monkey, room
 
-from steerchat.repl import run_line
+from steerchat.terminal.repl import run_line
 
 STEERING = ["/steer happy 2 2.0", "/steer sad 0-1 -1.5", "/mix happy:0.7,sad:0.3 2 2.0", "/steer off"]
 EXPERIMENTS = ["/compare Tell me", "/layers --tokens 4 Tell me", "/strengths --tokens 4 Tell me", "/why"]

@@ -15,9 +15,9 @@ import torch
 from tiny import tiny_folder, write_concepts  # noqa: F401
 
 import steerchat
-from steerchat import folders
-from steerchat.results import Delta, PairDone, html
-from steerchat.text import clean
+from steerchat.system import folders
+from steerchat.values.results import Delta, PairDone, html
+from steerchat.values.text import clean
 
 README = Path(__file__).parent.parent / "README.md"
 

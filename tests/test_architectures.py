@@ -18,14 +18,15 @@ from conftest import recording_logits
 from tiny import CONCEPTS, TEMPLATE, a_session, finish, tiny_tokenizer
 from torch import Tensor
 
-from steerchat.engine import Engine
-from steerchat.experiments import Experiment, at_layers, at_strengths
-from steerchat.hooks import Edit
-from steerchat.loading import load
-from steerchat.models import find
-from steerchat.recipe import parse_term
-from steerchat.session import Session
-from steerchat.store import Store
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.engine.hooks import Edit
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_layers, at_strengths
+from steerchat.history.store import Store
+from steerchat.models.find import find
+from steerchat.models.load import load
+from steerchat.values.recipe import parse_term
 
 END = 2  # the token that ends a turn
 LAYERS, HIDDEN, WINDOW = 4, 64, 9  # the window is shorter than every prompt here

@@ -12,12 +12,12 @@ from conftest import tiny_engine
 from tiny import a_library, save_model
 
 from steerchat import commands  # noqa: F401  # declares the commands
-from steerchat.bench import run_bench
-from steerchat.config import Settings
-from steerchat.engine import Engine
-from steerchat.errors import Interrupted, ModelError
-from steerchat.registry import registry
-from steerchat.results import BenchReport, Notice, Progress
+from steerchat.engine.engine import Engine
+from steerchat.experiments.bench import run_bench
+from steerchat.slash.registry import registry
+from steerchat.system.settings import Settings
+from steerchat.values.errors import Interrupted, ModelError
+from steerchat.values.results import BenchReport, Notice, Progress
 
 pytestmark = pytest.mark.slow
 

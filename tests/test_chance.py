@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from steerchat.chance import Chance, ChanceCell, clarity, fluency, load_chance, verdict
-from steerchat.recipe import Recipe, Term
-from steerchat.results import Answer, Pair
+from steerchat.measures.chance import Chance, ChanceCell, clarity, fluency, load_chance, verdict
+from steerchat.values.recipe import Recipe, Term
+from steerchat.values.results import Answer, Pair
 
 SMALL = ChanceCell(1.0, 40, 0.1, 0.2, 0.5)
 LARGE = ChanceCell(4.0, 40, 0.5, 0.6, 1.0)

@@ -15,18 +15,21 @@ import torch
 import transformers
 from tiny import finish, save_model, tiny_folder, tiny_tokenizer, write_concepts  # noqa: F401
 
-from steerchat import folders, loading, memory, models
-from steerchat.chat import Chat
-from steerchat.config import load_settings
-from steerchat.engine import Engine
-from steerchat.errors import ModelError, TooLarge, UsageError
-from steerchat.loader import Loader
-from steerchat.loading import load
-from steerchat.models import Found, find
-from steerchat.recipe import parse_term
-from steerchat.registry import registry
-from steerchat.results import Notice, Progress
-from steerchat.shelf import kept
+from steerchat.conversation.chat import Chat
+from steerchat.engine.engine import Engine
+from steerchat.models import find as models
+from steerchat.models import load as loading
+from steerchat.models import memory
+from steerchat.models.background import Loader
+from steerchat.models.find import Found, find
+from steerchat.models.installed import kept
+from steerchat.models.load import load
+from steerchat.slash.registry import registry
+from steerchat.system import folders
+from steerchat.system.settings import load_settings
+from steerchat.values.errors import ModelError, TooLarge, UsageError
+from steerchat.values.recipe import parse_term
+from steerchat.values.results import Notice, Progress
 
 Open = Callable[..., Chat]
 

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from tiny import ANSWERS, rows, tiny_folder, write_concepts  # noqa: F401
 
-from steerchat import __version__, cli, folders
+from steerchat._version import __version__
+from steerchat.system import folders
+from steerchat.terminal import cli
 
 PAIR = {
     *("id", "prompt", "model", "recipe", "seed", "normal", "steered", "effect", "effects", "chance", "raw"),
@@ -59,7 +61,7 @@ def shell(
     home = tmp_path / "home"
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
     shipped = write_concepts(tmp_path / "shipped")
-    shutil.copy(Path(cli.__file__).parent.parent / "vectors" / "lexicons.toml", shipped)
+    shutil.copy(Path(cli.__file__).parents[2] / "vectors" / "lexicons.toml", shipped)
     (shipped / "prompts.toml").write_text('tuning = ["Why?"]\nevaluation = ["How are you?", "Where are you?"]')
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
     return Shell(home, tiny_folder, capsys, monkeypatch)
@@ -276,8 +278,8 @@ def test_sweeps_and_mixes_give_the_object_of_compare(shell: Shell, arguments: li
 
 
 def test_what_is_told_beside_a_result_is_on_standard_error(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    from steerchat.results import Notice
-    from steerchat.session import Session
+    from steerchat.conversation.session import Session
+    from steerchat.values.results import Notice
 
     asked = Session.compare
 
@@ -305,7 +307,7 @@ def test_ctrl_c_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch):
         signal.raise_signal(signal.SIGINT)
         return iter(())
 
-    monkeypatch.setattr("steerchat.session.Session.compare", compare)
+    monkeypatch.setattr("steerchat.conversation.session.Session.compare", compare)
     assert shell("compare", "One?", code=130)[0] == ""
 
 
@@ -361,7 +363,7 @@ def test_a_mistake_in_steerchat_itself_is_a_line_with_the_details_in_a_file(
     def burst(*args: object, **kwargs: object) -> None:
         raise RuntimeError("burst")
 
-    monkeypatch.setattr("steerchat.session.Session.compare", burst)
+    monkeypatch.setattr("steerchat.conversation.session.Session.compare", burst)
     assert "steerchat failed: RuntimeError: burst" in shell("compare", "One?", code=1)[1]
     assert "in burst" in (shell.home / "last-error.txt").read_text(encoding="utf-8")
 
@@ -396,12 +398,12 @@ _LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers') if m in 
     "code",
     [
         "import steerchat",
-        "from steerchat.cli import main; main(['--help'])",
-        "from steerchat.cli import main; main(['--version'])",
-        "from steerchat.cli import main; main(['compare', '--help'])",
-        "from steerchat.cli import main; main(['history'])",
-        "from steerchat.cli import main; main(['history', '--json'])",
-        "import steerchat.repl, steerchat.completion, steerchat.commands",
+        "from steerchat.terminal.cli import main; main(['--help'])",
+        "from steerchat.terminal.cli import main; main(['--version'])",
+        "from steerchat.terminal.cli import main; main(['compare', '--help'])",
+        "from steerchat.terminal.cli import main; main(['history'])",
+        "from steerchat.terminal.cli import main; main(['history', '--json'])",
+        "import steerchat.terminal.repl, steerchat.terminal.completion, steerchat.commands",
     ],
 )
 def test_what_needs_no_model_imports_no_torch(tmp_path: Path, code: str):
@@ -410,7 +412,7 @@ def test_what_needs_no_model_imports_no_torch(tmp_path: Path, code: str):
         capture_output=True,
         text=True,
         timeout=60,
-        cwd=Path(cli.__file__).parent.parent,
+        cwd=Path(cli.__file__).parents[2],
         env={"STEERCHAT_HOME": str(tmp_path), "PATH": "", "SYSTEMROOT": "C:\\Windows"},
     )
     assert run.returncode == 0, run.stderr

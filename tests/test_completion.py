@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from steerchat.arguments import (
+from steerchat.slash.arguments import (
     Choice,
     CommandName,
     Concept,
@@ -31,8 +31,8 @@ from steerchat.arguments import (
     SettingValue,
     Strength,
 )
-from steerchat.completion import SlashCompleter
-from steerchat.registry import Registry
+from steerchat.slash.registry import Registry
+from steerchat.terminal.completion import SlashCompleter
 
 registry = Registry()
 

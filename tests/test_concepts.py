@@ -23,22 +23,22 @@ from safetensors.torch import save_file
 from tiny import CONCEPTS, LAYERS, a_library, finish, save_model, tiny, tiny_tokenizer, write_concepts  # noqa: F401
 
 from steerchat import commands  # noqa: F401  # declares /concept
-from steerchat.cli import build
-from steerchat.commands.concept_pages import chart
-from steerchat.concept_files import concept_toml, read_concept, read_examples
-from steerchat.concepts import Concept, Example, Tuning
-from steerchat.config import Settings
-from steerchat.engine import Engine
-from steerchat.errors import ConceptError, Interrupted, SteerchatError, UnknownName, UsageError
-from steerchat.library import Library
-from steerchat.recipe import TermRequest
-from steerchat.registry import registry
-from steerchat.render import Screen
-from steerchat.results import Notice
-from steerchat.session import Session
-from steerchat.text import Page
-from steerchat.vector_exchange import export_vector, import_vector
-from steerchat.vectors import UNIT
+from steerchat.concepts.concept import Concept, Example, Tuning
+from steerchat.concepts.exchange import export_vector, import_vector
+from steerchat.concepts.files import concept_toml, read_concept, read_examples
+from steerchat.concepts.library import Library
+from steerchat.concepts.pages import chart
+from steerchat.concepts.vector import UNIT
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.screen.render import Screen
+from steerchat.slash.registry import registry
+from steerchat.system.settings import Settings
+from steerchat.terminal.cli import build
+from steerchat.values.errors import ConceptError, Interrupted, SteerchatError, UnknownName, UsageError
+from steerchat.values.recipe import TermRequest
+from steerchat.values.results import Notice
+from steerchat.values.text import Page
 
 HIDDEN = 64
 JOY = '/concept new joyful "What joy, what a day!" "There is a day." 2'
@@ -446,7 +446,7 @@ def test_a_gguf_holds_every_block_but_the_first_at_the_length_of_strength_one(
     assert reader.fields["controlvector.model_hint"].contents() == "llama"
     assert reader.fields["controlvector.layer_count"].contents() == LAYERS - 1
     assert [t.name for t in reader.tensors] == [f"direction.{n}" for n in range(1, LAYERS)]
-    lengths = chat.library.profile(tiny).lengths
+    lengths = chat.session.calibration.profile(tiny).lengths
     for number, tensor in enumerate(reader.tensors, 1):
         assert tensor.tensor_type == gguf.GGMLQuantizationType.F32 and tensor.data.shape == (HIDDEN,)
         expected = happy.directions[number] * UNIT * lengths[number]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steerchat.config import Settings, descriptions, load_settings
-from steerchat.errors import UnknownName, UsageError
+from steerchat.system.settings import Settings, descriptions, load_settings
+from steerchat.values.errors import UnknownName, UsageError
 
 
 @pytest.fixture

@@ -25,14 +25,14 @@ from conftest import (
 )
 from torch import Tensor
 
-from steerchat.decoding import Row
-from steerchat.engine import Engine, Output
-from steerchat.errors import Interrupted, ModelError
-from steerchat.hooks import Edit, LengthReader
-from steerchat.recipe import Recipe, Term
-from steerchat.results import Delta, Finished
-from steerchat.sampling import Sampling
-from steerchat.vectors import ConceptVector, edits
+from steerchat.concepts.vector import ConceptVector, edits
+from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine, Output
+from steerchat.engine.hooks import Edit, LengthReader
+from steerchat.engine.sampling import Sampling
+from steerchat.values.errors import Interrupted, ModelError
+from steerchat.values.recipe import Recipe, Term
+from steerchat.values.results import Delta, Finished
 
 ARCHITECTURES = ["llama", "gpt2", "mistral", "gemma3", "qwen3"]
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.1, max_tokens=20)

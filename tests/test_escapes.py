@@ -21,9 +21,9 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 from rich.console import Console
 
-from steerchat.prompting import Prompter
-from steerchat.render import Screen
-from steerchat.repl import run_chat, run_line
+from steerchat.engine.prompting import Prompter
+from steerchat.screen.render import Screen
+from steerchat.terminal.repl import run_chat, run_line
 
 WIDTH = 100
 EVIL = [
@@ -170,8 +170,8 @@ def test_reports_and_exports_hold_text_alone(desk: Desk) -> None:
         assert "<script>owned()" not in text or name == "r.json"
     store = desk.chat.session.journal.store
     assert store is not None
-    from steerchat.commands.exports import as_csv, as_markdown
-    from steerchat.text import to_json
+    from steerchat.reports.csv import as_csv, as_markdown
+    from steerchat.values.text import to_json
 
     stored = store.pair(1)
     line = to_json(stored.to_json())

@@ -14,12 +14,15 @@ from test_cli import Shell, shell  # noqa: F401  # shell is a fixture
 from test_repl import Start, history, say, start  # noqa: F401  # start is a fixture
 from tiny import LAYERS, finish, rows, tiny_folder  # noqa: F401
 
-from steerchat import experiments, folders
-from steerchat.chat import history_path
-from steerchat.cli import _json
-from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, logged, prompt_of
-from steerchat.registry import registry
-from steerchat.results import Progress
+from steerchat.conversation.chat import history_path
+from steerchat.conversation.rerun import logged, prompt_of
+from steerchat.experiments import run as experiments
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_layers, at_strengths, chosen
+from steerchat.slash.registry import registry
+from steerchat.system import folders
+from steerchat.terminal.cli import _json
+from steerchat.values.results import Progress
 
 PROMPT = "In my opinion,"
 PROMPTS = folders.packaged("vectors") / "prompts.toml"

@@ -12,25 +12,27 @@ import torch
 from conftest import recording_blocks
 from tiny import LAYERS, a_session, finish, rows, tiny  # noqa: F401  # tiny is a fixture
 
-from steerchat.chance import Chance, ChanceCell
-from steerchat.commands.experiment_pages import bar, comparison, strengths, tuning, why
-from steerchat.decoding import Row
-from steerchat.engine import Engine
-from steerchat.errors import UsageError
-from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, mix_notes, prompt_of, with_controls
-from steerchat.experiments import logged as logged_pair
-from steerchat.inspection import lens, likelihoods, wanted
-from steerchat.measures import read_layer
-from steerchat.measuring import probe
-from steerchat.outcomes import Outcome, Setting, best
-from steerchat.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
-from steerchat.results import Answer, Notice, Pair, PairDone, Probed, Progress
-from steerchat.sampling import Sampling
-from steerchat.session import Session
-from steerchat.store import Store
-from steerchat.text import Table
-from steerchat.tuning import grid, tune, tuned
-from steerchat.tuning import keep as keep_setting
+from steerchat.concepts.vector import read_layer
+from steerchat.conversation.rerun import logged as logged_pair
+from steerchat.conversation.rerun import prompt_of
+from steerchat.conversation.session import Session
+from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine
+from steerchat.engine.sampling import Sampling
+from steerchat.experiments.outcomes import Outcome, Setting, best
+from steerchat.experiments.pages import bar, comparison, strengths, tuning, why
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls
+from steerchat.experiments.tuning import grid, tune, tuned
+from steerchat.experiments.tuning import keep as keep_setting
+from steerchat.history.store import Store
+from steerchat.measures.chance import Chance, ChanceCell
+from steerchat.measures.inspection import lens, likelihoods, wanted
+from steerchat.measures.pair import probe
+from steerchat.values.errors import UsageError
+from steerchat.values.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
+from steerchat.values.results import Answer, Notice, Pair, PairDone, Probed, Progress
+from steerchat.values.text import Table
 
 PROMPT = "How are you?"
 
@@ -134,7 +136,7 @@ def test_what_did_best_is_the_pair_that_is_looked_into_afterwards_and_never_a_co
 
 def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, tiny: Engine):  # noqa: F811
     chance = Chance(tiny.fingerprint, (ChanceCell(8.0, 8, mean=0.0, between=0.1, within=1.0),))
-    session.library.keep_chance(chance)
+    session.calibration.keep_chance(chance)
     recipe = chosen(session, "happy", "2")
     result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 8.0]), repeats=4).run()
     unpushed, pushed = result.outcomes

@@ -12,9 +12,9 @@ import pytest
 from monkey import Desk, Monkey, room
 from tiny import ANSWERS, rows
 
-from steerchat.chat import history_path
-from steerchat.prompting import Prompter
-from steerchat.repl import run_line
+from steerchat.conversation.chat import history_path
+from steerchat.engine.prompting import Prompter
+from steerchat.terminal.repl import run_line
 
 EVIL = [
     "\x1b[2J",

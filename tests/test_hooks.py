@@ -10,9 +10,9 @@ import torch
 from conftest import HIDDEN, LAYERS, tiny_model
 from torch import Tensor, nn
 
-from steerchat.errors import ModelError
-from steerchat.hooks import Edit, LengthReader, StateReader, Steering, find_blocks
-from steerchat.recipe import Operation
+from steerchat.engine.hooks import Edit, LengthReader, StateReader, Steering, find_blocks
+from steerchat.values.errors import ModelError
+from steerchat.values.recipe import Operation
 
 torch.manual_seed(0)
 STATES = torch.randn(5, 7, HIDDEN) * 10

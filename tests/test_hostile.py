@@ -19,18 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from steerchat.chance import load_chance
-from steerchat.concept_files import read_concept, read_examples
-from steerchat.config import load_settings
-from steerchat.errors import SteerchatError
-from steerchat.fingerprint import json_object, tensors
-from steerchat.gguf_reader import count_numbers
-from steerchat.lessons import read_course, read_lesson
-from steerchat.library import read_header
-from steerchat.profile import load_profile
-from steerchat.repl import read_lines
-from steerchat.store import Store
-from steerchat.vector_files import load_vector
+from steerchat.concepts.files import read_concept, read_examples
+from steerchat.concepts.library import read_header
+from steerchat.concepts.vector import ConceptVector
+from steerchat.course.lesson import read_course, read_lesson
+from steerchat.history.store import Store
+from steerchat.measures.chance import load_chance
+from steerchat.measures.profile import load_profile
+from steerchat.models.fingerprint import json_object, tensors
+from steerchat.models.gguf_reader import count_numbers
+from steerchat.system.settings import load_settings
+from steerchat.terminal.repl import read_lines
+from steerchat.values.errors import SteerchatError
 
 CONCEPT = b'kind = "x"\n' + b'[[examples]]\nprompt = "p"\npositive = "yes, yes"\nnegative = "no"\n' * 2
 LESSON = (
@@ -74,7 +74,7 @@ def history(path: Path) -> object:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object], bytes]] = {
-    "vector": ("v.safetensors", load_vector, vector()),
+    "vector": ("v.safetensors", ConceptVector.load, vector()),
     "vector's header": ("v.safetensors", header, vector()),
     "profile": ("profile.safetensors", profile, vector({"corpus": "c"})),
     "model": ("model.safetensors", tensors, vector()),
@@ -211,7 +211,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_hostile as hostile
-from steerchat.errors import SteerchatError
+from steerchat.values.errors import SteerchatError
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 for name, read, _ in hostile.READERS.values():

@@ -24,8 +24,8 @@ WANTED = {
 FIND = """
 import json, sys
 from steerchat import models
-from steerchat.errors import SteerchatError
-from steerchat.results import Progress
+from steerchat.values.errors import SteerchatError
+from steerchat.values.results import Progress
 bytes = []
 def told(event):
     if isinstance(event, Progress):

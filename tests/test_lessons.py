@@ -11,17 +11,18 @@ import pytest
 from rich.console import Console
 from tiny import save_model, tiny_folder  # noqa: F401
 
-from steerchat import commands, folders  # noqa: F401
-from steerchat.chat import Chat
-from steerchat.cli import main
-from steerchat.commands.course import tutor
-from steerchat.commands.course_files import course_folder, replay
-from steerchat.config import Settings
-from steerchat.lessons import LessonError, read_course, read_lesson
-from steerchat.progress import Progress
-from steerchat.registry import registry
-from steerchat.render import Screen
-from steerchat.repl import run_line
+from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.conversation.chat import Chat
+from steerchat.course.files import course_folder
+from steerchat.course.lesson import LessonError, read_course, read_lesson
+from steerchat.course.progress import Progress
+from steerchat.course.replay import replay
+from steerchat.course.tutor import tutor
+from steerchat.screen.render import Screen
+from steerchat.slash.registry import registry
+from steerchat.system.settings import Settings
+from steerchat.terminal.cli import main
+from steerchat.terminal.repl import run_line
 
 Start = Callable[..., tuple[Chat, Screen]]
 

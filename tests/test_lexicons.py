@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerchat.errors import SteerchatError
-from steerchat.folders import packaged
-from steerchat.lexicons import INDEPENDENT, RATES, measures, word_count, word_lists
+from steerchat.measures.words import INDEPENDENT, RATES, measures, word_count, word_lists
+from steerchat.system.folders import packaged
+from steerchat.values.errors import SteerchatError
 
 VECTORS = packaged("vectors")
 CONCEPTS = [

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny import CONCEPTS, LAYERS, a_library, tiny, write_concepts  # noqa: F401
 
-from steerchat import folders
-from steerchat.engine import Engine
-from steerchat.errors import ConceptError, Interrupted, UnknownName
-from steerchat.library import Library
-from steerchat.recipe import RANDOM
-from steerchat.results import Notice, Progress
+from steerchat.concepts.library import Library
+from steerchat.engine.engine import Engine
+from steerchat.measures.calibration import Calibration
+from steerchat.system import folders
+from steerchat.values.errors import ConceptError, Interrupted, UnknownName
+from steerchat.values.recipe import RANDOM
+from steerchat.values.results import Notice, Progress
 
 OWN = """
 kind = "custom"
@@ -109,10 +110,12 @@ def test_a_random_direction_follows_from_its_seed_alone(tmp_path: Path, tiny: En
 
 def test_a_profile_is_measured_once_for_a_model(tmp_path: Path, tiny: Engine):  # noqa: F811
     told: list[Notice | Progress] = []
-    first = a_library(tmp_path).profile(tiny, told.append)
+    first = Calibration(a_library(tmp_path)).profile(tiny, told.append)
     assert told and first.lengths.shape == (LAYERS,) and (first.lengths > 0).all()
     again: list[Notice | Progress] = []
-    assert torch.equal(a_library(tmp_path).profile(tiny, again.append).states, first.states) and again == []
+    assert (
+        torch.equal(Calibration(a_library(tmp_path)).profile(tiny, again.append).states, first.states) and again == []
+    )
 
 
 def test_stopped_work_leaves_no_file_and_can_be_done_later(tmp_path: Path, tiny: Engine):  # noqa: F811
@@ -120,9 +123,9 @@ def test_stopped_work_leaves_no_file_and_can_be_done_later(tmp_path: Path, tiny:
     with pytest.raises(Interrupted, match="extracting happy stopped"):
         library.vector("happy", tiny, stopped=lambda: True)
     with pytest.raises(Interrupted, match="measuring tiny's typical activations stopped"):
-        library.profile(tiny, stopped=lambda: True)
+        Calibration(library).profile(tiny, stopped=lambda: True)
     assert not list((tmp_path / "vectors").rglob("*.safetensors"))
-    assert library.vector("happy", tiny).n_layers == library.profile(tiny).states.shape[1] == LAYERS
+    assert library.vector("happy", tiny).n_layers == Calibration(library).profile(tiny).states.shape[1] == LAYERS
 
 
 @pytest.mark.parametrize("name", ["add", "all", "random", "9lives", "two words", "x" * 41, "prompts", ""])

@@ -7,9 +7,9 @@ import torch
 from conftest import answers, push, tiny_engine
 from torch import nn
 
-from steerchat.decoding import Row
-from steerchat.linear import FEW, QuickLinear, pack, speed_up, unpack
-from steerchat.sampling import Sampling
+from steerchat.engine.decoding import Row
+from steerchat.engine.linear import FEW, QuickLinear, pack, speed_up, unpack
+from steerchat.engine.sampling import Sampling
 
 
 def layers(bias: bool) -> tuple[nn.Linear, QuickLinear]:

@@ -12,9 +12,9 @@ import pytest
 import transformers
 from tiny import save_model, tiny_tokenizer
 
-from steerchat.errors import ModelError
-from steerchat.loading import load
-from steerchat.models import find
+from steerchat.models.find import find
+from steerchat.models.load import load
+from steerchat.values.errors import ModelError
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 320}
 

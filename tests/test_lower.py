@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import GREEDY, LAYERS, answers, push, tiny_engine
 
-from steerchat.decoding import Row
-from steerchat.engine import Engine, Output
-from steerchat.hooks import Edit
-from steerchat.sampling import Sampling
+from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine, Output
+from steerchat.engine.hooks import Edit
+from steerchat.engine.sampling import Sampling
 
 PROMPT = tuple(range(60, 80))
 SAMPLED = Sampling(max_tokens=15)
@@ -127,7 +127,7 @@ def test_a_stopped_answer_is_read_as_far_as_it_came(after: int) -> None:
 
 @pytest.mark.slow
 def test_states_that_wait_to_be_added_up_change_nothing_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steerchat.lower._WAITING", 1)
+    monkeypatch.setattr("steerchat.engine.reuse._WAITING", 1)
     engine = only_letters(tiny_engine())
     assert_read_in_full(engine, rows(), answers(engine, rows(), SAMPLED))
 

@@ -17,11 +17,13 @@ import pytest
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import errors as hub_errors
 
-from steerchat import default_model, folders, models
-from steerchat.default_model import Wheel
-from steerchat.errors import ModelError, SteerchatError, UnknownName
-from steerchat.fingerprint import fingerprint_folder, fingerprint_gguf
-from steerchat.results import Notice, Progress
+from steerchat.models import default as default_model
+from steerchat.models import find as models
+from steerchat.models.default import Wheel
+from steerchat.models.fingerprint import fingerprint_folder, fingerprint_gguf
+from steerchat.system import folders
+from steerchat.values.errors import ModelError, SteerchatError, UnknownName
+from steerchat.values.results import Notice, Progress
 
 DEAD = "http://127.0.0.1:9/simple"
 
@@ -521,7 +523,7 @@ def test_a_local_gguf_is_found_by_its_path_or_alone_in_its_folder(tmp_path: Path
 
 
 def test_a_gguf_is_unpacked_without_a_word_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from steerchat.loading import load
+    from steerchat.models.load import load
 
     write_tiny_gguf(tmp_path / "tiny.gguf")
     assert load(models.find(str(tmp_path / "tiny.gguf"), progress=ignore), "cpu", "float32").n_layers == 2
@@ -628,11 +630,12 @@ def test_steerchat_home_moves_every_folder(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_shipped_folders_are_found_in_a_checkout_and_in_an_installed_package(tmp_path: Path) -> None:
-    program = "from steerchat.folders import packaged; print(packaged('tutorials'))"
+    program = "from steerchat.system.folders import packaged; print(packaged('tutorials'))"
     package = tmp_path / "steerchat"
     package.mkdir()
-    for name in ("__init__.py", "folders.py", "errors.py", "untrusted.py"):
-        shutil.copy(Path(folders.__file__).parent / name, package)
+    for name in ("__init__.py", "_version.py", "system/folders.py", "system/untrusted.py", "values/errors.py"):
+        (package / name).parent.mkdir(exist_ok=True)
+        shutil.copy(Path(folders.__file__).parents[1] / name, package / name)
     (tmp_path / "tutorials").mkdir()
 
     def run() -> subprocess.CompletedProcess[str]:

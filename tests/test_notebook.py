@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steerchat.commands.notebook import Range, Since
-from steerchat.errors import UsageError
+from steerchat.values.errors import UsageError
 
 
 def test_a_time_is_an_age_or_a_day() -> None:

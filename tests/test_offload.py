@@ -9,10 +9,10 @@ import torch
 from conftest import GREEDY, answers, push
 from tiny import tiny_folder  # noqa: F401
 
-from steerchat import memory
-from steerchat.decoding import Row
-from steerchat.loading import load
-from steerchat.models import find
+from steerchat.engine.decoding import Row
+from steerchat.models import memory
+from steerchat.models.find import find
+from steerchat.models.load import load
 
 
 @pytest.mark.slow

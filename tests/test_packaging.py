@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from steerchat import __version__, folders
+from steerchat._version import __version__
+from steerchat.system import folders
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -40,10 +41,12 @@ def test_an_installed_copy_finds_the_data_inside_it_and_not_a_neighbour(tmp_path
     (package / "_data" / "vectors").mkdir(parents=True)
     (tmp_path / "site" / "vectors").mkdir()  # some other package of that name
     (tmp_path / "site" / "tutorials").mkdir()
-    for name in ("__init__.py", "folders.py", "untrusted.py", "errors.py"):
+    for name in ("__init__.py", "_version.py", "system/folders.py", "system/untrusted.py", "values/errors.py"):
+        (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_bytes((ROOT / "steerchat" / name).read_bytes())
     code = """
-from steerchat import errors, folders
+from steerchat.system import folders
+from steerchat.values import errors
 print(folders.packaged("vectors"))
 try:
     folders.packaged("tutorials")
@@ -57,7 +60,7 @@ except errors.SteerchatError as error:
 
 def test_the_version_is_the_same_wherever_it_is_said():
     """In the package, from which the wheel takes it; how to cite it and what changed say it once more."""
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "steerchat/__init__.py"
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "steerchat/_version.py"
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert cited and newest and cited[1] == newest[1] == __version__
@@ -68,12 +71,51 @@ def test_every_folder_of_data_is_packed_into_the_wheel():
     assert included == {name: f"steerchat/_data/{name}" for name in ("vectors", "tutorials")}
 
 
+# Modules of packages that do without torch which need it: to time a model, and to show steering by hand.
+WITH_TORCH = ("experiments.bench", "experiments.trials", "course.lab", "course.demonstrations")
+# Modules of packages with torch that do without it: the chat imports them before a model is asked for.
+WITHOUT_TORCH = (
+    "engine.processes",
+    "models.background",
+    "models.default",
+    "models.find",
+    "models.fingerprint",
+    "models.installed",
+    "models.memory",
+    "concepts.concept",
+    "concepts.files",
+    "concepts.library",
+    "concepts.pages",
+    "measures.calibration",
+    "measures.chance",
+    "measures.pair",
+    "measures.words",
+)
+
+
+@pytest.mark.slow
+def test_importing_steerchat_loads_neither_torch_nor_rich_nor_the_commands():
+    code = """
+import sys, steerchat
+print(sorted({"torch", "rich", "prompt_toolkit", "steerchat.commands"} & sys.modules.keys()))
+import steerchat.api
+print(sorted({"torch", "prompt_toolkit", "steerchat.commands"} & sys.modules.keys()))
+"""
+    assert python(code).splitlines() == ["[]", "[]"]
+
+
 @pytest.mark.slow
 def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
-    contracts = {one["name"]: one for one in PROJECT["tool"]["importlinter"]["contracts"]}
-    modules = contracts["torch and transformers stay on the engine's side"]["source_modules"]
-    # Running `__main__` would start the program.
-    names = [name for name in modules if not name.endswith("__main__")]
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    [contract] = [each for each in contracts if "torch" in each["forbidden_modules"] or "torch" in each["name"]]
+    folders = [ROOT / name.replace(".", "/") for name in contract["source_modules"]]
+    files = [
+        file for folder in folders for file in (folder.rglob("*.py") if folder.is_dir() else [Path(f"{folder}.py")])
+    ]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    names = [name.removesuffix(".__init__") for name in names if not name.endswith(WITH_TORCH)]
+    names += [f"steerchat.{name}" for name in WITHOUT_TORCH]
+    assert len(names) > 60
     code = f"""
 import importlib, sys
 for name in {names!r}:
@@ -88,7 +130,7 @@ for name in {names!r}:
 def test_help_answers_without_torch():
     code = """
 import sys
-from steerchat.cli import main
+from steerchat.terminal.cli import main
 assert main(["--help"]) == 0
 assert main(["compare", "--help"]) == 0
 print(sorted({"torch", "transformers"} & sys.modules.keys()))

@@ -146,7 +146,7 @@ def test_trouble_in_one_process_is_told_by_the_first_and_refused_commands_are_na
 
 
 def test_an_ordinary_start_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steerchat import processes
+    from steerchat.engine import processes
 
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
-from steerchat.engine import Engine
-from steerchat.errors import ModelError
-from steerchat.prompting import Prompter, TextStream
+from steerchat.engine.engine import Engine
+from steerchat.engine.prompting import Prompter, TextStream
+from steerchat.values.errors import ModelError
 
 PROMPTER = Prompter(tiny_tokenizer())
 START, END = tiny_tokenizer().convert_tokens_to_ids(SPECIALS[1:])

@@ -21,10 +21,12 @@ from prompt_toolkit.document import Document
 from test_cli import Shell, shell  # noqa: F401  # a fixture
 from tiny import tiny_folder  # noqa: F401  # a fixture
 
-from steerchat import chat, cli, commands  # noqa: F401  # commands declares them
-from steerchat.completion import SlashCompleter
-from steerchat.config import load_settings
-from steerchat.registry import registry
+from steerchat import commands  # noqa: F401  # commands declares them
+from steerchat.conversation import chat
+from steerchat.slash.registry import registry
+from steerchat.system.settings import load_settings
+from steerchat.terminal import cli
+from steerchat.terminal.completion import SlashCompleter
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

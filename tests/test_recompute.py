@@ -9,7 +9,8 @@ import pytest
 from recompute import Recomputed
 from tiny import tiny_folder, write_concepts  # noqa: F401  # tiny_folder is a fixture
 
-from steerchat import cli, folders
+from steerchat.system import folders
+from steerchat.terminal import cli
 
 
 def compare(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:

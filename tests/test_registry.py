@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerchat.arguments import (
+from steerchat.slash.arguments import (
     Choice,
     CommandName,
     Concept,
@@ -29,8 +29,8 @@ from steerchat.arguments import (
     SettingValue,
     Strength,
 )
-from steerchat.errors import SteerchatError, UnknownName, UsageError
-from steerchat.registry import Registry, click_command, is_command, message_text
+from steerchat.slash.registry import Registry, click_command, is_command, message_text
+from steerchat.values.errors import SteerchatError, UnknownName, UsageError
 
 registry = Registry()
 
@@ -410,6 +410,7 @@ def test_the_shells_help_has_the_summary_and_the_options():
 
 
 def test_the_registry_needs_neither_torch_nor_click():
-    code = "import sys, steerchat.completion; print(sorted({'torch', 'transformers', 'click'} & set(sys.modules)))"
+    loaded = "sorted({'torch', 'transformers', 'click'} & set(sys.modules))"
+    code = f"import sys, steerchat.terminal.completion; print({loaded})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"

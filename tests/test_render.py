@@ -17,11 +17,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from steerchat.errors import SteerchatError
-from steerchat.recipe import Recipe, Term
-from steerchat.registry import Registry
-from steerchat.render import Screen, View
-from steerchat.results import (
+from steerchat.screen.render import Screen, View
+from steerchat.slash.registry import Registry
+from steerchat.values.errors import SteerchatError
+from steerchat.values.recipe import Recipe, Term
+from steerchat.values.results import (
     Answer,
     Column,
     Delta,
@@ -36,7 +36,7 @@ from steerchat.results import (
     Started,
     Strip,
 )
-from steerchat.text import Table, Wrapper, clean, fit, wrap
+from steerchat.values.text import Table, Wrapper, clean, fit, wrap
 
 HAPPY = Recipe((Term((("happy", 1.0),), (16,), 2.0),))
 TITLES = ("normal", "steered: happy 16 x 2.0")

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from tiny import a_session, finish, tiny  # noqa: F401
 
-from steerchat.engine import Engine
-from steerchat.errors import UnknownName, UsageError
-from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, with_controls
-from steerchat.outcomes import Setting
-from steerchat.recipe import Recipe, parse_term
-from steerchat.repeating import fork, rerun, resume, use
-from steerchat.results import Notice, PairDone
-from steerchat.session import Session
-from steerchat.store import Filters, Store
+from steerchat.conversation.rerun import fork, rerun, resume, use
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.experiments.outcomes import Setting
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
+from steerchat.history.store import Filters, Store
+from steerchat.values.errors import UnknownName, UsageError
+from steerchat.values.recipe import Recipe, parse_term
+from steerchat.values.results import Notice, PairDone
 
 HERE = Path(__file__).parent
 
@@ -58,9 +59,9 @@ import json, sys
 from pathlib import Path
 import torch
 from tiny import a_session, tiny_engine
-from steerchat.repeating import rerun
-from steerchat.results import Notice
-from steerchat.store import Filters, Store
+from steerchat.conversation.rerun import rerun
+from steerchat.values.results import Notice
+from steerchat.history.store import Filters, Store
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

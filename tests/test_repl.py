@@ -16,13 +16,14 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 from tiny import ANSWERS, rows, tiny_folder, write_concepts  # noqa: F401
 
-from steerchat import commands, folders  # noqa: F401
-from steerchat.chat import Chat, history_path
-from steerchat.config import Settings
-from steerchat.errors import Interrupted
-from steerchat.registry import registry
-from steerchat.render import Screen
-from steerchat.repl import read_lines, run_chat, run_line, run_script
+from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.conversation.chat import Chat, history_path
+from steerchat.screen.render import Screen
+from steerchat.slash.registry import registry
+from steerchat.system import folders
+from steerchat.system.settings import Settings
+from steerchat.terminal.repl import read_lines, run_chat, run_line, run_script
+from steerchat.values.errors import Interrupted
 
 Start = Callable[..., tuple[Chat, Screen]]
 
@@ -389,7 +390,7 @@ def test_a_whole_chat_at_a_terminal(start: Start):
 
 def test_typing_is_possible_while_the_model_loads_and_leaving_too(start: Start, monkeypatch: pytest.MonkeyPatch):
     release = threading.Event()
-    monkeypatch.setattr("steerchat.models.find", lambda *args, **kwargs: release.wait(60))
+    monkeypatch.setattr("steerchat.models.find.find", lambda *args, **kwargs: release.wait(60))
     screen = Screen(Console(file=io.StringIO(), width=100, color_system=None))
     chat = Chat(Settings(), registry, screen.show).start()
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):

@@ -17,21 +17,22 @@ from markdown_it import MarkdownIt
 from test_cli import STEER, Shell, shell  # noqa: F401  # shell is a fixture
 from tiny import LAYERS, a_session, tiny, tiny_folder  # noqa: F401  # fixtures
 
-from steerchat import repl
-from steerchat.commands import experiment_pages
-from steerchat.engine import Engine
-from steerchat.experiments import Experiment, at_layers, at_strengths, chosen, with_controls
-from steerchat.outcomes import Setting
-from steerchat.recall import pairs_of, recalled
-from steerchat.recipe import Recipe, Term
-from steerchat.records import Filters, PairRecord
-from steerchat.report import literal, quotation
-from steerchat.report_html import chart
-from steerchat.results import Answer, Pair
-from steerchat.session import Session
-from steerchat.store import Store
-from steerchat.text import Table, clean
-from steerchat.tuning import grid
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.experiments import pages as experiment_pages
+from steerchat.experiments.outcomes import Setting
+from steerchat.experiments.recall import pairs_of, recalled
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
+from steerchat.experiments.tuning import grid
+from steerchat.history.records import Filters, PairRecord
+from steerchat.history.store import Store
+from steerchat.reports.html import chart
+from steerchat.reports.markdown import literal, quotation
+from steerchat.terminal import repl
+from steerchat.values.recipe import Recipe, Term
+from steerchat.values.results import Answer, Pair
+from steerchat.values.text import Table, clean
 
 HOSTILE = (
     "<script>alert(1)</script> </div></section></html> <img src=x onerror=alert(2)> &lt;b&gt; {unique_id} {0} DARK "
@@ -166,7 +167,7 @@ def test_an_experiment_out_of_the_history_shows_what_it_showed_when_it_ended(ses
     store = session.journal.store
     assert store is not None and result.experiment is not None
     experiment = store.experiment(result.experiment)
-    again = recalled(session.library, experiment, pairs_of(store, Filters(experiment=experiment.id)))
+    again = recalled(session.calibration, experiment, pairs_of(store, Filters(experiment=experiment.id)))
     assert again == result
     assert experiment_pages.page(again) == experiment_pages.page(result)
     assert len(experiment_pages.page(again).parts) > 2
@@ -178,7 +179,7 @@ def test_of_an_experiment_that_lost_pairs_the_others_are_shown(session: Session)
     store = session.journal.store
     assert store is not None and result.experiment is not None
     store.delete_pair(2)
-    again = recalled(session.library, store.experiment(result.experiment), pairs_of(store, Filters()))
+    again = recalled(session.calibration, store.experiment(result.experiment), pairs_of(store, Filters()))
     assert [one.setting.label for one in again.outcomes] == ["0", "2", "3"]
 
 

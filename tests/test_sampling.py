@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerchat.sampling import Sampler, Sampling
+from steerchat.engine.sampling import Sampler, Sampling
 
 CPU = torch.device("cpu")
 VOCABULARY = 1000

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from tiny import ANSWERS, CONTEXT, a_session, finish, notices, rows, tiny, tiny_engine  # noqa: F401
 
-from steerchat.engine import Engine
-from steerchat.errors import Interrupted, ModelError, StoreError, UnknownName, UsageError
-from steerchat.recipe import parse_term
-from steerchat.results import Delta, Notice, PairDone, Progress
-from steerchat.session import Session
-from steerchat.store import Store
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.history.store import Store
+from steerchat.values.errors import Interrupted, ModelError, StoreError, UnknownName, UsageError
+from steerchat.values.recipe import parse_term
+from steerchat.values.results import Delta, Notice, PairDone, Progress
 
 HAPPY = "happy 2 4.0"
 
@@ -419,8 +419,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tiny import a_session, finish, tiny_engine
-from steerchat.results import Delta
-from steerchat.store import Store
+from steerchat.values.results import Delta
+from steerchat.history.store import Store
 folder = Path(sys.argv[1])
 session = a_session(folder, tiny_engine(), Store.open(folder / "history.db"))
 finish(session.say("One?"))

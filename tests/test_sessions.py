@@ -13,10 +13,10 @@ from prompt_toolkit.output import DummyOutput
 from test_cli import Shell, shell  # noqa: F401
 from test_repl import Start, history, say, shown, start, tiny_folder  # noqa: F401
 
-from steerchat.chat import Menu
-from steerchat.completion import SlashCompleter
-from steerchat.registry import registry
-from steerchat.repl import run_chat
+from steerchat.conversation.chat import Menu
+from steerchat.slash.registry import registry
+from steerchat.terminal.completion import SlashCompleter
+from steerchat.terminal.repl import run_chat
 
 
 @pytest.mark.slow

@@ -18,17 +18,18 @@ from rich.console import Console
 from tiny import TEMPLATE, a_session, finish, notices, tiny_engine, tiny_model, tiny_tokenizer
 from torch import Tensor
 
-from steerchat.engine import Engine
-from steerchat.experiments import Experiment, at_strengths
-from steerchat.hooks import Edit
-from steerchat.prompting import Prompter
-from steerchat.recipe import Recipe, parse_term
-from steerchat.render import Screen
-from steerchat.repeating import rerun
-from steerchat.results import Answer, Delta, Finished, Pair, PairDone, Started
-from steerchat.session import Session
-from steerchat.store import Store
-from steerchat.thinking import reply_start, thinking
+from steerchat.conversation.rerun import rerun
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.engine.hooks import Edit
+from steerchat.engine.prompting import Prompter
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_strengths
+from steerchat.history.store import Store
+from steerchat.screen.render import Screen
+from steerchat.values.recipe import Recipe, parse_term
+from steerchat.values.results import Answer, Delta, Finished, Pair, PairDone, Started
+from steerchat.values.thinking import reply_start, thinking
 
 # As those of Qwen3, SmolLM3 and DeepSeek: an earlier answer's thought is left out.
 REPLY = "(m.content.split('</think>')[-1].lstrip() if m.role == 'assistant' else m.content)"
@@ -177,7 +178,7 @@ def test_measures_are_those_of_the_reply_and_the_log_has_it_all(thinker: tuple[E
     # Read by a plain pass over prompt, thought and reply, counting the reply alone.
     ids = engine.prompter.chat([{"role": "user", "content": "How are you?"}])
     thought, reply = map(engine.prompter.reply, parts(pair.steered.text))
-    vector, profile = session.library.vector("happy", engine), session.library.profile(engine)
+    vector, profile = session.library.vector("happy", engine), session.calibration.profile(engine)
     layer, states = int(vector.report["read_layer"]), []
     block = engine.model.model.layers[layer]
     handle = block.register_forward_hook(lambda module, args, output: states.append(output[0]))

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tiny import a_library, tiny  # noqa: F401  # tiny is a fixture
 
-from steerchat import trials
-from steerchat.chance import Chance, ChanceCell
-from steerchat.engine import Engine
-from steerchat.errors import ConceptError, Interrupted
-from steerchat.lexicons import INDEPENDENT
-from steerchat.library import Library
-from steerchat.recipe import Term, parse_term
-from steerchat.trials import Condition, Trials, evaluate, measure_chance, spreads
+from steerchat.concepts.library import Library
+from steerchat.engine.engine import Engine
+from steerchat.experiments import trials
+from steerchat.experiments.trials import Condition, Trials, evaluate, measure_chance, spreads
+from steerchat.measures.chance import Chance, ChanceCell
+from steerchat.measures.words import INDEPENDENT
+from steerchat.values.errors import ConceptError, Interrupted
+from steerchat.values.recipe import Term, parse_term
 
 PROMPTS = ["How are you?", "What is rain?"]
 

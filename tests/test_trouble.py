@@ -16,14 +16,14 @@ from prompt_toolkit.formatted_text import to_plain_text
 from rich.console import Console
 from test_repl import Start, say, shown, start, tiny_folder  # noqa: F401
 
-from steerchat import repl
-from steerchat.chat import Chat, history_path
-from steerchat.config import Settings
-from steerchat.folders import write_whole
-from steerchat.migrations import MIGRATIONS
-from steerchat.registry import registry
-from steerchat.render import Screen
-from steerchat.store import Store
+from steerchat.conversation.chat import Chat, history_path
+from steerchat.history.migrations import MIGRATIONS
+from steerchat.history.store import Store
+from steerchat.screen.render import Screen
+from steerchat.slash.registry import registry
+from steerchat.system.folders import write_whole
+from steerchat.system.settings import Settings
+from steerchat.terminal import repl
 
 TESTS = Path(__file__).parent
 
@@ -102,10 +102,10 @@ from prompt_toolkit.formatted_text import to_plain_text
 from rich.console import Console
 from tiny import save_model, write_concepts
 from steerchat import commands, folders, repl
-from steerchat.chat import Chat
-from steerchat.config import Settings
-from steerchat.registry import registry
-from steerchat.render import Screen
+from steerchat.conversation.chat import Chat
+from steerchat.system.settings import Settings
+from steerchat.slash.registry import registry
+from steerchat.screen.render import Screen
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -10,9 +10,9 @@ from conftest import HIDDEN, LAYERS
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerchat.errors import ConceptError
-from steerchat.recipe import Operation, Recipe, Term
-from steerchat.vectors import UNIT, ConceptVector, combine, edits, random_vector
+from steerchat.concepts.vector import UNIT, ConceptVector, combine, edits, random_vector
+from steerchat.values.errors import ConceptError
+from steerchat.values.recipe import Operation, Recipe, Term
 
 LENGTHS = torch.tensor([10.0, 20.0, 40.0, 80.0])
 

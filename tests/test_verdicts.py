@@ -9,11 +9,11 @@ from test_cli import Shell, shell  # noqa: F401
 from test_repl import Start, history, say, shown, start, tiny_folder  # noqa: F401
 from test_store import HAPPY, log, store  # noqa: F401
 
-from steerchat.errors import Interrupted
-from steerchat.judging import agreement, asked_for, by_effect, by_recipe, tally, unseen
-from steerchat.recipe import Recipe, parse_parts
-from steerchat.recipe import Term as RecipeTerm
-from steerchat.store import Filters, Store
+from steerchat.history.store import Filters, Store
+from steerchat.history.verdicts import agreement, asked_for, by_effect, by_recipe, tally, unseen
+from steerchat.values.errors import Interrupted
+from steerchat.values.recipe import Recipe, parse_parts
+from steerchat.values.recipe import Term as RecipeTerm
 
 
 def term(what: str, strength: float, operation: str = "add") -> RecipeTerm:

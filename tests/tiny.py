@@ -16,12 +16,12 @@ import torch
 import transformers
 from tokenizers import decoders, models
 
-from steerchat.config import Settings
-from steerchat.engine import Engine
-from steerchat.library import Library
-from steerchat.results import Event, Notice, Pair, PairDone
-from steerchat.session import Session
-from steerchat.store import Store
+from steerchat.concepts.library import Library
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.history.store import Store
+from steerchat.system.settings import Settings
+from steerchat.values.results import Event, Notice, Pair, PairDone
 
 LAYERS = 4
 CONTEXT = 512

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 
-from steerchat import cli, engine, folders, processes
-from steerchat.errors import ModelError
+from steerchat.engine import engine, processes
+from steerchat.system import folders
+from steerchat.terminal import cli
+from steerchat.values.errors import ModelError
 
 
 def main(folder: Path, model: str, lines: Path, trouble: str = "") -> None:

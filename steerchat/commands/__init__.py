@@ -1,4 +1,8 @@
-"""The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show."""
+"""The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show.
+
+May import: everything but the terminal package.
+Start reading: steering.py.
+"""
 
 # ruff: noqa: I001  # help and the menu list them in this order, the most used first
 from . import steering, concepts, evaluation, conversation, experiments, notebook, verdicts, sessions, reports

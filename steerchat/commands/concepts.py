@@ -8,18 +8,18 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..arguments import Choice, Concept, Layer, Option, PathArg, Text
-from ..chat import Chat
-from ..concept_files import read_examples
-from ..concepts import METHODS, Example, Tuning, check_examples
-from ..concepts import Concept as ConceptValue
-from ..errors import ConceptError, Interrupted, SteerchatError, UsageError
-from ..library import DEFAULT_LAYERS
-from ..recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
-from ..registry import command
-from ..results import Event, Notice
-from ..text import Page
-from .concept_pages import default_description, entries, entry, extraction_lines, list_page, show_page
+from ..concepts.concept import METHODS, Example, Tuning, check_examples
+from ..concepts.concept import Concept as ConceptValue
+from ..concepts.files import read_examples
+from ..concepts.library import DEFAULT_LAYERS
+from ..concepts.pages import default_description, entries, entry, extraction_lines, list_page, show_page
+from ..conversation.chat import Chat
+from ..slash.arguments import Choice, Concept, Layer, Option, PathArg, Text
+from ..slash.registry import command
+from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageError
+from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
+from ..values.results import Event, Notice
+from ..values.text import Page
 
 _GROUP = "Concepts"
 # What the wizard tries a new concept on: steering shows well on it.
@@ -52,7 +52,7 @@ def show(chat: Chat, concept: Annotated[str, Concept("which")]) -> Page:
     library, engine = chat.library, chat.session.engine
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
     one = entry(library, concept, engine.fingerprint)
-    from ..measures import read_layer
+    from ..concepts.vector import read_layer
 
     layer = read_layer(vector)
     near: list[tuple[str, float]] = []
@@ -183,14 +183,14 @@ def export(
     A GGUF's direction.N is added to the output of block N, counted from 0; block 0 cannot be stored. llama.cpp and
     repeng push the prompt's positions too, as `/set scope all` does.
     """
-    from ..vector_exchange import SUFFIXES, export_vector
+    from ..concepts.exchange import SUFFIXES, export_vector
 
     if file.suffix.lower() not in SUFFIXES:
         raise ConceptError(f"cannot tell the format of {file.name}", "name it .safetensors, or .gguf for llama.cpp")
     library, engine = chat.library, chat.session.engine
     value = library.get(concept)
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
-    lengths = library.profile(engine, chat.report).lengths
+    lengths = chat.session.calibration.profile(engine, chat.report).lengths
     if os.path.lexists(file) and not replace:
         _must_ask(chat, f"writing over {file.name}", f"/concept export {concept} {file} --replace")
         if chat.ask(f"Write over {file}?", ["yes", "no"]) == "no":
@@ -227,7 +227,7 @@ def import_(
     one of shape (layers, hidden) has a row for each block. Row i and --layer i mean the output of block i, counted
     from 0. Only directions are taken; how hard to push is yours to find. Pickles (.pt) are never opened.
     """
-    from ..vector_exchange import import_vector
+    from ..concepts.exchange import import_vector
 
     library = chat.library
     name = library.check_name(name)
@@ -382,7 +382,7 @@ def _fingerprint(chat: Chat) -> str:
     """The model's, without loading it; empty while it is not on this machine."""
     if chat.loader.ready is not None:
         return chat.loader.ready.fingerprint
-    from ..models import find
+    from ..models.find import find
 
     try:
         return find(chat.loader.name, progress=chat.report, offline=True).fingerprint

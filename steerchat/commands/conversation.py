@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from ..arguments import Choice, Rest
-from ..chat import Chat
-from ..registry import command
-from ..results import Event
+from ..conversation.chat import Chat
+from ..slash.arguments import Choice, Rest
+from ..slash.registry import command
+from ..values.results import Event
 
 _GROUP = "Conversation"
 

@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from .. import __version__, folders
-from ..arguments import Int, Many, Option, PathArg, TermWord
-from ..chat import Chat
-from ..errors import Interrupted, UsageError
-from ..lexicons import INDEPENDENT
-from ..recipe import TermRequest, format_strength, parse_term
-from ..registry import command
-from ..text import Page, Table
+from .._version import __version__
+from ..conversation.chat import Chat
+from ..measures.words import INDEPENDENT
+from ..slash.arguments import Int, Many, Option, PathArg, TermWord
+from ..slash.registry import command
+from ..system import folders
+from ..values.errors import Interrupted, UsageError
+from ..values.recipe import TermRequest, format_strength, parse_term
+from ..values.text import Page, Table
 
 if TYPE_CHECKING:
-    from ..trials import Evaluation, Trials
+    from ..experiments.trials import Evaluation, Trials
 
 _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain (95%)", "over random", "cost")
 
@@ -46,7 +47,7 @@ def evaluate(
     was chosen on; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal,
     above 0 towards the concept; its interval is a bootstrap over prompts. All seventeen take half an hour on a laptop.
     """
-    from ..trials import evaluate as judge
+    from ..experiments.trials import evaluate as judge
 
     named = concepts or tuple(parse_term(name) for name in chat.library.names() if name in INDEPENDENT)
     chosen = folders.read_prompts(prompts) if prompts else _shipped("evaluation")
@@ -81,13 +82,13 @@ def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rou
     Random directions push, and every shipped concept's score is read: 95% of what comes out is the chance band, shown
     beside every effect from then on. The default model's comes along. A quarter of an hour on a laptop.
     """
-    from ..trials import measure_chance
+    from ..experiments.trials import measure_chance
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
     found = measure_chance(
         _trials(chat, _shipped("tuning")[: 4 if quick else 6], 2 if quick else 4), names, 4 if quick else 6
     )
-    path = chat.library.keep_chance(found)
+    path = chat.session.calibration.keep_chance(found)
     cells = []
     for cell in found.cells:
         (low, high), (low8, high8) = (found.band(cell.strength, cell.tokens, repeats) for repeats in (1, 8))
@@ -116,7 +117,7 @@ def _shipped(part: str) -> list[str]:
 
 
 def _trials(chat: Chat, prompts: list[str], seeds: int) -> Trials:
-    from ..trials import Trials
+    from ..experiments.trials import Trials
 
     session = chat.session
     return Trials(session.engine, chat.library, prompts, range(seeds), session.report, session.stop.is_set)

@@ -8,27 +8,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
-from .. import folders, measuring, tuning
-from ..arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId, Rest, Strength
-from ..chat import Chat
-from ..errors import UsageError
-from ..experiments import (
-    STRENGTHS,
-    Experiment,
-    at_layers,
-    at_strengths,
-    chosen,
-    logged,
-    mix_notes,
-    prompt_of,
-    with_controls,
-)
-from ..outcomes import Setting
-from ..recipe import Recipe, TermRequest, parse_parts
-from ..registry import command
-from ..results import BenchReport, Event, Notice
-from ..text import Page
-from . import experiment_pages
+from ..conversation.chat import Chat
+from ..conversation.rerun import logged, prompt_of
+from ..experiments import pages as experiment_pages
+from ..experiments import tuning
+from ..experiments.outcomes import Setting
+from ..experiments.run import Experiment
+from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, mix_notes, with_controls
+from ..measures import pair as measuring
+from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId, Rest, Strength
+from ..slash.registry import command
+from ..system import folders
+from ..values.errors import UsageError
+from ..values.recipe import Recipe, TermRequest, parse_parts
+from ..values.results import BenchReport, Event, Notice
+from ..values.text import Page
 
 _GROUP = "Experiments"
 
@@ -186,7 +180,7 @@ def why(
 
     Each token is shaded by how unlikely the unsteered model finds it; at the parting, what that model wanted to say.
     """
-    from ..inspection import likelihoods, wanted
+    from ..measures.inspection import likelihoods, wanted
 
     session = chat.session
     stored = logged(session, pair, earlier=chat.single)
@@ -254,7 +248,7 @@ def lens(
 
     A text of your own is taken as it stands; the last message is read in the chat template.
     """
-    from ..inspection import lens as read_off
+    from ..measures.inspection import lens as read_off
 
     session = chat.session
     engine = session.engine
@@ -312,7 +306,7 @@ def bench(
     Takes several minutes on a CPU; Ctrl-C stops it. Anything else that runs meanwhile spoils the figures. Every
     ratio is measured by turns within one run; below 1 means that steerchat is faster than what it is compared with.
     """
-    from ..bench import run_bench
+    from ..experiments.bench import run_bench
 
     settings, session = chat.settings, chat.session
     return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..arguments import Int, Option, PathArg, Rest
-from ..chat import Chat
-from ..errors import SteerchatError, UsageError, unknown
-from ..lessons import Condition, LessonError
-from ..registry import command
-from ..text import Page, Table
-from .course import tutor
-from .course_files import check as check_course
-from .course_files import course_folder
-from .course_files import glossary as words_of
-from .course_report import write_report
-from .facts import state_facts
+from ..conversation.chat import Chat
+from ..course.check import check as check_course
+from ..course.facts import state_facts
+from ..course.files import course_folder
+from ..course.files import glossary as words_of
+from ..course.lesson import Condition, LessonError
+from ..course.report import write_report
+from ..course.tutor import tutor
+from ..slash.arguments import Int, Option, PathArg, Rest
+from ..slash.registry import command
+from ..values.errors import SteerchatError, UsageError, unknown
+from ..values.text import Page, Table
 
 _GROUP = "Learning"
 

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from ..arguments import Concept, Float, Int, Kind, Option, PairId
-from ..chat import Chat
-from ..errors import StoreError, UsageError, shorten
-from ..pages import when
-from ..records import SearchHit, StoredPair
-from ..registry import command
-from ..repeating import fork, rerun, use
-from ..results import Event, Notice
-from ..store import Filters, Store
-from ..text import Page, Shaded
+from ..conversation.chat import Chat
+from ..conversation.rerun import fork, rerun, use
+from ..history.records import SearchHit, StoredPair
+from ..history.store import Filters, Store
+from ..screen.lines import when
+from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
+from ..slash.registry import command
+from ..values.errors import StoreError, UsageError, shorten
+from ..values.results import Event, Notice
+from ..values.text import Page, Shaded
 
 _GROUP = "Notebook"
 _AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

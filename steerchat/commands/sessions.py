@@ -6,12 +6,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
-from ..arguments import Int, Option, SessionId
-from ..chat import Chat
-from ..pages import when
-from ..registry import command
-from ..repeating import resume as go_on_with
-from ..text import Page, Table
+from ..conversation.chat import Chat
+from ..conversation.rerun import resume as go_on_with
+from ..screen.lines import when
+from ..slash.arguments import Int, Option, SessionId
+from ..slash.registry import command
+from ..values.text import Page, Table
 from .notebook import confirmed, open_store
 
 _GROUP = "Notebook"

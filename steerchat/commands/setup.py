@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from ..arguments import Choice, CommandName, ModelName, Setting, SettingValue
-from ..chat import Chat, config_path, history_path
-from ..errors import UsageError, unknown
-from ..memory import gigabytes
-from ..registry import command
-from ..results import Notice
-from ..shelf import kept
-from ..text import Page, Table
-from .course_files import course_folder, trouble
+from ..conversation.chat import Chat, config_path, history_path
+from ..course.files import course_folder, trouble
+from ..models.installed import kept
+from ..models.memory import gigabytes
+from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingValue
+from ..slash.registry import command
+from ..values.errors import UsageError, unknown
+from ..values.results import Notice
+from ..values.text import Page, Table
 
 _GROUP = "Setup"
 # Settings that a running model has already used up.
@@ -84,7 +84,7 @@ def model_list(chat: Chat) -> Page:
 
 
 def _shelf(chat: Chat) -> Page:
-    from ..loading import free_memory, target
+    from ..models.load import free_memory, target
 
     where, precision = target(chat.settings.device, chat.settings.dtype)
     engine, free = chat.loader.ready, free_memory(where)

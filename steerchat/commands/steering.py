@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..arguments import Concept, Layer, Strength
-from ..chat import Chat
-from ..recipe import Recipe, TermRequest, ambiguous, parse_parts
-from ..registry import command
-from ..results import Notice
+from ..conversation.chat import Chat
+from ..slash.arguments import Concept, Layer, Strength
+from ..slash.registry import command
+from ..values.recipe import Recipe, TermRequest, ambiguous, parse_parts
+from ..values.results import Notice
 
 _GROUP = "Steering"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, cast
 
-from ..arguments import Concept, Int, Option, PairId, Rest
-from ..chat import Chat
-from ..errors import UsageError
-from ..judging import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
-from ..records import Filters, Verdict
-from ..registry import command
-from ..results import Event, Finished, Notice, Pair, Started
-from ..store import Store
-from ..text import Page, Table, fit
+from ..conversation.chat import Chat
+from ..history.records import Filters, Verdict
+from ..history.store import Store
+from ..history.verdicts import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
+from ..slash.arguments import Concept, Int, Option, PairId, Rest
+from ..slash.registry import command
+from ..values.errors import UsageError
+from ..values.results import Event, Finished, Notice, Pair, Started
+from ..values.text import Page, Table, fit
 from .notebook import open_store
 
 _GROUP = "Notebook"

@@ -1,0 +1,178 @@
+"""From contrast pairs to a concept vector.
+
+vector = activation(text with the concept) - activation(text without), for every layer in one pass.
+Methods: `mean`, the mean difference over the replies' tokens (Rimsky et al. 2024, Contrastive Activation
+Addition; Chen et al. 2025 read reply tokens likewise); `pca`, the first principal direction of the pairs'
+differences, uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `end`, the mean
+difference at the last tokens alone, for what shows where a text stops; `last`, one pair's last-token difference, as
+textbooks show (Turner et al. 2023, ActAdd).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..engine.engine import Engine
+from ..values.errors import ConceptError, Interrupted
+from ..values.results import Notice, Progress
+from .concept import Concept, Example, Extraction
+from .vector import ConceptVector
+
+FEW = 8  # pairs below which a vector is mostly those pairs' topics
+_HARDLY = "it is read where texts end, so that an effect over all of an answer hardly shows it: count words instead"
+LOW_AGREEMENT = 0.2  # mean cosine of the pairs' differences with their mean, below which they contradict each other
+
+
+def extract(
+    engine: Engine,
+    concept: Concept,
+    method: Extraction = "mean",
+    report: Callable[[Notice | Progress], None] = lambda event: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> ConceptVector:
+    """A concept's vector on a model.
+
+    Args:
+        engine: the model; nothing is steered.
+        concept: its examples; held-out ones are only measured.
+        method: see the module's text.
+        report: told of progress.
+        stopped: asked after every block.
+
+    Returns:
+        a vector whose report holds `examples` (their digest), `agreement` per layer (mean cosine of each
+        pair's difference with the mean), `separability` per layer (chance that a held-out positive projects
+        further than a held-out negative; absent without held-out pairs), `read_layer`, `warnings`.
+
+    Raises:
+        ConceptError: when the examples give no direction.
+        Interrupted: when `stopped` said so.
+    """
+    examples = concept.examples
+    if method == "last":
+        examples = tuple(e for e in examples if not e.held_out)[:1] + tuple(e for e in examples if e.held_out)
+    positive, negative, lengths = _states(engine, concept.name, examples, method, report, stopped)
+    train = torch.tensor([not example.held_out for example in examples])
+    differences = (positive - negative)[train]
+    raw = _principal(differences) if method == "pca" else differences.mean(dim=0)
+    vector = ConceptVector.from_raw(concept.name, raw, engine.fingerprint, method)
+    agreement = _agreement(differences)
+    separability = _separability(vector.directions, positive[~train], negative[~train])
+    vector.report.update(
+        examples=concept.digest,
+        pairs=int(train.sum()),
+        agreement=[round(float(a), 4) for a in agreement],
+        separability=None if separability is None else [round(float(s), 4) for s in separability],
+        read_layer=_read_layer(vector.directions, positive, negative),
+        warnings=_warnings(concept, agreement, lengths),
+    )
+    if method == "end":
+        vector.report["read_layer"] = engine.n_layers - engine.n_layers // 10 - 1  # what comes next is decided late
+        vector.report["warnings"].append(_HARDLY)
+    return vector
+
+
+def _states(
+    engine: Engine,
+    name: str,
+    examples: tuple[Example, ...],
+    method: Extraction,
+    report: Callable[[Notice | Progress], None],
+    stopped: Callable[[], bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States of positives and of negatives, each (pairs, layers, hidden), and their lengths (pairs, 2)."""
+    texts: list[tuple[list[int], list[int]]] = []
+    for example in examples:
+        chat = [{"role": "user", "content": example.prompt}]
+        prompt = engine.prompter.chat(chat, thought=False) if example.prompt else engine.prompter.start()
+        texts += [(prompt, engine.prompter.reply(text)) for text in (example.positive, example.negative)]
+    longest = max(len(prompt) + len(text) for prompt, text in texts)
+    if longest > engine.context_size:
+        raise ConceptError(
+            f"a text of {name} has {longest} tokens, and {engine.name} holds {engine.context_size}", "shorten it"
+        )
+    if any(not text for _, text in texts):
+        raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
+    label = f"extracting {name} from {_pairs(len(examples))}"
+
+    def check() -> None:
+        if stopped():
+            raise Interrupted(f"extracting {name}")
+
+    report(Progress(label, 0, len(texts)))
+    states = engine.states(
+        texts,
+        "last" if method in ("last", "end") else "mean",
+        lambda done: report(Progress(label, done, len(texts))),
+        check,
+    )
+    lengths = torch.tensor([len(text) for _, text in texts]).view(-1, 2)
+    return states[0::2], states[1::2], lengths
+
+
+def _principal(differences: Tensor) -> Tensor:
+    """(layers, hidden) first right singular vector at each layer, as long as the mean projection on it.
+
+    Uncentred: centring the differences would take away the very shift that is sought.
+    """
+    right = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False).Vh[:, 0]
+    projection = torch.einsum("nlh,lh->nl", differences, right).mean(dim=0)
+    return right * projection.unsqueeze(-1)
+
+
+def _agreement(differences: Tensor) -> Tensor:
+    """(layers,) mean cosine of each pair's difference with the mean of the others (itself, when alone).
+
+    Braun et al. 2025: how well the pairs agree foretells whether the concept steers.
+    """
+    count = differences.shape[0]
+    total = differences.sum(dim=0)
+    others = total - differences if count > 1 else differences
+    return torch.cosine_similarity(differences, others, dim=-1).mean(dim=0)
+
+
+def _separability(directions: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:
+    """(layers,) probability that a held-out positive projects further than a held-out negative (ROC area)."""
+    if not len(positive):
+        return None
+    high = torch.einsum("nlh,lh->ln", positive, directions)
+    low = torch.einsum("nlh,lh->ln", negative, directions)
+    return (high[:, :, None] > low[:, None, :]).float().mean(dim=(1, 2))
+
+
+def _read_layer(directions: Tensor, positive: Tensor, negative: Tensor) -> int:
+    """The layer that tells the texts apart most clearly: distance of the projections' means over their spread.
+
+    The first and last tenth are left out: there tokens themselves, not what they mean together, decide.
+    """
+    high = torch.einsum("nlh,lh->ln", positive, directions)
+    low = torch.einsum("nlh,lh->ln", negative, directions)
+    spread = torch.cat([high - high.mean(1, keepdim=True), low - low.mean(1, keepdim=True)], dim=1).std(dim=1)
+    clarity = (high.mean(1) - low.mean(1)) / spread.clamp_min(1e-9)
+    margin = len(directions) // 10
+    inner = clarity[margin : len(directions) - margin]
+    return margin + int(inner.argmax())
+
+
+def _warnings(concept: Concept, agreement: Tensor, lengths: Tensor) -> list[str]:
+    warnings = []
+    pairs = sum(not example.held_out for example in concept.examples)
+    if pairs < FEW:
+        warnings.append(f"only {_pairs(pairs)}: the vector holds their topics too; {FEW} or more are better")
+    elif float(agreement.max()) < LOW_AGREEMENT:
+        warnings.append("the pairs contradict each other: their differences hardly agree")
+    positive, negative = lengths[:, 0], lengths[:, 1]
+    if len(lengths) > 3 and concept.kind != "length":
+        longer = (positive[:, None] > negative[None, :]).float().mean() + 0.5 * (
+            positive[:, None] == negative
+        ).float().mean()
+        if max(longer, 1 - longer) > 0.95:
+            warnings.append("length alone tells the two kinds of text apart: the vector may steer length")
+    return warnings
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count} pairs"

@@ -1,0 +1,200 @@
+"""Concepts and examples as text files: a concept's TOML in and out, and examples in from JSONL and CSV too."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ..system.untrusted import check_toml, parse_json, read_small, read_toml
+from ..values.errors import ConceptError, shorten
+from .concept import METHODS, Concept, Example, Method, Tuning, check_examples
+
+# Beyond that it is the wrong file, and is not read into memory.
+MAX_BYTES = 32 << 20
+MAX_EXAMPLES = 20_000
+_LONGEST = 1 << 20  # of a line; a field of CSV has an eighth of that at most
+_LONG_LINE = re.compile(f"[^\\n]{{{_LONGEST}}}")
+
+_COLUMNS = ("prompt", "positive", "negative", "held_out")
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
+_FORMS = "TOML with [[examples]], JSONL with an object a line, or CSV; each with prompt, positive, negative, held_out"
+
+
+def read_concept(path: Path) -> Concept:
+    """Read a concept's TOML.
+
+    Raises:
+        ConceptError: naming the file and what is wrong with it.
+    """
+    try:
+        data = read_toml(path)
+    except (OSError, ValueError) as error:
+        raise ConceptError(f"{path.name} cannot be read: {error}", "mend the file, or delete the concept") from None
+    try:
+        method = _method(_string(data, "method", "mean"))
+        examples = tuple(_example(f"example {n}", entry) for n, entry in enumerate(data.get("examples", []), 1))
+        return Concept(
+            name=path.stem,
+            kind=_string(data, "kind", "custom"),
+            description=_string(data, "description", ""),
+            examples=examples if method == "imported" else check_examples(examples),
+            tuned=tuple(_tuning(entry) for entry in data.get("tuned", [])),
+            method=method,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConceptError(f"{path.name}: {error} is missing or of the wrong type", "see vectors/happy.toml") from None
+    except ConceptError as error:
+        raise ConceptError(f"{path.name}: {error.message}", error.hint) from None
+
+
+def concept_toml(concept: Concept) -> bytes:
+    """A concept as the TOML that `read_concept` reads.
+
+    Raises:
+        ConceptError: for a text that is no Unicode, such as half of a surrogate pair, or more than could be read again.
+    """
+    data: dict[str, Any] = {"kind": concept.kind, "description": concept.description}
+    if concept.method != "mean":
+        data["method"] = concept.method
+    if concept.tuned:
+        data["tuned"] = [
+            {"fingerprint": tuning.fingerprint, "layers": tuning.layers}
+            | ({} if tuning.strength is None else {"strength": tuning.strength})
+            for tuning in concept.tuned
+        ]
+    if concept.examples:
+        data["examples"] = [
+            {"prompt": e.prompt, "positive": e.positive, "negative": e.negative, "held_out": e.held_out}
+            for e in concept.examples
+        ]
+    try:
+        text = tomli_w.dumps({"name": concept.name, **data})
+        check_toml(text)
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ConceptError(f"a text of {concept.name} holds characters that are no text", "type it again") from None
+    except ValueError as error:
+        raise ConceptError(f"{concept.name} has too many examples to keep: {error}", "a hundred do as well") from None
+
+
+def read_examples(path: Path) -> Concept:
+    """The examples in a file, as a concept named after it; a TOML's kind, description and method come along.
+
+    Raises:
+        ConceptError: naming the file, the line and what is wrong with it.
+    """
+    if path.suffix.lower() == ".toml" and path.exists():
+        return read_concept(path)
+    text = _text(path)
+    if _LONG_LINE.search(text):
+        raise ConceptError(f"{path.name} has a line of more than {_LONGEST:,} characters", _FORMS)
+    match path.suffix.lower():
+        case ".jsonl":
+            entries = _jsonl(path.name, text)
+        case ".csv":
+            entries = _csv(path.name, text)
+        case _:
+            raise ConceptError(f"{path.name} is not a file of examples", _FORMS)
+    try:
+        examples = list(islice(entries, MAX_EXAMPLES + 1))
+        if len(examples) > MAX_EXAMPLES:
+            raise ConceptError(f"{path.name} holds too many examples", f"at most {MAX_EXAMPLES}; a hundred do as well")
+        return Concept(path.stem, "custom", "", check_examples(examples))
+    except ConceptError as error:
+        said = error.message if error.message.startswith(path.name) else f"{path.name}: {error.message}"
+        raise ConceptError(said, error.hint) from None
+
+
+def _text(path: Path) -> str:
+    if not path.exists():
+        raise ConceptError(f"there is no file {path}", "check the path")
+    try:
+        return read_small(path, MAX_BYTES)
+    except UnicodeDecodeError:
+        raise ConceptError(f"{path.name} is not UTF-8 text", _FORMS) from None
+    except (OSError, ValueError) as error:
+        raise ConceptError(f"{path.name} cannot be read: {error}", "check the path and its rights") from None
+
+
+def _jsonl(name: str, text: str) -> Iterator[Example]:
+    # Not splitlines(), which also breaks at U+2028 and the like inside a text.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            entry = parse_json(line)
+        except ValueError:
+            raise ConceptError(f"{where} is not JSON", "one object a line") from None
+        yield _example(where, entry)
+
+
+def _csv(name: str, text: str) -> Iterator[Example]:
+    head = text.partition("\n")[0]
+    # Spreadsheets of many countries write semicolons.
+    delimiter = next((mark for mark in ",;\t" if len({*_COLUMNS} & {*_fields(head, mark)}) >= 2), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        columns = [column.strip().lower() for column in next(reader, [])]
+        if not {"positive", "negative"} <= set(columns):
+            raise ConceptError(f"the first line of {name} does not name the columns", ",".join(_COLUMNS))
+        for row in reader:
+            where = f"{name}, line {reader.line_num}"
+            if not any(row):
+                continue
+            if len(row) > len(columns):
+                raise ConceptError(f"{where} has more fields than columns", 'put texts with commas into "..."')
+            entry: dict[str, Any] = dict(zip(columns, row, strict=False))
+            held_out = entry.get("held_out", "").strip().lower()
+            if held_out not in _TRUTH:
+                raise ConceptError(f"{where}: held_out is {shorten(held_out, 20)!r}", "true or false")
+            yield _example(where, entry | {"held_out": _TRUTH[held_out]})
+    except csv.Error as error:
+        raise ConceptError(
+            f"{name}, line {reader.line_num}: {error}", 'texts with commas or lines go into "..."'
+        ) from None
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    return [field.strip().strip('"').lower() for field in line.split(delimiter)]
+
+
+def _example(where: str, entry: Any) -> Example:
+    if not isinstance(entry, dict):
+        raise ConceptError(f"{where} does not have the form of an example", _FORMS)
+    for key in ("positive", "negative"):
+        if key not in entry:
+            raise ConceptError(f"{where} has no {key} text", "each example needs positive and negative")
+    for key, kind in (("prompt", str), ("positive", str), ("negative", str), ("held_out", bool)):
+        if not isinstance(entry.get(key, kind()), kind):
+            raise ConceptError(f"{where}: {key} is not {'true or false' if kind is bool else 'a text'}", _FORMS)
+    return Example(entry.get("prompt", ""), entry["positive"], entry["negative"], entry.get("held_out", False))
+
+
+def _method(text: str) -> Method:
+    for method in (*METHODS, "imported"):
+        if method == text:
+            return method
+    raise ConceptError(f"the method {shorten(text, 20)!r} does not exist", f"one of {', '.join(METHODS)}")
+
+
+def _tuning(entry: dict[str, Any]) -> Tuning:
+    strength = entry.get("strength")
+    if strength is not None and not (isinstance(strength, int | float) and math.isfinite(strength)):
+        raise ConceptError(f"a tuned strength is a number, not {shorten(str(strength), 20)}", "2.0 is a good first try")
+    return Tuning(_string(entry, "fingerprint"), str(entry["layers"]), None if strength is None else float(strength))
+
+
+def _string(data: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = data[key] if default is None else data.get(key, default)
+    if not isinstance(value, str):
+        raise TypeError(key)
+    return value

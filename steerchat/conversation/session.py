@@ -1,0 +1,503 @@
+"""The verbs of a chat: say, steer, compare, take back. Conversation state lives here, screens do not.
+
+A verb that generates returns an iterator of events; others return values. Every pair is in the store before
+its first token, so that what a user saw is never lost.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Any
+
+from ..concepts.library import Library
+from ..history.journal import Journal
+from ..history.records import Messages, PairRecord
+from ..history.store import Store
+from ..measures.calibration import Calibration
+from ..measures.pair import measured, probe
+from ..system.settings import Settings
+from ..values.errors import SteerchatError, UsageError
+from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
+from ..values.results import (
+    Answer,
+    Delta,
+    Event,
+    Finished,
+    Notice,
+    Pair,
+    PairDone,
+    Probed,
+    Progress,
+    Started,
+)
+from ..values.thinking import thinking
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine, Output, Row
+    from ..engine.hooks import Edit
+    from ..engine.sampling import Sampling
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One exchange. `steered` is None when nothing was steered: both columns then hold the normal answer."""
+
+    user: str
+    normal: str
+    steered: str | None
+    pair_id: int | None
+    seed: int
+    # The settings of the question, so that `/retry same` can repeat it.
+    recipe: Recipe
+
+    def answer(self, column: str) -> str:
+        return self.steered if column == "steered" and self.steered is not None else self.normal
+
+
+class Session:
+    """One conversation and what steers it.
+
+    Args:
+        settings: read at every turn, so a change counts from the next one.
+        library: concepts.
+        engine: gives the loaded model; may block while it loads.
+        store: the history; None keeps none.
+        report: told of long work and of what a verb did unasked.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        library: Library,
+        engine: Callable[[], Engine],
+        store: Store | None,
+        report: Callable[[Notice | Progress], None] = lambda event: None,
+    ) -> None:
+        self.settings = settings
+        self.library = library
+        self.calibration = Calibration(library)
+        self.journal = Journal(store, report)
+        self.recipe = Recipe(scope=settings.scope)
+        self.system = ""
+        self.turns: list[Turn] = []
+        self._left_out = (0, 0)  # the size of a context, and how many of the oldest turns did not fit into it
+        self.last: Pair | None = None
+        self.probes: tuple[str, ...] = ()  # concepts that are read in every answer
+        self.report = report
+        self.stop = Flag()
+        self._engine = engine
+        self._draws = 0
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine()
+
+    # Steering
+
+    def resolve(self, request: TermRequest) -> tuple[Term, list[str]]:
+        """A typed term against the model and the library: layers as numbers, gaps filled by what is recommended.
+
+        Returns:
+            the term, and sentences about what was chosen for the user.
+
+        Raises:
+            UnknownName: for a concept that does not exist.
+            UsageError: for a layer the model lacks.
+        """
+        methods = {name: self.library.get(name).method for name, _ in request.parts}
+        engine = self.engine
+        lead = max(request.parts, key=lambda part: abs(part[1]))[0]
+        layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
+        place = parse_layers(request.layers or layers, engine.n_layers)
+        notes = list(request.notes)
+        if lead == RANDOM:
+            if request.layers is None and request.strength is None:
+                # A control: as hard, and at the same layers, as what it is compared with.
+                for term in self.recipe.terms:
+                    if term.operation == request.operation:
+                        place, strength = term.layers, term.strength
+        elif not tuned and request.strength is None and request.operation == "add":
+            guess = format_strength(strength)
+            notes.append(f"{lead} was never tuned on this model: {guess} is a guess; see what it costs")
+        if methods[lead] == "end":
+            notes.append(f"{lead} shows in how long answers are, and hardly in the effect: /compare --repeats 5 counts")
+        term = Term(
+            request.parts,
+            place,
+            strength if request.strength is None else request.strength,
+            request.operation,
+        )
+        return term, notes
+
+    def steer(self, requests: Sequence[TermRequest], keep: bool = False) -> list[str]:
+        """Replace the recipe (or extend it, with `keep`) and return sentences about what was chosen."""
+        recipe = self.recipe if keep else Recipe(scope=self.settings.scope)
+        notes: list[str] = []
+        for request in requests:
+            term, said = self.resolve(request)
+            recipe = recipe.add(term)
+            notes += said
+        self.recipe = recipe
+        return notes
+
+    def drop(self, concept: str) -> None:
+        """Take a concept's terms out of the recipe. Raises UsageError when it has none."""
+        shorter = self.recipe.drop(concept)
+        if shorter == self.recipe:
+            names = ", ".join(self.recipe.concepts) or "nothing"
+            raise UsageError(f"{concept} is not in the recipe", f"it steers {names}")
+        self.recipe = shorter
+
+    def switch(self, on: bool) -> None:
+        if on and not self.recipe.terms:
+            raise UsageError("there is no recipe to resume", "/steer happy 16 2.0")
+        self.recipe = replace(self.recipe, on=on)
+
+    # Conversation
+
+    def say(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:
+        """Answer a message, normal and, if the recipe is active, steered.
+
+        Args:
+            text: what the user says.
+            seed: of this turn; the next of the session's when None.
+            recipe: instead of the session's, to repeat a turn.
+        """
+        if not text.strip():
+            raise UsageError("the message is empty", "type something, or /help")
+        recipe = recipe or replace(self.recipe, scope=self.settings.scope)
+        before = self._left_out
+        normal, steered, dropped = self._fit(text, recipe)
+        if dropped and self._left_out != before:
+            yield Notice(
+                f"the model's memory is full: the oldest {_turns(dropped)} left out of its context from here on"
+            )
+        draw = self._next_seed() if seed is None else seed
+        context = [turn.pair_id for turn in self.turns[dropped:]]
+        messages = _columns(normal, steered, recipe)
+        pair = yield from self.answer(text, messages, draw, recipe, keep=True, context=context)
+        answer = None if pair.steered is None else pair.steered.text
+        self.turns.append(Turn(text, pair.normal.text, answer, pair.id, draw, recipe))
+
+    def carry_on(self, text: str) -> Iterator[Event]:
+        """Continue `text` itself, without template and outside the conversation."""
+        return self.compare(text, raw=True, kind="continue", seed=self._next_seed())
+
+    def compare(
+        self,
+        prompt: str,
+        raw: bool = False,
+        repeats: int = 1,
+        kind: str = "compare",
+        seed: int | None = None,
+        recipe: Recipe | None = None,
+    ) -> Iterator[Event]:
+        """Answer a prompt outside the conversation, once for each of `repeats` seeds, as rows of one batch."""
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", "/compare Tell me about the weather")
+        recipe = recipe or replace(self.recipe, scope=self.settings.scope)
+        columns = self.columns(prompt, recipe)
+        first = self.settings.seed if seed is None else seed
+        for number in range(repeats):
+            yield from self.answer(prompt, columns, first + number, recipe, kind=kind, raw=raw)
+            if self.stop.is_set():
+                break
+
+    def columns(self, prompt: str, recipe: Recipe) -> dict[str, list[Message]]:
+        """What each column answers when a prompt stands outside the conversation."""
+        messages = [*self.head(), {"role": "user", "content": prompt}]
+        return _columns(messages, messages, recipe)
+
+    def retry(self, same: bool = False) -> Iterator[Event]:
+        """Answer the last message again: freshly, or with the same seed and recipe."""
+        turn = self._last_turn()
+        return self._instead(turn.user, turn.seed, turn.recipe) if same else self._instead(turn.user)
+
+    def edit(self, text: str) -> Iterator[Event]:
+        """Say `text` in place of the last message."""
+        self._last_turn()
+        return self._instead(text)
+
+    def undo(self) -> Turn:
+        """Take back the last turn; it stays in the history, marked."""
+        turn = self._last_turn()
+        self._take_back()
+        self._left_out = (0, 0)
+        return turn
+
+    def new(self) -> int | None:
+        """Begin a new conversation. Returns where the old one is in the history."""
+        self.turns = []
+        self._left_out = (0, 0)
+        return self.journal.end()
+
+    def go_on(self, turns: Sequence[Turn], system: str, last: Pair, session_id: int | None = None) -> None:
+        """Take up another conversation in place of this one, which ends.
+
+        Args:
+            turns: what was said in it.
+            system: its system message.
+            last: its last pair.
+            session_id: where it is in the history; None goes on as a new one.
+        """
+        self.new()
+        self.turns, self.system, self.last = list(turns), system, last
+        self._draws = max(0, last.seed + 1 - self.settings.seed)
+        if session_id is not None:
+            self.journal.resume(session_id)
+
+    def reseed(self, seed: int) -> None:
+        """The next answer has this seed, and those after it the ones that follow."""
+        self.settings.change("seed", seed)
+        self._draws = 0
+
+    def last_prompt(self) -> str:
+        """The last message, for experiments without a prompt. Raises UsageError when there is none."""
+        return self._last_turn().user
+
+    def _last_turn(self) -> Turn:
+        if not self.turns:
+            raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
+        return self.turns[-1]
+
+    def _instead(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:
+        """Answer `text` in place of the last turn, which stays when nothing comes of it."""
+        old = self.turns.pop()
+        kept = len(self.turns)
+        try:
+            yield from self.say(text, seed, recipe)
+        finally:
+            if len(self.turns) == kept:
+                self.turns.append(old)
+            else:
+                self.journal.take_back(old.pair_id)
+
+    def _take_back(self) -> None:
+        self.journal.take_back(self.turns.pop().pair_id)
+
+    # Contexts
+
+    def head(self) -> list[Message]:
+        """What stands before every conversation."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    def _messages(self, column: str, turns: Sequence[Turn], text: str) -> list[Message]:
+        carry = self.settings.carry
+        side = column if carry == "own" else carry
+        messages = self.head()
+        for turn in turns:
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.answer(side)})
+        return [*messages, {"role": "user", "content": text}]
+
+    def _fit(self, text: str, recipe: Recipe) -> tuple[list[Message], list[Message], int]:
+        """Both columns' messages, less the oldest turns that do not fit, and how many those are.
+
+        A turn that was left out stays out, and a quarter of the room is made at a time: whenever the beginning of a
+        prompt changes, all of it is read anew.
+        """
+        engine = self.engine
+        size = engine.context_size
+        room = size - min(self.settings.max_tokens, size // 2)
+
+        def messages(dropped: int) -> tuple[list[Message], list[Message]]:
+            turns = self.turns[dropped:]
+            return self._messages("normal", turns, text), self._messages("steered", turns, text)
+
+        def length(dropped: int) -> int:
+            return max(len(engine.prompter.chat(column)) for column in messages(dropped))
+
+        last = len(self.turns)
+        dropped = self._left_out[1] if self._left_out[0] == size else 0
+        if dropped < last and length(dropped) > room:
+            # By halves: a conversation of hundreds of turns would be read hundreds of times.
+            aim = room * 3 // 4 if length(last) <= room // 2 else room
+            dropped += 1 + bisect_left(range(dropped + 1, last), True, key=lambda count: length(count) <= aim)
+        normal, steered = messages(dropped)
+        if dropped == last:
+            engine.check(max((engine.prompter.chat(column) for column in (normal, steered)), key=len))
+        self._left_out = (size, dropped)
+        return normal, steered, dropped
+
+    def _next_seed(self) -> int:
+        """A new seed for every answer that is not a repetition: they follow from the session's first."""
+        seed = self.settings.seed + self._draws
+        self._draws += 1
+        return seed % 2**63
+
+    # One pair
+
+    def answer(
+        self,
+        prompt: str,
+        messages: Mapping[str, list[Message]],
+        seed: int,
+        recipe: Recipe,
+        *,
+        kind: str = "chat",
+        raw: bool = False,
+        keep: bool = False,
+        sampling: Sampling | None = None,
+        context: Sequence[int | None] = (),
+        along: Recipe | None = None,
+    ) -> Generator[Event, None, Pair]:
+        """One pair, logged before its first token.
+
+        Args:
+            prompt: what the user said.
+            messages: what each column answers, by its name; without `steered` there is one answer.
+            seed: of both columns.
+            recipe: what the steered column is pushed by.
+            kind: for the log.
+            raw: go on from the prompt itself.
+            keep: whether the next turn goes on from here.
+            sampling: instead of the settings'.
+            context: the pairs whose answers `messages` hold.
+            along: the recipe along which the effect is read, as for a control; None for its own.
+        """
+        sampling = sampling or self.sampling()
+        rows = self.rows(prompt, messages, seed, recipe, raw)
+        record = self.record(
+            prompt, recipe, seed, kind, raw, messages, sampling=sampling.to_json(), context=tuple(context)
+        )
+        pair_id = self.journal.begin(record, self.system)
+        started = time.monotonic()
+        second = f"steered: {recipe}" if recipe.active else "asked for"  # in words, as a control does
+        opened = self.engine.prompter.opens_thought and not raw
+        yield Started(("normal", second)[: len(rows)], opened)
+        texts, done = ["" for _ in rows], False
+        try:
+            outputs: list[Output] = yield from _remember(
+                self.engine.generate(rows, sampling, self.stop.is_set, keep=keep), texts
+            )
+            seconds = time.monotonic() - started
+            pair = measured(self, pair_id, prompt, seed, recipe, outputs, raw, seconds, along)
+            done = True
+        finally:
+            if not done:
+                # Whatever broke this off, what came is kept.
+                self.journal.finish(_partial(pair_id, prompt, self.engine.name, seed, recipe, texts, raw), "failed")
+        stopped = any(output.answer.finish == "interrupted" for output in outputs)
+        self.journal.finish(pair, "interrupted" if stopped else "complete")
+        self.last = pair
+        yield PairDone(pair)
+        if self.engine.prompter.thinks and any(_thinks(output.answer, opened) for output in outputs):
+            yield Notice("the model was still thinking when its tokens ran out; /set max-tokens gives it more")
+        if self.probes:
+            yield from self._probed(pair, [row.prompt for row in rows])
+        return pair
+
+    def _probed(self, pair: Pair, prompts: Sequence[Sequence[int]]) -> Iterator[Event]:
+        """What is read in a fresh pair. A concept that is gone by now must not cost its turn."""
+        try:
+            strips = probe(self, self.probes, pair, prompts)
+        except SteerchatError as error:
+            self.probes = ()
+            yield Notice(f"{error.message}; nothing is read under the answers any more")
+            return
+        if strips:
+            yield Probed(strips)
+
+    def record(
+        self, prompt: str, recipe: Recipe, seed: int, kind: str, raw: bool, messages: Messages, **place: Any
+    ) -> PairRecord:
+        """All that is known of a pair before it is generated; `place` says where it stands in an experiment."""
+        engine = self.engine
+        known = {"sampling": self.sampling().to_json(), **place}
+        return PairRecord(
+            prompt,
+            recipe,
+            seed,
+            engine.name,
+            engine.fingerprint,
+            kind,
+            raw=raw,
+            messages=messages,
+            device=str(engine.device),
+            dtype=engine.dtype,
+            threads=engine.threads,
+            versions={"processor": engine.processor},
+            vectors=self._digests(recipe, seed),
+            **known,
+        )
+
+    def rows(
+        self, prompt: str, messages: Mapping[str, list[Message]], seed: int, recipe: Recipe, raw: bool
+    ) -> list[Row]:
+        """What the engine is asked for one pair. Raises ModelError for a prompt that does not fit the model."""
+        engine = self.engine  # first: the thread that loads it is importing what Row needs
+        from ..engine.engine import Row
+
+        encode = engine.prompter.chat
+        ids = {name: tuple(engine.prompter.raw(prompt) if raw else encode(one)) for name, one in messages.items()}
+        for prompt_ids in ids.values():
+            engine.check(prompt_ids)
+        rows = [Row(ids["normal"], (), seed)]
+        if "steered" in ids:
+            edits = self.edits(recipe, seed) if recipe.active else ()
+            rows.append(Row(ids["steered"], edits, seed, recipe.scope))
+        return rows
+
+    def _digests(self, recipe: Recipe, seed: int) -> dict[str, str]:
+        """Which vector stood behind each name: a concept may be changed later."""
+        if not recipe.active:
+            return {}
+        names = (name for name in recipe.concepts if name != RANDOM)  # which follows from the seed
+        return {name: self.library.vector(name, self.engine, self.report, seed).digest for name in names}
+
+    def edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
+        """The recipe's pushes on this model; a concept it was never read from is extracted first."""
+        from ..concepts.vector import edits
+
+        engine = self.engine
+        stopped = self.stop.is_set
+        vectors = {name: self.library.vector(name, engine, self.report, seed, stopped) for name in recipe.concepts}
+        return edits(recipe, vectors, self.calibration.profile(engine, self.report, stopped).lengths)
+
+    def sampling(self) -> Sampling:
+        """How the next answer's tokens are chosen."""
+        from ..engine.sampling import Sampling
+
+        s = self.settings
+        return Sampling(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens, s.steer_thinking == "on")
+
+
+def _remember(
+    events: Generator[Delta | Finished, None, list[Output]], texts: list[str]
+) -> Generator[Event, None, list[Output]]:
+    """Pass events on, and keep each row's text in `texts` for the case that no end is reached."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Delta):
+            texts[event.row] += event.text
+        yield event
+
+
+def _columns(normal: list[Message], steered: list[Message], recipe: Recipe) -> dict[str, list[Message]]:
+    return {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
+
+
+def _thinks(answer: Answer, opened: bool) -> bool:
+    """Whether an answer ran out of tokens before its reply began."""
+    return answer.finish == "length" and bool(answer.text) and thinking(answer.text, opened)
+
+
+def _partial(
+    pair_id: int | None, prompt: str, model: str, seed: int, recipe: Recipe, texts: Sequence[str], raw: bool
+) -> Pair:
+    """What is known of a pair that broke off."""
+    answers = [Answer(text, 0, "failed") for text in texts]
+    return Pair(pair_id, prompt, model, recipe, seed, answers[0], answers[1] if len(answers) > 1 else None, raw)
+
+
+def _turns(count: int) -> str:
+    return "turn is" if count == 1 else f"{count} turns are"

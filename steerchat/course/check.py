@@ -1,0 +1,94 @@
+"""Checking the lessons: their form, hints, commands that bind, facts that are measured."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ..slash.registry import Registry, is_command
+from ..values.errors import SteerchatError
+from .facts import STATE_FACTS
+from .files import glossary
+from .lesson import Course, LessonError, Step
+from .replay import in_folder
+
+if TYPE_CHECKING:
+    pass
+
+_NAMED = re.compile(r"`(/[a-z][^`]*)`")
+_PICTURE = 76  # characters of a line that keeps its blanks, so that a terminal of 80 shows it whole
+
+
+def check(course: Course, registry: Registry, concepts: Sequence[str]) -> list[str]:
+    """What is wrong with a course, a sentence each, with file and line.
+
+    Args:
+        course: its lessons are looked at, none is run.
+        registry: the commands that may be typed.
+        concepts: the names that may be steered, beside those that the lessons make.
+    """
+    problems = list(course.broken)
+    try:
+        glossary(course.folder)
+    except LessonError as error:
+        problems.append(error.message)
+    made = [name for lesson in course.lessons for step in lesson.steps for name in _made(step, registry, course)]
+    known = {*concepts, *made, "random"}
+    for lesson in course.lessons:
+        for step in lesson.steps:
+            found = [*_lines(step, registry, course, known), *_measures(step, known)]
+            problems += [f"{lesson.path.name}, line {step.line}: {one}" for one in found]
+    return problems
+
+
+def _lines(step: Step, registry: Registry, course: Course, concepts: set[str]) -> Iterator[str]:
+    """What is wrong with the lines that a step has typed, and with those that its text names."""
+    for line in filter(is_command, (*step.do, *step.wrong)):
+        try:
+            bound = registry.parse(in_folder(line, course))
+        except SteerchatError as error:
+            yield f"{line}: {error.message}"
+            continue
+        steered = str(bound.kwargs.get("concept") or "") if bound.command.name.startswith("steer") else ""
+        named = [part.partition(":")[0] for part in steered.split(",")] if steered else []
+        yield from (f"{line}: no concept called {one!r}" for one in named if one not in concepts)
+    for line in (*step.text.splitlines(), *step.after.splitlines()):
+        if line.startswith("    ") and len(line) > _PICTURE:
+            yield f"a picture is {len(line)} characters wide; {_PICTURE} fit"
+    said = "\n".join((step.text, step.after, *step.hints, *(one.because for one in step.choices)))
+    for named in _NAMED.findall(said):
+        try:
+            registry.split(named)
+        except SteerchatError as error:
+            yield f"{named}: {error.message}"
+
+
+def _measures(step: Step, concepts: set[str]) -> Iterator[str]:
+    """What is wrong with a step's demonstration, and the facts that nothing gives."""
+    from .demonstrations import ALL
+
+    known = concepts | (STATE_FACTS if step.do else set())
+    if step.show and step.show != ("trouble",):
+        name, *words = step.show
+        if name not in ALL:
+            yield f"there is no demonstration {name}; there are {', '.join(ALL)}"
+            return
+        try:
+            inspect.signature(ALL[name].show).bind(None, None, *words)
+        except TypeError as error:
+            yield f"show = {' '.join(step.show)!r}: {error}"
+        known |= ALL[name].facts
+    yield from (f"nothing measures {fact}" for fact in sorted(step.facts - known))
+
+
+def _made(step: Step, registry: Registry, course: Course) -> Iterator[str]:
+    """The concepts that a step has its learner make."""
+    for line in filter(is_command, step.do):
+        try:
+            bound = registry.parse(in_folder(line, course))
+        except SteerchatError:
+            continue
+        if bound.command.name in ("concept new", "concept import"):
+            yield str(bound.kwargs.get("name", ""))

@@ -1,0 +1,43 @@
+"""What a lesson's goals and `/expect` may compare: the chat's recipe, its turns and its last pair, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..conversation.session import Session
+from ..values.results import divergence
+
+STATE_FACTS = frozenset(
+    {"terms", "strength", "layers", "depth", "on", "own", "turns", "ablates"}
+    | {"pair-same", "pair-effect", "pair-cost", "pair-tokens"}
+)
+
+
+def state_facts(session: Session, names: Sequence[str], owns: Callable[[str], bool]) -> dict[str, float]:
+    """What the chat is set to and what its last pair was, as a lesson's goals may ask; every concept's own strength."""
+    recipe = session.recipe
+    facts = dict.fromkeys(names, 0.0)
+    for term in recipe.terms:
+        for name, weight in term.parts:
+            facts[name] = facts.get(name, 0.0) + weight * term.strength
+    layers = sorted({layer for term in recipe.terms for layer in term.layers})
+    facts |= {
+        "terms": len(recipe.terms),
+        "strength": sum(abs(term.strength) for term in recipe.terms),
+        "layers": len(layers),
+        "on": float(recipe.active),
+        "turns": len(session.turns),
+        "own": float(any(owns(name) for name in recipe.concepts)),
+        "ablates": sum(term.operation == "ablate" for term in recipe.terms),
+    }
+    if layers:
+        facts["depth"] = 100 * (layers[0] + layers[-1]) / 2 / max(1, session.engine.n_layers - 1)
+    pair = session.last
+    if pair is not None and pair.steered is not None:
+        facts["pair-same"] = float(divergence(pair.normal.token_ids, pair.steered.token_ids) is None)
+        facts["pair-tokens"] = pair.steered.tokens
+        if pair.effect is not None:
+            facts["pair-effect"] = pair.effect
+        if pair.perplexity_ratio is not None:
+            facts["pair-cost"] = pair.perplexity_ratio
+    return facts

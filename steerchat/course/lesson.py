@@ -1,0 +1,363 @@
+"""Lessons as files: reading them, and saying at which line one is wrong.
+
+A lesson is Markdown. It opens with TOML between two lines of `+++`; every `## Heading` begins a step; a step may
+hold one block of TOML fenced as ```task, which says what the learner does there. What follows the task is shown
+once it is done. `tutorials/README.md` says it at length. Nothing here needs a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..system.untrusted import parse_toml, read_small, read_toml
+from ..values.errors import SteerchatError, unknown
+
+MANIFEST = "course.toml"
+MOST = 1 << 20  # bytes of a file of text
+_HEAD_KEYS = {"title": str, "about": str, "minutes": int}
+_TASK_KEYS = {"do", "aim", "wrong", "question", "show", "pass", "hints", "choice"}
+_CHOICE_KEYS = {"text", "right", "because"}
+# A screen has no italics: the words stand for themselves.
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(\w[^*]*)\1(?![\w*])")
+_CONDITION = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(<=|>=|==|<|>)\s*(-?\d+(?:\.\d+)?|[a-z][a-z0-9_-]*)\s*")
+
+
+class LessonError(SteerchatError):
+    """A lesson's file is wrong; the message names its line."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of one measured fact with a number or another fact, such as `effect > high`."""
+
+    fact: str
+    sign: str
+    other: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Raises ValueError for anything but FACT SIGN NUMBER or FACT SIGN FACT."""
+        match = _CONDITION.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a comparison such as effect > high")
+        return cls(match[1], match[2], match[3])
+
+    def holds(self, facts: Mapping[str, float]) -> bool:
+        """A fact that is not there is 0, as the strength of a concept that is not steered."""
+        left = facts.get(self.fact, 0.0)
+        right = float(self.other) if _is_number(self.other) else facts.get(self.other, 0.0)
+        signs = {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right, "==": left == right}
+        return signs[self.sign]
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return (self.fact,) if _is_number(self.other) else (self.fact, self.other)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer to a question.
+
+    Attributes:
+        right: True, False, or conditions on what is measured, all of which must hold.
+        because: said when it was chosen.
+    """
+
+    text: str
+    right: bool | tuple[Condition, ...]
+    because: str
+
+    def holds(self, facts: Mapping[str, float]) -> bool:
+        return self.right if isinstance(self.right, bool) else all(one.holds(facts) for one in self.right)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a lesson.
+
+    Attributes:
+        id: made from the heading, so that progress survives other steps' coming and going.
+        text: paragraphs before the task.
+        after: paragraphs to be shown once the task is done.
+        do: lines that the learner types, the last of which is checked; empty without such a task.
+        aim: said in place of those lines, where finding them is the task.
+        question: with its `choices`; empty when the task is none.
+        show: a demonstration, its name first. It is shown with the text of a step without a task, after the line of
+            a do-step, and after the answer to a question.
+        goals: what has to hold after the line was typed, each with what to say when it does not.
+        wrong: lines in its place that must not pass; a replay types them first.
+        hints: from gentle to nearly the solution.
+        line: where its heading stands in the file.
+    """
+
+    id: str
+    title: str
+    text: str
+    after: str = ""
+    do: tuple[str, ...] = ()
+    aim: str = ""
+    question: str = ""
+    choices: tuple[Choice, ...] = ()
+    show: tuple[str, ...] = ()
+    goals: tuple[tuple[Condition, str], ...] = ()
+    wrong: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+    line: int = 0
+
+    @property
+    def has_task(self) -> bool:
+        return bool(self.do or self.question)
+
+    @property
+    def facts(self) -> set[str]:
+        """The facts that its goals and choices speak of."""
+        rules = [goal for goal, _ in self.goals]
+        rules += [rule for one in self.choices if not isinstance(one.right, bool) for rule in one.right]
+        return {name for rule in rules for name in rule.facts}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson, its steps in order."""
+
+    name: str
+    title: str
+    about: str
+    minutes: int
+    steps: tuple[Step, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Track:
+    """A path through some of the lessons."""
+
+    name: str
+    about: str
+    lessons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A folder of lessons: those that can be read, and what is wrong with the others.
+
+    Attributes:
+        folder: where they are.
+        lessons: in the manifest's order.
+        tracks: shorter paths, by name.
+        broken: a sentence for every file that cannot be used, with its line.
+    """
+
+    folder: Path
+    lessons: tuple[Lesson, ...]
+    tracks: tuple[Track, ...]
+    broken: tuple[str, ...]
+
+    def find(self, text: str) -> Lesson:
+        """The lesson of a number, counted from 1, a name, or a beginning of a name. Raises UnknownName."""
+        word = text.strip().lower().replace(" ", "-")
+        if word.isdigit() and 1 <= int(word) <= len(self.lessons):
+            return self.lessons[int(word) - 1]
+        found = [one for one in self.lessons if one.name == word]
+        found = found or [one for one in self.lessons if word and one.name.startswith(word)]
+        if len(found) == 1:
+            return found[0]
+        raise unknown("lesson", text, [one.name for one in self.lessons], f"/lesson lists all {len(self.lessons)}")
+
+    def number(self, lesson: Lesson) -> int:
+        return self.lessons.index(lesson) + 1
+
+
+def read_course(folder: Path) -> Course:
+    """The lessons of a folder; one that is wrong is left out and named in `broken`.
+
+    Without a manifest, every Markdown file but README.md is a lesson, in the order of their names.
+
+    Raises:
+        LessonError: when the folder cannot be read.
+    """
+    broken: list[str] = []
+    tracks: list[Track] = []
+    try:
+        manifest = folder / MANIFEST
+        if manifest.is_file():
+            data = read_toml(manifest)
+            files = [folder / str(name) for name in data["lessons"]]
+            for name, track in data.get("tracks", {}).items():
+                tracks.append(Track(name, track["about"], tuple(track["lessons"])))
+        else:
+            files = [path for path in sorted(folder.glob("*.md")) if path.name.lower() != "readme.md"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LessonError(f"{folder / MANIFEST} cannot be read: {error}", "tutorials/README.md describes it") from None
+    lessons = []
+    for path in files:
+        try:
+            lessons.append(read_lesson(path))
+        except LessonError as error:
+            broken.append(error.message)
+    known = {lesson.name for lesson in lessons}
+    for name in sorted(known):
+        if len(same := [lesson.path.name for lesson in lessons if lesson.name == name]) > 1:
+            broken.append(f"{' and '.join(same)}: two lessons are called {name}")
+    for track in tracks:
+        broken += [
+            f"{MANIFEST}: the track {track.name} has no lesson {one}" for one in track.lessons if one not in known
+        ]
+    if not lessons and not broken:
+        raise LessonError(f"there is no lesson in {folder}", "a lesson is a Markdown file; see tutorials/README.md")
+    return Course(folder, tuple(lessons), tuple(tracks), tuple(broken))
+
+
+def read_lesson(path: Path) -> Lesson:
+    """One lesson.
+
+    Raises:
+        LessonError: with file and line, for the first thing that is wrong.
+    """
+    try:
+        lines = read_small(path, MOST).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LessonError(f"{path.name}: cannot be read: {error}") from None
+    fences = [number for number, line in enumerate(lines) if line.strip() == "+++"][:2]
+    if len(fences) < 2 or fences[0] != 0:
+        raise _wrong(path, 1, "it does not open with TOML between two lines of +++")
+    head = _toml(path, lines[1 : fences[1]], 2)
+    for key in head.keys() - _HEAD_KEYS:
+        line = next((n for n, text in enumerate(lines, start=1) if text.strip().startswith(key)), 1)
+        raise _wrong(path, line, f"its head has no {key}; it has {', '.join(_HEAD_KEYS)}")
+    for key, kind in _HEAD_KEYS.items():
+        if not isinstance(head.get(key), kind):
+            raise _wrong(path, 1, f"its head needs {key}, {'a whole number' if kind is int else 'a text'}")
+    sections = list(_sections(lines, fences[1] + 1))
+    if not sections:
+        raise _wrong(path, fences[1] + 1, "it has no step: a step begins with ## and a heading")
+    for number in range(fences[1] + 1, sections[0][0]):
+        if lines[number].strip():
+            raise _wrong(path, number + 1, "text before the first step is never shown; a step begins with ##")
+    steps: dict[str, Step] = {}
+    for start, end in sections:
+        step = _step(path, lines, start, end)
+        if step.id in steps:
+            raise _wrong(path, start + 1, f"two steps have the same heading: {step.title}")
+        steps[step.id] = step
+    name = re.sub(r"^\d+-", "", path.stem)
+    return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps.values()), path)
+
+
+def _sections(lines: Sequence[str], first: int) -> Iterator[tuple[int, int]]:
+    starts, fenced = [], False
+    for number in range(first, len(lines)):
+        if lines[number].startswith("```"):
+            fenced = not fenced
+        elif not fenced and lines[number].startswith("## "):
+            starts.append(number)
+    return zip(starts, [*starts[1:], len(lines)][: len(starts)], strict=True)
+
+
+def _step(path: Path, lines: Sequence[str], start: int, end: int) -> Step:
+    title = lines[start][3:].strip()
+    slug = re.sub(r"[\W_]+", "-", title.lower()).strip("-")
+    if not slug:
+        raise _wrong(path, start + 1, "a heading needs a word")
+    fences = [n for n in range(start + 1, end) if lines[n].startswith("```")]
+    if not fences:
+        return Step(slug, title, paragraphs(lines[start + 1 : end]), line=start + 1)
+    here, closed, *more = [*fences, -1][: max(2, len(fences))]
+    if lines[here].strip() != "```task":
+        raise _wrong(path, here + 1, "the only fence is ```task; text that keeps its lines is indented by four blanks")
+    if closed < 0 or lines[closed].strip() != "```":
+        raise _wrong(path, here + 1, "the task is not closed with ```")
+    if more:
+        raise _wrong(path, more[0] + 1, "a step has one task")
+    task = _toml(path, lines[here + 1 : closed], here + 2)
+    try:
+        found = _task(task)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _wrong(path, here + 1, str(error)) from None
+    text, after = paragraphs(lines[start + 1 : here]), paragraphs(lines[closed + 1 : end])
+    return Step(slug, title, text, after, line=start + 1, **found)
+
+
+def _task(task: dict[str, Any]) -> dict[str, Any]:
+    """A step's fields from its task. Raises ValueError and its like, for the line to be added."""
+    if extra := sorted(set(task) - _TASK_KEYS):
+        raise ValueError(f"a task has no {extra[0]}; it has {', '.join(sorted(_TASK_KEYS))}")
+    do, wrong, hints = (_texts(task, name) for name in ("do", "wrong", "hints"))
+    aim, question, show = (" ".join(_texts(task, name)) for name in ("aim", "question", "show"))
+    if (do or question) and not hints:
+        raise ValueError("the task has no hints; the first is gentle, the last nearly the solution")
+    if not (do or question or show):
+        raise ValueError("a task needs do, question or show")
+    if do and question:
+        raise ValueError("a task has do or question, not both")
+    choices = []
+    for one in task.get("choice", ()):
+        if set(one) != _CHOICE_KEYS:
+            raise ValueError(f"a choice has {', '.join(sorted(_CHOICE_KEYS))}")
+        right = one["right"]
+        if not isinstance(right, bool):
+            right = tuple(Condition.parse(part) for part in str(right).split(" and "))
+        text, because = (" ".join(_texts(one, name)) for name in ("text", "because"))
+        choices.append(Choice(text, right, because))
+    if bool(question) != bool(choices):
+        raise ValueError("a question has choices, and choices have a question")
+    if question and not any(one.right for one in choices):
+        raise ValueError("no choice is right")
+    goals = tuple((Condition.parse(text), str(why)) for text, why in task.get("pass", {}).items())
+    if (goals or wrong or aim) and not do:
+        raise ValueError("pass, aim and wrong belong to do")
+    return {
+        "do": do,
+        "aim": aim,
+        "question": question,
+        "choices": tuple(choices),
+        "show": tuple(show.split()),
+        "goals": goals,
+        "wrong": wrong,
+        "hints": hints,
+    }
+
+
+def _texts(task: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A text, or a list of texts, under a name that need not be there. Raises ValueError for anything else."""
+    value = task.get(name, ())
+    values = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(one, str) and one.strip() for one in values):
+        raise ValueError(f"{name} is a text, or a list of texts, none of them empty")
+    return values
+
+
+def paragraphs(lines: Sequence[str]) -> str:
+    """Lines of Markdown as paragraphs of one line each; lists, tables and indented text keep their lines."""
+    found: list[list[str]] = []
+    joins = False
+    for line in lines:
+        kept = line.startswith(("    ", "|", "- "))
+        if joins and line.strip() and not kept:
+            found[-1].append(line.strip())
+        else:
+            found.append([line.rstrip() if kept else line.strip()])
+        joins = bool(line.strip()) and (joins or not kept or line.startswith("- ")) and not line.startswith("    ")
+    texts = (" ".join(parts) for parts in found)
+    return "\n".join(one if one.startswith("    ") else _EMPHASIS.sub(r"\2", one) for one in texts).strip("\n")
+
+
+def _toml(path: Path, lines: Sequence[str], first: int) -> dict[str, Any]:
+    try:
+        return parse_toml("\n".join(lines))
+    except ValueError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        line = first + (int(found[1]) - 1 if found else 0)
+        raise _wrong(path, line, re.sub(r" \(at .*\)", "", str(error))) from None
+
+
+def _wrong(path: Path, line: int, what: str) -> LessonError:
+    return LessonError(f"{path.name}, line {line}: {what}", "tutorials/README.md describes the form")
+
+
+def _is_number(text: str) -> bool:
+    return text[0].isdigit() or text[0] == "-"

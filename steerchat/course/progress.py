@@ -1,0 +1,108 @@
+"""What a learner did in the lessons, kept in one small file.
+
+Records belong to a lesson's name and a step's heading, so that they outlive steps that come, go, or change places.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..system.folders import write_whole
+from ..system.untrusted import read_json
+from .lesson import Lesson, LessonError
+
+
+@dataclass
+class StepRecord:
+    """What a learner did at a step.
+
+    Attributes:
+        state: `passed`, `skipped`, or `nothing` when there was nothing to show on the model; empty while it is open.
+        tries: answers or lines that were checked.
+        hints: how many were asked for; the solution counts as all of them.
+        answer: the first one, or the line that passed.
+        facts: what was measured when it passed.
+        when: the day on which it passed or was skipped, as 2026-01-31.
+    """
+
+    state: str = ""
+    tries: int = 0
+    hints: int = 0
+    answer: str = ""
+    facts: dict[str, float] = field(default_factory=dict)
+    when: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether it can still be done; a skipped one can."""
+        return self.state in ("", "skipped")
+
+
+_FIELDS = {one.name for one in fields(StepRecord)}
+
+
+class Progress:
+    """What a learner did, kept in one JSON file and written at every step.
+
+    Args:
+        path: the file; one that is broken is moved aside and begun anew. None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.track = ""
+        self.model = ""
+        self.at: dict[str, str] = {}  # lesson: the step where its learner is
+        self._records: dict[str, dict[str, StepRecord]] = {}
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def record(self, lesson: str, step: str) -> StepRecord:
+        return self._records.setdefault(lesson, {}).setdefault(step, StepRecord())
+
+    def done(self, lesson: Lesson) -> int:
+        """How many of its steps are behind the learner."""
+        records = self._records.get(lesson.name, {})
+        return sum(step.id in records and bool(records[step.id].state) for step in lesson.steps)
+
+    def reset(self, lesson: str) -> None:
+        self._records.pop(lesson, None)
+        self.at.pop(lesson, None)
+        self.save()
+
+    def save(self) -> None:
+        """Raises LessonError when it cannot be written."""
+        if self._path is None:
+            return
+        data = {
+            "track": self.track,
+            "model": self.model,
+            "at": self.at,
+            "lessons": {name: {i: vars(one) for i, one in steps.items()} for name, steps in self._records.items()},
+        }
+        try:
+            write_whole(self._path, json.dumps(data, indent=1, ensure_ascii=False).encode())
+        except (OSError, ValueError) as error:
+            raise LessonError(f"progress cannot be kept: {error}", "the lesson goes on all the same") from None
+
+    def _read(self, path: Path) -> None:
+        try:
+            data = read_json(path)
+            records = {
+                name: {step: _record(one) for step, one in steps.items()} for name, steps in data["lessons"].items()
+            }
+            self.track, self.model, self.at = str(data["track"]), str(data["model"]), dict(data["at"])
+            self._records = records
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            with suppress(OSError):  # where nothing can be written, the course starts afresh all the same
+                path.replace(path.with_suffix(".broken"))
+
+
+def _record(kept: Mapping[str, Any]) -> StepRecord:
+    """What a later version wrote beside is left out: it must not cost a learner their progress."""
+    return StepRecord(**{name: value for name, value in kept.items() if name in _FIELDS})

@@ -1,0 +1,184 @@
+"""Decoding: one token a step for every row that still runs, as events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from ..values.recipe import Scope
+from ..values.results import Answer, Delta, Finish, Finished, repetition
+from ..values.thinking import thinking
+from .batch import Batch
+from .hooks import Edit, FirstOverflow, Steering
+from .prompting import Prompter, TextStream
+from .reuse import Lower
+from .sampling import Sampler
+
+
+class NoNumbers(Exception):
+    """A step's scores are NaN. Its argument is the first layer whose output is no number; None when none is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to generate.
+
+    Attributes:
+        prompt: token ids, at least one.
+        edits: what is done to the residual stream; none for the model as it is.
+        seed: of its noise.
+        scope: `generated` edits the last prompt position and what follows it, `all` the whole prompt too.
+    """
+
+    prompt: tuple[int, ...]
+    edits: tuple[Edit, ...] = ()
+    seed: int = 0
+    scope: Scope = "generated"
+
+
+class Decoding:
+    """The loop over steps: which rows still run, in which slot of the batch, and what they have said.
+
+    Args:
+        batch: its rows stand on their prompts less the last token.
+        rows: what is asked of each.
+        room: tokens that an answer may have.
+        sampler: chooses tokens for these rows.
+        steering: their edits.
+        prompter: turns tokens into text.
+        stops: tokens that end an answer.
+        held: leave rows as they are while they think; None edits them from the start. Whether each prompt ends inside
+            the thought.
+        lower: notes what the reading need not compute again; None without.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        rows: Sequence[Row],
+        room: int,
+        sampler: Sampler,
+        steering: Steering,
+        prompter: Prompter,
+        stops: Collection[int],
+        held: Sequence[bool] | None = None,
+        lower: Lower | None = None,
+    ) -> None:
+        self._batch = batch
+        self._room = room
+        self._sampler = sampler
+        self._steering = steering
+        self._stops = stops
+        self._lower = lower
+        self._slots = list(range(len(rows)))  # the row in each slot; the first `active` slots run
+        self.active = len(rows)
+        self._ids: list[list[int]] = [[] for _ in rows]
+        self._streams = [TextStream(prompter) for _ in rows]
+        self._opened = held
+        self._thinking = [held is not None] * len(rows)
+        self._finishes: list[Finish] = ["interrupted" for _ in rows]
+        self._tokens = torch.tensor([row.prompt[-1] for row in rows])
+        if room <= 0:
+            self.active = 0
+            self._finishes = ["length" for _ in rows]
+
+    def step(self) -> Iterator[Delta | Finished]:
+        """One token for every running row."""
+        # Entered for the model call alone, so that no hook outlives it whatever a reader of events does.
+        width, lengths = self._batch.width, self._batch.lengths.clone()
+        if self._opened is not None:
+            self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
+        with self._lower or nullcontext(), self._steering:
+            logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
+        if bool(logits.isnan().any()):
+            raise NoNumbers(self._first_overflow(width, lengths))
+        self._tokens = self._sampler.step(logits).cpu()
+        finished: list[int] = []
+        for slot, token in enumerate(self._tokens.tolist()):
+            row = self._slots[slot]
+            if token in self._stops:
+                finish: Finish | None = "end"
+            else:
+                self._ids[row].append(token)
+                if delta := self._streams[row].push(token):
+                    yield Delta(row, delta)
+                if self._opened is not None and self._thinking[row]:
+                    self._thinking[row] = thinking(self._streams[row].text, self._opened[row])
+                finish = "length" if len(self._ids[row]) >= self._room else None
+            if finish:
+                self._finishes[row] = finish
+                finished.append(slot)
+                yield from self._close(row)
+        if finished:
+            self._drop(finished)
+
+    def _first_overflow(self, width: int, lengths: torch.Tensor) -> int | None:
+        """Takes the last step once more and looks on."""
+        self._batch.rewind(width, lengths)
+        self._batch.narrow(self.active)
+        with self._steering, FirstOverflow(self._steering.blocks) as first:
+            self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
+        return first.layer
+
+    def stop(self) -> Iterator[Delta | Finished]:
+        """End every running row with what it has."""
+        for slot in range(self.active):
+            yield from self._close(self._slots[slot])
+        self.active = 0
+
+    def answers(self) -> list[Answer]:
+        return [
+            Answer(
+                text=stream.text,
+                tokens=len(ids),
+                finish=finish,
+                repetition=repetition(ids),
+                token_ids=tuple(ids),
+            )
+            for stream, ids, finish in zip(self._streams, self._ids, self._finishes, strict=True)
+        ]
+
+    def complete(self) -> None:
+        """One pass for the rows whose last token nothing followed: it is a part of their text like the others."""
+        unread = [row for row, ids in enumerate(self._ids) if ids and self._finishes[row] != "end"]
+        if self._lower is None or not unread:
+            return
+        self.arrange([*unread, *(row for row in range(len(self._slots)) if row not in unread)])
+        self._batch.narrow(len(unread))
+        self._lower.run_rows(unread)
+        with self._lower:
+            self._batch.forward([self._ids[row][-1:] for row in unread])
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """Put the batch's rows into this order: slot i gets row `order[i]`."""
+        for slot, row in enumerate(order):
+            if self._slots[slot] != row:
+                self._swap(slot, self._slots.index(row))
+
+    def _close(self, row: int) -> Iterator[Delta | Finished]:
+        if delta := self._streams[row].close():
+            yield Delta(row, delta)
+        yield Finished(row, self.answers()[row])
+
+    def _drop(self, finished: Sequence[int]) -> None:
+        """Finished rows change places with the last running ones, so that only running rows are computed."""
+        order = list(range(self.active))
+        for slot in reversed(finished):
+            self.active -= 1
+            if slot != self.active:
+                self._swap(slot, self.active)
+                order[slot], order[self.active] = order[self.active], order[slot]
+        self._batch.narrow(self.active)
+        kept = torch.tensor(order[: self.active], dtype=torch.long)
+        self._tokens = self._tokens[kept]
+        self._sampler.select(kept)
+        self._steering.select(kept)
+        if self._lower is not None:
+            self._lower.run_rows(self._slots[: self.active])
+
+    def _swap(self, first: int, second: int) -> None:
+        self._batch.swap(first, second)
+        self._slots[first], self._slots[second] = self._slots[second], self._slots[first]

@@ -1,0 +1,437 @@
+"""Running the model: rows of a batch, each with its own edits, as a stream of events.
+
+The engine knows token ids, edits and seeds; it knows no concept, no conversation and no screen. A run of
+rows takes one pass over what is new of their prompts, one pass a token, and one last pass that reads every
+answer with the unsteered model. That reading gives perplexities and hidden states, and what it leaves in
+the cache is what the next turn goes on from.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+
+from ..values.errors import ModelError
+from ..values.results import Answer, Delta, Finished
+from .batch import Batch, Context, Tree, Work
+from .decoding import Decoding, NoNumbers, Row
+from .hooks import FirstOverflow, Steering, device_of, find_blocks
+from .linear import FEW, pack, unpack
+from .prompting import Prompter
+from .reading import Position, Reading, read, read_states
+from .reuse import Lower, NotByRow
+from .sampling import Sampler, Sampling
+
+# Share of the free memory that one batch may plan to use: the rest is for activations and neighbours.
+_MEMORY_SHARE = 0.5
+# Share of the free memory that a second copy of the weights may take, for the speed of large batches.
+_PACKED_SHARE = 0.25
+# Texts that are only read go through the model so many tokens at a time: more would fall out of a CPU's cache.
+_POSITIONS = 512
+# Beyond so many tokens in a row, attention spends more on what is masked than side by side saves.
+_ROW = 192
+
+
+@dataclass(frozen=True)
+class Output:
+    """A row's answer and, unless it was empty, how the unsteered model reads its reply."""
+
+    answer: Answer
+    reading: Reading
+
+
+class Engine:
+    """A loaded model that answers rows.
+
+    Args:
+        model: a causal language model of transformers, in eval mode, on its device.
+        tokenizer: its tokenizer.
+        name: for people.
+        fingerprint: for vectors and the log.
+        free_memory: bytes that may still be allocated on the model's device.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str, free_memory: Callable[[], int]) -> None:
+        self.model = model
+        self.name = name
+        self.fingerprint = fingerprint
+        self.prompter = Prompter(tokenizer)
+        self.blocks = find_blocks(model)
+        self.work = Work()
+        self._free_memory = free_memory
+        self._kept: list[Context] = []
+        self._stops = _stop_ids(model, tokenizer)
+        config = model.config.get_text_config()
+        # Whether blocks can run for some rows of a batch: not where later ones look at what earlier ones computed.
+        self._by_row = not getattr(config, "num_kv_shared_layers", 0)
+        self.n_layers = len(self.blocks)
+        self.hidden: int = config.hidden_size
+        self.context_size: int = getattr(config, "max_position_embeddings", None) or 2048
+        self._vocabulary: int = config.vocab_size
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._bytes_per_token = 2 * self.n_layers * heads * size * model.dtype.itemsize
+
+    @property
+    def device(self) -> torch.device:
+        """Where it begins to compute; with accelerate's help, later layers may be elsewhere."""
+        return device_of(self.model.get_input_embeddings())
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that compute; None on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else None
+
+    @property
+    def processor(self) -> str:
+        """What computes: another one may round differently."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def generate(
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stopped: Callable[[], bool] = lambda: False,
+        keep: bool = False,
+    ) -> Generator[Delta | Finished, None, list[Output]]:
+        """Answer every row.
+
+        Args:
+            rows: as many as wanted; they are run in as few batches as memory allows.
+            sampling: for all of them.
+            stopped: asked between steps; once true, every row ends with what it has.
+            keep: whether the keys and values of these rows are what the next call goes on from.
+
+        Yields:
+            `Delta` and `Finished`, with the row's index.
+
+        Returns:
+            an `Output` per row, in order.
+
+        Raises:
+            ModelError: when a prompt does not fit the model, or memory does not hold even one row.
+        """
+        for row in rows:
+            self.check(row.prompt)
+        if not rows:
+            return []
+        told = [0] * len(rows)
+        ended: set[int] = set()
+        outputs: list[Output] = []
+        longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
+        if len(rows) > FEW:
+            pack(self.model, int(self._free_memory() * _PACKED_SHARE))
+        size = self._batch_size(longest)
+        while len(outputs) < len(rows):
+            first = len(outputs)
+            group = rows[first : first + size]
+            run = self._run(group, sampling, stopped, keep)
+            try:
+                outputs += yield from _numbered(run, first, told, ended)
+                continue
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback would keep the batch's tensors alive.
+            unpack(self.model)
+            self.forget()
+            if len(group) == 1:
+                raise ModelError(
+                    "there is not enough memory for one answer", "fewer --max-tokens, /new, or a smaller --model"
+                )
+            size = max(1, len(group) // 2)
+        return outputs
+
+    def read(self, prompt: Sequence[int], text: Sequence[int]) -> Reading:
+        """How the unsteered model reads a text after a prompt of at least one token."""
+        batch = self._prefilled([tuple(prompt[:-1])], len(text))
+        return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
+
+    def states(
+        self,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        position: Position = "mean",
+        report: Callable[[int], None] = lambda done: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> torch.Tensor:
+        """The unsteered model's states while it reads texts after their prompts.
+
+        Args:
+            texts: (prompt ids, text ids); neither is empty.
+            position: see `reading.read_states`.
+            report: told after every batch how many texts are read.
+            check: as in `read_states`. A pass of a large model takes long: whoever waits can leave in its middle.
+
+        Returns:
+            (texts, layers, hidden) float32.
+        """
+        # What all prompts begin with (the template's head, a system message) is computed once, and so is a
+        # prompt that several texts reply to, as those of a contrast pair do.
+        shared = _common_prefix([tuple(prompt) for prompt, _ in texts])
+        start = self._prefill([shared])[0] if shared else None
+        trees = _trees(texts, len(shared))
+        states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
+        while trees:
+            longest = len(trees[0][0])
+            rows = max(1, min(_POSITIONS // longest, self._batch_size(len(shared) + longest, logits=False)))
+            group, trees = trees[:rows], trees[rows:]
+            batch = Batch(self.model, [start] * len(group), longest, self.work)
+            found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
+            for index, state in zip(chain.from_iterable(members for _, members in group), found, strict=True):
+                states[index] = state
+            done += len(found)
+            report(done)
+        return states
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Raises ModelError when a prompt leaves no room for an answer."""
+        if len(prompt) >= self.context_size:
+            raise ModelError(
+                f"the text has {len(prompt)} tokens and the model holds {self.context_size}",
+                "shorten it, or /new for an empty conversation",
+            )
+
+    def run(self, tokens: Sequence[int]) -> torch.Tensor:
+        """One pass over one text from its beginning. Returns its final hidden states, (tokens, hidden)."""
+        return Batch(self.model, [None], len(tokens), self.work).forward([tokens])[0]
+
+    def forget(self) -> None:
+        """Drop what is kept between turns, and give the memory back."""
+        self._kept = []
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        return sum(weight.numel() * weight.itemsize for weight in self.model.parameters())
+
+    # A run of rows that fit into memory together.
+
+    def _run(
+        self, rows: Sequence[Row], sampling: Sampling, stopped: Callable[[], bool], keep: bool
+    ) -> Generator[Delta | Finished, None, list[Output]]:
+        room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
+        steered_prompt = any(row.scope == "all" and row.edits for row in rows)
+        batch = self._steered_prompts(rows, room) if steered_prompt else self._prompts(rows, room)
+        width, lengths = batch.width, batch.lengths.clone()
+        steering = Steering(self.blocks, [row.edits for row in rows], self.hidden)
+        sampler = Sampler(sampling, [row.prompt for row in rows], [row.seed for row in rows], self.device)
+        opened = [self.prompter.opened(row.prompt) for row in rows]
+        held = None if sampling.steer_thinking or not self.prompter.thinks else opened
+        # A pushed prompt changes every layer's keys and values.
+        lower = None if steered_prompt or not self._by_row else Lower(self.blocks, [row.edits for row in rows])
+        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops, held, lower)
+        while decode.active:
+            if stopped():
+                yield from decode.stop()
+                break
+            try:
+                yield from decode.step()
+            except NoNumbers as found:
+                raise self._overflowed(rows, found.args[0]) from None
+        parts = [
+            self.prompter.answer(answer.text, begun) for answer, begun in zip(decode.answers(), opened, strict=True)
+        ]
+        heads = [[row.prompt[-1], *thought] for row, (thought, _) in zip(rows, parts, strict=True)]
+        texts = [reply for _, reply in parts]
+        if steered_prompt:
+            # Its keys and values hold the push: an unsteered reading needs prompts without.
+            batch = self._prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
+            order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)
+        else:
+            order, readings = self._read_on(decode, lower, batch, width, lengths, heads, texts)
+        if keep:
+            contexts = {
+                row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
+                for place, row in enumerate(order)
+            }
+            self._kept = [contexts[row] for row in range(len(rows))]
+        by_row = dict(zip(order, readings, strict=True))
+        return [
+            Output(replace(answer, perplexity=by_row[row].perplexity), by_row[row])
+            for row, answer in enumerate(decode.answers())
+        ]
+
+    def _read_on(
+        self,
+        decode: Decoding,
+        lower: Lower | None,
+        batch: Batch,
+        width: int,
+        lengths: torch.Tensor,
+        heads: Sequence[Sequence[int]],
+        texts: Sequence[Sequence[int]],
+    ) -> tuple[Sequence[int], list[Reading]]:
+        """Read the answers on the unsteered prompts that they were decoded on.
+
+        Returns:
+            the rows in the order in which the batch now holds them, and their readings in that order.
+        """
+        plan = None
+        if lower is not None and lower.noted:
+            decode.complete()
+            sampled = [answer.token_ids for answer in decode.answers()]
+            # What is noted is of whole answers, thoughts included, and of the tokens that were sampled.
+            known = [
+                len(head) == 1 and tuple(text) == ids for head, text, ids in zip(heads, texts, sampled, strict=True)
+            ]
+            plan = lower.plan(known)
+        order = range(len(texts)) if plan is None else plan.order
+        decode.arrange(order)
+        batch.rewind(width, lengths[list(order)])
+        in_order = [heads[row] for row in order], [texts[row] for row in order]
+        try:
+            return order, read(self.model, self.blocks, batch, *in_order, plan=plan)
+        except NotByRow:
+            self._by_row = False
+        batch.rewind(width, lengths[list(order)])
+        return order, read(self.model, self.blocks, batch, *in_order)
+
+    def _overflowed(self, rows: Sequence[Row], layer: int | None) -> ModelError:
+        """What to say of scores that are no numbers. A prompt's overflow shows one layer later in what is cached."""
+        pushed = any(row.edits for row in rows)
+        for prompt in dict.fromkeys(row.prompt for row in rows):
+            with FirstOverflow(self.blocks) as first:
+                self.run(prompt)
+            if first.layer is not None:
+                layer, pushed = first.layer, False
+        place = "the scores" if layer is None else f"layer {layer}"
+        return ModelError(
+            f"{self.name} computes Inf or NaN from {place} on: too large for {self.dtype}",
+            "a smaller strength, or start with --dtype float32" if pushed else "start with --dtype bfloat16 or float32",
+        )
+
+    def _prompts(self, rows: Sequence[Row], room: int) -> Batch:
+        """A batch whose rows stand on their prompts less the last token, computed without any push."""
+        bodies = [row.prompt[:-1] for row in rows]
+        distinct = list(dict.fromkeys(bodies))
+        if len(distinct) == len(bodies):
+            return self._prefilled(bodies, room)
+        contexts = dict(zip(distinct, self._prefill(distinct), strict=True))
+        return Batch(self.model, [contexts[body] for body in bodies], room + 1, self.work)
+
+    def _prefill(self, bodies: Sequence[tuple[int, ...]]) -> list[Context]:
+        batch = self._prefilled(bodies, 0)
+        return [batch.context(index, body) for index, body in enumerate(bodies)]
+
+    def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int) -> Batch:
+        """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
+        bases = [self._reusable(body) for body in bodies]
+        new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
+        batch = Batch(self.model, bases, max(map(len, new)) + room + 1, self.work)
+        if any(new):
+            batch.forward(new)
+        return batch
+
+    def _reusable(self, body: tuple[int, ...]) -> Context | None:
+        """The kept context that shares the longest beginning with `body`, cut to that."""
+        best = max(self._kept, key=lambda context: _shared(context.tokens, body), default=None)
+        length = 0 if best is None else _shared(best.tokens, body)
+        return best.crop(length) if best is not None and length else None
+
+    def _steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
+        """As `_prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""
+        bodies = [row.prompt[:-1] for row in rows]
+        batch = Batch(self.model, [None] * len(rows), max(map(len, bodies)) + room + 1, self.work)
+        if any(bodies):
+            edits = [row.edits if row.scope == "all" else () for row in rows]
+            with Steering(self.blocks, edits, self.hidden):
+                batch.forward(bodies)
+        return batch
+
+    def _batch_size(self, tokens: int, logits: bool = True) -> int:
+        """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
+        # Activations of one block at a time: attention and a feed-forward several times as wide as the stream.
+        activations = tokens * self.hidden * 16 * 4
+        # Scores, their processed copy, and the penalty's; noise is shared.
+        row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
+        return max(1, int(self._free_memory() * _MEMORY_SHARE / row))
+
+
+def _numbered(
+    run: Generator[Delta | Finished, None, list[Output]], first: int, told: list[int], ended: set[int]
+) -> Generator[Delta | Finished, None, list[Output]]:
+    """A group's events under the numbers of the whole run, without what an earlier try has told already.
+
+    Answers depend on their seeds alone, so a batch that is run again in halves says the same once more.
+    """
+    said: dict[int, int] = {}
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as end:
+            return end.value
+        row = first + event.row
+        if isinstance(event, Finished):
+            if row not in ended:
+                ended.add(row)
+                yield Finished(row, event.answer)
+            continue
+        before = said.get(row, 0)
+        said[row] = before + len(event.text)
+        new = event.text[max(0, told[row] - before) :]
+        told[row] = max(told[row], said[row])
+        if new:
+            yield Delta(row, new)
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))
+
+
+def _trees(texts: Sequence[tuple[Sequence[int], Sequence[int]]], shared: int) -> list[tuple[Tree, list[int]]]:
+    """Texts as branches of what their prompts go on with after `shared` tokens, with their indices; longest first."""
+    members: dict[tuple[int, ...], list[list[int]]] = {}
+    for index, (prompt, text) in enumerate(texts):
+        rows = members.setdefault(tuple(prompt[shared:]), [[]])
+        used = len(prompt) - shared + sum(len(texts[other][1]) for other in rows[-1])
+        if rows[-1] and used + len(text) > _ROW:
+            rows.append([])
+        rows[-1].append(index)
+    trees = [
+        (Tree(trunk, tuple(tuple(texts[index][1]) for index in row)), row)
+        for trunk, rows in members.items()
+        for row in rows
+    ]
+    return sorted(trees, key=lambda tree: -len(tree[0]))
+
+
+def _common_prefix(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if not texts:
+        return ()
+    # The least and the greatest differ at least as early as any two between them.
+    low, high = min(texts), max(texts)
+    return low[: _shared(low, high)]
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a turn, by the generation configuration and by the tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory: on a CPU it says so in a plain RuntimeError."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,274 @@
+"""Changing and reading the residual stream: one forward hook on each block concerned.
+
+A block's output is the residual stream after that layer, shape (batch, position, hidden). `Steering` changes
+it row by row, `StateReader` averages it over chosen positions. Both are context managers, and their hooks are
+gone when the block ends, however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..values.errors import ModelError
+from ..values.recipe import Operation
+
+# One row's changes at one layer, in the order replace, ablate, add.
+_ORDER: dict[Operation, int] = {"replace": 0, "ablate": 1, "add": 2}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What one row does at one layer.
+
+    Attributes:
+        layer: the block whose output changes.
+        operation: `add` adds the vector, `ablate` projects its direction out, `replace` puts it in place of the state.
+        vector: (hidden,) float32; its length counts for add and replace.
+    """
+
+    layer: int
+    operation: Operation
+    vector: Tensor
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a causal language model, in order.
+
+    The usual names are tried first, then the longest list of alike modules: that is what a stack of blocks is.
+
+    Raises:
+        ModelError: when there is no such list.
+    """
+    base: Any = getattr(model, "base_model", model)
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
+    for root in (decoder, base, model):
+        for name in ("layers", "h", "blocks"):
+            found = getattr(root, name, None)
+            if isinstance(found, nn.ModuleList) and len(found):
+                return found
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len({type(block) for block in m}) == 1]
+    if not lists:
+        raise ModelError(
+            f"{type(model).__name__} has no list of decoder blocks", "steerchat needs a causal language model"
+        )
+    return max(lists, key=len)
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The hidden state in a block's output: most return a tensor, some a tuple that starts with it."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """A block's output with its hidden state exchanged."""
+    return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+
+class _LayerEdits:
+    """The edits of every row at one layer, as tensors with the batch in front."""
+
+    def __init__(self, rows: Sequence[Sequence[Edit]], hidden: int, device: torch.device) -> None:
+        batch = len(rows)
+        self.add: Tensor | None = None
+        self.basis: Tensor | None = None
+        self.value: Tensor | None = None
+        self.replaced: Tensor | None = None
+        self.open: Tensor | None = None
+        adds, ablated = torch.zeros(batch, 1, hidden), [[] for _ in rows]
+        value, replaced = torch.zeros(batch, 1, hidden), torch.zeros(batch, 1, 1, dtype=torch.bool)
+        for index, edits in enumerate(rows):
+            for edit in edits:
+                if edit.operation == "add":
+                    adds[index, 0] += edit.vector
+                elif edit.operation == "ablate":
+                    ablated[index].append(edit.vector)
+                else:
+                    value[index, 0] += edit.vector
+                    replaced[index] = True
+        if any(edit.operation == "add" for edits in rows for edit in edits):
+            self.add = adds.to(device)
+        if most := max(map(len, ablated)):
+            # Directions need be neither orthogonal nor distinct: a basis of their span, rows of zeros where unused.
+            basis = torch.zeros(batch, most, hidden)
+            for index, vectors in enumerate(ablated):
+                if vectors:
+                    _, sizes, directions = torch.linalg.svd(torch.stack(vectors), full_matrices=False)
+                    spanned = directions[sizes > 1e-5 * sizes[0]]
+                    basis[index, : len(spanned)] = spanned
+            self.basis = basis.to(device)
+        if replaced.any():
+            self.value, self.replaced = value.to(device), replaced.to(device)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = hidden_of(output)
+        # Sixteen bits would lose a small push against a large state.
+        state = hidden if hidden.dtype == torch.float32 else hidden.float()
+        if self.value is not None and self.replaced is not None:
+            state = torch.where(self.replaced, self.value, state)
+        if self.basis is not None:
+            state = state - (state @ self.basis.mT) @ self.basis
+        if self.add is not None:
+            state = state + self.add
+        if self.open is not None:
+            state = torch.where(self.open.to(state.device), state, hidden.to(state.dtype))
+        return with_hidden(output, state.to(hidden.dtype))
+
+    def select(self, rows: Tensor) -> None:
+        for name in ("add", "basis", "value", "replaced"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, tensor[rows.to(tensor.device)])
+
+
+class Steering:
+    """While it is entered, block outputs are changed, each row of the batch by its own edits.
+
+    Args:
+        blocks: the model's decoder blocks.
+        rows: for each row of the batch its edits; the batch that is run must have as many rows.
+        hidden: the width of the residual stream.
+
+    Every position of a forward pass is changed, so the caller decides the scope by what it runs inside.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, rows: Sequence[Sequence[Edit]], hidden: int) -> None:
+        self.blocks = self._blocks = blocks
+        self._layers: dict[int, _LayerEdits] = {}
+        for layer in sorted({edit.layer for edits in rows for edit in edits}):
+            here = [sorted((e for e in edits if e.layer == layer), key=lambda e: _ORDER[e.operation]) for edits in rows]
+            self._layers[layer] = _LayerEdits(here, hidden, device_of(blocks[layer]))
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._handles = [self._blocks[layer].register_forward_hook(edits) for layer, edits in self._layers.items()]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def only(self, rows: Sequence[bool] | None) -> None:
+        """From now on change just the rows that are marked; all when None."""
+        mask = None if rows is None or all(rows) else torch.tensor(rows)[:, None, None]
+        for edits in self._layers.values():
+            edits.open = mask
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order. `rows`: (kept,) long."""
+        for edits in self._layers.values():
+            edits.select(rows)
+
+
+class FirstOverflow:
+    """While it is entered, notes the first block whose output holds Inf or NaN; `layer` is None while none did."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+        self._stack = ExitStack()
+        self.layer: int | None = None
+
+    def __enter__(self) -> Self:
+        for layer, block in enumerate(self._blocks):
+            self._stack.callback(block.register_forward_hook(self._hook(layer)).remove)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            if self.layer is None and not bool(hidden_of(output).isfinite().all()):
+                self.layer = layer
+
+        return look
+
+
+class StateReader:
+    """While it is entered, averages block outputs over the positions that `weights` marks, once or more a row.
+
+    Args:
+        blocks: the model's decoder blocks.
+        layers: which of them to read.
+        check: called after each of them; what it raises ends the pass.
+
+    After each forward pass, `means` is (batch, averages, len(layers), hidden) float32, for the weights set before it.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, layers: Iterable[int], check: Callable[[], None] = lambda: None) -> None:
+        self._blocks = blocks
+        self.layers = tuple(layers)
+        self._check = check
+        self.weights: Tensor | None = None  # (batch, averages, position), each average's summing to one
+        self._means: dict[int, Tensor] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        for layer in self.layers:
+            handle = self._blocks[layer].register_forward_hook(self._hook(layer))
+            self._stack.callback(handle.remove)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def read(module: nn.Module, args: Any, output: Any) -> None:
+            self._check()
+            if self.weights is not None:
+                hidden = hidden_of(output)
+                weights = self.weights.to(hidden.device)
+                self._means[layer] = torch.bmm(weights, hidden.float()).cpu()
+
+        return read
+
+    @property
+    def means(self) -> Tensor:
+        return torch.stack([self._means[layer] for layer in self.layers], dim=2)
+
+
+class LengthReader:
+    """While it is entered, collects how long block outputs are at every position but the first of a text.
+
+    For batches of one text: padding would count.
+    """
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+        self._lengths: list[list[Tensor]] = [[] for _ in blocks]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        for layer, block in enumerate(self._blocks):
+            self._stack.callback(block.register_forward_hook(self._hook(layer)).remove)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def read(module: nn.Module, args: Any, output: Any) -> None:
+            self._lengths[layer].append(hidden_of(output)[0, 1:].float().norm(dim=-1).cpu())
+
+        return read
+
+    @property
+    def medians(self) -> Tensor:
+        """(layers,) the median length at each layer."""
+        return torch.stack([torch.cat(lengths).median() for lengths in self._lengths])
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: with accelerate's offloading its parameters may be elsewhere between steps."""
+    for part in module.modules():
+        execution = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if execution is not None:
+            return torch.device(execution)
+    parameter = next(module.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")

@@ -1,0 +1,359 @@
+"""How fast steerchat is on this machine, each figure against something measured by turns with it.
+
+A machine is not equally fast from one minute to the next, so a ratio's two sides never run one after the other
+as wholes where they can be interleaved: contestants advance one token each by turns, and the time of each is
+added up. Every figure is measured several times and given with its lowest and highest value.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..concepts.extract import extract
+from ..concepts.library import Library
+from ..concepts.vector import edits
+from ..engine.decoding import Row
+from ..engine.engine import Engine, Output
+from ..engine.hooks import Edit
+from ..engine.sampling import Sampling
+from ..measures.calibration import Calibration
+from ..system.settings import Settings
+from ..values.errors import Interrupted, ModelError
+from ..values.recipe import RANDOM, Recipe, Term
+from ..values.results import BenchReport, Delta, Figure, Notice, Progress
+
+Report = Callable[[Notice | Progress], None]
+Samples = dict[str, float]
+
+PROMPT = "Tell me a long story about a journey by train through the mountains."
+FOLLOW_UP = "Go on, and tell me more about that."
+CONCEPT = "happy"
+STRENGTH = 2.0
+STRENGTHS = tuple(number * 0.5 for number in range(1, 10))
+TURNS = (2, 10)
+# At every layer one of them, by turns.
+_OPERATIONS = ("add", "ablate", "replace")
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much is measured: `tokens` an answer, `short` where dozens run one by one; repeats of each kind."""
+
+    tokens: int
+    short: int
+    repeats: int
+    sweeps: int
+
+
+_FULL = _Size(tokens=64, short=24, repeats=5, sweeps=3)
+_QUICK = _Size(tokens=24, short=12, repeats=3, sweeps=1)
+
+
+def run_bench(
+    engine: Engine,
+    library: Library,
+    settings: Settings,
+    quick: bool = False,
+    report: Report = lambda event: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> BenchReport:
+    """Measure everything.
+
+    Args:
+        engine: what is measured. What it kept of a conversation is forgotten.
+        library: where the concept to extract comes from.
+        settings: of this start; another steerchat is started with its model, device and dtype.
+        quick: shorter answers and fewer repeats.
+        report: told of progress.
+        stopped: asked between runs.
+
+    Raises:
+        Interrupted: when `stopped` said so.
+        ModelError: when another steerchat does not start.
+    """
+    size = _QUICK if quick else _FULL
+    bench = _Bench(engine, library, settings, size, stopped)
+    plan: list[tuple[str, Callable[[], Samples], int]] = [
+        ("a start", bench.start, size.sweeps),
+        ("one answer, a pair, and hooks", bench.overheads, size.repeats),
+        ("the limit of memory", bench.bandwidth, size.repeats),
+        ("transformers' generate", bench.against_generate, size.repeats),
+        ("ten turns", bench.first_tokens, size.sweeps),
+        ("nine strengths", bench.strengths, size.sweeps),
+        ("every layer", bench.layers, size.sweeps),
+        (f"extracting {CONCEPT}", bench.extraction, size.sweeps),
+    ]
+    total, done = sum(repeats for *_, repeats in plan), 0
+    samples: dict[str, list[float]] = {}
+    for label, measure, repeats in plan:
+        for _ in range(repeats):
+            report(Progress(f"measuring: {label}", done, total))
+            done += 1
+            for name, value in measure().items():
+                samples.setdefault(name, []).append(value)
+            if stopped():
+                raise Interrupted("bench")
+    report(Progress("measuring", total, total))
+    return BenchReport(
+        engine.name,
+        str(engine.device),
+        engine.dtype,
+        engine.threads,
+        {name: len(values) for name, values in samples.items()},
+        {name: Figure(statistics.median(values), min(values), max(values)) for name, values in samples.items()},
+    )
+
+
+class _Bench:
+    """The measurements. Each method measures once and returns its figures by name."""
+
+    def __init__(
+        self, engine: Engine, library: Library, settings: Settings, size: _Size, stopped: Callable[[], bool]
+    ) -> None:
+        self._engine = engine
+        self._library = library
+        self._settings = settings
+        self._size = size
+        self._stopped = stopped
+        self._seed = 0
+        self._prompt = tuple(engine.prompter.chat([{"role": "user", "content": PROMPT}]))
+        # The direction does not matter to the time, and this one every model has.
+        self._vectors = {RANDOM: library.vector(RANDOM, engine)}
+        self._lengths = Calibration(library).profile(engine).lengths
+        middle = engine.n_layers // 2
+        self._one_layer = self._edits((middle,))
+        self._all_layers = self._edits(tuple(range(engine.n_layers)))
+
+    def overheads(self) -> Samples:
+        self._seed += 1
+        if self._seed == 1:
+            # Threads, caches and libraries' first calls are nobody's cost.
+            self._run([self._row(), self._row(self._one_layer)], 8)
+        steered = self._row(self._one_layer)
+        every = self._row(self._all_layers)
+        mixed = self._row(
+            tuple(replace(edit, operation=_OPERATIONS[edit.layer % len(_OPERATIONS)]) for edit in self._all_layers)
+        )
+        contests = [[self._row()], [self._row(), steered], [steered], [every], [mixed]]
+        (decoding, whole), (_, pair), *hooks = self._by_turns(contests)
+        names = ("hook_one_layer", "hook_all_layers", "hook_operations")
+        # Of a pair all that it takes; of hooks what they add to decoding, without the reading that comes after it.
+        return {"pair_vs_single": pair / whole} | {
+            name: steered / decoding for name, (steered, _) in zip(names, hooks, strict=True)
+        }
+
+    def bandwidth(self) -> Samples:
+        """Decoding steps by turns with reading every weight once.
+
+        Reading is a product with one vector, or with two, which some BLAS libraries do on more cores: whichever
+        is quicker says what memory gives.
+        """
+        self._seed += 1
+        weights = list(self._weights())
+        ones = {(w.shape[1], n): w.new_ones(w.shape[1], n) for w in weights for n in (1, 2)}
+        steps: list[float] = []
+        reads: dict[int, list[float]] = {1: [], 2: []}
+        started = time.perf_counter()
+        for event in self._engine.generate([self._row()], self._sampling(self._size.tokens), self._stopped):
+            if isinstance(event, Delta):
+                steps.append(time.perf_counter() - started)
+                columns = 1 + len(steps) % 2
+                started = time.perf_counter()
+                with torch.inference_mode():
+                    for weight in weights:
+                        torch.mm(weight, ones[weight.shape[1], columns])
+                self._synchronize()
+                reads[columns].append(time.perf_counter() - started)
+            started = time.perf_counter()
+        if self._stopped():
+            raise Interrupted("bench")
+        if len(steps) < 4:
+            raise _too_short()
+        # The first step holds the prompt.
+        step, read = statistics.median(steps[1:]), min(map(statistics.median, reads.values()))
+        return {"bandwidth_fraction": read / step, "tokens_per_second": 1 / step, "limit_tokens_per_second": 1 / read}
+
+    def against_generate(self) -> Samples:
+        """The whole of an answer: the prompt, its tokens, and, in steerchat, the reading that measures them."""
+        self._seed += 1
+        order = [self._ours, self._generate]
+        if self._seed % 2:
+            order.reverse()
+        seconds = {run.__name__: run() for run in order}
+        return {"vs_generate": seconds["_ours"] / seconds["_generate"]}
+
+    def first_tokens(self) -> Samples:
+        """Both columns of a conversation, each with its own answers, as a chat of ten turns has them."""
+        self._seed += 1
+        engine, found = self._engine, {}
+        columns: list[list[dict[str, str]]] = [[], []]
+        engine.forget()
+        for turn in range(1, max(TURNS) + 1):
+            for messages in columns:
+                messages.append({"role": "user", "content": PROMPT if turn == 1 else FOLLOW_UP})
+            started = time.perf_counter()
+            prompts = [tuple(engine.prompter.chat(messages)) for messages in columns]
+            rows = [Row(prompts[0], (), self._seed + turn), Row(prompts[1], self._one_layer, self._seed + turn)]
+            run = engine.generate(rows, self._sampling(self._size.short), self._stopped, keep=True)
+            found[turn] = None
+            outputs: list[Output] = []
+            while not outputs:
+                try:
+                    if isinstance(next(run), Delta) and found[turn] is None:
+                        found[turn] = time.perf_counter() - started
+                except StopIteration as end:
+                    outputs = end.value
+            if self._stopped():
+                raise Interrupted("bench")
+            for messages, output in zip(columns, outputs, strict=True):
+                messages.append({"role": "assistant", "content": output.answer.text})
+        engine.forget()
+        first, last = (found[turn] for turn in TURNS)
+        if first is None or last is None:
+            raise _too_short()
+        return {"ttft_turn10_vs_turn2": last / first}
+
+    def strengths(self) -> Samples:
+        self._seed += 1
+        middle = (self._engine.n_layers // 2,)
+        return {"strengths_speedup": self._speedup([self._row(self._edits(middle, s)) for s in STRENGTHS])}
+
+    def layers(self) -> Samples:
+        self._seed += 1
+        return {"layers_speedup": self._speedup([self._row(self._edits((n,))) for n in range(self._engine.n_layers)])}
+
+    def extraction(self) -> Samples:
+        concept = self._library.get(CONCEPT)
+        started = time.perf_counter()
+        extract(self._engine, concept, stopped=self._stopped)
+        return {"extract_seconds": time.perf_counter() - started}
+
+    def start(self) -> Samples:
+        """From nothing to an answer that needs the model in memory, and out again."""
+        settings = self._settings
+        command = [sys.executable, "-P", "-m", "steerchat", "--model", settings.model]
+        command += ["--device", settings.device, "--dtype", settings.dtype]
+        here = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        started = time.perf_counter()
+        done = subprocess.run(
+            command, input=b"/steer random 0 1\n/quit\n", capture_output=True, env={**os.environ, "PYTHONPATH": paths}
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise ModelError(f"another steerchat did not start: {said[0]}", "does `steerchat` alone work?")
+        return {"start_seconds": seconds}
+
+    # How
+
+    def _row(self, changes: tuple[Edit, ...] = ()) -> Row:
+        return Row(self._prompt, changes, self._seed)
+
+    def _edits(self, layers: tuple[int, ...], strength: float = STRENGTH) -> tuple[Edit, ...]:
+        return edits(Recipe((Term(((RANDOM, 1.0),), layers, strength),)), self._vectors, self._lengths)
+
+    def _sampling(self, tokens: int) -> Sampling:
+        return Sampling(max_tokens=tokens)
+
+    def _run(self, rows: Sequence[Row], tokens: int) -> list[Output]:
+        run = self._engine.generate(rows, self._sampling(tokens), self._stopped)
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                return end.value
+
+    def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
+        """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""
+        sampling = self._sampling(self._size.tokens)
+        runs = [self._engine.generate(rows, sampling, self._stopped) for rows in contests]
+        decoding, reading = [0.0 for _ in runs], [0.0 for _ in runs]
+        ends: list[list[Output] | None] = [None for _ in runs]
+        while None in ends:
+            for index, (run, rows) in enumerate(zip(runs, contests, strict=True)):
+                if ends[index] is not None:
+                    continue
+                started = time.perf_counter()
+                try:
+                    for _ in rows:  # a step tells an event for each row
+                        next(run)
+                    decoding[index] += time.perf_counter() - started
+                except StopIteration as end:
+                    ends[index] = end.value
+                    reading[index] = time.perf_counter() - started
+        return [
+            (_per_token(steps, end or []), _per_token(steps + read, end or []))
+            for steps, read, end in zip(decoding, reading, ends, strict=True)
+        ]
+
+    def _speedup(self, rows: Sequence[Row]) -> float:
+        """How many times faster rows are answered together than one by one."""
+        started = time.perf_counter()
+        self._run(rows, self._size.short)
+        together = time.perf_counter() - started
+        started = time.perf_counter()
+        for row in rows:
+            self._run([row], self._size.short)
+        return (time.perf_counter() - started) / together
+
+    def _ours(self) -> float:
+        started = time.perf_counter()
+        outputs = self._run([self._row()], self._size.tokens)
+        return _per_token(time.perf_counter() - started, outputs)
+
+    def _generate(self) -> float:
+        sampling = self._sampling(self._size.tokens)
+        ids = torch.tensor([self._prompt], device=self._engine.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed)
+            started = time.perf_counter()
+            found: Any = self._engine.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=0,
+                repetition_penalty=sampling.repetition_penalty,
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=0,
+            )
+            self._synchronize()
+            seconds = time.perf_counter() - started
+        return seconds / (found.shape[1] - ids.shape[1])
+
+    def _weights(self) -> Iterator[torch.Tensor]:
+        """Every matrix that a decoding step reads whole: a table of input embeddings is looked up, unless tied."""
+        model = self._engine.model
+        table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        for parameter in model.parameters():
+            if parameter.dim() >= 2 and (parameter is not table or table is head):
+                yield parameter.detach().flatten(1)
+
+    def _synchronize(self) -> None:
+        if self._engine.device.type == "cuda":
+            torch.cuda.synchronize()
+        elif self._engine.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def _per_token(seconds: float, outputs: Sequence[Output]) -> float:
+    longest = max((output.answer.tokens for output in outputs), default=0)
+    if not longest:
+        raise _too_short()
+    return seconds / longest
+
+
+def _too_short() -> ModelError:
+    return ModelError("the model ended its answer at once, so nothing could be timed", "try another --model")

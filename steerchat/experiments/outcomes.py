@@ -1,0 +1,193 @@
+"""What an experiment is made of and what comes of it: settings, their outcomes over seeds, the whole result."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..measures.chance import Chance, clarity, fluency, total_strength
+from ..measures.words import INDEPENDENT
+from ..values.recipe import Recipe
+from ..values.results import Pair, html
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One condition.
+
+    Attributes:
+        label: for people.
+        recipe: what is pushed.
+        layer, strength: its place in a sweep.
+        along: the recipe along which a control is read; None for its own.
+        asking: what a control says after the prompt, in place of a push.
+    """
+
+    label: str
+    recipe: Recipe
+    layer: int | None = None
+    strength: float | None = None
+    along: Recipe | None = None
+    asking: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the log: `recall` makes a setting of it again."""
+        control = {} if self.along is None else {"along": self.along.to_json(), "asking": self.asking}
+        return {"label": self.label, "recipe": self.recipe.to_json()} | control
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a setting over the seeds that were finished, at least one.
+
+    Attributes:
+        chance: (low, high) of meaningless effects, for a mean over as many pairs; None where it was never measured.
+    """
+
+    setting: Setting
+    pairs: tuple[Pair, ...]
+    chance: tuple[float, float] | None
+
+    @cached_property
+    def effects(self) -> list[float]:
+        return [pair.effect for pair in self.pairs if pair.effect is not None]
+
+    @property
+    def effect(self) -> float | None:
+        return statistics.fmean(self.effects) if self.effects else None
+
+    @property
+    def towards(self) -> float | None:
+        """The effect along the concept itself: a push away that works is below 0."""
+        return -self.effect if self.effect is not None and (self.setting.strength or 0.0) < 0 else self.effect
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the effects over the seeds."""
+        return statistics.stdev(self.effects) if len(self.effects) > 1 else None
+
+    @property
+    def cost(self) -> float | None:
+        """Perplexity ratio, geometric mean."""
+        logs = [math.log(ratio) for pair in self.pairs if (ratio := pair.perplexity_ratio)]
+        return math.exp(statistics.fmean(logs)) if logs else None
+
+    @property
+    def repetition(self) -> float:
+        return statistics.fmean(pair.steered.repetition or 0.0 for pair in self.pairs if pair.steered is not None)
+
+    @property
+    def words(self) -> float | None:
+        """Gain by the concept's own word measure, which does not use its vector; None where there is none."""
+        recipe = self.setting.along or self.setting.recipe
+        if len(recipe.concepts) != 1 or recipe.concepts[0] not in INDEPENDENT:
+            return None
+        measure = INDEPENDENT[recipe.concepts[0]]
+        texts = [(pair.normal.reply, pair.steered.reply) for pair in self.pairs if pair.steered is not None]
+        return statistics.fmean(measure.towards(steered) - measure.towards(normal) for normal, steered in texts)
+
+    @property
+    def clarity(self) -> str | None:
+        """The effect in a word or two; None without a chance band."""
+        if self.chance is None or self.effect is None:
+            return None
+        seen = clarity(self.effects, self.chance)
+        return "the wrong way" if seen != "within chance" and self.effect < self.chance[0] else seen
+
+    @property
+    def fluency(self) -> str:
+        return fluency(math.inf if self.cost is None else self.cost, self.repetition)
+
+    @property
+    def verdict(self) -> str:
+        return ", ".join(filter(None, (self.clarity, self.fluency)))
+
+    @property
+    def shows(self) -> bool:
+        """Whether it moved as it should by more than chance (without a band: than its own error), still fluent."""
+        if self.fluency != "fluent" or self.effect is None:
+            return False
+        if self.clarity is not None:
+            return self.clarity in ("likely", "clear")
+        return self.effect > 2 * (self.spread or 0.0) / math.sqrt(len(self.effects))
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """A JSON object for each pair, as `compare` gives it."""
+        for pair in self.pairs:
+            control = {"control": self.setting.label} if self.setting.along is not None else {}
+            yield pair.to_json() | control
+
+
+@dataclass(frozen=True)
+class Result:
+    """An experiment, as far as it got.
+
+    Attributes:
+        seeds: how many were wanted.
+        stopped: whether somebody stopped it.
+    """
+
+    kind: str
+    prompt: str
+    outcomes: tuple[Outcome, ...]
+    seeds: int
+    stopped: bool
+    experiment: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {len(self.outcomes)} settings, {self.finished} of {self.seeds} seeds, {self.prompt!r}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
+
+    def objects(self) -> list[dict[str, Any]]:
+        """A JSON object for each pair, as the shell gives them."""
+        return [item | {"experiment": self.experiment} for one in self.outcomes for item in one.objects()]
+
+    @property
+    def finished(self) -> int:
+        """Pairs of the setting that has most."""
+        return max((len(outcome.pairs) for outcome in self.outcomes), default=0)
+
+
+def outcome(chance: Chance | None, setting: Setting, pairs: Sequence[Pair]) -> Outcome | None:
+    """Over the pairs that came to their end or, when none did, over those that were cut short; None without any.
+
+    Args:
+        chance: the model's; None where it was never measured.
+        setting: what was pushed.
+        pairs: its pairs, whatever became of them.
+    """
+    readable = [pair for pair in pairs if pair.effect is not None]
+    used = tuple([pair for pair in readable if not _cut(pair)] or readable)
+    if not used:
+        return None
+    # The one place where a chance band joins a mean over seeds.
+    tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
+    strength = total_strength(setting.along or setting.recipe)
+    return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
+
+
+def _cut(pair: Pair) -> bool:
+    return any(one is not None and one.finish == "interrupted" for one in (pair.normal, pair.steered))
+
+
+def best(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The largest effect that shows; None when none does."""
+    return max((one for one in outcomes if one.shows), key=lambda one: one.effect or 0.0, default=None)
+
+
+def alike(outcomes: Sequence[Outcome], peak: Outcome, share: float = 0.75) -> list[Outcome]:
+    """The unbroken run around `peak` of settings that show at least `share` of its effect."""
+    middle = outcomes.index(peak)
+    good = [one.shows and (one.effect or 0.0) >= share * (peak.effect or 0.0) for one in outcomes]
+    low = high = middle
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(good) and good[high + 1]:
+        high += 1
+    return list(outcomes[low : high + 1])

@@ -1,0 +1,53 @@
+"""Experiments out of the history: the result as it was when they ended."""
+
+from __future__ import annotations
+
+from ..history.records import Filters, StoredExperiment, StoredPair
+from ..history.store import Store
+from ..measures.calibration import Calibration
+from ..values.errors import StoreError, shorten
+from ..values.recipe import Recipe
+from .outcomes import Outcome, Result, Setting, outcome
+
+# More pairs than any experiment has.
+_ALL = 1_000_000
+
+
+def pairs_of(store: Store, filters: Filters) -> list[StoredPair]:
+    """Every pair that passes, oldest first."""
+    return store.pairs(filters, limit=_ALL)[::-1]
+
+
+def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Result:
+    """An experiment's result, of those of its pairs that are still there.
+
+    Args:
+        calibration: for the chance band of the model that answered, as it is known by now.
+        experiment: what was asked for.
+        pairs: oldest first.
+
+    Raises:
+        StoreError: what was asked for is not as steerchat writes it.
+    """
+    try:
+        return _recalled(calibration, experiment, pairs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"experiment {experiment.id} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
+        raise StoreError(message, "steerchat db check looks for damage") from None
+
+
+def _recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Result:
+    outcomes: list[Outcome] = []
+    for one in experiment.spec["settings"]:
+        recipe = Recipe.from_json(one["recipe"])
+        along = Recipe.from_json(one["along"]) if "along" in one else None
+        own = [stored.pair for stored in pairs if stored.pair.recipe == recipe]
+        if not own:
+            continue
+        setting = Setting(one["label"], recipe, own[0].layer, own[0].strength, along, one.get("asking", ""))
+        found = outcome(calibration.chance(pairs[0].fingerprint), setting, own)
+        if found is not None:
+            outcomes.append(found)
+    stopped = experiment.status in ("interrupted", "failed")
+    seeds, _, _ = (int(experiment.spec[name]) for name in ("repeats", "seed", "tokens"))
+    return Result(experiment.kind, experiment.prompt, tuple(outcomes), seeds, stopped, experiment.id)

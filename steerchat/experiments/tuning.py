@@ -1,0 +1,88 @@
+"""/tune: which layers and strength of a concept change most and stay fluent, and keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..concepts.concept import Tuning
+from ..conversation.session import Session
+from ..values.errors import UsageError
+from ..values.recipe import RANDOM, Recipe, format_layers, parse_layers
+from ..values.results import Pair
+from .outcomes import Outcome, Result, Setting, outcome
+from .run import Experiment
+
+# Where it looks: single layers through the depth, and two ranges.
+LAYERS = ("25%", "40%", "50%", "60%", "70%", "80%", "90%", "33%-60%", "60%-90%")
+STRENGTHS = (1.0, 2.0, 3.0)
+# At a place that somebody named.
+FINER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.3, 2.6, 3.0)
+
+
+def grid(recipe: Recipe, layers: Sequence[str], strengths: Sequence[float], n_layers: int) -> list[Setting]:
+    """The recipe's first term at every pair of layers and strength."""
+    places = dict.fromkeys(parse_layers(where, n_layers) for where in layers)
+    return [
+        Setting(
+            format_layers(place),
+            replace(recipe, terms=(replace(recipe.terms[0], layers=place, strength=strength),)),
+            place[0] if len(place) == 1 else None,
+            strength,
+        )
+        for place in places
+        for strength in strengths
+    ]
+
+
+def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], tokens: int) -> Result:
+    """Every setting on every prompt; a stop keeps the prompts that were finished."""
+    found: dict[str, list[Pair]] = {}
+    by_key = {_key(setting): setting for setting in settings}
+    for number, prompt in enumerate(prompts, 1):
+        label = f"tune: prompt {number} of {len(prompts)}"
+        result = Experiment(session, "tune", prompt, settings, 1, tokens=tokens, label=label).run()
+        for one in result.outcomes:
+            found.setdefault(_key(one.setting), []).extend(one.pairs)
+        if result.stopped:
+            break
+    chance = session.calibration.chance(session.engine.fingerprint)
+    outcomes = (outcome(chance, by_key[key], pairs) for key, pairs in found.items())
+    return Result("tune", "", tuple(filter(None, outcomes)), len(prompts), session.stop.is_set())
+
+
+def _key(setting: Setting) -> str:
+    return str(setting.recipe)
+
+
+def tuned(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The fluent setting that changes most, by the word measure where there is one, else by the effect.
+
+    With few prompts a setting is rarely surer than chance by itself, so only those that chance explains are left out.
+    """
+    useful = [
+        one
+        for one in outcomes
+        if one.fluency == "fluent"
+        and one.clarity not in ("within chance", "the wrong way")
+        and (one.effect or 0.0) > 0
+        and (one.words is None or one.words > 0)
+    ]
+    return max(useful, key=lambda one: (one.effect or 0.0) if one.words is None else one.words, default=None)
+
+
+def keep(session: Session, recipe: Recipe) -> str:
+    """Keep a recipe of one concept as what is recommended for it on this model. Returns the concept's name.
+
+    Raises:
+        UsageError: for a recipe of anything but one concept.
+    """
+    adding = [term for term in recipe.terms if term.operation == "add"]
+    if len(adding) != 1 or len(adding[0].parts) != 1 or adding[0].concept == RANDOM:
+        raise UsageError("only a recipe of one concept can be kept", "/steer happy 16 2.0, then /tune keep")
+    term, library = adding[0], session.library
+    concept = library.get(term.concept)
+    fresh = Tuning(session.engine.fingerprint, format_layers(term.layers), term.strength)
+    others = tuple(one for one in concept.tuned if one.fingerprint != fresh.fingerprint)
+    library.save(replace(concept, tuned=(*others, fresh)))
+    return concept.name

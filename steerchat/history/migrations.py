@@ -1,0 +1,357 @@
+"""The history's tables, made and changed by numbered migrations.
+
+The file is plain SQLite (WAL), made to be read by `sqlite3`, Datasette or pandas as well:
+`pandas.read_sql("SELECT * FROM pair_view", sqlite3.connect(path))`. Times are ISO 8601 in UTC with
+milliseconds, for example 2026-01-31T12:00:00.000Z; columns marked JSON hold JSON text.
+
+pair_view      one row a pair with everything a person wants: both texts, the recipe in words, measures,
+               cost, rating, session title, experiment. Start here.
+sessions       one row a conversation: started, title (from its first message), model, fingerprint
+               (of the model's weights), system (the system prompt), ended.
+experiments    one row a sweep or comparison: session_id, kind, prompt, spec (JSON: what was asked for),
+               status, started, finished. Its pairs are deleted with it.
+pairs          one row a prompt answered normal and steered, written before generation starts.
+  session_id, experiment_id        what it belongs to
+  kind                             chat, compare, layers, strengths, mix, ...
+  status                           running, complete, interrupted (stopped or killed) or failed
+  undone                           1: taken back by the user, no part of the conversation any more
+  created, completed               when it was begun and finished
+  effect, chance_low, chance_high  how far steering moved the answer along the concept, in standard
+                                   deviations of a neutral corpus, and the effects that random pushes have
+  perplexity_ratio                 cost: steered over normal perplexity, both read by the unsteered model
+  layer, strength                  in a sweep, this row's place in it
+  rating, rated, note              the user's verdict: steered, normal or tie; when; in words
+  reads_better, shown_first        in a blind review: which answer read better; which one was shown first
+  model, fingerprint, device, dtype, threads, versions (JSON), seed, sampling (JSON), raw (1: outside the
+  chat template), messages (JSON {"normal": [...], "steered": [...]}), recipe (JSON), recipe_text
+                                   all that repeats it
+  vectors (JSON {concept: digest}) which vector stood behind each name
+  context (JSON)                   ids of the pairs whose answers the messages hold, oldest first
+  normal_id, steered_id            its two answers; steered_id is NULL for an unsteered turn
+  normal_concept_score, steered_concept_score, effects (JSON {concept: effect}), diverges_at (index of the
+  first token that differs), seconds, tokens_per_second
+  normal_indexed                   1 on the one pair under which a shared normal answer can be searched
+  owner                            while running: the process that writes it
+answers        the texts: text, tokens (how many), token_ids (JSON), finish (end, length, interrupted,
+               failed), perplexity, repetition (share of repeated 3-grams). A sweep's pairs share one
+               normal answer; an answer goes with the last pair that uses it.
+pair_concepts  one row for each concept and unbroken run of layers that a pair pushed: concept,
+               layer_first, layer_last, strength. Filters read it.
+measures       further measures of a pair by name: pair_id, name, value.
+pair_search    full-text index (FTS5) over prompt, normal and steered; its rowid is the pair's id.
+
+`PRAGMA user_version` is the number of the last migration applied; `PRAGMA application_id` is APPLICATION_ID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..values.errors import StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+# "Ster": tells this program's files from any other SQLite file.
+APPLICATION_ID = 0x53746572
+
+Migration = Callable[["Database"], None]
+
+
+def _first_schema(db: Database) -> None:
+    db.executescript(_TABLES)
+    db.executescript(_SEARCH)
+    db.executescript(_VIEW)
+
+
+# The columns that filters read come first in pairs: SQLite then finds them without walking the long texts.
+_TABLES = """
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    started TEXT NOT NULL,
+    title TEXT NOT NULL DEFAULT '',
+    model TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    system TEXT NOT NULL DEFAULT '',
+    ended TEXT
+);
+CREATE TABLE experiments (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    session_id INTEGER REFERENCES sessions(id) ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('running', 'complete', 'interrupted', 'failed')),
+    started TEXT NOT NULL,
+    finished TEXT,
+    owner TEXT
+);
+CREATE INDEX experiments_session ON experiments(session_id);
+CREATE INDEX experiments_running ON experiments(owner) WHERE status = 'running';
+CREATE TABLE answers (
+    id INTEGER PRIMARY KEY,
+    text TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    token_ids TEXT NOT NULL,
+    finish TEXT NOT NULL,
+    perplexity REAL,
+    repetition REAL
+);
+CREATE TABLE pairs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    session_id INTEGER REFERENCES sessions(id) ON DELETE CASCADE,
+    experiment_id INTEGER REFERENCES experiments(id) ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('running', 'complete', 'interrupted', 'failed')),
+    undone INTEGER NOT NULL DEFAULT 0,
+    created TEXT NOT NULL,
+    completed TEXT,
+    effect REAL,
+    chance_low REAL,
+    chance_high REAL,
+    perplexity_ratio REAL,
+    layer INTEGER,
+    strength REAL,
+    rating TEXT CHECK (rating IN ('steered', 'normal', 'tie')),
+    reads_better TEXT CHECK (reads_better IN ('steered', 'normal', 'tie')),
+    shown_first TEXT CHECK (shown_first IN ('steered', 'normal')),
+    rated TEXT,
+    model TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    normal_id INTEGER REFERENCES answers(id),
+    steered_id INTEGER REFERENCES answers(id),
+    normal_indexed INTEGER NOT NULL DEFAULT 0,
+    normal_concept_score REAL,
+    steered_concept_score REAL,
+    diverges_at INTEGER,
+    seconds REAL,
+    tokens_per_second REAL,
+    seed INTEGER NOT NULL,
+    raw INTEGER NOT NULL DEFAULT 0,
+    device TEXT NOT NULL,
+    dtype TEXT NOT NULL,
+    threads INTEGER,
+    owner TEXT,
+    note TEXT NOT NULL DEFAULT '',
+    prompt TEXT NOT NULL,
+    recipe_text TEXT NOT NULL,
+    recipe TEXT NOT NULL,
+    sampling TEXT NOT NULL,
+    versions TEXT NOT NULL,
+    effects TEXT NOT NULL DEFAULT '{}',
+    messages TEXT NOT NULL
+);
+CREATE INDEX pairs_session ON pairs(session_id, undone);
+CREATE INDEX pairs_experiment ON pairs(experiment_id);
+CREATE INDEX pairs_normal ON pairs(normal_id);
+CREATE INDEX pairs_steered ON pairs(steered_id);
+CREATE INDEX pairs_running ON pairs(owner) WHERE status = 'running';
+-- A narrow copy of pairs in the order of listing: a filter that few rows pass reads this, not the texts.
+CREATE INDEX pairs_narrow ON pairs(id, undone, kind, effect, created, rating, model);
+CREATE TABLE pair_concepts (
+    pair_id INTEGER NOT NULL REFERENCES pairs(id) ON DELETE CASCADE,
+    concept TEXT NOT NULL,
+    layer_first INTEGER NOT NULL,
+    layer_last INTEGER NOT NULL,
+    strength REAL NOT NULL,
+    PRIMARY KEY (pair_id, concept, layer_first, layer_last, strength)
+) WITHOUT ROWID;
+CREATE INDEX pair_concepts_concept ON pair_concepts(concept, pair_id, layer_first, layer_last, strength);
+CREATE TABLE measures (
+    id INTEGER PRIMARY KEY,
+    pair_id INTEGER NOT NULL REFERENCES pairs(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value REAL,
+    UNIQUE (pair_id, name)
+);
+"""
+
+# The index holds no copy of the texts: it reads them through pair_texts, and must be told the old ones
+# before they go. Triggers do that, so that a row deleted by another program leaves the index right too.
+_SEARCH = """
+CREATE VIEW pair_texts AS
+SELECT pairs.id, pairs.prompt, CASE WHEN pairs.normal_indexed THEN normal.text END AS normal, steered.text AS steered
+FROM pairs
+LEFT JOIN answers AS normal ON normal.id = pairs.normal_id
+LEFT JOIN answers AS steered ON steered.id = pairs.steered_id;
+
+CREATE VIRTUAL TABLE pair_search USING fts5(
+    prompt, normal, steered, content='pair_texts', content_rowid='id', tokenize='unicode61 remove_diacritics 2'
+);
+
+CREATE TRIGGER pairs_insert_search AFTER INSERT ON pairs BEGIN
+    INSERT INTO pair_search(rowid, prompt, normal, steered)
+    SELECT id, prompt, normal, steered FROM pair_texts WHERE id = NEW.id;
+END;
+CREATE TRIGGER pairs_before_update_search
+BEFORE UPDATE OF prompt, normal_id, steered_id, normal_indexed ON pairs BEGIN
+    INSERT INTO pair_search(pair_search, rowid, prompt, normal, steered)
+    SELECT 'delete', id, prompt, normal, steered FROM pair_texts WHERE id = OLD.id;
+END;
+CREATE TRIGGER pairs_after_update_search
+AFTER UPDATE OF prompt, normal_id, steered_id, normal_indexed ON pairs BEGIN
+    INSERT INTO pair_search(rowid, prompt, normal, steered)
+    SELECT id, prompt, normal, steered FROM pair_texts WHERE id = NEW.id;
+END;
+CREATE TRIGGER pairs_delete_search BEFORE DELETE ON pairs BEGIN
+    INSERT INTO pair_search(pair_search, rowid, prompt, normal, steered)
+    SELECT 'delete', id, prompt, normal, steered FROM pair_texts WHERE id = OLD.id;
+END;
+-- A shared normal answer stays searchable under the next pair that uses it, and goes with the last one.
+CREATE TRIGGER pairs_update_answers AFTER UPDATE OF normal_id, steered_id ON pairs BEGIN
+    UPDATE pairs SET normal_indexed = 1
+    WHERE OLD.normal_indexed AND id = (SELECT min(id) FROM pairs WHERE normal_id = OLD.normal_id);
+    DELETE FROM answers
+    WHERE id IN (OLD.normal_id, OLD.steered_id)
+      AND NOT EXISTS (SELECT 1 FROM pairs WHERE answers.id = normal_id)
+      AND NOT EXISTS (SELECT 1 FROM pairs WHERE answers.id = steered_id);
+END;
+CREATE TRIGGER pairs_delete_answers AFTER DELETE ON pairs BEGIN
+    UPDATE pairs SET normal_indexed = 1
+    WHERE OLD.normal_indexed AND id = (SELECT min(id) FROM pairs WHERE normal_id = OLD.normal_id);
+    DELETE FROM answers
+    WHERE id IN (OLD.normal_id, OLD.steered_id)
+      AND NOT EXISTS (SELECT 1 FROM pairs WHERE answers.id = normal_id)
+      AND NOT EXISTS (SELECT 1 FROM pairs WHERE answers.id = steered_id);
+END;
+"""
+
+_VIEW = """
+CREATE VIEW pair_view AS
+SELECT
+    pairs.id, pairs.created, pairs.completed, pairs.session_id, sessions.title AS session, pairs.experiment_id,
+    pairs.kind, pairs.status, pairs.undone, pairs.model, pairs.prompt, normal.text AS normal, steered.text AS steered,
+    pairs.recipe_text AS recipe,
+    (SELECT group_concat(DISTINCT concept) FROM pair_concepts WHERE pair_id = pairs.id) AS concepts,
+    pairs.layer, pairs.strength, pairs.effect, pairs.chance_low, pairs.chance_high, pairs.perplexity_ratio,
+    pairs.diverges_at, normal.perplexity AS normal_perplexity, steered.perplexity AS steered_perplexity,
+    pairs.normal_concept_score, pairs.steered_concept_score,
+    normal.repetition AS normal_repetition, steered.repetition AS steered_repetition,
+    normal.tokens AS normal_tokens, steered.tokens AS steered_tokens,
+    normal.finish AS normal_finish, steered.finish AS steered_finish,
+    pairs.seconds, pairs.tokens_per_second, pairs.rating, pairs.reads_better, pairs.shown_first, pairs.rated,
+    pairs.note, pairs.seed, pairs.raw, pairs.sampling, pairs.fingerprint, pairs.device, pairs.dtype,
+    pairs.threads, pairs.versions
+FROM pairs
+LEFT JOIN sessions ON sessions.id = pairs.session_id
+LEFT JOIN answers AS normal ON normal.id = pairs.normal_id
+LEFT JOIN answers AS steered ON steered.id = pairs.steered_id;
+"""
+
+
+def _what_repeats(db: Database) -> None:
+    """Which vectors were pushed, and which pairs a conversation is made of."""
+    db.execute("ALTER TABLE pairs ADD COLUMN vectors TEXT NOT NULL DEFAULT '{}'")
+    db.execute("ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]'")
+
+
+def _rare_kinds(db: Database) -> None:
+    """Indexes that hold all that a list is filtered by: a few rows of a kind, a model or a time are found soon."""
+    db.execute("CREATE INDEX pairs_kind ON pairs(kind, id, undone, effect, created, rating, model)")
+    db.execute("CREATE INDEX pairs_model ON pairs(model, id, undone, effect, created, rating, kind)")
+    db.execute("CREATE INDEX pairs_created ON pairs(created)")
+
+
+# Never change one that was released; append. A file's version is how many of them it has had.
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _what_repeats, _rare_kinds)
+
+
+def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | None:
+    """Bring an open file up to date: all that is missing in one transaction, after a backup of an older file.
+
+    The caller holds the lock that keeps two programs from doing this at once.
+
+    Args:
+        db: a connection without an open transaction, in autocommit mode.
+        path: the file behind it.
+        migrations: every migration there is, oldest first.
+
+    Returns:
+        the backup beside the file, or None when there was nothing to back up.
+
+    Raises:
+        StoreError: the file is another program's, or newer than this program.
+        sqlite3.Error: it cannot be read or written; it is then as it was.
+    """
+    version = _number(db, "PRAGMA user_version")
+    empty = _number(db, "SELECT count(*) FROM sqlite_master") == 0
+    if not empty and _number(db, "PRAGMA application_id") != APPLICATION_ID:
+        raise StoreError(
+            f"{path} is another program's database", "name another file, or move that one away and start again"
+        )
+    if version > len(migrations):
+        raise StoreError(
+            f"{path} was written by a newer steerchat (version {version}; this one knows {len(migrations)})",
+            "upgrade with: pip install -U steerchat",
+        )
+    if not empty:
+        _check_schema(db, path, migrations[:version])
+    if version == len(migrations):
+        return None
+    backup = None if empty else copy_database(path, path.with_name(f"{path.name}.v{version}.backup"))
+    # A migration may rebuild a table, which must not cascade; the pragma does nothing inside a transaction.
+    db.execute("PRAGMA foreign_keys = OFF")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for migration in migrations[version:]:
+            migration(db)
+        if db.execute("PRAGMA foreign_key_check").fetchone():
+            raise StoreError(f"{path} could not be brought up to date", "it is unchanged; please report this")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {len(migrations)}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
+    finally:
+        db.execute("PRAGMA foreign_keys = ON")
+    return backup
+
+
+def _check_schema(db: Database, path: Path, migrations: Sequence[Migration]) -> None:
+    """Raises StoreError unless our tables are tables, and what runs by itself in them is ours: a view named like a
+    table, or a trigger, may go on for ever. What others added beside that stays."""
+    from sqlite_utils import Database
+
+    right = Database(memory=True, execute_plugins=False)
+    for migration in migrations:
+        migration(right)
+    expected, found = _schema(right), _schema(db)
+    right.close()
+    ours = all(found.get(name) == one for name, one in expected.items())
+    if not ours or any(kind == "trigger" and name not in expected for name, (kind, _) in found.items()):
+        raise StoreError(
+            f"{path} is not as steerchat makes it: its tables, views or triggers were changed",
+            "move it away and start again; steerchat db backup of the original is safe to use",
+        )
+
+
+def _schema(db: Database) -> dict[str, tuple[str, str]]:
+    """What each table, view and trigger is, by its name; of views and triggers also how they were made."""
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')")
+    return {name: (kind, "" if kind == "table" else sql) for kind, name, sql in rows}
+
+
+def copy_database(source: Path, target: Path) -> Path:
+    """A whole, consistent copy of a SQLite file that others may be writing; `target` appears only when complete.
+
+    Raises:
+        sqlite3.Error, OSError: it could not be read or written; nothing is left behind.
+    """
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(partial)) as new:
+            old.backup(new)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _number(db: Database, sql: str) -> int:
+    return int(db.execute(sql).fetchone()[0])

@@ -1,0 +1,177 @@
+"""Finding pairs: filters and words turned into SQL that stays fast at a million pairs.
+
+Everything is listed newest first, so each query walks ids downwards and stops at its limit. Where few rows
+pass, what is walked is narrow (an index that covers the filter), so that even a walk to the end is short.
+SQLite's planner knows nothing of these limits: the order of joins (CROSS JOIN) and the index are said here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..values.errors import UsageError
+from .file import timestamp
+from .records import Excerpt, Filters, storable
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+# A search with filters walks this many of the newest pairs hit by hit. Beyond them it collects the pairs
+# that pass the filters first, which is dearer to begin with and cheaper for a common word.
+WINDOW = 20_000
+MAX_WORDS = 64
+EXCERPT_WORDS = 16
+# Non-characters, which mean nothing in any text, mark what a search hit.
+_HIT, _END = "\ufdd0", "\ufdd1"
+
+Query = tuple[str, list[Any]]
+
+
+def select_ids(filters: Filters, before_id: int | None = None) -> Query:
+    """A SELECT of one column, the ids below `before_id` that pass, to which an order and a limit may be added."""
+    tests, args = _pair_tests(filters)
+    if before_id is not None:
+        tests.append("{id} < ?")
+        args.append(before_id)
+    term_tests, term_args = _term_tests(filters)
+    if not term_tests:
+        index = "pairs_narrow"
+        if filters.session is not None:
+            index = "pairs_session"
+        elif filters.experiment is not None:
+            index = "pairs_experiment"
+        elif filters.kind is not None:
+            index = "pairs_kind"
+        elif filters.model is not None:
+            index = "pairs_model"
+        return _where(f"SELECT id FROM pairs INDEXED BY {index}", tests, "id"), args
+    index = "" if filters.concept is None else " INDEXED BY pair_concepts_concept"
+    source = (
+        f"SELECT terms.pair_id FROM pair_concepts AS terms{index}"
+        " CROSS JOIN pairs INDEXED BY pairs_narrow ON pairs.id = terms.pair_id"
+    )
+    # A pair with several terms that pass is one pair.
+    return _where(source, [*term_tests, *tests], "terms.pair_id") + " GROUP BY terms.pair_id", term_args + args
+
+
+def match_words(text: str) -> str:
+    """An FTS5 query that every word of `text` satisfies somewhere in a pair.
+
+    Raises:
+        UsageError: there is no word in it, or more than `MAX_WORDS`.
+    """
+    words = [word for word in storable(text).replace("\0", " ").split() if re.search(r"\w", word)]
+    if not words:
+        raise UsageError("a search needs a word", 'for example: --search "quantum weather"')
+    if len(words) > MAX_WORDS:
+        raise UsageError(f"a search takes at most {MAX_WORDS} words, not {len(words)}", "a few rare words find more")
+    return " ".join('"' + word.replace('"', '""') + '"' for word in words)
+
+
+def search_ids(db: Database, query: str, filters: Filters, limit: int, before_id: int | None) -> list[int]:
+    """Ids of the newest pairs that match and pass, newest first."""
+    newest = db.execute("SELECT max(id) FROM pairs").fetchone()[0] or 0
+    top = newest + 1 if before_id is None else min(before_id, newest + 1)
+    if filters in (Filters(), Filters(undone=True)):
+        return _walk_hits(db, query, filters, 0, top, limit)
+    edge = max(0, top - WINDOW)
+    ids = _walk_hits(db, query, filters, edge, top, limit)
+    if len(ids) == limit or not edge:
+        return ids
+    passing, args = select_ids(filters, edge)
+    rows = db.execute(
+        # The plus keeps FTS5 from looking up one rowid after another.
+        f"SELECT rowid FROM pair_search WHERE pair_search MATCH ? AND rowid < ? AND +rowid IN ({passing})"
+        " ORDER BY rowid DESC LIMIT ?",
+        [query, edge, *args, limit - len(ids)],
+    )
+    return ids + [row[0] for row in rows.fetchall()]
+
+
+def find_excerpts(db: Database, query: str, pair_id: int) -> tuple[Excerpt, ...]:
+    """Where in its prompt and answers a pair that matches does so."""
+    snippets = ", ".join(f"snippet(pair_search, {column}, ?, ?, '...', {EXCERPT_WORDS})" for column in range(3))
+    row = db.execute(
+        f"SELECT {snippets} FROM pair_search WHERE pair_search MATCH ? AND rowid = ?",
+        [*(_HIT, _END) * 3, query, pair_id],
+    ).fetchone()
+    found = (
+        _excerpt("prompt", row[0]),
+        _excerpt("normal", row[1]),
+        _excerpt("steered", row[2]),
+    )
+    return tuple(excerpt for excerpt in found if excerpt.spans)
+
+
+def _walk_hits(db: Database, query: str, filters: Filters, low: int, top: int, limit: int) -> list[int]:
+    tests, args = _pair_tests(filters)
+    term_tests, term_args = _term_tests(filters)
+    if term_tests:
+        tests.append(
+            _where("EXISTS (SELECT 1 FROM pair_concepts AS terms", ["pair_id = {id}", *term_tests], "pairs.id") + ")"
+        )
+    sql = _where(
+        "SELECT pairs.id FROM pair_search CROSS JOIN pairs INDEXED BY pairs_narrow ON pairs.id = pair_search.rowid",
+        ["pair_search MATCH ?", "pair_search.rowid >= ?", "pair_search.rowid < ?", *tests],
+        "pairs.id",
+    )
+    rows = db.execute(f"{sql} ORDER BY pair_search.rowid DESC LIMIT ?", [query, low, top, *args, *term_args, limit])
+    return [row[0] for row in rows.fetchall()]
+
+
+def _pair_tests(filters: Filters) -> tuple[list[str], list[Any]]:
+    """Conditions on columns of pairs, and their values."""
+    given: list[tuple[str, Any]] = [
+        ("effect >= ?", filters.min_effect),
+        ("model = ?", filters.model),
+        ("created >= ?", None if filters.since is None else timestamp(filters.since)),
+        ("kind = ?", filters.kind),
+        ("session_id = ?", filters.session),
+        ("experiment_id = ?", filters.experiment),
+    ]
+    if filters.since is not None:
+        # Ids run with time, mostly: below the lowest one that passes nothing need be walked.
+        lowest = "(SELECT min(id) FROM pairs INDEXED BY pairs_created WHERE created >= ?)"
+        given.append((f"{{id}} >= {lowest}", timestamp(filters.since)))
+    tests = [test for test, value in given if value is not None]
+    if filters.rated is not None:
+        tests.append("rating IS NOT NULL" if filters.rated else "rating IS NULL")
+    if not filters.undone:
+        tests.append("undone = 0")
+    return tests, [value for _, value in given if value is not None]
+
+
+def _term_tests(filters: Filters) -> tuple[list[str], list[Any]]:
+    """Conditions on one row of pair_concepts, so that they hold of the same term."""
+    tests: list[str] = []
+    args: list[Any] = []
+    if filters.concept is not None:
+        tests.append("terms.concept = ?")
+        args.append(filters.concept.lower())
+    if filters.layer is not None:
+        tests.append("? BETWEEN terms.layer_first AND terms.layer_last")
+        args.append(filters.layer)
+    if filters.strength is not None:
+        tests.append("terms.strength BETWEEN ? AND ?")
+        args.extend(filters.strength)
+    return tests, args
+
+
+def _where(sql: str, tests: Sequence[str], id_column: str) -> str:
+    if not tests:
+        return sql
+    return f"{sql} WHERE " + " AND ".join(test.replace("{id}", id_column) for test in tests)
+
+
+def _excerpt(where: Any, marked: str | None) -> Excerpt:
+    """The text without its marks, and where they were."""
+    text = ""
+    spans: list[tuple[int, int]] = []
+    for piece in re.split(f"({_HIT}.*?{_END})", marked or "", flags=re.DOTALL):
+        plain = piece.strip(_HIT + _END)
+        if piece.startswith(_HIT):
+            spans.append((len(text), len(text) + len(plain)))
+        text += plain
+    return Excerpt(where, text, tuple(spans))

@@ -1,0 +1,367 @@
+"""The notebook that writes itself: every pair in one SQLite file, found again by filters and by words.
+
+The tables are described in `migrations`. Every write is one transaction. One connection is shared by all
+threads under a lock, since each call takes milliseconds; other processes may write the same file meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..values.errors import StoreError, UnknownName, UsageError, shorten
+from ..values.results import Pair
+from .file import Owner, backup, check, end_running, explained, open_file, timestamp, transaction
+from .queries import find_excerpts, match_words, search_ids, select_ids
+from .records import (
+    PAIR_QUERY,
+    VERDICTS,
+    Excerpt,
+    Filters,
+    Messages,
+    PairRecord,
+    SearchHit,
+    Status,
+    StoredExperiment,
+    StoredPair,
+    StoredSession,
+    Verdict,
+    answer_row,
+    result_row,
+    storable,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+__all__ = [
+    "Excerpt",
+    "Filters",
+    "Messages",
+    "PairRecord",
+    "SearchHit",
+    "Store",
+    "StoredPair",
+    "StoredSession",
+]
+
+
+class Store:
+    """The history. Use `Store.open`; close it, or use it as a context manager.
+
+    Every method raises StoreError when the file cannot be read or written (a full disk, say); nothing is
+    half written then, and the caller may go on without a log. An id that does not exist raises UnknownName.
+    """
+
+    def __init__(self, path: Path, db: Database, owner: Owner) -> None:
+        self.path = path
+        self._db = db
+        self._owner = owner
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path | str) -> Store:
+        """Open the file, make it or bring it up to date first, and mark what dead processes left as interrupted.
+
+        Raises:
+            StoreError: it cannot be opened and written, is not SQLite, belongs to another program or to a
+                newer steerchat, or the disk is full.
+        """
+        path = Path(path).absolute()
+        db, owner = open_file(path)
+        return cls(path, db, owner)
+
+    def close(self) -> None:
+        """Mark what this process still had running as interrupted, and let the file go."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                with explained(self.path), transaction(self._db):
+                    end_running(self._db, self._owner.token)
+            finally:
+                self._db.close()
+                self._owner.release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Sessions and experiments
+
+    def start_session(self, model: str, fingerprint: str, system: str = "") -> int:
+        """A new conversation; its first message becomes its title."""
+        row = {"started": timestamp(), "model": model, "fingerprint": fingerprint, "system": storable(system)}
+        with self._write() as db:
+            return _insert(db, "sessions", row)
+
+    def title_session(self, session_id: int, title: str) -> None:
+        self._change("sessions", "session", session_id, {"title": _title(title)})
+
+    def end_session(self, session_id: int) -> None:
+        self._change("sessions", "session", session_id, {"ended": timestamp()})
+
+    def reopen_session(self, session_id: int) -> None:
+        self._change("sessions", "session", session_id, {"ended": None})
+
+    def sessions(self, limit: int = 20) -> list[StoredSession]:
+        """The newest conversations first."""
+        with self._read() as db:
+            return [_session(row) for row in db.query(f"{_SESSIONS} ORDER BY id DESC LIMIT ?", [limit])]
+
+    def session(self, session_id: int) -> StoredSession:
+        with self._read() as db:
+            rows = list(db.query(f"{_SESSIONS} WHERE id = ?", [session_id]))
+        if not rows:
+            raise _no("session", session_id)
+        return _session(rows[0])
+
+    def delete_session(self, session_id: int) -> None:
+        """With its pairs, experiments and answers."""
+        self._delete("sessions", "session", session_id)
+
+    def start_experiment(self, session_id: int | None, kind: str, prompt: str, spec: Mapping[str, Any]) -> int:
+        """A sweep or comparison that is about to run; pairs name it in their record."""
+        row = {
+            "session_id": session_id,
+            "kind": kind,
+            "prompt": storable(prompt),
+            "spec": to_json(spec),
+            "status": "running",
+            "started": timestamp(),
+            "owner": self._owner.token,
+        }
+        with self._write() as db:
+            return _insert(db, "experiments", row)
+
+    def finish_experiment(self, experiment_id: int, status: Status = "complete") -> None:
+        row = {"status": status, "finished": timestamp(), "owner": None}
+        self._change("experiments", "experiment", experiment_id, row)
+
+    def experiment(self, experiment_id: int) -> StoredExperiment:
+        with self._read() as db:
+            rows = list(db.query(_EXPERIMENT, [experiment_id]))
+        if not rows:
+            raise _no("experiment", experiment_id)
+        return StoredExperiment.from_row(rows[0])
+
+    # Writing pairs
+
+    def begin_pair(self, record: PairRecord) -> int:
+        """Log a pair before it is generated, so that a kill leaves a trace of it. Returns its id."""
+        with self._write() as db:
+            # Stamped inside the transaction, so that ids and times run in the same order.
+            row = {**record.to_row(), "status": "running", "created": timestamp(), "owner": self._owner.token}
+            pair_id = _insert(db, "pairs", row)
+            db.conn.executemany(
+                "INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", [(pair_id, *r) for r in record.concept_rows()]
+            )
+            db.execute(
+                "UPDATE sessions SET title = ? WHERE id = ? AND title = ''", [_title(record.prompt), record.session_id]
+            )
+            return pair_id
+
+    def finish_pair(
+        self,
+        pair_id: int,
+        pair: Pair,
+        status: Status = "complete",
+        shared_normal: int | None = None,
+        measures: Mapping[str, float] | None = None,
+    ) -> int:
+        """Log what came of a pair: its answers, whole or partial, and its measures.
+
+        It may be called again for the same pair, say first with the texts and then with their measures.
+
+        Args:
+            pair: the result; its prompt, recipe and seed are those of the record and are not read again.
+            shared_normal: the stored answer that an earlier pair of the sweep gave back; `pair.normal` is then
+                not stored a second time.
+            measures: further measures by name, kept beside those that were there.
+
+        Returns:
+            the id of the stored normal answer.
+        """
+        with self._write() as db:
+            normal_id = _insert(db, "answers", answer_row(pair.normal)) if shared_normal is None else shared_normal
+            row = {
+                **result_row(pair),
+                "status": status,
+                "completed": timestamp(),
+                "owner": None,
+                "normal_id": normal_id,
+                "normal_indexed": int(shared_normal is None),
+                "steered_id": _insert(db, "answers", answer_row(pair.steered)) if pair.steered else None,
+            }
+            _update(db, "pairs", "pair", pair_id, row)
+            db.conn.executemany(
+                "INSERT INTO measures (pair_id, name, value) VALUES (?, ?, ?)"
+                " ON CONFLICT (pair_id, name) DO UPDATE SET value = excluded.value",
+                [(pair_id, name, value) for name, value in (measures or {}).items()],
+            )
+            return normal_id
+
+    def mark_undone(self, pair_ids: Sequence[int]) -> None:
+        """These turns were taken back: kept, but out of the lists unless asked for."""
+        with self._write() as db:
+            db.execute("UPDATE pairs SET undone = 1 WHERE id IN (SELECT value FROM json_each(?))", [_ids(pair_ids)])
+
+    def rate(
+        self,
+        pair_id: int,
+        verdict: Verdict,
+        note: str = "",
+        *,
+        reads_better: Verdict | None = None,
+        shown_first: Verdict | None = None,
+    ) -> None:
+        """Which answer showed the concept, by the user's judgement; a later verdict replaces an earlier one.
+
+        Args:
+            reads_better, shown_first: from a blind review: the answer that read better, and the one shown first.
+
+        Raises:
+            UsageError: for another verdict than steered, normal or tie.
+        """
+        for given in (verdict, reads_better or "tie"):
+            if given not in VERDICTS:
+                raise UsageError(f"{shorten(given, 20)!r} is not a verdict", "steered, normal or tie")
+        row = {"rating": verdict, "note": storable(note), "rated": timestamp()}
+        self._change("pairs", "pair", pair_id, {**row, "reads_better": reads_better, "shown_first": shown_first})
+
+    def delete_pair(self, pair_id: int) -> None:
+        """With its measures, its place in the search, and each answer that no other pair shares."""
+        self._delete("pairs", "pair", pair_id)
+
+    # Reading pairs
+
+    def pair(self, pair_id: int) -> StoredPair:
+        with self._read() as db:
+            found = _fetch(db, [pair_id])
+        if not found:
+            raise _no("pair", pair_id)
+        return found[0]
+
+    def chosen(self, pair_ids: Sequence[int]) -> list[StoredPair]:
+        """Those that are there, newest first."""
+        with self._read() as db:
+            return _fetch(db, pair_ids)
+
+    def rows(self, pair_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Those that are there, newest first, as rows of `pair_view`."""
+        sql = "SELECT * FROM pair_view WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"
+        with self._read() as db:
+            return list(db.query(sql, [_ids(pair_ids)]))
+
+    def pairs(self, filters: Filters | None = None, limit: int = 20, before_id: int | None = None) -> list[StoredPair]:
+        """The newest pairs that pass, newest first; `before_id` is the last id of the page before."""
+        sql, args = select_ids(filters or Filters(), before_id)
+        with self._read() as db:
+            rows = db.execute(f"{sql} ORDER BY 1 DESC LIMIT ?", [*args, limit]).fetchall()
+            return _fetch(db, [row[0] for row in rows])
+
+    def count(self, filters: Filters | None = None) -> int:
+        sql, args = select_ids(filters or Filters(), None)
+        with self._read() as db:
+            return db.execute(f"SELECT count(*) FROM ({sql})", args).fetchone()[0]
+
+    def search(
+        self, text: str, filters: Filters | None = None, limit: int = 20, before_id: int | None = None
+    ) -> list[SearchHit]:
+        """The newest pairs whose prompt and answers together contain every word of `text`, whatever its case.
+
+        A normal answer that a sweep shares is found under one of its pairs.
+
+        Raises:
+            UsageError: there is no word in `text`, or more than 64.
+        """
+        query = match_words(text)
+        with self._read() as db:
+            ids = search_ids(db, query, filters or Filters(), limit, before_id)
+            return [SearchHit(stored, find_excerpts(db, query, stored.id)) for stored in _fetch(db, ids)]
+
+    # The file
+
+    def backup(self, target: Path | str) -> Path:
+        """A whole copy, also while others write.
+
+        Raises:
+            StoreError: it exists already, or cannot be written.
+        """
+        return backup(self.path, Path(target))
+
+    def check(self) -> list[str]:
+        """Every sign of damage in words; an empty list for a sound file. Slow on a large one."""
+        return check(self.path)
+
+    # Shared by the above
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[Database]:
+        with self._lock, explained(self.path):
+            if self._closed:
+                raise StoreError("the history is closed")
+            yield self._db
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[Database]:
+        with self._read() as db, transaction(db):
+            yield db
+
+    def _change(self, table: str, noun: str, row_id: int, row: dict[str, Any]) -> None:
+        with self._write() as db:
+            _update(db, table, noun, row_id, row)
+
+    def _delete(self, table: str, noun: str, row_id: int) -> None:
+        with self._write() as db:
+            if not db.execute(f"DELETE FROM {table} WHERE id = ?", [row_id]).rowcount:
+                raise _no(noun, row_id)
+
+
+_SESSIONS = """
+SELECT *, (SELECT count(*) FROM pairs WHERE session_id = sessions.id AND NOT undone) AS pairs FROM sessions
+"""
+
+
+_EXPERIMENT = "SELECT id, session_id, kind, prompt, spec, status, started, finished FROM experiments WHERE id = ?"
+
+
+def _session(row: Mapping[str, Any]) -> StoredSession:
+    return StoredSession(**row)
+
+
+def _title(text: str) -> str:
+    return storable(shorten(text, 60))
+
+
+def _no(noun: str, row_id: int) -> UnknownName:
+    return UnknownName(f"no {noun} {row_id}", "/history lists what is there")
+
+
+def _insert(db: Database, table: str, row: dict[str, Any]) -> int:
+    names, marks = ", ".join(row), ", ".join("?" * len(row))
+    row_id = db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values())).lastrowid
+    assert row_id is not None
+    return row_id
+
+
+def _update(db: Database, table: str, noun: str, row_id: int, row: dict[str, Any]) -> None:
+    changes = ", ".join(f"{name} = ?" for name in row)
+    if not db.execute(f"UPDATE {table} SET {changes} WHERE id = ?", [*row.values(), row_id]).rowcount:
+        raise _no(noun, row_id)
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return to_json(list(ids))
+
+
+def _fetch(db: Database, ids: Sequence[int]) -> list[StoredPair]:
+    return [StoredPair.from_row(row) for row in db.query(PAIR_QUERY, [_ids(ids)])]

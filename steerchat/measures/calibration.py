@@ -1,0 +1,68 @@
+"""What is typical of a model, measured once and kept by its fingerprint: its residual stream and its chance band."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..concepts.library import Library, Report
+from ..system.folders import write_whole
+from .chance import Chance, load_chance
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
+    from .profile import Profile
+
+CHANCE = "chance.json"
+
+
+class Calibration:
+    """The measurements of models.
+
+    Args:
+        library: its folders hold the shipped measurements and the ones made here.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._profiles: dict[str, Profile] = {}
+        self._chances: dict[str, Chance | None] = {}
+
+    def profile(
+        self, engine: Engine, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False
+    ) -> Profile:
+        """What is typical of a model's residual stream; measured once, then kept by its fingerprint.
+
+        Raises:
+            Interrupted: when `stopped` said so while it was measured.
+        """
+        from .profile import load_profile, measure_profile
+
+        if engine.fingerprint not in self._profiles:
+            corpus = self._library.shipped / "neutral.jsonl"
+            kept = self._library.folder(engine.fingerprint) / "profile.safetensors"
+            for path in (self._library.shipped / "profile.safetensors", kept):
+                found = load_profile(path, engine.fingerprint, corpus) if path.is_file() else None
+                if found is not None:
+                    break
+            else:
+                found = measure_profile(engine, corpus, report, stopped)
+                found.save(kept)
+            self._profiles[engine.fingerprint] = found
+        return self._profiles[engine.fingerprint]
+
+    def chance(self, fingerprint: str) -> Chance | None:
+        """The effects of meaningless pushes on a model, if they were measured; needs no torch."""
+        if fingerprint not in self._chances:
+            paths = (self._library.folder(fingerprint) / CHANCE, self._library.shipped / CHANCE)
+            self._chances[fingerprint] = next(filter(None, (load_chance(path, fingerprint) for path in paths)), None)
+        return self._chances[fingerprint]
+
+    def keep_chance(self, chance: Chance) -> Path:
+        """Store a measured chance band; it takes the place of the shipped one. Returns the file."""
+        path = self._library.folder(chance.fingerprint) / CHANCE
+        write_whole(path, (json.dumps(chance.to_json(), indent=1) + "\n").encode())
+        self._chances[chance.fingerprint] = chance
+        return path

@@ -1,0 +1,144 @@
+"""An answer token by token, and a prompt layer by layer: what the unsteered model makes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..concepts.vector import ConceptVector, read_layer
+from ..engine.engine import Engine
+from ..engine.hooks import hidden_of
+from ..engine.reading import head
+from ..values.results import Column, Strip
+from .profile import Profile
+
+_WANTED = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token and its probability by the unsteered model, at temperature 1."""
+
+    text: str
+    probability: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"token": self.text, "probability": float(f"{self.probability:.4g}")}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the logit lens shows after one layer.
+
+    Attributes:
+        guess: the likeliest next token, as if the model ended there.
+        length: of the residual stream at the last position.
+    """
+
+    layer: int
+    guess: Guess
+    length: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"layer": self.layer, **self.guess.to_json(), "length": float(f"{self.length:.4g}")}
+
+
+def likelihoods(engine: Engine, prompt: Sequence[int], answer: Sequence[int]) -> list[Guess]:
+    """Each token of an answer, and how likely the unsteered model finds it after all before it."""
+    if not answer:
+        return []
+    reading = engine.read(prompt, answer)
+    chances = reading.log_probs.exp().tolist()
+    return [Guess(text, chance) for text, chance in zip(_pieces(engine, answer), chances, strict=True)]
+
+
+@torch.inference_mode()
+def wanted(engine: Engine, tokens: Sequence[int], count: int = _WANTED) -> list[Guess]:
+    """The likeliest next tokens after `tokens`, by the unsteered model."""
+    last = engine.run(tokens)[-1]
+    found = head(engine.model, last).float().softmax(dim=-1).topk(count)
+    return [
+        Guess(engine.prompter.text([int(token)]), float(chance))
+        for token, chance in zip(found.indices, found.values, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def probe(
+    engine: Engine,
+    profile: Profile,
+    vectors: Sequence[ConceptVector],
+    answers: Sequence[tuple[Column, Sequence[int], Sequence[int]]],
+) -> list[Strip]:
+    """Concepts read over answers.
+
+    Args:
+        engine: the model; nothing is steered.
+        profile: of that model.
+        vectors: the concepts.
+        answers: (column, prompt ids, answer ids), the normal one first; each with at least two tokens.
+    """
+    layers = {read_layer(vector) for vector in vectors}
+    states = [_states(engine, [*prompt, *answer], layers, len(prompt)) for _, prompt, answer in answers]
+    strips = []
+    for vector in vectors:
+        layer = read_layer(vector)
+        direction = vector.directions[layer]
+        along = [found[layer] @ direction for found in states]
+        mean, spread = along[0].mean(), along[0].std().clamp_min(1e-9)
+        for (column, _, answer), found, values in zip(answers, states, along, strict=True):
+            score = profile.score(direction, layer, found[layer].mean(dim=0))
+            pieces = _pieces(engine, answer)
+            strips.append(Strip(vector.name, column, pieces, ((values - mean) / spread).tolist(), score))
+    return strips
+
+
+def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], start: int) -> dict[int, Tensor]:
+    """(tokens, hidden) after each of `layers`, from position `start` on."""
+    found: dict[int, Tensor] = {}
+    with ExitStack() as hooks:
+        for layer in layers:
+
+            def keep(module: Any, args: Any, output: Any, layer: int = layer) -> None:
+                found[layer] = hidden_of(output)[0, start:].float().cpu()
+
+            handle = engine.blocks[layer].register_forward_hook(keep)
+            hooks.callback(handle.remove)
+        engine.run(tokens)
+    return found
+
+
+@torch.inference_mode()
+def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
+    """The logit lens at the last position of `tokens`, for every layer."""
+    [read] = engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:])], "last")
+    states = read.to(engine.device, engine.model.dtype)
+    best = head(engine.model, _final_norm(engine.model, states)).float().softmax(dim=-1).max(dim=-1)
+    return [
+        Step(layer, Guess(engine.prompter.text([int(token)]), float(chance)), float(state.float().norm()))
+        for layer, (token, chance, state) in enumerate(zip(best.indices, best.values, states, strict=True))
+    ]
+
+
+def _final_norm(model: Any, states: Tensor) -> Tensor:
+    """The norm between the last block and the output embeddings, by the names that models give it."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        if (norm := getattr(decoder, name, None)) is not None:
+            return norm(states)
+    return states
+
+
+def _pieces(engine: Engine, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; one that ends inside a character adds nothing until it is whole."""
+    from ..engine.prompting import TextStream
+
+    stream = TextStream(engine.prompter)
+    pieces = [stream.push(token) for token in ids]
+    pieces[-1] += stream.close()
+    return pieces

@@ -1,0 +1,124 @@
+"""What is typical of a model's residual stream, measured once on the neutral corpus.
+
+Two things: how long the stream is at each layer, which is the unit of strength, and what states ordinary
+replies have, whose mean and spread along any direction are the zero and the unit of a concept score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engine.engine import Engine
+from ..engine.hooks import LengthReader
+from ..system.folders import write_whole
+from ..system.untrusted import MAX_HEADER, claimed_header
+from ..values.errors import ConceptError, Interrupted
+from ..values.results import Notice, Progress
+
+# Texts whose positions are measured for the typical length: thousands of positions, and the median is steady.
+_LENGTH_TEXTS = 24
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model's typical states.
+
+    Attributes:
+        fingerprint: of the model.
+        corpus: digest of the texts it was measured on.
+        lengths: (layers,) median length of the residual stream after each layer, over all positions but the
+            first, which in many models is an attention sink tens of times longer.
+        states: (texts, layers, hidden) mean state of each neutral reply, reply positions only.
+    """
+
+    fingerprint: str
+    corpus: str
+    lengths: Tensor
+    states: Tensor
+
+    def score(self, direction: Tensor, layer: int, state: Tensor) -> float:
+        """How far a text's mean state lies along a direction, in standard deviations of the neutral corpus.
+
+        Args:
+            direction: (hidden,) of unit length.
+            layer: where both are read.
+            state: (hidden,) the text's mean state there.
+        """
+        neutral = self.states[:, layer].float() @ direction
+        return float((state @ direction - neutral.mean()) / neutral.std().clamp_min(1e-9))
+
+    def save(self, path: Path) -> None:
+        from safetensors.torch import save
+
+        tensors = {"lengths": self.lengths, "states": self.states.to(torch.float16).contiguous()}
+        write_whole(path, save(tensors, {"fingerprint": self.fingerprint, "corpus": self.corpus}))
+
+
+def load_profile(path: Path, fingerprint: str, corpus: Path) -> Profile | None:
+    """What `save` wrote, or None when it is another model's, another corpus's, or broken: it is measured again."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if claimed_header(path) > MAX_HEADER:
+            return None
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if (metadata.get("fingerprint"), metadata.get("corpus")) != (fingerprint, _digest(corpus)):
+                return None
+            lengths, states = file.get_tensor("lengths"), file.get_tensor("states")
+    except (OSError, SafetensorError, ValueError):
+        return None
+    fits = lengths.ndim == 1 and states.ndim == 3 and lengths.shape[0] == states.shape[1] and len(states) > 0
+    sound = fits and all(one.is_floating_point() and one.isfinite().all() for one in (lengths, states))
+    return Profile(fingerprint, metadata["corpus"], lengths, states) if sound else None
+
+
+def measure_profile(
+    engine: Engine,
+    corpus: Path,
+    report: Callable[[Notice | Progress], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Profile:
+    """Read the corpus with the unsteered model.
+
+    Raises:
+        ConceptError: when the file cannot be read.
+        Interrupted: when `stopped`, asked after every block, said so.
+    """
+    texts: list[tuple[list[int], list[int]]] = []
+    try:
+        for line in corpus.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
+            texts.append((prompt, engine.prompter.reply(entry["reply"])))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConceptError(f"{corpus.name} cannot be read: {error}", "install steerchat again") from None
+    label = f"measuring {engine.name}'s typical activations, once"
+    report(Progress(label, 0, len(texts)))
+
+    def check() -> None:
+        if stopped():
+            raise Interrupted(label.partition(",")[0])
+
+    states = engine.states(texts, report=lambda done: report(Progress(label, done, len(texts))), check=check)
+    # Kept in sixteen bits, and used so from the start: a score is the same before and after a restart.
+    return Profile(engine.fingerprint, _digest(corpus), _lengths(engine, texts), states.to(torch.float16))
+
+
+def _lengths(engine: Engine, texts: list[tuple[list[int], list[int]]]) -> Tensor:
+    step = max(1, len(texts) // _LENGTH_TEXTS)
+    with LengthReader(engine.blocks) as reader:
+        for prompt, text in texts[::step]:
+            engine.run([*prompt, *text])
+    return reader.medians
+
+
+def _digest(corpus: Path) -> str:
+    return hashlib.sha256(corpus.read_bytes()).hexdigest()[:16]

@@ -1,0 +1,40 @@
+"""A chat's lines as one SVG picture: what a terminal would show, drawn by rich, with no font to fetch."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+
+from ..values.text import clean
+
+WIDTH = 100  # cells: two answers fit side by side
+_FONTS = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace'
+
+
+def recorder(width: int = WIDTH) -> Console:
+    """A console that shows nothing and keeps everything; a `Screen` draws only final lines on it."""
+    return Console(
+        file=io.StringIO(),
+        record=True,
+        width=width,
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+        highlight=False,
+        _environ={},
+    )
+
+
+def picture(recorded: Console, title: str) -> str:
+    """What was recorded, as SVG: the same text for the same lines."""
+    drawn = recorded.export_svg(title=clean(title), clear=False, unique_id="steerchat")
+    # Less the fonts that it would fetch. What was said cannot match: its blanks are no-break ones in a picture.
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.S).replace("Fira Code, monospace", _FONTS)
+    return "\n".join(line.rstrip() for line in drawn.splitlines()) + "\n"
+
+
+def words(recorded: Console) -> str:
+    """The same as plain text."""
+    return "\n".join(line.rstrip() for line in recorded.export_text(clear=False).splitlines()) + "\n"

@@ -1,0 +1,363 @@
+"""The kinds of argument that a command can take.
+
+A kind turns a typed word into a value and offers completions for it. A handler names one per parameter:
+
+    layer: Annotated[str | None, Layer] = None               # the kind as it is
+    prompt: Annotated[str, Rest("what to ask")] = ""         # with a meaning of its own
+    concepts: Annotated[tuple[str, ...], Many(Concept)] = () # every word that is left
+    *, repeats: Annotated[int, Option("how many seeds", Int(least=1))] = 1
+
+Without one, `int`, `float`, `str` and `Path` stand for `Int`, `Float`, `Text` and `PathArg`, `bool` for a flag.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..values.errors import UsageError, shorten
+from ..values.recipe import TermRequest, format_strength, is_layers, parse_parts, parse_strength, parse_term
+from ..values.text import only_text
+
+Candidate = tuple[str, str]
+"""A completion: the value, and its meaning for the menu."""
+
+
+class Completions(Protocol):
+    """What completion asks of a chat. Every answer comes at once: no model, no torch, no network."""
+
+    @property
+    def n_layers(self) -> int | None:
+        """How many decoder blocks the model has; None while it loads."""
+        ...
+
+    def concepts(self) -> Iterable[Candidate]:
+        """(name, description) of every concept."""
+        ...
+
+    def recommended(self, concept: str) -> tuple[str, float] | None:
+        """The layers, as one would type them, and the strength that suit a concept; None if unknown."""
+        ...
+
+    def settings(self) -> Iterable[tuple[str, str, Sequence[str]]]:
+        """(name, help, choices) of every setting; no choices: any value."""
+        ...
+
+    def models(self) -> Iterable[Candidate]:
+        """(name, meaning) of the models at hand."""
+        ...
+
+    def commands(self) -> Iterable[Candidate]:
+        """(name without the slash, summary) of every command."""
+        ...
+
+    def pairs(self) -> Iterable[tuple[int, str]]:
+        """(id, prompt) of recent pairs, newest first."""
+        ...
+
+    def sessions(self) -> Iterable[tuple[int, str]]:
+        """(id, title) of recent conversations, newest first."""
+        ...
+
+
+class Kind:
+    """One word of text. Subclasses say what it must look like and what could stand there.
+
+    Args:
+        meaning: for help; the kind's own when empty.
+        metavar: how usage lines show it; the kind's own when empty, else the parameter's name in capitals.
+    """
+
+    meaning = ""
+    metavar = ""
+    takes_rest = False  # whether it takes the rest of the line as typed, instead of one word
+
+    def __init__(self, meaning: str = "", *, metavar: str = "") -> None:
+        self.meaning = meaning or self.meaning
+        self.metavar = metavar or self.metavar
+
+    def parse(self, text: str) -> Any:
+        """The value of `text`. Raises UsageError if it is none."""
+        return text
+
+    def fits(self, text: str) -> bool:
+        """Whether `text` looks like one; an optional argument that it does not fit may be left out."""
+        try:
+            self.parse(text)
+        except UsageError:
+            return False
+        return True
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        """What could stand where `word` is being typed; `earlier` has the words before, by parameter name."""
+        return ()
+
+
+class Text(Kind):
+    """One word, or several in quotation marks."""
+
+
+class Rest(Kind):
+    """The rest of the line exactly as typed, outer blanks aside. Always the last argument."""
+
+    takes_rest = True
+
+    def fits(self, text: str) -> bool:
+        return True
+
+
+class Flag(Kind):
+    """An option without a value."""
+
+
+class Many(Kind):
+    """Every word that is left, each of one kind; the value is a tuple."""
+
+    def __init__(self, kind: Kind | type[Kind], meaning: str = "") -> None:
+        self.item = kind() if isinstance(kind, type) else kind
+        super().__init__(meaning or self.item.meaning, metavar=f"{self.item.metavar or 'WORD'}...")
+        self.parse = self.item.parse
+        self.completions = self.item.completions
+
+
+class Concept(Kind):
+    meaning = "a concept's name"
+    metavar = "CONCEPT"
+
+    def parse(self, text: str) -> str:
+        if not text.strip():
+            raise UsageError("a concept has a name", "/concept lists them")
+        return text.strip().lower()
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return chat.concepts()
+
+
+class TermWord(Concept):
+    """One word; the value is a `TermRequest`."""
+
+    meaning = "a concept, or one with layer and strength: happy:16:2.0"
+
+    def parse(self, text: str) -> TermRequest:
+        return parse_term(super().parse(text))
+
+
+class MixSpec(Kind):
+    """Validated, and given on as typed."""
+
+    meaning = "concepts with weights, such as happy:0.7,excited:0.3"
+    metavar = "SPEC"
+
+    def parse(self, text: str) -> str:
+        parse_parts(text)
+        return text
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        done = word[: word.rfind(",") + 1]
+        return [(f"{done}{name}:", meaning) for name, meaning in chat.concepts()]
+
+
+class Layer(Kind):
+    """Checked for its form only, and given on as typed: the number of layers is known once a model is."""
+
+    meaning = "a layer 16, a range 12-20, a depth 55%, or all"
+    metavar = "LAYER"
+
+    def parse(self, text: str) -> str:
+        if not is_layers(text):
+            raise UsageError(f"{shorten(text, 20)!r} is not a layer", "a number 16, a range 12-20, a depth 55%, or all")
+        return text
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
+        found = {recommended[0]: "recommended"} if recommended else {}
+        count = chat.n_layers or 0
+        for layer in range(count):
+            found.setdefault(str(layer), f"{100 * layer / max(1, count - 1):.0f}% deep")
+        found.setdefault("55%", "a little past the middle, on any model")
+        found.setdefault("all", "every layer")
+        return found.items()
+
+
+class Strength(Kind):
+    meaning = "how hard to push: 2.0 is a good first try, a negative one pushes away"
+    metavar = "STRENGTH"
+
+    def parse(self, text: str) -> float:
+        return parse_strength(text)
+
+    def fits(self, text: str) -> bool:
+        try:
+            float(text)  # a number out of bounds is still meant as a strength, and told so
+        except ValueError:
+            return False
+        return True
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
+        found = {format_strength(recommended[1]): "recommended"} if recommended else {}
+        for value, meaning in (("1.5", "gentle"), ("2.0", "a good first try"), ("3.0", "strong"), ("-2.0", "away")):
+            found.setdefault(value, meaning)
+        return found.items()
+
+
+class _Number(Kind):
+    """A number within bounds, both included."""
+
+    noun = ""
+    convert: Callable[[str], float]
+
+    def __init__(
+        self, meaning: str = "", *, metavar: str = "", least: float = -math.inf, most: float = math.inf
+    ) -> None:
+        super().__init__(meaning, metavar=metavar)
+        self.least, self.most = least, most
+
+    def parse(self, text: str) -> Any:
+        try:
+            value = type(self).convert(text)
+        except ValueError:
+            value = math.nan
+        if value != value or value in (math.inf, -math.inf):  # isfinite() takes no whole number of 400 digits
+            raise UsageError(f"{shorten(text, 20)!r} is not a {self.noun}")
+        if not self.least <= value <= self.most:
+            bound = f"at least {self.least:g}" if value < self.least else f"at most {self.most:g}"
+            raise UsageError(f"{shorten(text, 20)} is out of range, it is {bound}")
+        return value
+
+
+class Int(_Number):
+    metavar = "N"
+    noun = "whole number"
+    convert = int
+
+
+class Float(_Number):
+    metavar = "X"
+    noun = "number"
+    convert = float
+
+
+class PairId(Kind):
+    meaning = "a pair's number in the history"
+    metavar = "ID"
+
+    def parse(self, text: str) -> int:
+        digits = text.removeprefix("#")
+        # 18 digits always fit SQLite's integers
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+            raise UsageError(f"{shorten(text, 20)!r} is not a pair's number", "/history lists them")
+        return int(digits)
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return [(str(number), shorten(prompt)) for number, prompt in chat.pairs()]
+
+
+class SessionId(PairId):
+    meaning = "a conversation's number"
+
+    def parse(self, text: str) -> int:
+        try:
+            return super().parse(text)
+        except UsageError:
+            hint = "/session lists them"
+            raise UsageError(f"{shorten(text, 20)!r} is not a conversation's number", hint) from None
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return [(str(number), shorten(title)) for number, title in chat.sessions()]
+
+
+class PathArg(Kind):
+    meaning = "a file"
+    metavar = "FILE"
+
+    def parse(self, text: str) -> Path:
+        if not text.strip():
+            raise UsageError("a file has a name")
+        if only_text(text) != text or re.search("[\n\t\u2028-\u202e\u2066-\u2069]", text):
+            raise UsageError(f"{shorten(text, 60)!r} holds characters that no file's name should", "type it again")
+        return Path(os.path.expanduser(text))
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        folder, name = os.path.split(word)
+        typed = word[: len(word) - len(name)]
+        try:
+            with os.scandir(os.path.expanduser(folder) or ".") as entries:
+                found = [(entry.name, entry.is_dir()) for entry in entries]
+        except (OSError, ValueError):
+            return ()
+        shown = sorted(item for item in found if not item[0].startswith(".") or name.startswith("."))
+        return [(f"{typed}{name}/", "folder") if is_folder else (typed + name, "") for name, is_folder in shown]
+
+
+class Setting(Kind):
+    meaning = "a setting's name"
+    metavar = "NAME"
+
+    def parse(self, text: str) -> str:
+        return text.lower().replace("_", "-")
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return [(name, meaning) for name, meaning, _ in chat.settings()]
+
+
+class SettingValue(Kind):
+    """Offers the choices of the setting in the parameter `name`."""
+
+    meaning = "its new value"
+    metavar = "VALUE"
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        wanted = Setting().parse(earlier.get("name", ""))
+        return [(choice, "") for name, _, choices in chat.settings() if name == wanted for choice in choices]
+
+
+class ModelName(Kind):
+    meaning = "an alias, a Hub id, a folder or a .gguf file"
+    metavar = "MODEL"
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return chat.models()
+
+
+class CommandName(Rest):
+    """A command's name, of one word or two, with or without its slash."""
+
+    meaning = "a command's name"
+    metavar = "COMMAND"
+
+    def parse(self, text: str) -> str:
+        return " ".join(text.lower().removeprefix("/").split())
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        slash = "/" if word.startswith("/") else ""
+        return [(slash + name, meaning) for name, meaning in chat.commands()]
+
+
+class Choice(Kind):
+    """One of a few fixed words."""
+
+    def __init__(self, *choices: str, meaning: str = "", metavar: str = "") -> None:
+        super().__init__(meaning, metavar=metavar or "|".join(choices))
+        self.choices = choices
+
+    def parse(self, text: str) -> str:
+        if text.lower() not in self.choices:
+            raise UsageError(f"{shorten(text, 20)!r} is not one of {', '.join(self.choices)}")
+        return text.lower()
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return [(choice, "") for choice in self.choices]
+
+
+@dataclass(frozen=True)
+class Option:
+    """The meaning of an option and, where its type does not say enough, its kind."""
+
+    meaning: str
+    kind: Kind | type[Kind] | None = None

@@ -1,0 +1,344 @@
+"""Slash commands, each declared once.
+
+To add one, write a function in the commands package; its first parameter is the chat:
+
+    @command("history", examples=["/history 3", "/history --search weather"], group="Notebook", shell=True)
+    def history(chat: Chat, pair: Annotated[int | None, PairId] = None, *,
+                search: Annotated[str, Option("only pairs with these words")] = "") -> None:
+        \"\"\"Lists the pairs, or shows one whole.\"\"\"
+        chat.show_history(pair, search)
+
+That is all. Positional parameters are its arguments, keyword-only ones its options (`--search WORDS`; a bool is a
+flag), defaults make them optional. The docstring's first line is its summary. `steerchat.slash.arguments` has the kinds
+of argument. Usage, help, completion, the README's table and the shell's subcommand all follow from this.
+A name of two words is a noun with its verb: "/history rerun 3" finds "history rerun" before "history".
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..values.errors import UsageError, unknown
+from .arguments import Candidate
+from .line import bind, place_words, values
+from .parameters import Parameter, parameters_of
+
+if TYPE_CHECKING:
+    import click
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+ShellCallback = Callable[["Command", dict[str, Any], dict[str, Any]], Any]
+
+_HEAD = re.compile(r"\s*/(\S*)\s*(\S*)")
+_NUMBER = re.compile(r"-(\d|\.\d)")
+_LISTED = "/help lists the commands; a message that begins with / is typed with //"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command as declared.
+
+    Attributes:
+        name: "compare", or a noun and its verb, "steer add".
+        handler: called with the chat and the values given.
+        summary: one line.
+        body: the rest of the docstring; may be empty.
+        examples: slash lines.
+        group: the heading that help lists it under.
+        shell: whether `steerchat` has it as a subcommand too.
+        aliases: other names for it.
+    """
+
+    name: str
+    handler: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+    summary: str
+    body: str
+    examples: tuple[str, ...]
+    group: str
+    shell: bool
+    aliases: tuple[str, ...]
+
+    @property
+    def usage(self) -> str:
+        """`/compare [--repeats N] [--raw] [PROMPT]`."""
+        ordered = sorted(self.parameters, key=lambda one: not one.option)
+        return " ".join([f"/{self.name}", *(one.shown if one.required else f"[{one.shown}]" for one in ordered)])
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A command with the values for one call; what the user left out stays with the handler's defaults."""
+
+    command: Command
+    kwargs: dict[str, Any]
+
+    def run(self, chat: Any) -> Any:
+        return self.command.handler(chat, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class HelpPage:
+    """One command's help as plain data; every pair is (how it is typed, what it means)."""
+
+    usage: str
+    summary: str
+    body: str
+    aliases: tuple[str, ...]
+    arguments: tuple[Candidate, ...]
+    options: tuple[Candidate, ...]
+    verbs: tuple[Candidate, ...]
+    examples: tuple[str, ...]
+
+
+class Registry:
+    """Commands by name, in the order of their declaration."""
+
+    def __init__(self) -> None:
+        self._commands: dict[str, Command] = {}
+        self._aliases: dict[str, str] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._commands or name in self._aliases
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(self._commands.values())
+
+    def command(
+        self,
+        name: str,
+        *,
+        examples: Sequence[str],
+        group: str = "General",
+        shell: bool = False,
+        aliases: Sequence[str] = (),
+    ) -> Callable[[Handler], Handler]:
+        """Declares the decorated function as a command; the function itself is unchanged.
+
+        Raises:
+            ValueError: for a mistake in the declaration.
+        """
+
+        def declare(handler: Handler) -> Handler:
+            summary, _, body = (inspect.getdoc(handler) or "").partition("\n")
+            if not summary:
+                raise ValueError(f"/{name} has no docstring to take its summary from")
+            for one in (name, *aliases):
+                if one in self._commands or one in self._aliases:
+                    raise ValueError(f"/{one} is declared twice")
+                if not re.fullmatch(r"[a-z][a-z-]*( [a-z][a-z-]*)?", one):
+                    raise ValueError(f"{one!r} is not one or two lower-case words")
+            self._commands[name] = Command(
+                name,
+                handler,
+                parameters_of(handler),
+                summary,
+                # Its line breaks are the source's; a blank line parts paragraphs.
+                re.sub(r"(?<!\n)\n(?!\n)", " ", body.strip()),
+                tuple(examples),
+                group,
+                shell,
+                tuple(aliases),
+            )
+            self._aliases.update(dict.fromkeys(aliases, name))
+            return handler
+
+        return declare
+
+    # Finding and parsing
+
+    def get(self, name: str) -> Command:
+        """The command called `name`, with or without a slash, by its own name or an alias.
+
+        Raises:
+            UnknownName: with the nearest name.
+        """
+        plain = " ".join(name.lower().removeprefix("/").split())
+        noun, _, verb = plain.partition(" ")
+        full = f"{self._aliases.get(noun, noun)} {verb}".strip()
+        found = self._commands.get(self._aliases.get(full, full))
+        if found is None:
+            raise self._unknown(plain)
+        return found
+
+    def split(self, line: str) -> tuple[Command, str]:
+        """The command that a line calls, and the line after its name.
+
+        Raises:
+            UsageError: when it calls none.
+        """
+        head = _HEAD.match(line)
+        if head is None or not head[1]:
+            raise UsageError("there is no command after the slash", _LISTED)
+        noun = head[1].lower()
+        verb = head[2].lower()
+        if verb in dict(self.verbs(noun)):
+            return self.get(f"{noun} {verb}"), line[head.end() :]
+        try:
+            command = self.get(noun)
+        except UsageError:
+            if not self.verbs(noun):
+                raise
+            if verb:
+                raise self._unknown(f"{noun} {verb}") from None
+            known = ", ".join(f"/{noun} {one}" for one, _ in self.verbs(noun))
+            raise UsageError(f"/{noun} needs one word more", known) from None
+        if verb and not verb.startswith("-") and not command.parameters and self.verbs(noun):
+            raise self._unknown(f"{command.name} {verb}")
+        return command, line[head.end(1) :]
+
+    def parse(self, line: str) -> Bound:
+        """A slash line as a call of its command.
+
+        Raises:
+            UsageError: for an unknown command, or arguments that it does not take.
+        """
+        command, tail = self.split(line)
+        return Bound(command, bind(tail, command.parameters, command.usage))
+
+    def _unknown(self, name: str) -> UsageError:
+        names = [f"/{one}" for one in (*self._commands, *self._aliases)]
+        return unknown("command", f"/{name}", names, _LISTED)
+
+    # What completion and concept names need
+
+    def nouns(self) -> list[Candidate]:
+        """Every first word, with its summary; of a noun that has no command itself, its verbs."""
+        found: dict[str, str] = {}
+        for name in self._commands:
+            noun = name.partition(" ")[0]
+            bare = self._commands.get(noun)
+            found[noun] = bare.summary if bare else ", ".join(verb for verb, _ in self.verbs(noun))
+        for alias, name in self._aliases.items():
+            if " " not in alias:
+                found[alias] = f"same as /{name}"
+        return list(found.items())
+
+    def verbs(self, noun: str) -> list[Candidate]:
+        """The second words that a noun takes, with their summaries."""
+        noun = self._aliases.get(noun, noun)
+        named = [*self._commands.items(), *((alias, self._commands[name]) for alias, name in self._aliases.items())]
+        return [(name.partition(" ")[2], one.summary) for name, one in named if name.startswith(f"{noun} ")]
+
+    def reserved_words(self) -> frozenset[str]:
+        """Words that a concept cannot be called, as they would be taken for a verb or a built-in."""
+        names = [*self._commands, *self._aliases]
+        return frozenset({"all", "random", *(name.partition(" ")[2] for name in names if " " in name)})
+
+    # Help
+
+    def overview(self) -> dict[str, list[Candidate]]:
+        """(usage, summary) of every command, by group."""
+        groups: dict[str, list[Candidate]] = {}
+        for one in self:
+            groups.setdefault(one.group, []).append((one.usage, one.summary))
+        return groups
+
+    def page(self, name: str) -> HelpPage:
+        """Help on one command. Raises UnknownName."""
+        one = self.get(name)
+        verbs = (other for other in self if other.name.startswith(f"{one.name} "))
+        return HelpPage(
+            usage=one.usage,
+            summary=one.summary,
+            body=one.body,
+            aliases=tuple(f"/{alias}" for alias in one.aliases),
+            arguments=tuple((place.shown, place.meaning) for place in one.parameters if not place.option),
+            options=tuple((option.shown, option.meaning) for option in one.parameters if option.option),
+            verbs=tuple((other.usage, other.summary) for other in verbs),
+            examples=one.examples,
+        )
+
+    def markdown_table(self) -> str:
+        """Every command for the README, a heading row to each group."""
+        rows = ["| Command | What it does |", "|---|---|"]
+        for group, commands in self.overview().items():
+            rows.append(f"| **{_cell(group)}** | |")
+            rows += [f"| `{_cell(usage)}` | {_cell(summary)} |" for usage, summary in commands]
+        return "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+registry = Registry()
+"""The commands of steerchat; the commands package fills it."""
+
+command = registry.command
+
+
+def is_command(line: str) -> bool:
+    """Whether a line calls a command, rather than being a message."""
+    return line.lstrip().startswith("/") and not line.lstrip().startswith("//")
+
+
+def message_text(line: str) -> str:
+    """What a line that is no command says to the model: `//usr/bin` says `/usr/bin`."""
+    return line.replace("//", "/", 1) if line.lstrip().startswith("//") else line
+
+
+def click_command(
+    command: Command, callback: ShellCallback, extra_params: Sequence[click.Parameter] = ()
+) -> click.Command:
+    """A shell subcommand with the same arguments and options, called by the last word of its name.
+
+    Args:
+        command: what it stands for.
+        callback: called with the command, its values by parameter name (what is not given is left out), and the
+            values of `extra_params` by theirs. An UsageError about the values passes through click.
+        extra_params: options that every subcommand has; the command's own option wins over one of the same name.
+    """
+    import click
+
+    class ShellCommand(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            # click takes -2.0 for an option unless it may pass unknown ones on, which would hide real slips.
+            known = {name for one in self.get_params(ctx) if isinstance(one, click.Option) for name in one.opts}
+            for arg in args[: args.index("--")] if "--" in args else args:
+                name = arg.partition("=")[0] if arg.startswith("--") else arg[:2]
+                if name.startswith("-") and name != "-" and not _NUMBER.match(arg) and name not in known:
+                    raise click.NoSuchOption(name, ctx=ctx)
+            return super().parse_args(ctx, args)
+
+    def call(**given: Any) -> Any:
+        own = {one.name: given.pop(one.name) for one in command.parameters}
+        words: list[str] = []
+        for place in (one for one in command.parameters if not one.option):
+            value = own.pop(place.name)
+            words += value if isinstance(value, tuple) else [value] if value is not None else []
+        options = {name: value for name, value in own.items() if value is not None and value is not False}
+        found = place_words(words, command.parameters, command.usage) | options
+        return callback(command, values(found, command.parameters, command.usage), given)
+
+    own_params = [_click_parameter(one) for one in command.parameters]
+    own_names = {one.name for one in own_params}
+    return ShellCommand(
+        command.name.rpartition(" ")[2],
+        callback=call,
+        params=[*own_params, *(one for one in extra_params if one.name not in own_names)],
+        help=f"{command.summary}\n\n{command.body}".strip(),
+        short_help=command.summary,
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
+def _click_parameter(parameter: Parameter) -> click.Parameter:
+    """Texts only: the values are parsed as a slash line's are, so that both say the same of a mistake."""
+    import click
+
+    if parameter.flag:
+        return click.Option([parameter.label, parameter.name], is_flag=True, help=parameter.meaning)
+    if parameter.option:
+        return click.Option([parameter.label, parameter.name], metavar=parameter.metavar, help=parameter.meaning)
+    several = parameter.many or parameter.kind.takes_rest
+    return click.Argument(
+        [parameter.name],
+        nargs=-1 if several else 1,
+        required=parameter.required,
+        metavar=parameter.metavar if parameter.required else f"[{parameter.metavar}]",
+    )

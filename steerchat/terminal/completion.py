@@ -1,0 +1,118 @@
+"""Completion of slash lines for prompt_toolkit, all of it from the registry's declarations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+
+from ..slash.arguments import Candidate, Completions
+from ..slash.line import Reading, last_word, read
+from ..slash.parameters import Parameter
+from ..slash.registry import Command, Registry, is_command
+from ..values.errors import SteerchatError
+from ..values.text import clean, fit
+
+_FIRST_WORD = re.compile(r"\s*/(\S*)")
+_SECOND_WORD = re.compile(r"\s*/(\S+)\s+(\S*)")
+
+
+class SlashCompleter(Completer):
+    """Offers commands, verbs, arguments and options, with their meaning beside them.
+
+    Nothing is offered in a message, nor in an argument that takes the rest of the line as text.
+
+    Args:
+        registry: the commands.
+        chat: answers what concepts, layers and settings there are.
+    """
+
+    def __init__(self, registry: Registry, chat: Completions) -> None:
+        self._registry = registry
+        self._chat = chat
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        line = document.text_before_cursor
+        if not is_command(line):
+            return
+        try:
+            yield from self._completions(line)
+        except SteerchatError:
+            return  # what is wrong is said when the line is sent
+
+    def _completions(self, line: str) -> Iterator[Completion]:
+        if first := _FIRST_WORD.fullmatch(line):
+            yield from _menu(first[1], len(first[1]), self._registry.nouns())
+            return
+        if second := _SECOND_WORD.fullmatch(line):
+            noun, word = second[1].lower(), second[2]
+            verbs = self._registry.verbs(noun)
+            if noun in self._registry:
+                yield from self._arguments(self._registry.get(noun), line[second.end(1) :], verbs)
+            else:
+                yield from _menu(word, len(word), verbs)
+            return
+        yield from self._arguments(*self._registry.split(line))
+
+    def _arguments(self, command: Command, tail: str, verbs: Sequence[Candidate] = ()) -> Iterator[Completion]:
+        """The completions of the last word of `tail`, the line after the command's name; `verbs` could stand there."""
+        word = last_word(tail)
+        reading = read(tail[: word.start], command.parameters, command.usage)
+        length = len(tail) - word.start
+        if reading.awaiting:
+            yield from _menu(word.text, length, self._values(reading.awaiting, reading, word.text))
+        elif reading.rest:
+            place, start = reading.rest
+            yield from _menu(tail[start:], len(tail) - start, self._values(place, reading, tail[start:]))
+        elif word.is_option and "=" in word.text and not reading.options_ended:
+            label, _, value = word.text.partition("=")
+            for option in _options_left(command, reading):
+                if option.label == label:
+                    yield from _menu(value, length - len(label) - 1, self._values(option, reading, value))
+        else:
+            found = list(verbs)
+            if reading.places:
+                found += self._values(reading.places[0], reading, word.text)
+            if not word.text or word.text.startswith("-"):
+                found += [(option.label, option.meaning) for option in _options_left(command, reading)]
+            yield from _menu(word.text, length, found)
+
+    def _values(self, parameter: Parameter, reading: Reading, word: str) -> list[Candidate]:
+        found = parameter.kind.completions(self._chat, word, reading.words)
+        quote = str if parameter.kind.takes_rest else _quoted
+        return [(quote(value), meaning) for value, meaning in found]
+
+
+def _options_left(command: Command, reading: Reading) -> list[Parameter]:
+    if reading.options_ended:
+        return []
+    return [one for one in command.parameters if one.option and one.name not in reading.given]
+
+
+def _menu(word: str, length: int, candidates: Iterable[Candidate]) -> Iterator[Completion]:
+    """Those of `candidates` that begin with `word`, else those that have its letters in order.
+
+    Args:
+        word: what is typed of it, without quotation marks.
+        length: how many characters before the cursor a completion replaces.
+        candidates: as they would be inserted.
+    """
+    known = list(candidates)
+    typed = word.lower()
+    near = [one for one in known if one[0].lstrip('"').lower().startswith(typed)]
+    near = near or [one for one in known if _has_letters(one[0].lower(), typed)]
+    for value, meaning in near:
+        yield Completion(
+            value, start_position=-length, display=fit(clean(value), 200), display_meta=fit(clean(meaning), 200)
+        )
+
+
+def _has_letters(value: str, typed: str) -> bool:
+    letters = iter(value)
+    return all(letter in letters for letter in typed)
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if re.search(r"\s", value) else value
