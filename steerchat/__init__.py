@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .concepts.concept import Example
     from .concepts.vector import ConceptVector
     from .experiments.outcomes import Outcome, Result, Setting
-    from .history.records import Filters, StoredPair
+    from .storage.records import Filters, StoredPair
     from .values.errors import SteerchatError
     from .values.recipe import Recipe, Term
     from .values.results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
@@ -60,7 +60,7 @@ _HOMES = {
     "values.errors": ("SteerchatError",),
     "experiments.outcomes": ("Outcome", "Result", "Setting"),
     "values.recipe": ("Recipe", "Term"),
-    "history.records": ("Filters", "StoredPair"),
+    "storage.records": ("Filters", "StoredPair"),
     "values.results": ("Answer", "Delta", "Event", "Finished", "Notice", "Pair", "PairDone", "Progress", "Started"),
     "concepts.vector": ("ConceptVector",),
 }

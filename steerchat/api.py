@@ -13,10 +13,10 @@ from .conversation.session import Session
 from .experiments.outcomes import Result
 from .experiments.run import Experiment
 from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
-from .history.records import Filters, StoredPair
-from .history.store import Store
 from .models.background import Loader
 from .reports import cells  # noqa: F401  # declares what notebooks show
+from .storage.records import Filters, StoredPair
+from .storage.store import Store
 from .system import folders
 from .system.settings import load_settings
 from .values.errors import ConceptError, UsageError
@@ -101,7 +101,12 @@ class Model:
             raise ConceptError(
                 f"{vector.name} was read from another model than {engine.name}", "extract it on this one"
             )
+        from . import commands  # noqa: F401  # declares the commands, whose words no concept may have
+        from .slash.registry import registry
+
         name = library.check_name(name or vector.name)
+        if name in registry.reserved_words():
+            raise ConceptError(f"{name} is a word of the commands", "choose another name")
         concept = Concept(name, "own", "Made in Python.", (), method="imported")
         library.keep_import(concept, replace(vector, name=name))
         return name

@@ -28,14 +28,14 @@ from tiny import tiny_engine
 
 from steerchat.concepts.exchange import import_vector
 from steerchat.course.progress import Progress
-from steerchat.history.migrations import MIGRATIONS
-from steerchat.history.records import Filters, PairRecord
-from steerchat.history.store import Store
 from steerchat.measures.words import word_lists
 from steerchat.models.default import Wheel, prepare
 from steerchat.models.find import find
 from steerchat.models.fingerprint import weight_files
 from steerchat.models.installed import kept
+from steerchat.storage.migrations import MIGRATIONS
+from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.store import Store
 from steerchat.values.errors import SteerchatError
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair

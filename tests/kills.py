@@ -23,9 +23,9 @@ from tiny import save_model, write_concepts
 
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat, history_path
-from steerchat.history.store import Store
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
+from steerchat.storage.store import Store
 from steerchat.system import folders
 from steerchat.system.settings import Settings
 from steerchat.terminal.repl import run_script

@@ -18,9 +18,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
 
-from steerchat.history.file import timestamp
-from steerchat.history.records import PairRecord
-from steerchat.history.store import Filters, Store
+from steerchat.storage.file import timestamp
+from steerchat.storage.records import PairRecord
+from steerchat.storage.store import Filters, Store
 from steerchat.values.recipe import Recipe, Term
 
 CONCEPTS = ("happy", "sad", "formal", "pirate", "brief", "poetic", "angry", "calm", "shakespeare", "curious")

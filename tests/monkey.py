@@ -37,11 +37,11 @@ from tiny import save_model, write_concepts
 
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat, Menu, history_path
-from steerchat.history.file import problems
 from steerchat.screen.render import Screen
 from steerchat.slash import arguments
 from steerchat.slash.parameters import Parameter
 from steerchat.slash.registry import registry
+from steerchat.storage.file import problems
 from steerchat.system import folders
 from steerchat.system.settings import Settings, descriptions
 from steerchat.terminal.completion import SlashCompleter

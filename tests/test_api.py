@@ -142,6 +142,8 @@ def test_a_vector_made_in_python_steers_and_stays(home: Path):
         assert pair.steered and pair.steered.text != pair.normal.text and pair.effects.keys() == {"brighter"}
         with pytest.raises(steerchat.SteerchatError, match="word of the commands"):
             model.keep(model.concept("happy"), "random")
+        with pytest.raises(steerchat.SteerchatError, match="off is a word of the commands"):
+            model.keep(model.concept("happy"), "off")  # /steer off would hide it
         with pytest.raises(steerchat.SteerchatError, match="cannot name a concept"):
             model.keep(model.concept("happy") + model.concept("sad"))  # happy+sad
         with pytest.raises(steerchat.SteerchatError, match="another model"):

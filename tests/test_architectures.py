@@ -23,9 +23,9 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.hooks import Edit
 from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_layers, at_strengths
-from steerchat.history.store import Store
 from steerchat.models.find import find
 from steerchat.models.load import load
+from steerchat.storage.store import Store
 from steerchat.values.recipe import parse_term
 
 END = 2  # the token that ends a turn

@@ -255,7 +255,7 @@ def test_a_model_that_is_put_away_before_its_turn_is_not_loaded(
     assert begun.wait(10)
     late.start().drop()
     go_on.set()
-    with pytest.raises(ModelError, match="put away"):
+    with pytest.raises(ModelError, match="unloaded"):
         late.wait()
     assert first.wait() is chat.session.engine and loaded == ["other"]
 

@@ -152,8 +152,18 @@ def test_a_concept_alone_on_a_sweeps_line_is_what_is_swept(start: Start):  # noq
     say(chat, screen, "How are you?")
     out = " ".join(say(chat, screen, "/layers --tokens 4 sad").split())
     assert "sad x 2.0 at each layer by itself, asked: How are you?" in out
+    out = " ".join(say(chat, screen, "/compare sad").split())
+    assert "steered: sad 1-2 x 2.0" in out and chat.session.shown is not None
+    assert chat.session.shown.prompt == "How are you?" and chat.session.recipe.terms == ()
     out = " ".join(say(chat, screen, "/strengths --tokens 4 sad").split())
     assert "sad at layers 1-2, at each strength, asked: How are you?" in out
+
+
+def test_replace_is_a_command_as_the_other_operations_are(start: Start):  # noqa: F811
+    chat, screen = start()
+    assert "replace" in say(chat, screen, "/replace happy 2")
+    [term] = chat.session.recipe.terms
+    assert (term.layers, term.operation) == ((2,), "replace")
 
 
 def test_a_concept_read_where_texts_end_is_said_to_show_in_their_length(start: Start):  # noqa: F811

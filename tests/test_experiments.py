@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -21,14 +23,17 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments.outcomes import Outcome, Setting, best
 from steerchat.experiments.pages import bar, comparison, strengths, tuning, why
+from steerchat.experiments.prompts import compare_all
+from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls
 from steerchat.experiments.tuning import grid, tune, tuned
 from steerchat.experiments.tuning import keep as keep_setting
-from steerchat.history.store import Store
 from steerchat.measures.chance import Chance, ChanceCell
 from steerchat.measures.inspection import lens, likelihoods, wanted
 from steerchat.measures.pair import probe
+from steerchat.storage.records import Filters
+from steerchat.storage.store import Store
 from steerchat.values.errors import UsageError
 from steerchat.values.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
 from steerchat.values.results import Answer, Notice, Pair, PairDone, Probed, Progress
@@ -98,6 +103,46 @@ def test_controls_are_read_along_the_concept_and_named(session: Session):
     assert sum(isinstance(part, Table) for part in page.parts) == 1
     assert [one.setting.label for one in (steered, random, asked)] == ["steered", "random push", "asked for"]
     assert len(with_controls(recipe, raw=True)) == 2  # nobody can be asked in a text that is only continued
+
+
+def test_each_pair_of_a_sweep_is_logged_with_its_share_of_the_seconds(session: Session):
+    started = time.monotonic()
+    Experiment(session, "strengths", PROMPT, at_strengths(chosen(session, "happy", "2"), [2.0, 4.0]), repeats=3).run()
+    took = time.monotonic() - started
+    seconds = [cast(float, pair["seconds"]) for pair in logged(session, "SELECT seconds FROM pairs")]
+    assert len(seconds) == 6 and 0 < sum(seconds) <= took
+
+
+@pytest.mark.parametrize("how", ["sweep", "prompts"])
+def test_an_error_while_measuring_leaves_no_pair_running(session: Session, monkeypatch: pytest.MonkeyPatch, how: str):
+    def fails(*_: object) -> None:
+        raise RuntimeError("measuring broke")
+
+    recipe = chosen(session, "happy", "2", 4.0)
+    monkeypatch.setattr("steerchat.experiments.run.measured", fails)
+    monkeypatch.setattr("steerchat.experiments.prompts.measured", fails)
+    with pytest.raises(RuntimeError, match="measuring broke"):
+        if how == "sweep":
+            Experiment(session, "strengths", PROMPT, at_strengths(recipe, [2.0, 4.0]), repeats=2).run()
+        else:
+            session.recipe = recipe
+            list(compare_all(session, [PROMPT, "Why?"]))
+    statuses = {pair["status"] for pair in logged(session, "SELECT status FROM pairs")}
+    assert statuses == {"failed"}
+
+
+def test_settings_of_one_recipe_are_recalled_apart(session: Session):
+    recipe = chosen(session, "random", "2", 8.0)
+    result = Experiment(session, "compare", PROMPT, with_controls(recipe, raw=True), repeats=2).run()
+    steered, random = result.outcomes
+    assert steered.setting.recipe == random.setting.recipe  # what told them apart before
+    store = session.journal.store
+    assert store is not None and result.experiment is not None
+    filters = Filters(experiment=result.experiment)
+    again = recalled(session.calibration, store.experiment(result.experiment), pairs_of(store, filters))
+    assert [[pair.id for pair in one.pairs] for one in again.outcomes] == [
+        [pair.id for pair in one.pairs] for one in result.outcomes
+    ]
 
 
 def test_a_stop_keeps_what_came_and_logs_the_rest_as_interrupted(session: Session):

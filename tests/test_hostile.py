@@ -23,11 +23,11 @@ from steerchat.concepts.files import read_concept, read_examples
 from steerchat.concepts.library import read_header
 from steerchat.concepts.vector import ConceptVector
 from steerchat.course.lesson import read_course, read_lesson
-from steerchat.history.store import Store
 from steerchat.measures.chance import load_chance
 from steerchat.measures.profile import load_profile
 from steerchat.models.fingerprint import json_object, tensors
 from steerchat.models.gguf_reader import count_numbers
+from steerchat.storage.store import Store
 from steerchat.system.settings import load_settings
 from steerchat.terminal.repl import read_lines
 from steerchat.values.errors import SteerchatError

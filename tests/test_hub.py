@@ -23,7 +23,7 @@ WANTED = {
 }
 FIND = """
 import json, sys
-from steerchat import models
+from steerchat.models.find import find
 from steerchat.values.errors import SteerchatError
 from steerchat.values.results import Progress
 bytes = []
@@ -31,14 +31,15 @@ def told(event):
     if isinstance(event, Progress):
         bytes.append((event.done, event.total))
 try:
-    found = models.find(sys.argv[1], progress=told, code="--code" in sys.argv)
+    found = find(sys.argv[1], progress=told, code="--code" in sys.argv)
     print(json.dumps({"path": str(found.path), "fingerprint": found.fingerprint, "bytes": bytes}))
 except SteerchatError as error:
     print(json.dumps({"message": error.message, "hint": error.hint}))
 """
 SHELL = """
 import sys
-from steerchat import cli, folders
+from steerchat.system import folders
+from steerchat.terminal import cli
 folders.packaged = lambda name: shipped
 sys.exit(cli.main())
 """

@@ -62,8 +62,8 @@ while thread.is_alive() and "transformers" not in sys.modules:
     time.sleep(0.001)
 importlib.import_module(second)
 thread.join()
-from steerchat import loading
-print(hasattr(loading.transformers, "AutoTokenizer"))
+from steerchat.models import load
+print(hasattr(load.transformers, "AutoTokenizer"))
 """
     done = subprocess.run([sys.executable, "-c", code, *order], capture_output=True, text=True, timeout=300)
     assert done.stdout == "True\n", done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from steerchat.commands.notebook import Range, Since
@@ -11,7 +13,10 @@ from steerchat.values.errors import UsageError
 def test_a_time_is_an_age_or_a_day() -> None:
     assert Since().parse("1d") > Since().parse("2d") > Since().parse("1w")
     assert Since().parse("2026-01-31").day == 31
-    for wrong in ("yesterday", "2y", "", "-1d"):
+    midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    assert Since().parse("today") == midnight and Since().parse("Yesterday") == midnight - timedelta(days=1)
+    assert abs(Since().parse("2 days ago") - Since().parse("2d")) < timedelta(minutes=1)
+    for wrong in ("tomorrow", "2y", "", "-1d", "2 moons ago"):
         with pytest.raises(UsageError):
             Since().parse(wrong)
 

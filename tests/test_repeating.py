@@ -19,7 +19,7 @@ from steerchat.engine.engine import Engine
 from steerchat.experiments.outcomes import Setting
 from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
-from steerchat.history.store import Filters, Store
+from steerchat.storage.store import Filters, Store
 from steerchat.values.errors import UnknownName, UsageError
 from steerchat.values.recipe import Recipe, parse_term
 from steerchat.values.results import Notice, PairDone
@@ -61,7 +61,7 @@ import torch
 from tiny import a_session, tiny_engine
 from steerchat.conversation.rerun import rerun
 from steerchat.values.results import Notice
-from steerchat.history.store import Filters, Store
+from steerchat.storage.store import Filters, Store
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -25,10 +25,10 @@ from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
 from steerchat.experiments.tuning import grid
-from steerchat.history.records import Filters, PairRecord
-from steerchat.history.store import Store
 from steerchat.reports.html import chart
 from steerchat.reports.markdown import literal, quotation
+from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.store import Store
 from steerchat.terminal import repl
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair

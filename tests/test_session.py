@@ -16,7 +16,7 @@ from tiny import ANSWERS, CONTEXT, a_session, finish, notices, rows, tiny, tiny_
 
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
-from steerchat.history.store import Store
+from steerchat.storage.store import Store
 from steerchat.values.errors import Interrupted, ModelError, StoreError, UnknownName, UsageError
 from steerchat.values.recipe import parse_term
 from steerchat.values.results import Delta, Notice, PairDone, Progress
@@ -420,7 +420,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tiny import a_session, finish, tiny_engine
 from steerchat.values.results import Delta
-from steerchat.history.store import Store
+from steerchat.storage.store import Store
 folder = Path(sys.argv[1])
 session = a_session(folder, tiny_engine(), Store.open(folder / "history.db"))
 finish(session.say("One?"))

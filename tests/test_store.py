@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlite_utils import Database
 
-from steerchat.history import migrations
-from steerchat.history.migrations import APPLICATION_ID, MIGRATIONS, migrate
-from steerchat.history.store import Filters, PairRecord, Store
+from steerchat.storage import migrations
+from steerchat.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from steerchat.storage.store import Filters, PairRecord, Store
 from steerchat.values.errors import StoreError, UnknownName, UsageError
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair
@@ -394,7 +394,7 @@ def test_an_excerpt_of_a_long_answer_is_short_and_around_the_word(store: Store) 
 
 
 def test_filtered_searches_reach_past_the_newest_pairs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steerchat.history.queries.WINDOW", 5)
+    monkeypatch.setattr("steerchat.storage.queries.WINDOW", 5)
     made = [log(store, recipe=at(layer)) for layer in [1, 2] * 10]
     found = store.search("weather", Filters(layer=1), limit=8)
     assert ids(found) == made[-2::-2][:8]

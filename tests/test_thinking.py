@@ -25,8 +25,8 @@ from steerchat.engine.hooks import Edit
 from steerchat.engine.prompting import Prompter
 from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_strengths
-from steerchat.history.store import Store
 from steerchat.screen.render import Screen
+from steerchat.storage.store import Store
 from steerchat.values.recipe import Recipe, parse_term
 from steerchat.values.results import Answer, Delta, Finished, Pair, PairDone, Started
 from steerchat.values.thinking import reply_start, thinking

@@ -17,10 +17,10 @@ from rich.console import Console
 from test_repl import Start, say, shown, start, tiny_folder  # noqa: F401
 
 from steerchat.conversation.chat import Chat, history_path
-from steerchat.history.migrations import MIGRATIONS
-from steerchat.history.store import Store
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
+from steerchat.storage.migrations import MIGRATIONS
+from steerchat.storage.store import Store
 from steerchat.system.folders import write_whole
 from steerchat.system.settings import Settings
 from steerchat.terminal import repl
@@ -101,7 +101,9 @@ import torch
 from prompt_toolkit.formatted_text import to_plain_text
 from rich.console import Console
 from tiny import save_model, write_concepts
-from steerchat import commands, folders, repl
+from steerchat import commands
+from steerchat.system import folders
+from steerchat.terminal import repl
 from steerchat.conversation.chat import Chat
 from steerchat.system.settings import Settings
 from steerchat.slash.registry import registry

@@ -9,8 +9,8 @@ from test_cli import Shell, shell  # noqa: F401
 from test_repl import Start, history, say, shown, start, tiny_folder  # noqa: F401
 from test_store import HAPPY, log, store  # noqa: F401
 
-from steerchat.history.store import Filters, Store
-from steerchat.history.verdicts import agreement, asked_for, by_effect, by_recipe, tally, unseen
+from steerchat.storage.store import Filters, Store
+from steerchat.storage.verdicts import agreement, asked_for, by_effect, by_recipe, tally, unseen
 from steerchat.values.errors import Interrupted
 from steerchat.values.recipe import Recipe, parse_parts
 from steerchat.values.recipe import Term as RecipeTerm

@@ -19,7 +19,7 @@ from tokenizers import decoders, models
 from steerchat.concepts.library import Library
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
-from steerchat.history.store import Store
+from steerchat.storage.store import Store
 from steerchat.system.settings import Settings
 from steerchat.values.results import Event, Notice, Pair, PairDone
 

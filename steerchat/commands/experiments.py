@@ -46,13 +46,15 @@ def compare(
     One pair streams. With more seeds or with controls the figures are means, beside what chance alone would do.
     """
     session = chat.session
-    prompt = prompt or session.last_prompt()
-    active = session.recipe.active
+    prompt, concept = _asked("compare", chat, prompt, None)
+    base = session.recipe if concept is None else chosen(session, concept)
+    active = base.active
     if control and not active:
         raise UsageError("there is nothing to compare with controls", "/steer happy first")
     if not active or (repeats == 1 and not control):
-        return session.compare(prompt, raw=raw, repeats=repeats)
-    recipe = replace(session.recipe, scope=chat.settings.scope)
+        recipe = None if concept is None else base
+        return session.compare(prompt, raw=raw, repeats=repeats, recipe=recipe)
+    recipe = replace(base, scope=chat.settings.scope)
     settings = with_controls(recipe, raw) if control else [Setting("steered", recipe)]
     return experiment_pages.comparison(Experiment(session, "compare", prompt, settings, repeats, raw).run(), recipe)
 
@@ -116,7 +118,9 @@ def _asked(kind: str, chat: Chat, prompt: str, concept: str | None) -> tuple[str
         if not chat.session.turns:
             raise UsageError(
                 f"{prompt} is a concept, and nothing was said yet",
-                f"/{kind} --concept {prompt} Tell me about the weather",
+                f"/steer {prompt}, then /compare Tell me about the weather"
+                if kind == "compare"
+                else f"/{kind} --concept {prompt} Tell me about the weather",
             )
         prompt, concept = "", prompt
     return prompt or chat.session.last_prompt(), concept
@@ -169,6 +173,21 @@ def ablate(
     The residual stream keeps everything but its part along that direction. /steer drop CONCEPT ends it.
     """
     said = chat.session.steer([TermRequest(parse_parts(concept), layer, operation="ablate")], keep=True)
+    return [*map(Notice, said), chat.session.recipe]
+
+
+@command("replace", examples=["/replace happy", "/replace happy 16 2.0"], group="Steering")
+def replace_state(
+    chat: Chat,
+    concept: Annotated[str, Concept("whose direction takes the state's place")],
+    layer: Annotated[str | None, Layer("where: 16, a range 12-20, a depth 55%, or all")] = None,
+    strength: Annotated[float | None, Strength("how long the new state is; 2.0 when left out")] = None,
+) -> list[object]:
+    """Puts a concept's direction in the place of what the model thinks, beside what is steered already.
+
+    Everything else at those positions is lost, which shows why steering adds. /steer drop CONCEPT ends it.
+    """
+    said = chat.session.steer([TermRequest(parse_parts(concept), layer, strength, operation="replace")], keep=True)
     return [*map(Notice, said), chat.session.recipe]
 
 

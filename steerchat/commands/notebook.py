@@ -9,16 +9,17 @@ from typing import Annotated, Any
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import fork, rerun, use
-from ..history.records import SearchHit, StoredPair
-from ..history.store import Filters, Store
 from ..screen.lines import when
 from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
 from ..slash.registry import command
+from ..storage.records import SearchHit, StoredPair
+from ..storage.store import Filters, Store
 from ..values.errors import StoreError, UsageError, shorten
 from ..values.results import Event, Notice
 from ..values.text import Page, Shaded
 
 _GROUP = "Notebook"
+_DAYS = {"today": 0, "yesterday": 1}
 _AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -46,13 +47,19 @@ class Since(Kind):
     metavar = "TIME"
 
     def parse(self, text: str) -> datetime:
-        ago = re.fullmatch(r"(\d{1,4})([mhdw])", text.lower())
+        words = text.strip().lower()
+        today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+        if words in _DAYS:
+            return today - timedelta(days=_DAYS[words])
+        ago = re.fullmatch(r"(\d{1,4}) ?(m|h|d|w|minutes?|hours?|days?|weeks?)(?: ago)?", words)
         if ago:
-            return datetime.now().astimezone() - timedelta(**{_AGO[ago[2]]: int(ago[1])})
+            return datetime.now().astimezone() - timedelta(**{_AGO[ago[2][0]]: int(ago[1])})
         try:
             return datetime.fromisoformat(text)
         except ValueError:
-            raise UsageError(f"{shorten(text, 20)!r} is no time", "30m, 12h, 2d, 1w, or 2026-01-31") from None
+            raise UsageError(
+                f"{shorten(text, 20)!r} is not a time", "use 30m, 12h, 2d, 1w, yesterday, or 2026-01-31"
+            ) from None
 
 
 @command(

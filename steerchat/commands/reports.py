@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 from ..conversation.chat import Chat
-from ..history.store import Store
 from ..reports.chapters import experiment_report, pair_report, session_report
 from ..reports.html import to_html
 from ..reports.markdown import Report, to_json, to_markdown
 from ..slash.arguments import Int, Option, PairId, PathArg
 from ..slash.registry import command
+from ..storage.store import Store
 from ..system.folders import write_whole
 from ..values.errors import Interrupted, StoreError, UsageError
 from ..values.results import Notice

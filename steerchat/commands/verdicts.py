@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, cast
 
 from ..conversation.chat import Chat
-from ..history.records import Filters, Verdict
-from ..history.store import Store
-from ..history.verdicts import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
 from ..slash.arguments import Concept, Int, Option, PairId, Rest
 from ..slash.registry import command
-from ..values.errors import UsageError
+from ..storage.records import Filters, Verdict
+from ..storage.store import Store
+from ..storage.verdicts import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
+from ..values.errors import UsageError, shorten
 from ..values.results import Event, Finished, Notice, Pair, Started
 from ..values.text import Page, Table, fit
 from .notebook import open_store
@@ -25,7 +25,7 @@ _MOST = 100_000  # judged pairs that are counted
 def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE]")]) -> Notice:
     """Notes which answer showed the concept, in your own judgement: steered, normal or tie.
 
-    Without a number it is the last pair. A later verdict replaces an earlier one.
+    Without a number it is the last pair whose two answers were shown. A later verdict replaces an earlier one.
     """
     store = open_store(chat)
     first, _, rest = verdict.strip().partition(" ")
@@ -33,12 +33,12 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
     if number.isdecimal():
         pair = PairId().parse(number)
         first, _, rest = rest.strip().partition(" ")
-    elif chat.session.last is not None and chat.session.last.id is not None:
-        pair = chat.session.last.id
+    elif chat.session.shown is not None and chat.session.shown.id is not None:
+        pair = chat.session.shown.id
     else:
         raise UsageError("there is no pair to judge yet", "/rate 3 steered judges pair 3; /history lists them")
     store.rate(pair, cast(Verdict, first.lower()), rest.strip())
-    return Notice(f"pair {pair}: {first.lower()}")
+    return Notice(f"pair {pair}, {shorten(store.pair(pair).pair.prompt, 40)!r}: {first.lower()}")
 
 
 @command("review", examples=["/review", "/review --concept happy"], group=_GROUP)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..concepts.library import Library
 from ..engine.processes import Team, is_first
-from ..history.store import Store
 from ..models.background import Loader
 from ..models.find import ALIASES
 from ..slash.registry import Registry
+from ..storage.store import Store
 from ..system import folders
 from ..system.settings import Settings, descriptions
 from ..values.errors import ConceptError, SteerchatError, StoreError, TooLarge, UsageError, shorten

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..history.journal import versions
-from ..history.records import Filters
+from ..storage.journal import versions
+from ..storage.records import Filters
 from ..values.errors import UsageError
 from ..values.recipe import Recipe
 from ..values.results import Answer, Event, Notice, Pair, PairDone, divergence
@@ -14,7 +14,7 @@ from .session import Message, Session, Turn
 
 if TYPE_CHECKING:
     from ..engine.sampling import Sampling
-    from ..history.records import StoredPair
+    from ..storage.records import StoredPair
 
 # Settings that a pair's sampling holds, by the names that it has for them.
 _SAMPLING = ("temperature", "top_p", "repetition_penalty", "max_tokens")

@@ -14,11 +14,11 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
 from ..concepts.library import Library
-from ..history.journal import Journal
-from ..history.records import Messages, PairRecord
-from ..history.store import Store
 from ..measures.calibration import Calibration
 from ..measures.pair import measured, probe
+from ..storage.journal import Journal
+from ..storage.records import Messages, PairRecord
+from ..storage.store import Store
 from ..system.settings import Settings
 from ..values.errors import SteerchatError, UsageError
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
@@ -88,6 +88,7 @@ class Session:
         self.turns: list[Turn] = []
         self._left_out = (0, 0)  # the size of a context, and how many of the oldest turns did not fit into it
         self.last: Pair | None = None
+        self.shown: Pair | None = None  # the last pair whose answers were shown, which a sweep's are not
         self.probes: tuple[str, ...] = ()  # concepts that are read in every answer
         self.report = report
         self.stop = Flag()
@@ -198,7 +199,7 @@ class Session:
         seed: int | None = None,
         recipe: Recipe | None = None,
     ) -> Iterator[Event]:
-        """Answer a prompt outside the conversation, once for each of `repeats` seeds, as rows of one batch."""
+        """Answer a prompt outside the conversation, once for each of `repeats` seeds, one after the other."""
         if not prompt.strip():
             raise UsageError("the prompt is empty", "/compare Tell me about the weather")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
@@ -247,7 +248,8 @@ class Session:
             session_id: where it is in the history; None goes on as a new one.
         """
         self.new()
-        self.turns, self.system, self.last = list(turns), system, last
+        self.turns, self.system = list(turns), system
+        self.last = self.shown = last
         self._draws = max(0, last.seed + 1 - self.settings.seed)
         if session_id is not None:
             self.journal.resume(session_id)
@@ -385,7 +387,7 @@ class Session:
                 self.journal.finish(_partial(pair_id, prompt, self.engine.name, seed, recipe, texts, raw), "failed")
         stopped = any(output.answer.finish == "interrupted" for output in outputs)
         self.journal.finish(pair, "interrupted" if stopped else "complete")
-        self.last = pair
+        self.last = self.shown = pair
         yield PairDone(pair)
         if self.engine.prompter.thinks and any(_thinks(output.answer, opened) for output in outputs):
             yield Notice("the model was still thinking when its tokens ran out; /set max-tokens gives it more")

@@ -14,6 +14,9 @@ from ..measures.words import INDEPENDENT
 from ..values.recipe import Recipe
 from ..values.results import Pair, html
 
+# The stored measure of a pair that says which of its experiment's settings, counted from 0, it was answered under.
+SETTING = "setting"
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -72,23 +72,23 @@ def _batch(session: Session, asked: Sequence[_Asked], recipe: Recipe, raw: bool,
         record = session.record(one.prompt, recipe, seed, "compare", raw, one.messages, sampling=sampling.to_json())
         ids.append(session.journal.begin(record, session.system))
     started = time.monotonic()
-    outputs: list[Output] = []
+    pairs: list[Pair] = []
+    width = len(asked[0].rows)
     try:
         outputs = _generate(session, asked, before, total)
+        seconds = (time.monotonic() - started) / len(asked)  # a pair's share of the batch
+        for index, (one, pair_id) in enumerate(zip(asked, ids, strict=True)):
+            both = outputs[index * width : (index + 1) * width]
+            pair = measured(session, pair_id, one.prompt, seed, recipe, both, raw, seconds)
+            cut = any(output.answer.finish == "interrupted" for output in both)
+            session.journal.finish(pair, "interrupted" if cut else "complete")
+            session.last = session.shown = pair
+            pairs.append(pair)
     finally:
-        if not outputs:
-            for one, pair_id in zip(asked, ids, strict=True):
-                lost = Pair(pair_id, one.prompt, session.engine.name, recipe, seed, Answer("", 0, "failed"), None, raw)
-                session.journal.finish(lost, "failed")
-    seconds = (time.monotonic() - started) / len(asked)
-    pairs, width = [], len(asked[0].rows)
-    for index, (one, pair_id) in enumerate(zip(asked, ids, strict=True)):
-        both = outputs[index * width : (index + 1) * width]
-        pair = measured(session, pair_id, one.prompt, seed, recipe, both, raw, seconds)
-        cut = any(output.answer.finish == "interrupted" for output in both)
-        session.journal.finish(pair, "interrupted" if cut else "complete")
-        session.last = pair
-        pairs.append(pair)
+        # An error while generating or measuring leaves no row of the history `running`.
+        for one, pair_id in list(zip(asked, ids, strict=True))[len(pairs) :]:
+            lost = Pair(pair_id, one.prompt, session.engine.name, recipe, seed, Answer("", 0, "failed"), None, raw)
+            session.journal.finish(lost, "failed")
     return pairs
 
 

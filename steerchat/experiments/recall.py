@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..history.records import Filters, StoredExperiment, StoredPair
-from ..history.store import Store
 from ..measures.calibration import Calibration
+from ..storage.records import Filters, StoredExperiment, StoredPair
+from ..storage.store import Store
 from ..values.errors import StoreError, shorten
 from ..values.recipe import Recipe
-from .outcomes import Outcome, Result, Setting, outcome
+from .outcomes import SETTING, Outcome, Result, Setting, outcome
 
 # More pairs than any experiment has.
 _ALL = 1_000_000
@@ -38,10 +38,15 @@ def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list
 
 def _recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Result:
     outcomes: list[Outcome] = []
-    for one in experiment.spec["settings"]:
+    for index, one in enumerate(experiment.spec["settings"]):
         recipe = Recipe.from_json(one["recipe"])
         along = Recipe.from_json(one["along"]) if "along" in one else None
-        own = [stored.pair for stored in pairs if stored.pair.recipe == recipe]
+        own = [
+            stored.pair
+            for stored in pairs
+            # Pairs of older versions have no index: there the recipe tells which setting it was.
+            if stored.pair.recipe == recipe and stored.measures.get(SETTING, index) == index
+        ]
         if not own:
             continue
         setting = Setting(one["label"], recipe, own[0].layer, own[0].strength, along, one.get("asking", ""))

@@ -16,7 +16,7 @@ from ..engine.processes import count
 from ..measures.pair import measured
 from ..values.errors import UsageError
 from ..values.results import Answer, Finished, Pair, Progress
-from .outcomes import Result, Setting, best, outcome
+from .outcomes import SETTING, Result, Setting, best, outcome
 
 if TYPE_CHECKING:
     from ..engine.decoding import Row
@@ -109,30 +109,31 @@ class Experiment:
             rows += [self._row(setting, seed) for setting in self._settings]
         for seed in seeds:
             pairs += [(index, seed, self._begin(setting, seed)) for index, setting in enumerate(self._settings)]
-        started, complete = time.monotonic(), False
-        try:
-            outputs = self._generate(rows, done)
-            complete = True
-        finally:
-            if not complete:
-                for index, seed, pair_id in pairs:
-                    failed = Pair(
-                        pair_id, self._prompt, session.engine.name, self._settings[index].recipe, seed, _LOST, None
-                    )
-                    session.journal.finish(failed, "failed")
-        seconds = time.monotonic() - started
+        started, finished = time.monotonic(), 0
         width = len(self._settings) + 1
         shared: dict[int, int | None] = {}
-        for index, seed, pair_id in pairs:
-            setting, start = self._settings[index], seeds.index(seed) * width
-            both = [outputs[start], outputs[start + 1 + index]]
-            pair = measured(
-                session, pair_id, self._prompt, seed, setting.recipe, both, self._raw, seconds, setting.along
-            )
-            pair = replace(pair, layer=setting.layer, strength=setting.strength)
-            cut = any(output.answer.finish == "interrupted" for output in both)
-            shared[seed] = session.journal.finish(pair, "interrupted" if cut else "complete", shared.get(seed))
-            self._pairs[index].append(pair)
+        try:
+            outputs = self._generate(rows, done)
+            seconds = (time.monotonic() - started) / len(pairs)  # a pair's share of the batch
+            for index, seed, pair_id in pairs:
+                setting, start = self._settings[index], seeds.index(seed) * width
+                both = [outputs[start], outputs[start + 1 + index]]
+                pair = measured(
+                    session, pair_id, self._prompt, seed, setting.recipe, both, self._raw, seconds, setting.along
+                )
+                pair = replace(pair, layer=setting.layer, strength=setting.strength)
+                cut = any(output.answer.finish == "interrupted" for output in both)
+                status = "interrupted" if cut else "complete"
+                # Two settings can have the same recipe (a random push beside its control): the index tells them apart.
+                shared[seed] = session.journal.finish(pair, status, shared.get(seed), {SETTING: index})
+                self._pairs[index].append(pair)
+                finished += 1
+        finally:
+            # An error while generating or measuring leaves no row of the history `running`.
+            for index, seed, pair_id in pairs[finished:]:
+                recipe = self._settings[index].recipe
+                failed = Pair(pair_id, self._prompt, session.engine.name, recipe, seed, _LOST, None)
+                session.journal.finish(failed, "failed")
 
     def _generate(self, rows: Sequence[Row], done: int) -> list[Output]:
         """The answers, with their progress told."""

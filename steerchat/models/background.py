@@ -73,7 +73,7 @@ class Loader:
         self._dropped = True
         if self._engine is not None:
             self._engine.forget()
-        self._engine, self._error = None, ModelError(f"{self.name} was put away", f"/model {self.name}")
+        self._engine, self._error = None, ModelError(f"{self.name} was unloaded", f"/model {self.name}")
 
     def wait(self, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False) -> Engine:
         """The engine, once it is loaded; progress goes to `report` meanwhile.

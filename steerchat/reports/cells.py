@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..experiments import pages as experiment_pages
 from ..experiments.outcomes import Result
-from ..history.records import StoredPair
 from ..measures.chance import verdict
+from ..storage.records import StoredPair
 from ..values.results import Pair, html
 from .chapters import answers, pair_chapter
 from .html import to_cell

@@ -9,10 +9,10 @@ from itertools import groupby
 from ..experiments import pages as experiment_pages
 from ..experiments.outcomes import Result
 from ..experiments.recall import pairs_of, recalled
-from ..history.records import Filters, StoredExperiment, StoredPair
-from ..history.store import Store
 from ..measures.calibration import Calibration
 from ..measures.chance import verdict
+from ..storage.records import Filters, StoredExperiment, StoredPair
+from ..storage.store import Store
 from ..values.results import Answer
 from .markdown import Chapter, Report
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ..history.store import Store
+from ..storage.store import Store
 from ..values.text import only_text
 from .chapters import listing
 from .markdown import to_markdown

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._version import __version__
-from ..history.records import storable
 from ..screen import lines as pages
+from ..storage.records import storable
 from ..values.results import Answer, Notice, Pair
 from ..values.text import Table, clean
 from ..values.text import to_json as as_json

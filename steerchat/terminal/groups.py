@@ -55,14 +55,14 @@ def db_group() -> click.Group:
     @click.argument("file", metavar="FILE")
     def backup(file: str) -> None:
         from ..conversation.chat import history_path
-        from ..history.file import backup
+        from ..storage.file import backup
 
         click.echo(backup(history_path(), Path(file)))
 
     @db.command(help="Look for damage. Exit code 1 when there is some.")
     def check() -> None:
         from ..conversation.chat import history_path
-        from ..history.file import check
+        from ..storage.file import check
         from ..values.text import clean
 
         found = check(history_path())

@@ -60,7 +60,10 @@ class Term:
 
     def __str__(self) -> str:
         what = f"{self.concept} {format_layers(self.layers)}"
-        return f"{what} x {format_strength(self.strength)}" if self.operation == "add" else f"{self.operation} {what}"
+        if self.operation == "ablate":
+            return f"ablate {what}"
+        pushed = f"{what} x {format_strength(self.strength)}"
+        return pushed if self.operation == "add" else f"{self.operation} {pushed}"
 
     def to_json(self) -> dict[str, Any]:
         return {

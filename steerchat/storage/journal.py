@@ -50,13 +50,20 @@ class Journal:
         row = replace(record, session_id=self.session_id, versions=versions() | dict(record.versions))
         return self._write(lambda store: store.begin_pair(row))
 
-    def finish(self, pair: Pair, status: Status, shared_normal: int | None = None) -> int | None:
+    def finish(
+        self,
+        pair: Pair,
+        status: Status,
+        shared_normal: int | None = None,
+        measures: Mapping[str, float] | None = None,
+    ) -> int | None:
         """Complete what `begin` wrote.
 
         Args:
             pair: with the id that `begin` gave.
             status: how it ended.
             shared_normal: the stored normal answer of an earlier pair with the same one.
+            measures: further measures by name.
 
         Returns:
             the stored normal answer, to be shared.
@@ -66,7 +73,7 @@ class Journal:
             return None
 
         def write(store: Store) -> int:
-            stored = store.finish_pair(pair_id, pair, status, shared_normal)
+            stored = store.finish_pair(pair_id, pair, status, shared_normal, measures)
             self.logged += 1
             return stored
 
