@@ -51,7 +51,7 @@ def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", list(itertools.permutations(("engine", "loading", "sampling"), 2)))
+@pytest.mark.parametrize("order", list(itertools.permutations(("engine.engine", "models.load", "engine.sampling"), 2)))
 def test_two_threads_that_import_at_once_get_the_same_whole_library(order: tuple[str, str]):
     code = """
 import importlib, sys, threading, time

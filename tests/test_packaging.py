@@ -107,7 +107,7 @@ print(sorted({"torch", "prompt_toolkit", "steerchat.commands"} & sys.modules.key
 @pytest.mark.slow
 def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
-    [contract] = [each for each in contracts if "torch" in each["forbidden_modules"] or "torch" in each["name"]]
+    [contract] = [each for each in contracts if "torch" in each.get("forbidden_modules", ())]
     folders = [ROOT / name.replace(".", "/") for name in contract["source_modules"]]
     files = [
         file for folder in folders for file in (folder.rglob("*.py") if folder.is_dir() else [Path(f"{folder}.py")])

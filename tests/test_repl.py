@@ -423,9 +423,9 @@ def test_filters_of_the_history_combine_and_a_judgement_is_kept(start: Start):
     assert ": steered" in say(chat, screen, "/rate 1 steered plainly so")
     said = say(chat, screen, "/history --rated")
     assert "first" in said and "steered" in said and "second" not in said
-    assert "pair 3: tie" in say(chat, screen, "/rate tie")
+    assert "pair 3, 'third words': tie" in say(chat, screen, "/rate tie")
     for line, error in (
-        ("/history --since yesterday", "no time"),
+        ("/history --since whenever", "not a time"),
         ("/history --strength 3..1", "not a range"),
         ("/rate 1 happier", "not a verdict"),
         ("/rate 99 tie", "no pair 99"),
