@@ -3,6 +3,8 @@
 import signal
 import sys
 
+from .values.errors import ExitCode
+
 
 def main() -> int:
     """The command line. Ctrl-C is no traceback even while the first modules are imported, or on the way out."""
@@ -11,7 +13,7 @@ def main() -> int:
 
         return run()
     except KeyboardInterrupt:
-        return 130
+        return ExitCode.INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -21,7 +21,7 @@ from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen
 from steerchat.slash.registry import registry
 from steerchat.system import folders
-from steerchat.terminal.cli import _json
+from steerchat.terminal.subcommands import _json
 from steerchat.values.results import Progress
 
 PROMPT = "In my opinion,"

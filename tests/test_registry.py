@@ -29,7 +29,8 @@ from steerchat.slash.arguments import (
     SettingValue,
     Strength,
 )
-from steerchat.slash.registry import Registry, click_command, is_command, message_text
+from steerchat.slash.registry import Registry, is_command, message_text
+from steerchat.terminal.subcommands import subcommand
 from steerchat.values.errors import SteerchatError, UnknownName, UsageError
 
 registry = Registry()
@@ -366,7 +367,7 @@ def test_mistakes_in_a_declaration_are_refused():
 
 def in_the_shell(name: str, *args: str, extra: tuple[click.Parameter, ...] = ()) -> tuple[Any, dict[str, Any]]:
     seen: list[tuple[Any, dict[str, Any]]] = []
-    shell = click_command(registry.get(name), lambda _, kwargs, common: seen.append((kwargs, common)), extra)
+    shell = subcommand(registry.get(name), lambda _, kwargs, **common: seen.append((kwargs, common)), extra)
     CliRunner().invoke(shell, list(args), catch_exceptions=False)
     return seen[0]
 
@@ -394,17 +395,17 @@ def test_the_shell_hands_common_options_on_and_a_commands_own_win():
 
 
 def test_the_shell_refuses_slips():
-    shell = click_command(registry.get("compare"), lambda *_: None)
+    shell = subcommand(registry.get("compare"), lambda *_, **__: None)
     assert CliRunner().invoke(shell, ["--repeates", "5", "Hi"]).exit_code == 2
     assert CliRunner().invoke(shell, ["-x", "Hi"]).exit_code == 2
-    assert CliRunner().invoke(click_command(registry.get("probe"), lambda *_: None), []).exit_code == 2
+    assert CliRunner().invoke(subcommand(registry.get("probe"), lambda *_, **__: None), []).exit_code == 2
     wrong = CliRunner().invoke(shell, ["--repeats", "many"])
     assert isinstance(wrong.exception, UsageError)
     assert wrong.exception.message == "--repeats: 'many' is not a whole number"
 
 
 def test_the_shells_help_has_the_summary_and_the_options():
-    shown = CliRunner().invoke(click_command(registry.get("compare"), lambda *_: None), ["--help"]).output
+    shown = CliRunner().invoke(subcommand(registry.get("compare"), lambda *_, **__: None), ["--help"]).output
     assert "Answers a prompt normal and steered." in shown
     assert "--repeats N" in shown and "how many seeds" in shown and "[PROMPT]" in shown
 

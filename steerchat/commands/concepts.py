@@ -34,7 +34,7 @@ def concept(chat: Chat) -> Page:
     return list_concepts(chat)
 
 
-@command("concept list", examples=["/concept list"], group=_GROUP, shell=True)
+@command("concept list", examples=["/concept list"], group=_GROUP, shell=True, needs_model=False)
 def list_concepts(
     chat: Chat, *, evaluate: Annotated[bool, Option("measure every one instead, as /concept evaluate does")] = False
 ) -> Page:
@@ -119,7 +119,7 @@ def new(
     return _made(chat, made, layer, method)
 
 
-@command("concept edit", examples=["/concept edit happy"], group=_GROUP, shell=True)
+@command("concept edit", examples=["/concept edit happy"], group=_GROUP, shell=True, needs_model=False)
 def edit(chat: Chat, concept: Annotated[str, Concept("which")]) -> list[object]:
     """Opens your copy of a concept in $EDITOR, or says where it is."""
     library = chat.library
@@ -143,7 +143,7 @@ def edit(chat: Chat, concept: Annotated[str, Concept("which")]) -> list[object]:
     return [*said, f"{concept} is saved; its vector is read again when it is used next."]
 
 
-@command("concept delete", examples=["/concept delete eager"], group=_GROUP, shell=True)
+@command("concept delete", examples=["/concept delete eager"], group=_GROUP, shell=True, needs_model=False)
 def delete(
     chat: Chat,
     concept: Annotated[str, Concept("one of your own")],

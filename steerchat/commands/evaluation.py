@@ -29,6 +29,7 @@ _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain
     examples=["/concept evaluate", "/concept evaluate happy:16:2.0 sad", "/concept evaluate --prompts mine.txt happy"],
     group="Concepts",
     shell=True,
+    parallel=True,
 )
 def evaluate(
     chat: Chat,
@@ -75,7 +76,7 @@ def _again(row: Evaluation, options: str) -> str:
     return f"steerchat concept evaluate {row.concept}:{row.layers}:{format_strength(row.strength)} {options} --json"
 
 
-@command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True)
+@command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True, parallel=True)
 def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rougher band")] = False) -> Page:
     """Measures which effects pushes without a meaning have on this model, and keeps it.
 

@@ -32,6 +32,7 @@ _GROUP = "Experiments"
     examples=["/compare Tell me about the weather", "/compare --repeats 5", "/compare --repeats 5 --control"],
     group=_GROUP,
     shell=True,
+    parallel=True,
 )
 def compare(
     chat: Chat,
@@ -60,7 +61,11 @@ def compare(
 
 
 @command(
-    "layers", examples=["/layers Tell me about the weather", "/layers --raw In my opinion,"], group=_GROUP, shell=True
+    "layers",
+    examples=["/layers Tell me about the weather", "/layers --raw In my opinion,"],
+    group=_GROUP,
+    shell=True,
+    parallel=True,
 )
 def layers(
     chat: Chat,
@@ -89,6 +94,7 @@ def layers(
     examples=["/strengths Tell me about the weather", "/strengths --concept happy --layer 16 How was your day?"],
     group=_GROUP,
     shell=True,
+    parallel=True,
 )
 def strengths(
     chat: Chat,
@@ -135,6 +141,7 @@ def _asked(kind: str, chat: Chat, prompt: str, concept: str | None) -> tuple[str
     ],
     group="Steering",
     shell=True,
+    parallel=True,
 )
 def mix(
     chat: Chat,
@@ -281,7 +288,9 @@ def lens(
     return experiment_pages.lens(steps, layer, text)
 
 
-@command("tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], group=_GROUP, shell=True)
+@command(
+    "tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], group=_GROUP, shell=True, parallel=True
+)
 def tune(
     chat: Chat,
     concept: Annotated[str | None, Concept("what to find a setting for; what is steered when left out")] = None,

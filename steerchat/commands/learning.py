@@ -29,7 +29,7 @@ def lesson(
     return tutor(chat).start(name) if name else tutor(chat).listing()
 
 
-@command("lesson list", examples=["/lesson list"], group=_GROUP, shell=True)
+@command("lesson list", examples=["/lesson list"], group=_GROUP, shell=True, needs_model=False)
 def lesson_list(
     chat: Chat, *, check: Annotated[bool, Option("validate every lesson's file instead")] = False
 ) -> Page | str:
@@ -44,7 +44,7 @@ def lesson_list(
     return Page(one.listing(), objects)
 
 
-@command("lesson check", examples=["/lesson check"], group=_GROUP, shell=True)
+@command("lesson check", examples=["/lesson check"], group=_GROUP, shell=True, needs_model=False)
 def lesson_check(chat: Chat) -> str:
     """Validates the lessons' files: form, hints, commands that bind, facts that are measured."""
     course = tutor(chat).course

@@ -67,6 +67,8 @@ class Since(Kind):
     examples=["/history", "/history 3", "/history --search weather", "/history --concept happy --since 2d"],
     group=_GROUP,
     shell=True,
+    needs_model=False,
+    exports=True,
 )
 def history(
     chat: Chat,
@@ -135,7 +137,7 @@ def history_fork(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]
     return fork(chat.session, pair)
 
 
-@command("history delete", examples=["/history delete 1 --yes"], group=_GROUP, shell=True)
+@command("history delete", examples=["/history delete 1 --yes"], group=_GROUP, shell=True, needs_model=False)
 def history_delete(
     chat: Chat,
     pair: Annotated[int, PairId("which", metavar="ID")],

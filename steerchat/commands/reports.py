@@ -25,6 +25,7 @@ from .notebook import open_store
     examples=["/report chat.html", "/report --pair 1 pair.md", "/report --experiment 1 layers.html"],
     group="Notebook",
     shell=True,
+    needs_model=False,
 )
 def report(
     chat: Chat,

@@ -23,7 +23,7 @@ def session(chat: Chat) -> Page:
     return session_list(chat)
 
 
-@command("session list", examples=["/session list --limit 5"], group=_GROUP, shell=True)
+@command("session list", examples=["/session list --limit 5"], group=_GROUP, shell=True, needs_model=False)
 def session_list(chat: Chat, *, limit: Annotated[int, Option("how many", Int(least=1, most=100_000))] = 20) -> Page:
     """Lists the conversations, newest first, each with its title, model and pairs."""
     found = open_store(chat).sessions(limit)
@@ -51,7 +51,7 @@ def session_resume(
     return go_on_with(chat.session, session)
 
 
-@command("session delete", examples=["/session delete 1 --yes"], group=_GROUP, shell=True)
+@command("session delete", examples=["/session delete 1 --yes"], group=_GROUP, shell=True, needs_model=False)
 def session_delete(
     chat: Chat,
     session: Annotated[int, SessionId("which")],

@@ -10,13 +10,12 @@ from ..models.installed import kept
 from ..models.memory import gigabytes
 from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingValue
 from ..slash.registry import command
-from ..values.errors import UsageError, unknown
+from ..system.settings import description
+from ..values.errors import UsageError
 from ..values.results import Notice
 from ..values.text import Page, Table
 
 _GROUP = "Setup"
-# Settings that a running model has already used up.
-_AT_START = {"device", "dtype", "memory", "offload", "fallback", "trust-remote-code"}
 
 
 @command("set", examples=["/set temperature 0", "/set carry steered", "/set"], group=_GROUP)
@@ -29,20 +28,19 @@ def set_(
     rows = chat.settings.items()
     if name is None:
         return Table(("setting", "value", "from"), [(n, str(v), source) for n, v, source in rows])
+    setting = description(name)
     if value is None:
-        known = {n: (v, source) for n, v, source in rows}
-        if name not in known:
-            raise unknown("setting", name, known, "/set lists them")
-        return f"{name} is {known[name][0]} ({known[name][1]})"
+        current, source = next((value, source) for n, value, source in rows if n == name)
+        return f"{name} is {current} ({source})"
     if name == "model":
         return model(chat, value)
-    if name in _AT_START:
+    if setting.at_start:
         raise UsageError(f"{name} is chosen at the start", f"steerchat --{name} {value}")
     new = chat.settings.change(name, value)
     return f"{name} is now {new}"
 
 
-@command("config", examples=["/config"], group=_GROUP, shell=True)
+@command("config", examples=["/config"], group=_GROUP, shell=True, needs_model=False)
 def config(chat: Chat) -> Page:
     """Shows every setting with where its value comes from, and where things are kept."""
     rows = [(name, str(value), source) for name, value, source in chat.settings.items()]
@@ -77,7 +75,7 @@ def model(chat: Chat, name: Annotated[str | None, ModelName("alias, Hub id, fold
     return f"{engine.name} is loaded. Its concepts are read from it on first use."
 
 
-@command("model list", examples=["/model list"], group=_GROUP, shell=True)
+@command("model list", examples=["/model list"], group=_GROUP, shell=True, needs_model=False)
 def model_list(chat: Chat) -> Page:
     """Lists the models of this machine, with their size and whether they fit."""
     return _shelf(chat)

@@ -97,7 +97,7 @@ def _after(judged: int, shown: int) -> str:
     return f"{judged} judged. /stats shows how often the steered answer was the one."
 
 
-@command("stats", examples=["/stats", "/stats --concept happy"], group=_GROUP, shell=True)
+@command("stats", examples=["/stats", "/stats --concept happy"], group=_GROUP, shell=True, needs_model=False)
 def stats(
     chat: Chat,
     *,

@@ -20,21 +20,16 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..values.errors import UsageError, unknown
 from .arguments import Candidate
-from .line import bind, place_words, values
+from .line import bind
 from .parameters import Parameter, parameters_of
 
-if TYPE_CHECKING:
-    import click
-
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-ShellCallback = Callable[["Command", dict[str, Any], dict[str, Any]], Any]
 
 _HEAD = re.compile(r"\s*/(\S*)\s*(\S*)")
-_NUMBER = re.compile(r"-(\d|\.\d)")
 _LISTED = "/help lists the commands; a message that begins with / is typed with //"
 
 
@@ -51,6 +46,9 @@ class Command:
         group: the heading that help lists it under.
         shell: whether `steerchat` has it as a subcommand too.
         aliases: other names for it.
+        needs_model: whether the shell starts to load the model for it.
+        parallel: whether several processes, started together, can divide its answers among them.
+        exports: whether its JSON objects are stored pairs, which the shell also writes as CSV and Markdown.
     """
 
     name: str
@@ -62,6 +60,9 @@ class Command:
     group: str
     shell: bool
     aliases: tuple[str, ...]
+    needs_model: bool
+    parallel: bool
+    exports: bool
 
     @property
     def usage(self) -> str:
@@ -116,6 +117,9 @@ class Registry:
         group: str = "General",
         shell: bool = False,
         aliases: Sequence[str] = (),
+        needs_model: bool = True,
+        parallel: bool = False,
+        exports: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declares the decorated function as a command; the function itself is unchanged.
 
@@ -143,6 +147,9 @@ class Registry:
                 group,
                 shell,
                 tuple(aliases),
+                needs_model,
+                parallel,
+                exports,
             )
             self._aliases.update(dict.fromkeys(aliases, name))
             return handler
@@ -280,65 +287,3 @@ def is_command(line: str) -> bool:
 def message_text(line: str) -> str:
     """What a line that is no command says to the model: `//usr/bin` says `/usr/bin`."""
     return line.replace("//", "/", 1) if line.lstrip().startswith("//") else line
-
-
-def click_command(
-    command: Command, callback: ShellCallback, extra_params: Sequence[click.Parameter] = ()
-) -> click.Command:
-    """A shell subcommand with the same arguments and options, called by the last word of its name.
-
-    Args:
-        command: what it stands for.
-        callback: called with the command, its values by parameter name (what is not given is left out), and the
-            values of `extra_params` by theirs. An UsageError about the values passes through click.
-        extra_params: options that every subcommand has; the command's own option wins over one of the same name.
-    """
-    import click
-
-    class ShellCommand(click.Command):
-        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-            # click takes -2.0 for an option unless it may pass unknown ones on, which would hide real slips.
-            known = {name for one in self.get_params(ctx) if isinstance(one, click.Option) for name in one.opts}
-            for arg in args[: args.index("--")] if "--" in args else args:
-                name = arg.partition("=")[0] if arg.startswith("--") else arg[:2]
-                if name.startswith("-") and name != "-" and not _NUMBER.match(arg) and name not in known:
-                    raise click.NoSuchOption(name, ctx=ctx)
-            return super().parse_args(ctx, args)
-
-    def call(**given: Any) -> Any:
-        own = {one.name: given.pop(one.name) for one in command.parameters}
-        words: list[str] = []
-        for place in (one for one in command.parameters if not one.option):
-            value = own.pop(place.name)
-            words += value if isinstance(value, tuple) else [value] if value is not None else []
-        options = {name: value for name, value in own.items() if value is not None and value is not False}
-        found = place_words(words, command.parameters, command.usage) | options
-        return callback(command, values(found, command.parameters, command.usage), given)
-
-    own_params = [_click_parameter(one) for one in command.parameters]
-    own_names = {one.name for one in own_params}
-    return ShellCommand(
-        command.name.rpartition(" ")[2],
-        callback=call,
-        params=[*own_params, *(one for one in extra_params if one.name not in own_names)],
-        help=f"{command.summary}\n\n{command.body}".strip(),
-        short_help=command.summary,
-        context_settings={"ignore_unknown_options": True},
-    )
-
-
-def _click_parameter(parameter: Parameter) -> click.Parameter:
-    """Texts only: the values are parsed as a slash line's are, so that both say the same of a mistake."""
-    import click
-
-    if parameter.flag:
-        return click.Option([parameter.label, parameter.name], is_flag=True, help=parameter.meaning)
-    if parameter.option:
-        return click.Option([parameter.label, parameter.name], metavar=parameter.metavar, help=parameter.meaning)
-    several = parameter.many or parameter.kind.takes_rest
-    return click.Argument(
-        [parameter.name],
-        nargs=-1 if several else 1,
-        required=parameter.required,
-        metavar=parameter.metavar if parameter.required else f"[{parameter.metavar}]",
-    )

@@ -28,8 +28,17 @@ ENVIRONMENT = "STEERCHAT_"
 _RESERVED = {"STEERCHAT_HOME", "STEERCHAT_MODELS"}
 
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def _setting(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    in_shell: bool = True,
+    at_start: bool = False,
+) -> Any:
+    metadata = {"help": help, "low": low, "high": high, "in_shell": in_shell, "at_start": at_start}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -37,12 +46,20 @@ class Settings:
     """Every setting with its value. Build it with `load_settings`; change one with `change`."""
 
     model: str = _setting("smollm2", "alias (smollm2, mistral, phi3), Hub id, folder or .gguf file")
-    device: Device = _setting("auto", "where the model runs")
-    dtype: Dtype = _setting("auto", "precision of the weights; auto is float32 on a CPU")
-    memory: str = _setting("auto", "most memory that weights may take on the device, such as 6GB; auto is what is free")
-    offload: str = _setting("off", "a folder for weights that do not fit into memory: slow, but it answers")
-    fallback: Switch = _setting("off", "take the next smaller model when one does not fit, without asking")
-    trust_remote_code: Switch = _setting("off", "run the code that a model brings; without this none is run")
+    device: Device = _setting("auto", "where the model runs", at_start=True)
+    dtype: Dtype = _setting("auto", "precision of the weights; auto is float32 on a CPU", at_start=True)
+    memory: str = _setting(
+        "auto", "most memory that weights may take on the device, such as 6GB; auto is what is free", at_start=True
+    )
+    offload: str = _setting(
+        "off", "a folder for weights that do not fit into memory: slow, but it answers", at_start=True
+    )
+    fallback: Switch = _setting(
+        "off", "take the next smaller model when one does not fit, without asking", at_start=True
+    )
+    trust_remote_code: Switch = _setting(
+        "off", "run the code that a model brings; without this none is run", at_start=True
+    )
     seed: int = _setting(0, "where the random numbers start; every answer's own seed is logged", 0, 2**63 - 1)
     max_tokens: int = _setting(200, "longest answer, in tokens", 1, 100_000)
     temperature: float = _setting(0.7, "randomness of the choice of tokens; 0 is greedy", 0, 5)
@@ -50,8 +67,8 @@ class Settings:
     repetition_penalty: float = _setting(1.1, "above 1 discourages tokens already seen", 0.5, 5)
     scope: Scope = _setting("generated", "which positions are pushed")
     steer_thinking: Switch = _setting("on", "whether a model that thinks first is pushed while it thinks")
-    carry: Carry = _setting("own", "which answers the next turn's context holds")
-    view: View = _setting("both", "which answers the screen shows")
+    carry: Carry = _setting("own", "which answers the next turn's context holds", in_shell=False)
+    view: View = _setting("both", "which answers the screen shows", in_shell=False)
     lessons: str = _setting("shipped", "a folder of lessons of your own, or those that ship")
     sources: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
 
@@ -61,10 +78,7 @@ class Settings:
         Raises:
             UsageError: for an unknown name (the nearest is suggested) or a value that does not fit.
         """
-        known = descriptions()
-        if name not in known:
-            raise unknown("setting", name, known, "/set lists them")
-        value = known[name].parse(text)
+        value = description(name).parse(text)
         setattr(self, name.replace("-", "_"), value)
         self.sources[name] = source
         return value
@@ -78,7 +92,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Description:
-    """What a setting is called, takes and means."""
+    """What a setting is called, takes and means.
+
+    Attributes:
+        in_shell: whether it is an option of the shell too.
+        at_start: whether it is fixed once a model is loaded.
+    """
 
     name: str
     type: Any
@@ -86,6 +105,8 @@ class Description:
     help: str
     low: float | None
     high: float | None
+    in_shell: bool
+    at_start: bool
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -121,13 +142,19 @@ def descriptions() -> dict[str, Description]:
             name,
             types[entry.name],
             entry.default,
-            entry.metadata["help"],
-            entry.metadata["low"],
-            entry.metadata["high"],
+            **entry.metadata,
         )
         for entry in fields(Settings)
         if not entry.metadata.get("internal")
     }
+
+
+def description(name: str) -> Description:
+    """The setting of that hyphenated name. Raises UnknownName."""
+    known = descriptions()
+    if name not in known:
+        raise unknown("setting", name, known, "/set lists them")
+    return known[name]
 
 
 def load_settings(

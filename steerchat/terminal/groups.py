@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
+
+from ..values.errors import ExitCode
+from .start import new_screen
 
 
 class Noun(click.Group):
@@ -21,8 +22,8 @@ class Noun(click.Group):
         return super().parse_args(ctx, ["list", *args] if bare and "list" in self.commands else args)
 
 
-def model_group(screen: Callable[[], Any]) -> click.Group:
-    """`steerchat model`; `screen` makes what is drawn on."""
+def model_group() -> click.Group:
+    """`steerchat model`."""
 
     @click.group(cls=Noun, help="Models on this machine.")
     def model() -> None: ...
@@ -32,9 +33,9 @@ def model_group(screen: Callable[[], Any]) -> click.Group:
     def fetch(to: str | None) -> None:
         from ..models.find import fetch_default
 
-        drawn = screen()
-        path = fetch_default(Path(to) if to else None, drawn.show)
-        drawn.show(f"the default model is ready in {path}")
+        screen = new_screen()
+        path = fetch_default(Path(to) if to else None, screen.show)
+        screen.show(f"the default model is ready in {path}")
 
     return model
 
@@ -65,9 +66,9 @@ def db_group() -> click.Group:
         from ..storage.file import check
         from ..values.text import clean
 
-        found = check(history_path())
-        for line in found or ["no damage found"]:
+        damage = check(history_path())
+        for line in damage or ["no damage found"]:
             click.echo(clean(line))
-        click.get_current_context().exit(1 if found else 0)
+        click.get_current_context().exit(ExitCode.FAILED if damage else ExitCode.DONE)
 
     return db

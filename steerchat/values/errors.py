@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How `steerchat` ends in a shell."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    INTERRUPTED = 130
 
 
 class SteerchatError(Exception):
@@ -14,6 +23,8 @@ class SteerchatError(Exception):
         hint: what to do about it; may be empty.
     """
 
+    exit_code = ExitCode.FAILED
+
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -21,7 +32,9 @@ class SteerchatError(Exception):
 
 
 class UsageError(SteerchatError):
-    """A line or an option that does not parse; the shell exits with 2."""
+    """A line or an option that does not parse."""
+
+    exit_code = ExitCode.USAGE
 
 
 class UnknownName(UsageError):
@@ -58,6 +71,8 @@ class StoreError(SteerchatError):
 class Interrupted(SteerchatError):
     """The user stopped long work; nothing is broken."""
 
+    exit_code = ExitCode.INTERRUPTED
+
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} stopped")
 
@@ -71,6 +86,8 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Unk
         choices: every name that would have been right.
         hint: said when nothing is near.
     """
+    import difflib  # late: an interrupt while the program starts needs ExitCode alone
+
     near = difflib.get_close_matches(name.lower(), sorted(choices), n=1, cutoff=0.6)
     return UnknownName(f"no {kind} called {shorten(name)!r}", f"did you mean {near[0]}?" if near else hint)
 

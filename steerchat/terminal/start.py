@@ -1,0 +1,116 @@
+"""What every start of steerchat shares: settings as options, the screen, and a chat with a person or a script."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..values.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from ..conversation.chat import Chat
+    from ..screen.render import Screen
+
+
+def setting_options() -> list[click.Parameter]:
+    """An option for each setting that belongs to the shell."""
+    from ..system.settings import descriptions
+
+    options: list[click.Parameter] = []
+    for name, setting in descriptions().items():
+        if setting.in_shell:
+            switch = setting.choices == ("off", "on")
+            kind: dict[str, Any] = {"is_flag": True, "flag_value": "on"} if switch else {"metavar": "VALUE"}
+            options.append(click.Option([f"--{name}"], default=None, help=setting.help, **kind))
+    return options
+
+
+def new_screen() -> Screen:
+    """The screen of this terminal."""
+    from ..measures.chance import verdict
+    from ..screen.render import Screen
+    from ..values.recipe import UNIT
+
+    return Screen(verdict=verdict, unit=UNIT)
+
+
+@contextmanager
+def started_chat(
+    options: Mapping[str, Any],
+    report: Callable[[Any], None],
+    ask: Callable[[str, Sequence[str]], str] | None = None,
+    history: Path | None = None,
+) -> Iterator[Chat]:
+    """A chat whose model is loading; it is closed at the end.
+
+    Args:
+        options: settings of the command line.
+        report, ask, history: as `Chat` takes them.
+    """
+    from ..conversation.chat import Chat, config_path
+    from ..slash.registry import registry
+    from ..system.settings import load_settings
+
+    check_processes("the chat", parallel=False)
+    chat = Chat(load_settings(options, config_path()), registry, report, ask, history=history).start()
+    try:
+        yield chat
+    finally:
+        chat.close()
+
+
+def run(
+    options: Mapping[str, Any], lines: Callable[[Chat], Iterable[str]] | None = None, first: Sequence[str] = ()
+) -> ExitCode:
+    """The chat with a person, or with a script.
+
+    Args:
+        options: settings of the command line.
+        lines: the lines of a script; None for a person at the terminal, or the lines of standard input.
+        first: lines to run before all others.
+    """
+    from . import repl
+
+    screen = new_screen()
+    person = lines is None and repl.interactive()
+    with started_chat(options, screen.show, repl.asker(screen) if person else None) as chat:
+        if person:
+            repl.run_chat(chat, screen, first=first)
+            return ExitCode.DONE
+        rest = repl.read_lines(sys.stdin) if lines is None else lines(chat)
+        return ExitCode.DONE if repl.run_script(chat, screen, itertools.chain(first, rest)) else ExitCode.FAILED
+
+
+def check_processes(name: str, parallel: bool) -> None:
+    """Silence every process but the first one, where several were started together.
+
+    Args:
+        name: of the command, for the message.
+        parallel: whether several processes can run it.
+
+    Raises:
+        UsageError: when they cannot.
+    """
+    from ..engine import processes
+    from ..slash.registry import registry
+
+    if processes.count() == 1:
+        return
+    if not processes.is_first():
+        # Only rank 0 prints.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, sys.stderr.fileno())
+    if not parallel:
+        names = sorted(command.name for command in registry if command.parallel)
+        raise UsageError(
+            f"{name} runs in one process, and {processes.count()} were started",
+            f"several processes can run: {', '.join(names)}",
+        )

@@ -1,0 +1,205 @@
+"""Slash commands as subcommands of the shell: their options, and how a result is printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..slash.line import place_words, values
+from ..slash.parameters import Parameter
+from ..slash.registry import Command
+from ..values.errors import Interrupted, UsageError
+from .start import check_processes, new_screen, setting_options
+
+if TYPE_CHECKING:
+    from ..conversation.chat import Chat
+
+Run = Callable[..., Any]
+
+_NUMBER = re.compile(r"-(\d|\.\d)")
+
+
+def shared_options(command: Command) -> list[click.Parameter]:
+    """A subcommand's options beside its own; a recipe and a file of prompts only where there is a prompt."""
+    options: list[click.Parameter] = []
+    if any(parameter.name == "prompt" for parameter in command.parameters):
+        term = '"happy 16 2.0" or happy:16:2.0; repeat to add'
+        options += [
+            click.Option(["--steer"], multiple=True, metavar="TERM", help=term),
+            click.Option(["--prompts"], metavar="FILE", help="a prompt a line; - reads standard input"),
+        ]
+    options += [click.Option(["--json", "as_json"], is_flag=True, help="one JSON object a line"), *setting_options()]
+    if command.exports:
+        options += [
+            click.Option(["--csv"], is_flag=True, help="one line a pair, with the columns of pair_view"),
+            click.Option(["--markdown"], is_flag=True, help="each pair whole"),
+        ]
+    return options
+
+
+def subcommand(command: Command, run: Run, shared_options: Sequence[click.Parameter] = ()) -> click.Command:
+    """A shell subcommand with the command's arguments and options, called by the last word of its name.
+
+    Args:
+        command: the slash command.
+        run: called with the command, its values by parameter name (what the user left out is absent), and the values
+            of `shared_options` as keywords. A UsageError about the values passes through click.
+        shared_options: options of every subcommand; the command's own option wins over one of the same name.
+    """
+
+    class Subcommand(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            # click takes -2.0 for an option unless it may pass unknown ones on, which would hide real slips.
+            known = {
+                name for option in self.get_params(ctx) if isinstance(option, click.Option) for name in option.opts
+            }
+            for arg in args[: args.index("--")] if "--" in args else args:
+                name = arg.partition("=")[0] if arg.startswith("--") else arg[:2]
+                if name.startswith("-") and name != "-" and not _NUMBER.match(arg) and name not in known:
+                    raise click.NoSuchOption(name, ctx=ctx)
+            return super().parse_args(ctx, args)
+
+    def callback(**given: Any) -> Any:
+        own = {parameter.name: given.pop(parameter.name) for parameter in command.parameters}
+        words: list[str] = []
+        for argument in (parameter for parameter in command.parameters if not parameter.option):
+            value = own.pop(argument.name)
+            words += value if isinstance(value, tuple) else [value] if value is not None else []
+        options = {name: value for name, value in own.items() if value is not None and value is not False}
+        texts = place_words(words, command.parameters, command.usage) | options
+        return run(command, values(texts, command.parameters, command.usage), **given)
+
+    own = [_click_parameter(parameter) for parameter in command.parameters]
+    own_names = {parameter.name for parameter in own}
+    return Subcommand(
+        command.name.rpartition(" ")[2],
+        callback=callback,
+        params=[*own, *(option for option in shared_options if option.name not in own_names)],
+        help=f"{command.summary}\n\n{command.body}".strip(),
+        short_help=command.summary,
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
+def _click_parameter(parameter: Parameter) -> click.Parameter:
+    """Texts only: the values are parsed as a slash line's are, so that both say the same of a mistake."""
+    if parameter.flag:
+        return click.Option([parameter.label, parameter.name], is_flag=True, help=parameter.meaning)
+    if parameter.option:
+        return click.Option([parameter.label, parameter.name], metavar=parameter.metavar, help=parameter.meaning)
+    several = parameter.many or parameter.kind.takes_rest
+    return click.Argument(
+        [parameter.name],
+        nargs=-1 if several else 1,
+        required=parameter.required,
+        metavar=parameter.metavar if parameter.required else f"[{parameter.metavar}]",
+    )
+
+
+def run_command(
+    command: Command,
+    values: dict[str, Any],
+    *,
+    steer: Sequence[str] = (),
+    prompts: str | None = None,
+    as_json: bool = False,
+    csv: bool = False,
+    markdown: bool = False,
+    **settings: Any,
+) -> None:
+    """Run a slash command from the shell, and print its result as on a screen or in one of the forms.
+
+    Args:
+        command: its handler is called as in the chat.
+        values: of its own arguments and options.
+        steer: terms of the recipe.
+        prompts: a file of prompts, each answered by its own call.
+        settings: those given after the subcommand; None where one was not.
+    """
+    from ..conversation.chat import Chat, config_path
+    from ..engine import processes
+    from ..slash.registry import registry
+    from ..system.folders import read_prompts
+    from ..system.settings import load_settings
+    from ..values.recipe import parse_term
+    from ..values.text import clean, to_json
+    from . import repl
+
+    forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
+    if len(forms) > 1:
+        raise UsageError("a result has one form", "use one of --json, --csv and --markdown")
+    check_processes(command.name, command.parallel)
+    given = {name: value for name, value in settings.items() if value is not None}
+    loaded = load_settings((click.get_current_context().find_root().obj or {}) | given, config_path())
+    requests = [parse_term(term) for term in steer]
+    screen = new_screen()
+    ask = repl.asker(screen) if repl.interactive() else None
+    team = None if processes.count() == 1 else processes.Team(loaded.device)
+    chat = Chat(loaded, registry, screen.aside, ask, team)
+    chat.single = True
+    try:
+        with repl.stoppable(chat.session.stop if team is None else team.stop):
+            if command.needs_model:
+                chat.start()
+            if requests:
+                for note in chat.session.steer(requests):
+                    click.echo(clean(note), err=True)
+            read = lambda: None if prompts is None else read_prompts(prompts)  # noqa: E731
+            for result in _results(chat, command, values, read() if team is None else team.from_first(read)):
+                if as_json:
+                    for item in _json(result):
+                        click.echo(to_json(item))
+                elif forms:
+                    click.echo(_exported(chat, result, forms[0]), nl=False)
+                else:
+                    repl.show(chat, screen, result)
+            if chat.session.stop.is_set():
+                raise Interrupted(f"steerchat {command.name}")
+    finally:
+        chat.close()
+
+
+def _results(chat: Chat, command: Command, values: dict[str, Any], prompts: Sequence[str] | None) -> Iterator[Any]:
+    """The result of the command, or one for each prompt of a file."""
+    plain = command.name == "compare" and values.get("repeats", 1) == 1 and not values.get("control")
+    if prompts is None:
+        yield command.handler(chat, **values)
+    elif plain:
+        from ..experiments.prompts import compare_all
+
+        yield compare_all(chat.session, prompts, values.get("raw", False))
+    else:
+        for prompt in prompts:
+            if chat.session.stop.is_set():
+                return
+            yield command.handler(chat, **values | {"prompt": prompt})
+
+
+def _exported(chat: Chat, result: Any, form: str) -> str:
+    from ..commands.notebook import open_store
+    from ..reports.csv import FORMS
+
+    return FORMS[form](open_store(chat), [item["id"] for item in _json(result)])
+
+
+def _json(result: Any) -> Iterator[Any]:
+    """A result's JSON objects: of each pair in a stream, of each row of a list, of a value."""
+    from ..values.results import Notice, PairDone
+    from ..values.text import Page
+
+    if isinstance(result, Iterator):
+        for event in result:
+            if isinstance(event, PairDone):
+                yield event.pair.to_json()
+    elif isinstance(result, Page):
+        yield from result.objects
+    elif isinstance(result, list):
+        for item in result:
+            yield from _json(item)
+    elif isinstance(result, str | Notice):
+        yield {"message": result if isinstance(result, str) else result.text}
+    else:
+        yield result.to_json()
