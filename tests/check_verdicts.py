@@ -3,7 +3,7 @@
 Ten prompts on which no setting was chosen are answered with five seeds each: pushed in two random directions at 2.0,
 read along happy, and towards three concepts at their recommended settings. Random pushes should be within chance in 18
 of 20 comparisons, and each concept clear in 9 of 10. What came out is one JSON object on standard output;
-vectors/verdicts.jsonl keeps it for the README.
+vectors/measured/verdicts.jsonl keeps it for the README.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ SEEDS, EACH = 5, 2
 
 def main(tokens: int) -> None:
     engine = load(find("smollm2", progress=lambda event: None), "cpu", "float32")
-    prompts = tomllib.loads((folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8"))["evaluation"]
+    prompts = tomllib.loads((folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8"))[
+        "evaluation"
+    ]
     layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
     found: dict[str, list[tuple[str | None, list[float]]]] = {name: [] for name in ("random", *CONCEPTS)}
     with tempfile.TemporaryDirectory() as folder:

@@ -80,7 +80,7 @@ def killed(model: Path, after: float) -> str:
 def main(folder: Path, kills: int) -> None:
     os.environ["STEERCHAT_HOME"] = str(folder / "home")
     shipped = write_concepts(folder / "shipped")
-    shutil.copy(folders.packaged("vectors") / "lexicons.toml", shipped)
+    shutil.copy(folders.packaged("vectors") / "texts" / "lexicons.toml", shipped / "texts")
     folders.packaged = lambda name: shipped  # type: ignore[assignment]
     model = save_model(folder / "tiny")
     torch.set_num_threads(1)

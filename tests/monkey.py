@@ -432,9 +432,9 @@ def room(folder: Path) -> Iterator[Path]:
         model = save_model(folder / "tiny")
         shipped = write_concepts(folder / "shipped")
         real = folders.packaged
-        shutil.copy(real("vectors") / "lexicons.toml", shipped)
-        lines = (real("vectors") / "prompts.toml").read_text(encoding="utf-8")
-        (shipped / "prompts.toml").write_text(lines, encoding="utf-8")
+        shutil.copy(real("vectors") / "texts" / "lexicons.toml", shipped / "texts")
+        lines = (real("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
+        (shipped / "texts" / "prompts.toml").write_text(lines, encoding="utf-8")
         patch.setattr(folders, "packaged", lambda name: shipped if name == "vectors" else real(name))
         work = folder / "work"
         work.mkdir()

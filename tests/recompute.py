@@ -4,7 +4,7 @@
     python tests/recompute.py MODEL vectors < pairs.jsonl
 
 MODEL is a folder with the model as transformers saves it (`steerchat config` says where the default one is), the other
-one holds the concept's TOML and `neutral.jsonl`. One text is read at a time, each by a whole pass, without a cache.
+one holds the concept's TOML and `texts/neutral.jsonl`. Each text is read by itself, in one pass without a cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Recomputed:
 
     Args:
         model: a folder.
-        vectors: a folder with `NAME.toml` and `neutral.jsonl`.
+        vectors: a folder with `NAME.toml` and `texts/neutral.jsonl`.
         name: the concept.
     """
 
@@ -43,7 +43,7 @@ class Recomputed:
         directions = difference / difference.norm(dim=-1, keepdim=True)
         self.layer = _clearest(*((states[side] * directions).sum(dim=-1) for side in states))
         self._direction = directions[self.layer]
-        corpus = map(json.loads, (vectors / "neutral.jsonl").read_text("utf-8").splitlines())
+        corpus = map(json.loads, (vectors / "texts" / "neutral.jsonl").read_text("utf-8").splitlines())
         neutral = torch.stack([self._read(one["prompt"], one["reply"])[0][self.layer] for one in corpus])
         self._neutral = neutral @ self._direction
 

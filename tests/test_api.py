@@ -25,7 +25,7 @@ README = Path(__file__).parent.parent / "README.md"
 @pytest.fixture
 def home(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     shipped = write_concepts(tmp_path / "shipped")
-    shutil.copy(folders.packaged("vectors") / "lexicons.toml", shipped)
+    shutil.copy(folders.packaged("vectors") / "texts" / "lexicons.toml", shipped / "texts")
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("STEERCHAT_MODEL", str(tiny_folder))
     monkeypatch.setenv("STEERCHAT_DEVICE", "cpu")

@@ -61,8 +61,10 @@ def shell(
     home = tmp_path / "home"
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
     shipped = write_concepts(tmp_path / "shipped")
-    shutil.copy(Path(cli.__file__).parents[2] / "vectors" / "lexicons.toml", shipped)
-    (shipped / "prompts.toml").write_text('tuning = ["Why?"]\nevaluation = ["How are you?", "Where are you?"]')
+    shutil.copy(Path(cli.__file__).parents[2] / "vectors" / "texts" / "lexicons.toml", shipped / "texts")
+    (shipped / "texts" / "prompts.toml").write_text(
+        'tuning = ["Why?"]\nevaluation = ["How are you?", "Where are you?"]'
+    )
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
     return Shell(home, tiny_folder, capsys, monkeypatch)
 

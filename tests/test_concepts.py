@@ -297,7 +297,8 @@ def test_what_was_measured_of_a_shipped_concept_is_shown_at_that_setting_alone(
     shipped.write_text(shipped.read_text().replace("[[examples]]", tuned + "[[examples]]", 1))
     row = {"concept": "happy", "layers": "1-2", "strength": 1.75, "unit": "smiles", "gain": [4.25, 2.0, 6.0]}
     row |= {"normal": 1.0, "steered": 5.25, "random": 0.9, "asked": 2.4, "perplexity_ratio": 1.68}
-    file = shipped.with_name("evaluation.jsonl")
+    file = shipped.parent / "measured" / "evaluation.jsonl"
+    file.parent.mkdir()
     file.write_text(json.dumps(row))
     assert "1.75" in chat.do("/concept list") and "+4.2" in chat.do("/concept list")
     assert "smiles: normal 1.0, steered 5.2, random 0.9, asked 2.4; cost x1.7" in chat.do("/concept show happy")

@@ -25,15 +25,15 @@ from steerchat.terminal.subcommands import _json
 from steerchat.values.results import Progress
 
 PROMPT = "In my opinion,"
-PROMPTS = folders.packaged("vectors") / "prompts.toml"
+PROMPTS = folders.packaged("vectors") / "texts" / "prompts.toml"
 
 
 @pytest.fixture(autouse=True)
 def prompts(tmp_path: Path) -> None:
     """The prompts that /tune tries, beside the tiny model's concepts."""
-    shipped = tmp_path / "shipped"
-    shipped.mkdir(exist_ok=True)
-    shutil.copy(PROMPTS, shipped)
+    texts = tmp_path / "shipped" / "texts"
+    texts.mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROMPTS, texts)
 
 
 def objects(chat: Any, line: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from steerchat.system.folders import packaged
 from steerchat.values.errors import SteerchatError
 
 VECTORS = packaged("vectors")
+TEXTS = VECTORS / "texts"
 CONCEPTS = [
     "happy",
     "sad",
@@ -64,11 +65,11 @@ TOLD_BY_WORDS = [concept for concept in CONCEPTS if not read_at_the_end(concept)
 
 
 def neutral() -> list[dict[str, str]]:
-    return [json.loads(line) for line in (VECTORS / "neutral.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (TEXTS / "neutral.jsonl").read_text("utf-8").splitlines()]
 
 
 def prompt_sets() -> dict[str, list[str]]:
-    return tomllib.loads((VECTORS / "prompts.toml").read_text("utf-8"))
+    return tomllib.loads((TEXTS / "prompts.toml").read_text("utf-8"))
 
 
 def key(text: str) -> str:

@@ -47,7 +47,7 @@ def run(folder: Path, model: Path, lines: list[list[str]], processes: int, troub
     folder.mkdir()
     write_concepts(folder / "shipped")
     for name in ("prompts.toml", "lexicons.toml"):
-        shutil.copy(ROOT / "vectors" / name, folder / "shipped")
+        shutil.copy(ROOT / "vectors" / "texts" / name, folder / "shipped" / "texts")
     (folder / "lines.json").write_text(json.dumps(lines))
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
     with socket.socket() as free:

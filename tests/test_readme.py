@@ -230,7 +230,7 @@ def test_the_objects_are_exactly_those_documented_and_the_same_twice(
     arguments: list[str],
     keys: set[str],
 ):
-    shutil.copy(ROOT / "vectors" / "prompts.toml", shell.home.parent / "shipped")
+    shutil.copy(ROOT / "vectors" / "texts" / "prompts.toml", shell.home.parent / "shipped" / "texts")
     once, twice = (shell.json(*arguments, "--seed", "1") for _ in range(2))
     assert once and all(set(one) == keys for one in once)
     for one in once:
@@ -263,7 +263,7 @@ def test_controls_are_told_apart(shell: Shell):  # noqa: F811
 
 def test_bench_gives_what_is_documented():
     """The committed run is one object of it."""
-    told = json.loads((ROOT / "vectors" / "bench.json").read_text(encoding="utf-8"))
+    told = json.loads((ROOT / "vectors" / "measured" / "bench.json").read_text(encoding="utf-8"))
     figures = row("figures of `bench`")
     assert set(told) == figures | row("`bench`") - {"median", "low", "high"}
     assert all(set(told[name]) == {"median", "low", "high"} for name in figures)

@@ -33,7 +33,7 @@ def start(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Starts chats with the tiny model and three small concepts, in a home of their own."""
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
     shipped = write_concepts(tmp_path / "shipped")
-    shutil.copy(folders.packaged("vectors") / "lexicons.toml", shipped)
+    shutil.copy(folders.packaged("vectors") / "texts" / "lexicons.toml", shipped / "texts")
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
     chats: list[Chat] = []
 

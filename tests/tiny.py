@@ -86,7 +86,7 @@ def save_model(folder: Path, layers: int = LAYERS) -> Path:
 
 def write_concepts(folder: Path) -> Path:
     """Three concepts and a neutral corpus, in the form that ships with steerchat."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "texts").mkdir(parents=True, exist_ok=True)
     for name, examples in CONCEPTS.items():
         lines = ['kind = "emotion"', f'description = "what {name} is"']
         for positive, negative in examples:
@@ -94,7 +94,7 @@ def write_concepts(folder: Path) -> Path:
             lines += [f"negative = {json.dumps(negative)}"]
         (folder / f"{name}.toml").write_text("\n".join(lines), encoding="utf-8")
     corpus = [{"prompt": "Go on.", "reply": f"Sentence number {number} of many."} for number in range(8)]
-    (folder / "neutral.jsonl").write_text("\n".join(map(json.dumps, corpus)), encoding="utf-8")
+    (folder / "texts" / "neutral.jsonl").write_text("\n".join(map(json.dumps, corpus)), encoding="utf-8")
     return folder
 
 

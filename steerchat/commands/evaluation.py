@@ -113,7 +113,7 @@ def _version() -> str:
 
 
 def _shipped(part: str) -> list[str]:
-    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
+    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)[part]
 
 

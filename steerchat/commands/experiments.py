@@ -309,7 +309,7 @@ def tune(
     recipe = chosen(session, concept)
     places, strengths = ((layer,), tuning.FINER) if layer else (tuning.LAYERS, tuning.STRENGTHS)
     settings = tuning.grid(recipe, places, strengths, session.engine.n_layers)
-    text = (folders.packaged("vectors") / "prompts.toml").read_text(encoding="utf-8")
+    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
     result = tuning.tune(session, settings, tomllib.loads(text)["tuning"][:prompts_used], tokens)
     found = tuning.tuned(result.outcomes)
     kept = tuning.keep(session, found.setting.recipe) if keep and found is not None else ""

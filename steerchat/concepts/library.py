@@ -34,7 +34,6 @@ RESERVED = frozenset({RANDOM, "all"})
 # Where concepts may steer on a model for which they were never tuned: on the default one they do best a little later.
 DEFAULT_LAYERS = "48%-76%"
 DEFAULT_STRENGTH = 2.0
-EVALUATION = "evaluation.jsonl"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -97,7 +96,7 @@ class Library:
         """What `/concept evaluate` found of a shipped concept at its setting on a model, if that ships too."""
         if self.get(name).source != "shipped" or not self.recommended(name, fingerprint)[2]:
             return None
-        path = self.shipped / EVALUATION
+        path = self.shipped / "measured" / "evaluation.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         rows = {row["concept"]: row for row in map(json.loads, lines)}
         found = rows.get(name)
@@ -317,7 +316,7 @@ class Library:
         return lowered
 
 
-# Files beside the concepts that are not concepts.
+# Files that lay beside the shipped concepts in earlier versions: a copy in the user's folder is not a concept.
 NOT_CONCEPTS = frozenset({"prompts", "lexicons"})
 
 

@@ -41,9 +41,9 @@ class Calibration:
         from .profile import load_profile, measure_profile
 
         if engine.fingerprint not in self._profiles:
-            corpus = self._library.shipped / "neutral.jsonl"
+            corpus = self._library.shipped / "texts" / "neutral.jsonl"
             kept = self._library.folder(engine.fingerprint) / "profile.safetensors"
-            for path in (self._library.shipped / "profile.safetensors", kept):
+            for path in (self._library.shipped / "measured" / "profile.safetensors", kept):
                 found = load_profile(path, engine.fingerprint, corpus) if path.is_file() else None
                 if found is not None:
                     break
@@ -56,7 +56,7 @@ class Calibration:
     def chance(self, fingerprint: str) -> Chance | None:
         """The effects of meaningless pushes on a model, if they were measured; needs no torch."""
         if fingerprint not in self._chances:
-            paths = (self._library.folder(fingerprint) / CHANCE, self._library.shipped / CHANCE)
+            paths = (self._library.folder(fingerprint) / CHANCE, self._library.shipped / "measured" / CHANCE)
             self._chances[fingerprint] = next(filter(None, (load_chance(path, fingerprint) for path in paths)), None)
         return self._chances[fingerprint]
 

@@ -2,7 +2,7 @@
 
 They answer whether steering did what its name says, where the concept score could only say that it moved along its
 own direction. They count words, so they know nothing of negation or sense ("not happy" is a hit for happy): read
-them over many texts and against controls, never on one. The lists are in `vectors/lexicons.toml`.
+them over many texts and against controls, never on one. The lists are in `vectors/texts/lexicons.toml`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def word_lists(path: Path | None = None) -> Mapping[str, tuple[str, ...]]:
     Raises:
         SteerchatError: when the file cannot be read.
     """
-    file = path or folders.packaged("vectors") / "lexicons.toml"
+    file = path or folders.packaged("vectors") / "texts" / "lexicons.toml"
     try:
         return {name: tuple(entries.split()) for name, entries in read_toml(file).items()}
     except (OSError, ValueError, AttributeError) as error:
