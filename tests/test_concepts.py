@@ -36,9 +36,9 @@ from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.terminal.cli import build
 from steerchat.values.errors import ConceptError, Interrupted, SteerchatError, UnknownName, UsageError
+from steerchat.values.page import Page
 from steerchat.values.recipe import TermRequest
 from steerchat.values.results import Notice
-from steerchat.values.text import Page
 
 HIDDEN = 64
 JOY = '/concept new joyful "What joy, what a day!" "There is a day." 2'

@@ -35,9 +35,9 @@ from steerchat.measures.pair import probe
 from steerchat.storage.records import Filters
 from steerchat.storage.store import Store
 from steerchat.values.errors import UsageError
+from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
 from steerchat.values.results import Answer, Notice, Pair, PairDone, Probed, Progress
-from steerchat.values.text import Table
 
 PROMPT = "How are you?"
 

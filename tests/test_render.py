@@ -20,6 +20,7 @@ from rich.text import Text
 from steerchat.screen.render import Screen, View
 from steerchat.slash.registry import Registry
 from steerchat.values.errors import SteerchatError
+from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import (
     Answer,
@@ -36,7 +37,7 @@ from steerchat.values.results import (
     Started,
     Strip,
 )
-from steerchat.values.text import Table, Wrapper, clean, fit, wrap
+from steerchat.values.text import Wrapper, clean, fit, wrap
 
 HAPPY = Recipe((Term((("happy", 1.0),), (16,), 2.0),))
 TITLES = ("normal", "steered: happy 16 x 2.0")

@@ -30,9 +30,10 @@ from steerchat.reports.markdown import literal, quotation
 from steerchat.storage.records import Filters, PairRecord
 from steerchat.storage.store import Store
 from steerchat.terminal import repl
+from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair
-from steerchat.values.text import Table, clean
+from steerchat.values.text import clean
 
 HOSTILE = (
     "<script>alert(1)</script> </div></section></html> <img src=x onerror=alert(2)> &lt;b&gt; {unique_id} {0} DARK "

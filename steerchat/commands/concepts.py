@@ -17,9 +17,9 @@ from ..conversation.chat import Chat
 from ..slash.arguments import Choice, Concept, Layer, Option, PathArg, Text
 from ..slash.registry import command
 from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageError
+from ..values.page import Page
 from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
 from ..values.results import Event, Notice
-from ..values.text import Page
 
 _GROUP = "Concepts"
 # What the wizard tries a new concept on: steering shows well on it.

@@ -15,8 +15,8 @@ from ..slash.arguments import Int, Many, Option, PathArg, TermWord
 from ..slash.registry import command
 from ..system import folders
 from ..values.errors import Interrupted, UsageError
+from ..values.page import Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
-from ..values.text import Page, Table
 
 if TYPE_CHECKING:
     from ..experiments.trials import Evaluation, Trials

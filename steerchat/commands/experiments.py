@@ -20,9 +20,9 @@ from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId
 from ..slash.registry import command
 from ..system import folders
 from ..values.errors import UsageError
+from ..values.page import Page
 from ..values.recipe import Recipe, TermRequest, parse_parts
 from ..values.results import BenchReport, Event, Notice
-from ..values.text import Page
 
 _GROUP = "Experiments"
 

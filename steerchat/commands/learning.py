@@ -16,7 +16,7 @@ from ..course.tutor import tutor
 from ..slash.arguments import Int, Option, PathArg, Rest
 from ..slash.registry import command
 from ..values.errors import SteerchatError, UsageError, unknown
-from ..values.text import Page, Table
+from ..values.page import Page, Table
 
 _GROUP = "Learning"
 

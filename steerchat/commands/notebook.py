@@ -15,8 +15,8 @@ from ..slash.registry import command
 from ..storage.records import SearchHit, StoredPair
 from ..storage.store import Filters, Store
 from ..values.errors import StoreError, UsageError, shorten
+from ..values.page import Page, Shaded
 from ..values.results import Event, Notice
-from ..values.text import Page, Shaded
 
 _GROUP = "Notebook"
 _DAYS = {"today": 0, "yesterday": 1}

@@ -11,7 +11,7 @@ from ..conversation.rerun import resume as go_on_with
 from ..screen.lines import when
 from ..slash.arguments import Int, Option, SessionId
 from ..slash.registry import command
-from ..values.text import Page, Table
+from ..values.page import Page, Table
 from .notebook import confirmed, open_store
 
 _GROUP = "Notebook"

@@ -12,8 +12,8 @@ from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingVa
 from ..slash.registry import command
 from ..system.settings import description
 from ..values.errors import UsageError
+from ..values.page import Page, Table
 from ..values.results import Notice
-from ..values.text import Page, Table
 
 _GROUP = "Setup"
 

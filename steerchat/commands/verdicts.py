@@ -12,8 +12,9 @@ from ..storage.records import Filters, Verdict
 from ..storage.store import Store
 from ..storage.verdicts import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
 from ..values.errors import UsageError, shorten
+from ..values.page import Page, Table
 from ..values.results import Event, Finished, Notice, Pair, Started
-from ..values.text import Page, Table, fit
+from ..values.text import fit
 from .notebook import open_store
 
 _GROUP = "Notebook"

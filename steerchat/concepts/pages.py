@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..values.errors import ConceptError, shorten
+from ..values.page import Page, Table
 from ..values.recipe import RANDOM, format_strength, name_layers, parse_layers
 from ..values.results import Notice
-from ..values.text import Page, Table
 from .concept import Concept
 from .library import Library, read_header
 

@@ -17,8 +17,8 @@ import torch
 from ..concepts.extract import extract
 from ..experiments.trials import ASKING
 from ..values.errors import UsageError, unknown
+from ..values.page import Table
 from ..values.recipe import UNIT, Term, format_layers, format_strength
-from ..values.text import Table
 from .lab import DIRECTIONS, PROMPTS, SEEDS, TOKENS, Lab, Trial, random_cosine, source_by_hand
 
 if TYPE_CHECKING:

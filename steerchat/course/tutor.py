@@ -12,9 +12,9 @@ from ..conversation.chat import Chat
 from ..slash.registry import Registry, is_command
 from ..system import folders
 from ..values.errors import SteerchatError, UsageError, unknown
+from ..values.page import Heading, Table
 from ..values.recipe import UNIT
 from ..values.results import Notice
-from ..values.text import Heading, Table
 from .facts import STATE_FACTS, state_facts
 from .files import course_folder, trouble
 from .lesson import Course, Lesson, LessonError, Step, Track, read_course

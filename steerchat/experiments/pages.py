@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..values.errors import shorten
+from ..values.page import Page, Shaded, Table
 from ..values.recipe import Recipe, Term, format_layers, format_strength, name_layers
 from ..values.results import Notice, Pair, Probed, Strip
-from ..values.text import Page, Shaded, Table, fit
+from ..values.text import fit
 from .outcomes import Outcome, Result, alike, best
 from .tuning import tuned
 

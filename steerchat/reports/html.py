@@ -17,8 +17,9 @@ from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from ..screen import lines as pages
 from ..screen.picture import recorder
+from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
-from ..values.text import Table, changes, clean, column_widths
+from ..values.text import changes, clean, column_widths
 from .markdown import NOTES, Chapter, Facts, Report, Verdict
 
 _INDENT = 2

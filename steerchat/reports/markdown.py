@@ -13,8 +13,9 @@ from typing import Any
 from .._version import __version__
 from ..screen import lines as pages
 from ..storage.records import storable
+from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
-from ..values.text import Table, clean
+from ..values.text import clean
 from ..values.text import to_json as as_json
 
 NOTES = {"end": "", "length": "max tokens", "interrupted": "stopped", "failed": "failed"}

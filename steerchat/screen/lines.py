@@ -11,9 +11,10 @@ from typing import Protocol, runtime_checkable
 from rich.text import Text
 
 from ..slash.registry import HelpPage
+from ..values.page import Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Pair, Strip
-from ..values.text import Shaded, Table, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
+from ..values.text import Wrapper, cell_len, clean, column_widths, fit, pad, wrap
 from .painter import ACCENT, DIM
 
 INDENT = "  "

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..slash.registry import HelpPage
 from ..values.errors import SteerchatError
+from ..values.page import Heading, Page, Shaded, Table
 from ..values.recipe import Recipe
 from ..values.results import (
     BenchReport,
@@ -32,7 +33,7 @@ from ..values.results import (
     Started,
     Strip,
 )
-from ..values.text import Heading, Page, Shaded, Table, cell_len, changes, clean
+from ..values.text import cell_len, changes, clean
 from . import lines as pages
 from .columns import GAP, SIDE_BY_SIDE, Block, Stream
 from .painter import ACCENT, DIM, Bar, Painter

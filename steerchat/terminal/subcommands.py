@@ -187,8 +187,8 @@ def _exported(chat: Chat, result: Any, form: str) -> str:
 
 def _json(result: Any) -> Iterator[Any]:
     """A result's JSON objects: of each pair in a stream, of each row of a list, of a value."""
+    from ..values.page import Page
     from ..values.results import Notice, PairDone
-    from ..values.text import Page
 
     if isinstance(result, Iterator):
         for event in result:

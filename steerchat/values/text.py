@@ -12,7 +12,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -277,54 +276,6 @@ def changes(first: str, second: str) -> tuple[list[Span], list[Span]]:
             if low < high:
                 found.append((matches[low].start(), matches[high - 1].end()))
     return spans
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under headings, to be shown by a screen.
-
-    Attributes:
-        headings: one a column.
-        rows: the cells, as text.
-        right: indices of the columns that are aligned at their right end, as numbers are.
-        dim: indices of the rows that matter less.
-        samples: indices of the columns that are bits of longer texts, which a report shows whole elsewhere.
-        empty: said in place of a table without rows.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: frozenset[int] = frozenset()
-    dim: frozenset[int] = frozenset()
-    samples: frozenset[int] = frozenset()
-    empty: str = "nothing here yet"
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The name of what follows, set apart from what came before."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Shaded:
-    """A text in pieces, each with a shade from 0 (as any text) to 3 (stands out most)."""
-
-    pieces: Sequence[tuple[str, int]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a command gives back in both forms.
-
-    Attributes:
-        parts: sentences, notices and tables, to be shown in order.
-        objects: the same as JSON objects, one a line.
-    """
-
-    parts: Sequence[object]
-    objects: Sequence[Mapping[str, object]] = ()
 
 
 def column_widths(
