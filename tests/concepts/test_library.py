@@ -1,0 +1,141 @@
+"""Concepts as files: the shipped ones, the user's own, and vectors that are made once for each model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CONCEPTS, LAYERS, a_library, write_concepts
+
+from steerchat.concepts.library import Library
+from steerchat.engine.engine import Engine
+from steerchat.measures.calibration import Calibration
+from steerchat.system import folders
+from steerchat.values.errors import ConceptError, Interrupted, UnknownName
+from steerchat.values.recipe import RANDOM
+from steerchat.values.results import Notice, Progress
+
+OWN = """
+kind = "custom"
+description = "mine"
+[[examples]]
+positive = "hurrah"
+negative = "well"
+"""
+
+
+def test_the_seventeen_shipped_concepts_have_at_least_eight_pairs_to_extract_from(tmp_path: Path):
+    library = Library(folders.packaged("vectors"), tmp_path, tmp_path)
+    concepts = [concept for concept in library.concepts() if concept.name != RANDOM]
+    assert len(concepts) == 17
+    for concept in concepts:
+        assert sum(not example.held_out for example in concept.examples) >= 8, concept.name
+        assert concept.description and concept.kind != "custom"
+
+
+def test_names_are_sorted_with_random_last_and_other_files_left_out(tmp_path: Path):
+    library = a_library(tmp_path)
+    (tmp_path / "concepts").mkdir()
+    # Copied with the shipped concepts of an earlier version, beside which it lay.
+    (tmp_path / "concepts" / "lexicons.toml").write_text("x = 1")
+    (tmp_path / "shipped" / "No Name.toml").write_text(OWN)
+    assert library.names() == [*sorted(CONCEPTS), RANDOM]
+
+
+def test_a_users_concept_shadows_the_shipped_one_until_it_is_gone(tmp_path: Path):
+    library = a_library(tmp_path)
+    own = tmp_path / "concepts" / "happy.toml"
+    own.parent.mkdir()
+    own.write_text(OWN)
+    assert (library.get("happy").source, library.get("happy").description) == ("user", "mine")
+    own.unlink()
+    assert library.get("happy").source == "shipped"
+
+
+def test_an_unknown_concept_suggests_the_nearest(tmp_path: Path):
+    with pytest.raises(UnknownName) as raised:
+        a_library(tmp_path).get("hapy")
+    assert raised.value.hint == "did you mean happy?"
+
+
+@pytest.mark.parametrize("name", ["../happy", "shipped/happy", "", "HAPPY.toml", "lexicons"])
+def test_a_name_reaches_no_other_file(tmp_path: Path, name: str):
+    with pytest.raises(UnknownName):
+        a_library(tmp_path).get(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[examples", "cannot be read"),
+        ('description = "empty"', "no examples to extract from"),
+        ('[[examples]]\npositive = "a"\nnegative = "  "', "empty"),
+        ('[[examples]]\npositive = "a"\nnegative = "a"', "equal"),
+        ('[[examples]]\npositive = "a"', "negative"),
+        ('[[examples]]\npositive = 1\nnegative = "a"', "positive"),
+        ("examples = 3", "broken.toml"),
+    ],
+)
+def test_a_broken_concept_names_its_file_and_what_is_wrong(tmp_path: Path, text: str, message: str):
+    library = a_library(tmp_path)
+    (tmp_path / "shipped" / "broken.toml").write_text(text)
+    with pytest.raises(ConceptError) as raised:
+        library.get("broken")
+    assert "broken.toml" in raised.value.message and message in raised.value.message
+    assert library.get("happy").examples  # the others still work
+
+
+def test_a_vector_is_extracted_once_and_read_from_its_file_afterwards(tmp_path: Path, tiny: Engine):
+    told: list[Notice | Progress] = []
+    first = a_library(tmp_path).vector("happy", tiny, told.append)
+    assert told and (first.n_layers, first.hidden, first.fingerprint) == (LAYERS, tiny.hidden, tiny.fingerprint)
+    again: list[Notice | Progress] = []
+    second = a_library(tmp_path).vector("happy", tiny, again.append)
+    assert again == [] and torch.equal(first.directions, second.directions)
+
+
+def test_other_examples_make_another_vector(tmp_path: Path, tiny: Engine):
+    library = a_library(tmp_path)
+    before = library.vector("happy", tiny)
+    path = tmp_path / "shipped" / "happy.toml"
+    path.write_text(path.read_text().replace("I love it", "I adore it"))
+    after = library.vector("happy", tiny)
+    assert not torch.equal(before.directions, after.directions)
+
+
+def test_a_random_direction_follows_from_its_seed_alone(tmp_path: Path, tiny: Engine):
+    library = a_library(tmp_path)
+    one, same, other = (library.vector(RANDOM, tiny, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.directions, same.directions) and not torch.equal(one.directions, other.directions)
+
+
+def test_a_profile_is_measured_once_for_a_model(tmp_path: Path, tiny: Engine):
+    told: list[Notice | Progress] = []
+    first = Calibration(a_library(tmp_path)).profile(tiny, told.append)
+    assert told and first.lengths.shape == (LAYERS,) and (first.lengths > 0).all()
+    again: list[Notice | Progress] = []
+    assert (
+        torch.equal(Calibration(a_library(tmp_path)).profile(tiny, again.append).states, first.states) and again == []
+    )
+
+
+def test_stopped_work_leaves_no_file_and_can_be_done_later(tmp_path: Path, tiny: Engine):
+    library = a_library(tmp_path)
+    with pytest.raises(Interrupted, match="extracting happy stopped"):
+        library.vector("happy", tiny, stopped=lambda: True)
+    with pytest.raises(Interrupted, match="measuring tiny's typical activations stopped"):
+        Calibration(library).profile(tiny, stopped=lambda: True)
+    assert not list((tmp_path / "vectors").rglob("*.safetensors"))
+    assert library.vector("happy", tiny).n_layers == Calibration(library).profile(tiny).states.shape[1] == LAYERS
+
+
+@pytest.mark.parametrize("name", ["add", "all", "random", "9lives", "two words", "x" * 41, "prompts", ""])
+def test_some_words_cannot_name_a_concept(tmp_path: Path, name: str):
+    library = Library(write_concepts(tmp_path / "shipped"), tmp_path, tmp_path, reserved={"add"})
+    with pytest.raises(ConceptError):
+        library.check_name(name)
+
+
+def test_a_name_is_taken_in_small_letters(tmp_path: Path):
+    assert a_library(tmp_path).check_name(" Very-Happy ") == "very-happy"

@@ -1,0 +1,246 @@
+"""Hooks on blocks: what they change, row by row, and that they are gone afterwards."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from engines import HIDDEN, LAYERS, tiny_model
+from torch import Tensor, nn
+
+from steerchat.engine.hooks import Edit, LengthReader, StateReader, Steering, find_blocks
+from steerchat.values.errors import ModelError
+from steerchat.values.recipe import Operation
+
+torch.manual_seed(0)
+STATES = torch.randn(5, 7, HIDDEN) * 10
+
+
+class PlainBlock(nn.Module):
+    def forward(self, hidden: Tensor) -> Any:
+        return hidden * 1.0
+
+
+class TupleBlock(nn.Module):
+    """As older architectures: the state first, then whatever else a layer gives back."""
+
+    def forward(self, hidden: Tensor) -> Any:
+        return hidden * 1.0, "weights", None
+
+
+def blocks_of(kind: type[nn.Module], count: int = 2) -> nn.ModuleList:
+    return nn.ModuleList(kind() for _ in range(count))
+
+
+def vector(seed: int, size: float = 5.0) -> Tensor:
+    direction = torch.randn(HIDDEN, generator=torch.Generator().manual_seed(seed))
+    return direction * (size / direction.norm())
+
+
+def steered(rows: list[list[Edit]], states: Tensor = STATES, kind: type[nn.Module] = PlainBlock) -> Tensor:
+    blocks = blocks_of(kind)
+    with Steering(blocks, rows, HIDDEN):
+        output = blocks[1](states)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def edit(operation: Operation, seed: int, size: float = 5.0) -> Edit:
+    return Edit(1, operation, vector(seed, size))
+
+
+def projection(states: Tensor, direction: Tensor) -> Tensor:
+    return states @ (direction / direction.norm())
+
+
+@pytest.mark.parametrize("kind", [PlainBlock, TupleBlock])
+def test_each_row_gets_its_own_push_and_others_stay_bit_equal(kind: type[nn.Module]) -> None:
+    first, second = edit("add", 1), edit("add", 2)
+    result = steered([[], [first], [second], [], [first, second]], kind=kind)
+    assert torch.equal(result[0], STATES[0])
+    assert torch.equal(result[3], STATES[3])
+    torch.testing.assert_close(result[1], STATES[1] + first.vector)
+    torch.testing.assert_close(result[2], STATES[2] + second.vector)
+    torch.testing.assert_close(result[4], STATES[4] + first.vector + second.vector)
+
+
+def test_what_else_a_block_gives_back_is_passed_on() -> None:
+    blocks = blocks_of(TupleBlock)
+    with Steering(blocks, [[edit("add", 1)]] * 5, HIDDEN):
+        output = blocks[1](STATES)
+    assert isinstance(output, tuple)
+    assert output[1:] == ("weights", None)
+
+
+def test_a_block_without_edits_has_no_hook() -> None:
+    blocks = blocks_of(PlainBlock)
+    with Steering(blocks, [[edit("add", 1)]], HIDDEN):
+        assert torch.equal(blocks[0](STATES[:1]), STATES[:1])
+        assert not torch.equal(blocks[1](STATES[:1]), STATES[:1])
+
+
+def test_ablate_leaves_nothing_along_its_direction_and_all_that_is_orthogonal() -> None:
+    removed = vector(1)
+    result = steered([[], [Edit(1, "ablate", removed)], [], [], []])
+    assert projection(STATES[1], removed).abs().max() > 1
+    assert projection(result[1], removed).abs().max() < 1e-5  # of states as long as 80
+    unit = removed / removed.norm()
+    orthogonal = STATES[1] - projection(STATES[1], removed)[:, None] * unit
+    torch.testing.assert_close(result[1], orthogonal, atol=1e-5, rtol=0)
+    assert torch.equal(result[[0, 2, 3, 4]], STATES[[0, 2, 3, 4]])
+
+
+def test_states_of_unit_length_keep_less_than_a_millionth_of_an_ablated_direction() -> None:
+    states = STATES / STATES.norm(dim=-1, keepdim=True)
+    result = steered([[edit("ablate", 1)]] * 5, states)
+    assert projection(result, vector(1)).abs().max() < 1e-6
+
+
+def test_directions_that_are_not_orthogonal_are_all_ablated() -> None:
+    first = vector(1)
+    second = first + 0.3 * vector(2)
+    result = steered([[Edit(1, "ablate", first), Edit(1, "ablate", second)]] * 5)
+    assert projection(result, first).abs().max() < 1e-4
+    assert projection(result, second).abs().max() < 1e-4
+    kept = vector(3)
+    basis = torch.linalg.qr(torch.stack([first, second]).T).Q
+    kept = kept - basis @ (basis.T @ kept)
+    torch.testing.assert_close(projection(result, kept), projection(STATES, kept), atol=1e-4, rtol=0)
+
+
+def test_ablating_a_direction_twice_is_ablating_it_once() -> None:
+    once = steered([[edit("ablate", 1)]] * 5)
+    twice = steered([[edit("ablate", 1), edit("ablate", 1, size=-2.0)]] * 5)
+    torch.testing.assert_close(twice, once, atol=1e-5, rtol=0)
+
+
+def test_ablating_nothing_changes_nothing() -> None:
+    result = steered([[Edit(1, "ablate", torch.zeros(HIDDEN))]] * 5)
+    torch.testing.assert_close(result, STATES)
+
+
+def test_replace_puts_the_vector_in_place_of_the_state() -> None:
+    result = steered([[], [edit("replace", 4)], [], [], []])
+    assert torch.equal(result[1], vector(4).expand(7, HIDDEN))
+    assert torch.equal(result[0], STATES[0])
+
+
+def test_operations_mixed_over_rows_do_what_each_does_alone() -> None:
+    rows = [[], [edit("add", 1)], [edit("ablate", 2)], [edit("replace", 3)], [edit("ablate", 4), edit("add", 1)]]
+    together = steered(rows)
+    for index, row in enumerate(rows):
+        alone = steered([row], STATES[index : index + 1])
+        torch.testing.assert_close(together[index], alone[0], atol=1e-5, rtol=0)
+
+
+def test_within_a_row_replace_comes_before_ablate_before_add_however_they_are_written() -> None:
+    written = [edit("add", 1), edit("ablate", 2), edit("replace", 3)]
+    result = steered([written])[0, 0]
+    unit = vector(2) / vector(2).norm()
+    replaced = vector(3)
+    torch.testing.assert_close(result, replaced - (replaced @ unit) * unit + vector(1))
+    assert torch.equal(steered([written[::-1]]), steered([written]))
+
+
+def test_selected_rows_keep_their_edits_in_the_new_order() -> None:
+    rows = [[edit("add", 1)], [edit("ablate", 2)], [edit("replace", 3)], [], [edit("add", 4)]]
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, rows, HIDDEN)
+    order = [4, 2, 1]
+    steering.select(torch.tensor(order))
+    with steering:
+        kept = blocks[1](STATES[order])
+    torch.testing.assert_close(kept, steered(rows)[order], atol=1e-5, rtol=0)
+
+
+def test_in_sixteen_bits_a_push_is_added_before_rounding() -> None:
+    states = STATES.to(torch.bfloat16)
+    result = steered([[edit("add", 1)]] * 5, states)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, (states.float() + vector(1)).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_hooks_are_gone_however_the_block_ends(fails: bool) -> None:
+    blocks = blocks_of(PlainBlock)
+    try:
+        with Steering(blocks, [[edit("add", 1)]] * 5, HIDDEN), StateReader(blocks, [0, 1]), LengthReader(blocks):
+            assert not torch.equal(blocks[1](STATES), STATES)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert torch.equal(blocks[1](STATES), STATES)
+    assert all(not block._forward_hooks for block in blocks)
+
+
+def test_a_steering_can_be_entered_again() -> None:
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, [[edit("add", 1)]] * 5, HIDDEN)
+    results = []
+    for _ in range(2):
+        with steering:
+            results.append(blocks[1](STATES))
+        assert torch.equal(blocks[1](STATES), STATES)
+    assert torch.equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("kind", [PlainBlock, TupleBlock])
+def test_states_are_averaged_over_the_marked_positions(kind: type[nn.Module]) -> None:
+    blocks = blocks_of(kind)
+    weights = torch.zeros(5, 2, 7)
+    weights[0, 0, 2:4] = 0.5
+    weights[0, 1, 5] = 1.0
+    weights[1, 0, 6] = 1.0
+    reader = StateReader(blocks, [1])
+    reader.weights = weights
+    with reader:
+        blocks[1](STATES)
+    assert reader.means.shape == (5, 2, 1, HIDDEN)
+    torch.testing.assert_close(reader.means[0, 0, 0], STATES[0, 2:4].mean(dim=0))
+    torch.testing.assert_close(reader.means[0, 1, 0], STATES[0, 5])
+    torch.testing.assert_close(reader.means[1, 0, 0], STATES[1, 6])
+    assert not reader.means[2].any()
+
+
+def test_typical_lengths_leave_out_the_first_position() -> None:
+    blocks = blocks_of(PlainBlock)
+    states = STATES[:1].clone()
+    states[:, 0] *= 1000
+    with LengthReader(blocks) as reader:
+        for block in blocks:
+            block(states)
+    torch.testing.assert_close(reader.medians, states[0, 1:].norm(dim=-1).median().expand(2))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "gemma3", "qwen3"])
+def test_blocks_are_found_in_order(kind: str) -> None:
+    model = tiny_model(kind)
+    blocks = find_blocks(model)
+    assert len(blocks) == LAYERS
+    called: list[int] = []
+    for index, block in enumerate(blocks):
+        block.register_forward_hook(lambda module, args, output, index=index: called.append(index))
+    model(torch.tensor([[5, 6]]))
+    assert called == list(range(LAYERS))
+
+
+def test_blocks_of_an_unknown_model_are_its_longest_list_of_alike_modules() -> None:
+    model = nn.Module()
+    model.heads = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+    model.body = nn.Module()
+    model.body.stack = blocks_of(PlainBlock, 5)
+    assert find_blocks(model) is model.body.stack
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    with pytest.raises(ModelError, match="decoder blocks"):
+        find_blocks(nn.Linear(2, 2))
+
+
+def test_a_block_computes_where_accelerate_says() -> None:
+    blocks = blocks_of(PlainBlock)
+    blocks[1]._hf_hook = SimpleNamespace(execution_device="meta")  # type: ignore[assignment]
+    with Steering(blocks, [[edit("add", 1)]], HIDDEN):
+        assert blocks[1](STATES[:1].to("meta")).device.type == "meta"

@@ -1,0 +1,32 @@
+"""A model that does not fit into memory: layers that accelerate keeps on the disk steer as those in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from engines import GREEDY, answers, push
+
+from steerchat.engine.decoding import Row
+from steerchat.models import memory
+from steerchat.models.find import find
+from steerchat.models.load import load
+
+
+@pytest.mark.slow
+def test_half_the_layers_on_the_disk_answer_as_all_in_memory(tiny_folder: Path, tmp_path: Path) -> None:
+    found = find(str(tiny_folder), progress=print)
+    most = memory.needs(found, 4).weights * 2 // 3
+    whole = load(found, "cpu", "float32")
+    spread = load(found, "cpu", "float32", most=most, offload=str(tmp_path / "disk"))
+    places = set(spread.model.hf_device_map.values())
+    assert places == {"cpu", "disk"}
+    prompt = tuple(whole.prompter.raw("How are you?"))
+    rows = [Row(prompt), *(Row(prompt, (push(layer, layer),)) for layer in range(whole.n_layers))]
+    said, again = answers(whole, rows, GREEDY), answers(spread, rows, GREEDY)
+    assert [one.answer.token_ids for one in said] == [one.answer.token_ids for one in again]
+    assert len({one.answer.token_ids for one in said}) > 2
+    for one, other in zip(said, again, strict=True):
+        assert one.answer.perplexity == pytest.approx(other.answer.perplexity)
+        torch.testing.assert_close(one.reading.states, other.reading.states, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,122 @@
+"""`bench`: every figure is there, and says what it should of runs whose cost is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from engines import tiny_engine
+from tiny import a_library, save_model
+
+from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.engine.engine import Engine
+from steerchat.experiments.bench import run_bench
+from steerchat.slash.registry import registry
+from steerchat.system.settings import Settings
+from steerchat.values.errors import Interrupted, ModelError
+from steerchat.values.results import BenchReport, Notice, Progress
+
+pytestmark = pytest.mark.slow
+
+# Design section 8.
+PROMISED = [
+    "pair_vs_single",
+    "hook_one_layer",
+    "hook_all_layers",
+    "hook_operations",
+    "layers_speedup",
+    "strengths_speedup",
+    "ttft_turn10_vs_turn2",
+    "bandwidth_fraction",
+    "vs_generate",
+    "extract_seconds",
+    "start_seconds",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A tiny model is no work for several: they would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Of a tiny model in files, so that another steerchat can start with it, away from the user's folders."""
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERCHAT_HOME", str(folder / "home"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield Settings(model=str(save_model(folder / "tiny")))
+
+
+@pytest.fixture(scope="module")
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, settings: Settings
+) -> tuple[Engine, BenchReport, list[Notice | Progress]]:
+    told: list[Notice | Progress] = []
+    engine = tiny_engine(stops=())
+    library = a_library(tmp_path_factory.mktemp("concepts"))
+    return engine, run_bench(engine, library, settings, quick=True, report=told.append), told
+
+
+def test_the_object_has_every_figure_that_the_design_promises_with_its_spread(measured):
+    data = json.loads(json.dumps(measured[1].to_json(), allow_nan=False))
+    for name in PROMISED:
+        assert data[name].keys() == {"median", "low", "high"}
+        assert 0 < data[name]["low"] <= data[name]["median"] <= data[name]["high"]
+        assert data["repeats"][name] >= 1
+    assert (data["model"], data["device"], data["dtype"]) == ("tiny-llama", "cpu", "float32")
+
+
+def test_the_reading_limit_and_the_speed_are_what_the_fraction_divides(measured):
+    figures = measured[1].figures
+    fraction, speed, limit = (
+        figures[name] for name in ("bandwidth_fraction", "tokens_per_second", "limit_tokens_per_second")
+    )
+    assert speed.low / limit.high <= fraction.median <= speed.high / limit.low
+
+
+def test_progress_is_told_up_to_the_end(measured):
+    shares = [event.done / (event.total or 1) for event in measured[2] if isinstance(event, Progress)]
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
+def test_nothing_is_left_on_the_model(measured):
+    engine = measured[0]
+    assert not any(block._forward_hooks for block in engine.blocks)
+
+
+def test_bench_stops_when_it_is_told_to(tmp_path, settings):
+    told: list[Notice | Progress] = []
+
+    def stopped() -> bool:
+        return any(isinstance(event, Progress) and "memory" in event.label for event in told)
+
+    with pytest.raises(Interrupted):
+        run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, True, told.append, stopped)
+    assert "memory" in str(told[-1])
+
+
+def test_a_model_that_ends_its_answers_at_once_is_an_error_that_says_so(tmp_path, settings):
+    engine = tiny_engine(stops=tuple(range(300)))
+    with pytest.raises(ModelError, match="ended its answer"):
+        run_bench(engine, a_library(tmp_path), settings, quick=True)
+
+
+def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path, settings):
+    nowhere = replace(settings, model=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match="another steerchat did not start"):
+        run_bench(tiny_engine(stops=()), a_library(tmp_path), nowhere, quick=True)
+
+
+def test_bench_is_a_slash_command_and_a_subcommand_of_the_shell():
+    bench = registry.get("bench")
+    assert bench.shell
+    assert [registry.parse(example).kwargs for example in bench.examples] == [{"quick": True}, {}]

@@ -1,0 +1,239 @@
+"""Every architecture from door to door: read from files, extracted from, steered, swept, and told more than once.
+
+The reference is transformers' own forward pass on one text without a cache, and one plain hook at a place that is
+written down here for each architecture. It shares no code with steerchat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from engines import recording_logits
+from tiny import CONCEPTS, TEMPLATE, a_session, finish, tiny_tokenizer
+from torch import Tensor
+
+from steerchat.conversation.session import Session
+from steerchat.engine.engine import Engine
+from steerchat.engine.hooks import Edit
+from steerchat.experiments.run import Experiment
+from steerchat.experiments.settings import at_layers, at_strengths
+from steerchat.models.find import find
+from steerchat.models.load import load
+from steerchat.storage.store import Store
+from steerchat.values.recipe import parse_term
+
+END = 2  # the token that ends a turn
+LAYERS, HIDDEN, WINDOW = 4, 64, 9  # the window is shorter than every prompt here
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TEMPLATE
+)
+
+COMMON: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 128,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+HYBRID: dict[str, Any] = {
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "tie_word_embeddings": False,  # a tied random model says its last token again, whatever is pushed
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An architecture: its configuration, where its blocks are, and its chat template (None for a base model)."""
+
+    config: Callable[..., Any]
+    blocks: Callable[[Any], Any]
+    options: dict[str, Any]
+    template: str | None = TEMPLATE
+
+
+def layers(model: Any) -> Any:
+    return model.model.layers
+
+
+KINDS = {
+    "llama": Kind(transformers.LlamaConfig, layers, COMMON),
+    "mistral": Kind(transformers.MistralConfig, layers, COMMON | {"sliding_window": WINDOW}, NO_SYSTEM),
+    "qwen2": Kind(
+        transformers.Qwen2Config,
+        layers,
+        COMMON | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+    ),
+    "qwen3": Kind(transformers.Qwen3Config, layers, COMMON | {"head_dim": 16}),
+    "gemma2": Kind(
+        transformers.Gemma2Config,
+        layers,
+        # Caps low enough to bite: without them the scores would be others.
+        COMMON | HYBRID | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+        NO_SYSTEM,
+    ),
+    "gemma3": Kind(transformers.Gemma3TextConfig, layers, COMMON | HYBRID, NO_SYSTEM),
+    "phi3": Kind(transformers.Phi3Config, layers, COMMON | {"sliding_window": WINDOW}),
+    "gpt2": Kind(
+        transformers.GPT2Config,
+        lambda model: model.transformer.h,
+        {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": 512, "initializer_range": 0.2},
+        None,
+    ),
+    "gpt_neox": Kind(transformers.GPTNeoXConfig, lambda model: model.gpt_neox.layers, COMMON, None),
+    "smollm3": Kind(transformers.SmolLM3Config, layers, COMMON | {"no_rope_layers": [1, 1, 1, 0]}),
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Kind, Engine]:
+    """A model of each architecture, saved and loaded as a user's folder is."""
+    kind = KINDS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = kind.template
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    config = kind.config(vocab_size=len(tokenizer), **ids, **kind.options)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return kind, load(find(str(folder), progress=print), "cpu", "float32")
+
+
+@pytest.fixture
+def session(tmp_path: Path, found: tuple[Kind, Engine]) -> Iterator[Session]:
+    _, engine = found
+    engine.forget()
+    with Store.open(tmp_path / "history.db") as store:
+        yield a_session(tmp_path, engine, store, temperature=0.0, repetition_penalty=1.0, max_tokens=6)
+
+
+def plain(
+    kind: Kind, engine: Engine, tokens: Sequence[int], edits: Sequence[Edit] = (), start: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Logits (tokens, vocabulary) and block outputs (layers, tokens, hidden) of one text alone, without a cache,
+    with every edit's vector added to its block's output from position `start` on."""
+    states: list[Tensor] = []
+
+    def hook(layer: int) -> Any:
+        def changed(module: Any, args: Any, output: Any) -> Any:
+            state = (output if isinstance(output, Tensor) else output[0]).clone()
+            for edit in edits:
+                if edit.layer == layer:
+                    state[:, start:] += edit.vector
+            states.append(state[0])
+            return state if isinstance(output, Tensor) else (state, *output[1:])
+
+        return changed
+
+    handles = [block.register_forward_hook(hook(layer)) for layer, block in enumerate(kind.blocks(engine.model))]
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    return logits, torch.stack(states)
+
+
+def greedy(
+    kind: Kind, engine: Engine, prompt: Sequence[int], edits: Sequence[Edit], end: int, count: int
+) -> tuple[int, ...]:
+    """The likeliest tokens, one full forward pass each."""
+    tokens = list(prompt)
+    for _ in range(count):
+        token = int(plain(kind, engine, tokens, edits, len(prompt) - 1)[0][-1].argmax())
+        if token == end:
+            break
+        tokens.append(token)
+    return tuple(tokens[len(prompt) :])
+
+
+@pytest.mark.slow
+def test_a_pair_is_what_a_plain_loop_says(found: tuple[Kind, Engine], session: Session) -> None:
+    kind, engine = found
+    session.system = "Be brief."
+    session.steer([parse_term("random 1 6.0"), parse_term("happy 2 3.0")])
+    with recording_logits(engine) as seen:
+        pair = finish(session.say("How are you?", seed=5))
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How are you?"}]
+    prompt = engine.prompter.chat(messages)
+    assert "brief" in engine.prompter.text(prompt)  # a refused system message opens the first one
+    pushes = session.edits(session.recipe, 5)
+    assert len({edit.layer for edit in pushes}) == 2
+    assert pair.steered is not None
+    assert pair.normal.token_ids == greedy(kind, engine, prompt, (), END, 6)
+    assert pair.steered.token_ids == greedy(kind, engine, prompt, pushes, END, 6)
+    # The first step's scores of both rows, and that the push is no small thing to the reference.
+    normal = plain(kind, engine, prompt)[0][-1]
+    steered = plain(kind, engine, prompt, pushes, len(prompt) - 1)[0][-1]
+    torch.testing.assert_close(seen[0], torch.stack([normal, steered]), atol=1e-4, rtol=1e-4)
+    assert (steered - normal).abs().max() > 0.05
+    # How likely the unsteered model finds the steered answer.
+    answer = engine.prompter.reply(pair.steered.text)
+    scores = plain(kind, engine, [*prompt, *answer])[0].log_softmax(-1)
+    logs = [float(scores[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
+    assert pair.steered.perplexity == pytest.approx(torch.tensor(logs).mean().neg().exp().item(), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_vector_is_the_difference_of_plain_means(found: tuple[Kind, Engine], session: Session) -> None:
+    kind, engine = found
+    raw = torch.zeros(LAYERS, HIDDEN)
+    prompt = engine.prompter.chat([{"role": "user", "content": "Well?"}])
+    for positive, negative in CONCEPTS["happy"]:
+        for text, sign in ((positive, 1), (negative, -1)):
+            states = plain(kind, engine, [*prompt, *engine.prompter.reply(text)])[1]
+            raw += sign * states[:, len(prompt) :].mean(dim=1) / len(CONCEPTS["happy"])
+    vector = session.library.vector("happy", engine)
+    torch.testing.assert_close(vector.directions, raw / raw.norm(dim=-1, keepdim=True), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_sweeps_rows_are_what_plain_loops_say(found: tuple[Kind, Engine], session: Session) -> None:
+    kind, engine = found
+    session.steer([parse_term("random 1 6.0")])
+    prompt = engine.prompter.chat([{"role": "user", "content": "Tell me"}])
+    settings = [*at_layers(session.recipe, LAYERS), *at_strengths(session.recipe, [-6.0, 0.0])]
+    result = Experiment(session, "layers", "Tell me", settings, 2).run()
+    assert len(result.outcomes) == LAYERS + 2
+    answers = set()
+    for outcome in result.outcomes:
+        for pair in outcome.pairs:
+            pushes = session.edits(outcome.setting.recipe, pair.seed)
+            assert pair.steered is not None
+            assert pair.steered.token_ids == greedy(kind, engine, prompt, pushes, END, 6)
+            answers.add(pair.steered.token_ids)
+    assert len(answers) > LAYERS
+
+
+@pytest.mark.slow
+def test_turns_that_reuse_their_caches_say_what_turns_without_say(found: tuple[Kind, Engine], session: Session) -> None:
+    _, engine = found
+
+    def talk(forget: bool) -> tuple[list[Any], int]:
+        engine.forget()
+        session.new()
+        before, said = engine.work.positions, []
+        for prompt in ("How are you?", "And the weather then?", "Why?"):
+            if forget:
+                engine.forget()
+            pair = finish(session.say(prompt, seed=3))
+            assert pair.steered is not None
+            said.append((pair.normal.token_ids, pair.steered.token_ids))
+        return said, engine.work.positions - before
+
+    session.steer([parse_term("random 1 6.0")])
+    session.edits(session.recipe, 3)  # what is measured once is measured now
+    kept, little = talk(forget=False)
+    fresh, much = talk(forget=True)
+    assert kept == fresh and any(normal != steered for normal, steered in kept)
+    assert little < 0.8 * much
