@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,11 +20,31 @@ from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
+from steerchat.models.find import find
+from steerchat.models.load import load
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
 from steerchat.storage.store import Store
 from steerchat.system import folders
 from steerchat.system.settings import Settings
+
+
+def pytest_configure() -> None:
+    """Share the cores among the workers of pytest-xdist: more threads than cores would wait for one another."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("model") and "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("engine"))  # one worker loads the default model for all of them
+        if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+            item.add_marker("fuzz")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,11 +64,14 @@ def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
+def default_models() -> Path:
+    """The folder with the default model, which is fetched if it is not there; STEERCHAT_MODELS can name it."""
+    return find("smollm2", progress=lambda event: None).path.parent
+
+
+@pytest.fixture(scope="session")
 def engine() -> Engine:
     """The default model in float32; tests that ask for it are marked `model`."""
-    from steerchat.models.find import find
-    from steerchat.models.load import load
-
     return load(find("smollm2", progress=lambda event: None), "cpu", "float32")
 
 

@@ -88,6 +88,7 @@ def script(session: Session) -> None:
     Experiment(session, "mix", "A mix alone", [Setting("mix", chosen(session, "sad:1,formal:-1", "1", 5.0))], 1).run()
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_every_pair_of_a_session_repeats_token_for_token_in_a_new_process(session: Session, store: Store):
     script(session)

@@ -418,6 +418,7 @@ for event in session.say("Two?"):
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_answer_leaves_an_interrupted_row(tmp_path: Path):
     command = [sys.executable, "-c", _ANSWER_AND_HANG, str(tmp_path), str(SUPPORT)]

@@ -14,7 +14,7 @@ from tiny import save_model
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat
 from steerchat.course.files import course_folder
-from steerchat.course.lesson import LessonError, read_course, read_lesson
+from steerchat.course.lesson import Lesson, LessonError, read_course, read_lesson
 from steerchat.course.progress import Progress
 from steerchat.course.replay import replay
 from steerchat.course.tutor import tutor
@@ -410,9 +410,11 @@ def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(
 
 
 @pytest.mark.model
-@pytest.mark.timeout(1800)
-def test_every_lesson_replays_on_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("lesson", read_course(course_folder("shipped")).lessons, ids=lambda lesson: lesson.name)
+def test_a_lesson_replays_on_the_default_model(
+    lesson: Lesson, default_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Each wrong answer is refused, and what the lesson says passes by what is measured."""
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
-    course = read_course(course_folder("shipped"))
-    assert main(["run", *(str(lesson.path) for lesson in course.lessons), "--max-tokens", "30"]) == 0
+    monkeypatch.setenv("STEERCHAT_MODELS", str(default_models))
+    assert main(["run", str(lesson.path), "--max-tokens", "30"]) == 0

@@ -16,7 +16,8 @@ import pytest
 from places import ROOT, SUPPORT
 from tiny import ANSWERS, rows, write_concepts
 
-pytestmark = pytest.mark.slow
+# One group: its tests share two long runs.
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.xdist_group("processes")]
 
 PROMPTS = [f"What is thing {number} like?" for number in range(5)]
 

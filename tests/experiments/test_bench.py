@@ -19,7 +19,8 @@ from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
 from steerchat.values.results import BenchReport, Notice, Progress
 
-pytestmark = pytest.mark.slow
+# One group: its tests share one run.
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.xdist_group("bench")]
 
 # Design section 8.
 PROMISED = [

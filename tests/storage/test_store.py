@@ -422,6 +422,7 @@ def test_every_table_and_column_is_described(store: Store) -> None:
     assert re.search(r"^pair_view ", described, re.MULTILINE)
 
 
+@pytest.mark.subprocess
 def test_other_programs_read_the_view(store: Store) -> None:
     log(store, effect=0.5)
     log(store, recipe=MIXED, effect=1.5)
@@ -444,6 +445,7 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
@@ -463,6 +465,7 @@ def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
         assert store.check() == []
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_three_first_starts_at_once_all_work(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "history.db"
@@ -495,6 +498,7 @@ def kill(victim: subprocess.Popen[str]) -> None:
     victim.communicate()
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_a_killed_process_leaves_an_interrupted_row_and_a_sound_file(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
@@ -514,6 +518,7 @@ while True:
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_kills_at_any_moment_lose_no_finished_pair(tmp_path: Path) -> None:
@@ -530,6 +535,7 @@ def test_kills_at_any_moment_lose_no_finished_pair(tmp_path: Path) -> None:
             assert store.check() == []
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_a_living_neighbours_unfinished_row_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
@@ -672,6 +678,7 @@ print(logged)
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a limit on file sizes stands in for a full disk, and Windows has none")
 def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ chat.close()
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a limit on file sizes stands in for a full disk, and Windows has none")
 def test_a_disk_that_fills_up_in_mid_chat_is_told_and_the_chat_goes_on(tmp_path: Path):
@@ -147,6 +148,7 @@ def test_a_disk_that_fills_up_in_mid_chat_is_told_and_the_chat_goes_on(tmp_path:
         assert store.check() == []
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_chats_killed_at_random_moments_lose_nothing_that_was_shown_as_finished(tmp_path: Path):
@@ -165,6 +167,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT)]), "PYTHONIOENCODING": "utf-8"}
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
 @pytest.mark.parametrize(

@@ -353,6 +353,7 @@ def test_settings_come_from_the_command_line_over_the_environment_over_the_file(
 _LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers') if m in sys.modules])"
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "code",

@@ -64,6 +64,7 @@ def test_a_link_to_a_device_is_not_read_for_ever(reader: str, tmp_path: Path) ->
             read(tmp_path / name)
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_with_changed_bytes_is_read_or_refused(reader: str, tmp_path: Path) -> None:
@@ -86,6 +87,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused(reader: str, tmp_path: Pat
     change()
 
 
+@pytest.mark.fuzz
 @pytest.mark.slow
 def test_a_history_with_changed_bytes_is_opened_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "whole.db"
@@ -109,6 +111,7 @@ def test_a_history_with_changed_bytes_is_opened_or_refused(tmp_path: Path) -> No
     change()
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the most memory that Linux counted")
 def test_files_of_a_gigabyte_are_refused_in_little_memory(tmp_path: Path) -> None:
@@ -163,6 +166,8 @@ def test_a_line_without_end_is_refused_and_lines_before_it_are_read() -> None:
         next(lines)
 
 
+@pytest.mark.fuzz
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the most memory that Linux counted, of forks")
 def test_every_file_of_the_corpus_is_refused_or_left_alone_in_little_memory() -> None:

@@ -36,6 +36,7 @@ def test_a_checkout_finds_its_own_data(name, file):
     assert (folders.packaged(name) / file).is_file()
 
 
+@pytest.mark.subprocess
 def test_an_installed_copy_finds_the_data_inside_it_and_not_a_neighbour(tmp_path):
     package = tmp_path / "site" / "steerchat"
     (package / "_data" / "vectors").mkdir(parents=True)
@@ -93,6 +94,7 @@ WITHOUT_TORCH = (
 )
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_importing_steerchat_loads_neither_torch_nor_rich_nor_the_commands():
     code = """
@@ -104,6 +106,7 @@ print(sorted({"torch", "prompt_toolkit", "steerchat.commands"} & sys.modules.key
     assert python(code).splitlines() == ["[]", "[]"]
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
@@ -126,6 +129,7 @@ for name in {names!r}:
     python(code)
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_help_answers_without_torch():
     code = """

@@ -135,6 +135,7 @@ def test_the_first_chat_from_python_takes_five_lines():
     assert sum(map(bool, blocks(README, "python")[0].splitlines())) == 5
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_a_command_is_added_as_contributing_says(tmp_path: Path):
     source, test = blocks(CONTRIBUTING, "python")
