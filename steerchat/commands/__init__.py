@@ -1,4 +1,4 @@
-"""The slash commands. A handler turns parsed arguments into a verb of the session, and returns what to show.
+"""The slash commands. A handler calls a verb of the session with the parsed arguments, and returns what to show.
 
 May import: everything but the terminal package.
 Start reading: steering.py.

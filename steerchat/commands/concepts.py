@@ -1,14 +1,14 @@
-"""/concept: the library of concepts, and the making of new ones."""
+"""/concept: list, show, make, edit, delete, export and import concepts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
-from ..concepts.concept import METHODS, Example, Tuning, check_examples
+from ..concepts.concept import METHODS, Example, Method, Tuning, check_examples
 from ..concepts.concept import Concept as ConceptValue
 from ..concepts.files import read_examples
 from ..concepts.library import DEFAULT_LAYERS
@@ -22,10 +22,10 @@ from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, par
 from ..values.results import Event, Notice
 
 _GROUP = "Concepts"
-# What the wizard tries a new concept on: steering shows well on it.
+# The wizard tries a new concept on this prompt: steering shows well on it.
 _TRY = "Tell me about the weather"
-_Method = Annotated[str, Option("how the vector is read from the pairs", Choice(*METHODS, metavar="METHOD"))]
-_Replace = Annotated[bool, Option("without asking, in place of what is there")]
+_Method = Annotated[str, Option("how the vector is extracted from the pairs", Choice(*METHODS, metavar="METHOD"))]
+_Replace = Annotated[bool, Option("replace without asking")]
 
 
 @command("concept", examples=["/concept"], group=_GROUP)
@@ -36,27 +36,27 @@ def concept(chat: Chat) -> Page:
 
 @command("concept list", examples=["/concept list"], group=_GROUP, shell=True, needs_model=False)
 def list_concepts(
-    chat: Chat, *, evaluate: Annotated[bool, Option("measure every one instead, as /concept evaluate does")] = False
+    chat: Chat, *, evaluate: Annotated[bool, Option("measure every concept instead, as /concept evaluate does")] = False
 ) -> Page:
     """Lists the concepts: kind, recommended layer and strength, how well their pairs agree."""
     if evaluate:
-        from .evaluation import evaluate as measured
+        from .evaluation import evaluate as evaluate_all
 
-        return measured(chat)
+        return evaluate_all(chat)
     return list_page(entries(chat.library, _fingerprint(chat)))
 
 
 @command("concept show", examples=["/concept show happy"], group=_GROUP, shell=True)
-def show(chat: Chat, concept: Annotated[str, Concept("which")]) -> Page:
-    """Shows a concept: its pairs, how well they agree and separate by layer, and what it resembles."""
+def show(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> Page:
+    """Shows a concept: its pairs, how well they agree and separate at each layer, and the most similar concepts."""
     library, engine = chat.library, chat.session.engine
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
-    one = entry(library, concept, engine.fingerprint)
+    shown = entry(library, concept, engine.fingerprint)
     from ..concepts.vector import read_layer
 
     layer = read_layer(vector)
-    near: list[tuple[str, float]] = []
-    unread = 0
+    similar: list[tuple[str, float]] = []
+    without_vector = 0
     for name in library.names():
         if name in (concept, RANDOM):
             continue
@@ -65,11 +65,11 @@ def show(chat: Chat, concept: Annotated[str, Concept("which")]) -> Page:
         except ConceptError:
             other = None
         if other is None or other.directions.shape != vector.directions.shape:
-            unread += 1
+            without_vector += 1
         else:
-            near.append((name, float(vector.cosine(other)[layer])))
-    near.sort(key=lambda pair: -abs(pair[1]))
-    return show_page(changed(one, report=vector.report or one.report), vector, near, unread)
+            similar.append((name, float(vector.cosine(other)[layer])))
+    similar.sort(key=lambda item: -abs(item[1]))
+    return show_page(changed(shown, report=vector.report or shown.report), vector, similar, without_vector)
 
 
 @command(
@@ -84,84 +84,89 @@ def show(chat: Chat, concept: Annotated[str, Concept("which")]) -> Page:
 )
 def new(
     chat: Chat,
-    name: Annotated[str | None, Text("what to call it", metavar="NAME")] = None,
-    positive: Annotated[str | None, Text('a text with the concept, in "..."', metavar="WITH")] = None,
-    negative: Annotated[str | None, Text("a text like it, without", metavar="WITHOUT")] = None,
-    layer: Annotated[str | None, Layer("where it is to steer: 16, 12-20, or 55%")] = None,
+    name: Annotated[str | None, Text("the name of the new concept", metavar="NAME")] = None,
+    positive: Annotated[str | None, Text('a text that shows the concept, in "..."', metavar="WITH")] = None,
+    negative: Annotated[str | None, Text("a text like it that does not", metavar="WITHOUT")] = None,
+    layer: Annotated[str | None, Layer("the recommended layer: 16, 12-20, or 55%")] = None,
     *,
-    examples: Annotated[Path | None, Option("a TOML, JSONL or CSV with prompt, positive, negative", PathArg)] = None,
+    examples: Annotated[
+        Path | None, Option("a TOML, JSONL or CSV file with prompt, positive, negative", PathArg)
+    ] = None,
     method: _Method = "",
     replace: _Replace = False,
 ) -> Page | Iterator[Event]:
-    """Makes a concept from two texts or a file of pairs; alone, asks for them one by one.
+    """Makes a concept from two texts or a file of pairs; without arguments, asks for them.
 
     One text shows the concept and the other is like it in everything else: the vector is the difference. Every layer
-    is read; LAYER is the one recommended from then on. One pair makes a vector of its topic too: eight or more are
-    better. Methods: mean, the mean difference over the reply's tokens; pca, their first principal direction; end, the
-    mean difference at the replies' last tokens; last, the first pair's last token, as textbooks show.
+    is read; LAYER becomes the recommended one. The vector of a single pair also carries the pair's topic: eight or
+    more pairs are better. Methods: mean, the mean difference over the reply's tokens; pca, the first principal
+    component of the differences; end, the mean difference at the replies' last tokens; last, the difference at the
+    first pair's last tokens, as textbooks show it.
     """
     if name is None:
         return _wizard(chat)
     name = chat.library.check_name(name)
     if examples is not None:
-        # With a file the only text that can follow is the layer.
+        # With a file, the only further argument is the layer.
         if negative is not None or (positive is not None and layer is not None):
-            raise UsageError("the texts come from the file, or from the line", f"/concept new {name} --examples FILE")
+            raise UsageError(
+                "the texts come from the file or from the line, not both", f"/concept new {name} --examples FILE"
+            )
         layer = Layer().parse(positive) if positive is not None else layer
-        made = changed(read_examples(examples), name=name)
+        concept = changed(read_examples(examples), name=name)
     elif positive is None or negative is None:
         raise UsageError(
-            "two texts are needed: one with the concept, one without", f'/concept new {name} "I love it" "It is here"'
+            "two texts are needed: one shows the concept, one does not", f'/concept new {name} "I love it" "It is here"'
         )
     else:
-        made = ConceptValue(name, "custom", "", check_examples([Example("", positive, negative)]))
+        concept = ConceptValue(name, "custom", "", check_examples([Example("", positive, negative)]))
     _ask_to_replace(chat, name, replace)
-    return _made(chat, made, layer, method)
+    return _add(chat, concept, layer, method)
 
 
 @command("concept edit", examples=["/concept edit happy"], group=_GROUP, shell=True, needs_model=False)
-def edit(chat: Chat, concept: Annotated[str, Concept("which")]) -> list[object]:
-    """Opens your copy of a concept in $EDITOR, or says where it is."""
+def edit(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> list[object]:
+    """Opens your copy of a concept in $EDITOR, or prints its path."""
     library = chat.library
     path, copied = library.own_copy(concept)
-    said: list[object] = []
+    notes: list[object] = []
     if copied:
-        said.append(Notice(f"A copy of the {concept} that ships: it hides that one until /concept delete {concept}."))
+        notes.append(Notice(f"This is a copy of the shipped {concept}, and hides it until /concept delete {concept}."))
     if not chat.can_ask:
-        return [*said, f"{concept} is in {path}"]
+        return [*notes, f"{concept} is in {path}"]
     before = path.read_bytes()
     _open_editor(path)
     if path.read_bytes() == before:
         if copied:
             library.delete(concept)
-        return [f"{concept} is as it was."]
+        return [f"{concept} is unchanged."]
     library.forget(concept)
     try:
         library.get(concept)
     except ConceptError as error:
         raise ConceptError(error.message, f"/concept edit {concept} again; the file is {path}") from None
-    return [*said, f"{concept} is saved; its vector is read again when it is used next."]
+    return [*notes, f"{concept} is saved; its vector is extracted again at the next use."]
 
 
 @command("concept delete", examples=["/concept delete eager"], group=_GROUP, shell=True, needs_model=False)
 def delete(
     chat: Chat,
-    concept: Annotated[str, Concept("one of your own")],
+    concept: Annotated[str, Concept("a concept of your own")],
     *,
-    yes: Annotated[bool, Option("without asking")] = False,
+    yes: Annotated[bool, Option("delete without asking")] = False,
 ) -> str:
-    """Deletes a concept of your own; a shipped one that it hid is back."""
+    """Deletes a concept of your own; a shipped concept that it hid comes back."""
     chat.library.check_deletable(concept)
     if not yes:
         _must_ask(chat, "deleting", f"/concept delete {concept} --yes")
-        if chat.ask(f"Delete {concept}? Its examples are gone then.", ["yes", "no"]) == "no":
+        if chat.ask(f"Delete {concept} with its examples?", ["yes", "no"]) == "no":
             return f"{concept} stays."
     ships = chat.library.delete(concept)
     if ships:
-        return f"{concept} is deleted. The {concept} that ships with steerchat is back."
+        return f"{concept} is deleted. The shipped {concept} is back."
     if concept in chat.session.recipe.concepts:
         chat.session.drop(concept)
-        return f"{concept} is deleted, and no longer steers: {chat.session.recipe}."
+        return f"{concept} is deleted and no longer steers; steering: {chat.session.recipe}."
     return f"{concept} is deleted."
 
 
@@ -173,38 +178,40 @@ def delete(
 )
 def export(
     chat: Chat,
-    concept: Annotated[str, Concept("which")],
-    file: Annotated[Path, PathArg("a .safetensors, or a .gguf for llama.cpp and repeng")],
+    concept: Annotated[str, Concept("the concept")],
+    file: Annotated[Path, PathArg("a .safetensors file, or a .gguf file for llama.cpp and repeng")],
     *,
     replace: _Replace = False,
 ) -> list[object]:
-    """Writes a concept's vector for others: safetensors, or a GGUF control vector for llama.cpp and repeng.
+    """Writes a concept's vector as safetensors, or as a GGUF control vector for llama.cpp and repeng.
 
-    A GGUF's direction.N is added to the output of block N, counted from 0; block 0 cannot be stored. llama.cpp and
-    repeng push the prompt's positions too, as `/set scope all` does.
+    A GGUF's direction.N is added to the output of block N, counted from 0; the format cannot store block 0. llama.cpp
+    and repeng push the prompt's positions too, as `/set scope all` does.
     """
     from ..concepts.exchange import SUFFIXES, export_vector
 
     if file.suffix.lower() not in SUFFIXES:
-        raise ConceptError(f"cannot tell the format of {file.name}", "name it .safetensors, or .gguf for llama.cpp")
+        raise ConceptError(
+            f"the name {file.name} does not say which format to write", "end it in .safetensors, or .gguf for llama.cpp"
+        )
     library, engine = chat.library, chat.session.engine
     value = library.get(concept)
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
     lengths = chat.session.calibration.profile(engine, chat.report).lengths
     if os.path.lexists(file) and not replace:
-        _must_ask(chat, f"writing over {file.name}", f"/concept export {concept} {file} --replace")
-        if chat.ask(f"Write over {file}?", ["yes", "no"]) == "no":
+        _must_ask(chat, f"replacing {file.name}", f"/concept export {concept} {file} --replace")
+        if chat.ask(f"Replace {file}?", ["yes", "no"]) == "no":
             raise Interrupted("exporting")
     facts = {"kind": value.kind, "description": value.description}
-    said: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]
+    parts: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]
     if file.suffix.lower() == ".gguf":
         layers, strength, _ = library.recommended(concept, engine.fingerprint)
         numbers = [layer for layer in parse_layers(layers, engine.n_layers) if layer > 0] or [1]
         scale = f"{strength / len(numbers):.3g}"
         span = f"--control-vector-layer-range {numbers[0]} {numbers[-1]}"
-        said.append(Notice(f"llama-cli -m MODEL.gguf --control-vector-scaled {file}:{scale} {span}"))
-        said.append(Notice("An older llama.cpp wants a blank in place of the colon."))
-    return said
+        parts.append(Notice(f"llama-cli -m MODEL.gguf --control-vector-scaled {file}:{scale} {span}"))
+        parts.append(Notice("An older llama.cpp takes a space in place of the colon."))
+    return parts
 
 
 @command(
@@ -215,17 +222,17 @@ def export(
 )
 def import_(
     chat: Chat,
-    name: Annotated[str, Text("what to call it", metavar="NAME")],
-    file: Annotated[Path, PathArg("a .safetensors, a .gguf control vector, or an .npy array")],
+    name: Annotated[str, Text("the name of the new concept", metavar="NAME")],
+    file: Annotated[Path, PathArg("a .safetensors file, a .gguf control vector, or an .npy array")],
     *,
-    layer: Annotated[str, Option("for a plain direction: the block whose output it is, counted from 0", Layer)] = "",
+    layer: Annotated[str, Option("of a plain direction: the block whose output it steers, counted from 0", Layer)] = "",
     replace: _Replace = False,
 ) -> list[object]:
-    """Brings in a vector from steerchat, llama.cpp, repeng or a single direction.
+    """Imports a vector of steerchat, llama.cpp or repeng, or a plain direction.
 
-    A plain direction is a safetensors file with one tensor, or an .npy, of as many numbers as the model's hidden size;
-    one of shape (layers, hidden) has a row for each block. Row i and --layer i mean the output of block i, counted
-    from 0. Only directions are taken; how hard to push is yours to find. Pickles (.pt) are never opened.
+    A plain direction is an .npy array, or a safetensors file with one tensor, of shape (hidden,), or (layers, hidden)
+    with a row for each block. Row i and --layer i mean the output of block i, counted from 0. Lengths are not
+    imported: find a strength with /strengths. Pickles (.pt) are never opened.
     """
     from ..concepts.exchange import import_vector
 
@@ -235,79 +242,83 @@ def import_(
     layers = parse_layers(layer, engine.n_layers) if layer else ()
     if len(layers) > 1:
         raise UsageError("a plain direction belongs to one layer", "--layer 14")
-    found = import_vector(file, name, engine, layers[0] if layers else None)
+    imported = import_vector(file, name, engine, layers[0] if layers else None)
     _ask_to_replace(chat, name, replace)
-    where = found.layers
     usual = parse_layers(DEFAULT_LAYERS, engine.n_layers)
-    best = tuple(one for one in usual if one in where) or where
-    tuned = () if best == usual else (Tuning(engine.fingerprint, format_layers(best)),)
-    said: list[object] = [Notice(note) for note in found.notes]
+    recommended = tuple(layer for layer in usual if layer in imported.layers) or imported.layers
+    tuned = () if recommended == usual else (Tuning(engine.fingerprint, format_layers(recommended)),)
+    parts: list[object] = [Notice(note) for note in imported.notes]
     if library.ships(name):
-        said.append(Notice(_hides(name)))
+        parts.append(Notice(_hides(name)))
     library.keep_import(
         ConceptValue(
             name,
-            found.facts.get("kind") or "imported",
-            found.facts.get("description") or f"Imported from {file.name}.",
+            imported.facts.get("kind") or "imported",
+            imported.facts.get("description") or f"Imported from {file.name}.",
             (),
             tuned,
             method="imported",
         ),
-        found.vector,
+        imported.vector,
     )
-    said.append(f"{name} is imported, with a direction at {name_layers(where)}.")
-    said.append(Notice(f"Its strength is uncalibrated on {engine.name}: /steer {name} {format_layers(best)} 2.0"))
-    return said
+    parts.append(f"{name} is imported, with a direction at {name_layers(imported.layers)}.")
+    example = f"/steer {name} {format_layers(recommended)} 2.0"
+    parts.append(Notice(f"No strength was measured for it on {engine.name}: try {example}"))
+    return parts
 
 
-# Making one
+# Making a concept
 
 
-def _made(chat: Chat, made: ConceptValue, layer: str | None, method: str) -> Page:
+def _add(chat: Chat, concept: ConceptValue, layer: str | None, method: str) -> Page:
+    """Extract a new concept and keep it."""
     engine = chat.session.engine
     if method:
-        made = changed(made, method=next(one for one in METHODS if one == method))
-    if made.method == "imported":
+        concept = changed(concept, method=cast(Method, method))
+    if concept.method == "imported":
         raise ConceptError(
-            f"the file of {made.name} has a vector's name and no examples", "/concept import reads those"
+            f"the file of {concept.name} describes an imported vector and has no examples", "use /concept import"
         )
     if layer:
         layers = format_layers(parse_layers(layer, engine.n_layers))
-        others = tuple(one for one in made.tuned if one.fingerprint != engine.fingerprint)
-        made = changed(made, tuned=(*others, Tuning(engine.fingerprint, layers)))
-    made = changed(made, description=made.description or default_description(made))
-    vector = chat.library.add(made, engine, chat.report, chat.session.stop.is_set)
-    said = extraction_lines(made, vector, engine.fingerprint)
-    if chat.library.ships(made.name):
-        said.append(Notice(_hides(made.name)))
-    one = entry(chat.library, made.name, engine.fingerprint)
-    said.append(f"It steers at {name_layers(parse_layers(one.layers, engine.n_layers))}: /steer {made.name} tries it.")
-    return Page(said, [one.to_json()])
+        others = tuple(tuning for tuning in concept.tuned if tuning.fingerprint != engine.fingerprint)
+        concept = changed(concept, tuned=(*others, Tuning(engine.fingerprint, layers)))
+    concept = changed(concept, description=concept.description or default_description(concept))
+    vector = chat.library.add(concept, engine, chat.report, chat.session.stop.is_set)
+    parts = extraction_lines(concept, vector)
+    if chat.library.ships(concept.name):
+        parts.append(Notice(_hides(concept.name)))
+    added = entry(chat.library, concept.name, engine.fingerprint)
+    place = name_layers(parse_layers(added.layers, engine.n_layers))
+    parts.append(f"It steers at {place}: try /steer {concept.name}")
+    return Page(parts, [added.to_json()])
 
 
 def _wizard(chat: Chat) -> Iterator[Event]:
-    """Asks for what a concept needs, extracts it, and offers to try it."""
+    """Asks for a concept's name and pairs, extracts it, and offers to try it."""
     _must_ask(chat, "/concept new alone", '/concept new NAME "a text with it" "a text without"')
-    # First of all: a model that does not load must not cost what was typed.
+    # The model comes first: if it does not load, the user has not typed the examples in vain.
     engine = chat.session.engine
-    name = _until(chat, "What is it called?", chat.library.check_name)
+    name = _until(chat, "What is the concept called?", chat.library.check_name)
     if name is None:
-        yield Notice("Nothing was made.")
+        yield Notice("No concept was made.")
         return
     _ask_to_replace(chat, name, False)
     description = chat.ask("In a sentence, what does it do to a reply? (empty: skip)")
-    yield Notice("Now pairs: two replies alike in everything but the concept. An empty one ends.")
+    yield Notice("Now pairs: two replies alike in everything but the concept. An empty reply ends.")
     examples: list[Example] = []
-    while (example := _pair(chat, len(examples) + 1)) is not None:
+    while (example := _ask_for_pair(chat, len(examples) + 1)) is not None:
         examples.append(example)
     if not examples:
-        yield Notice("Nothing was made: at least one pair is needed.")
+        yield Notice("No concept was made: at least one pair is needed.")
         return
-    layer = _until(
-        chat, "Which layer is to be recommended? (empty: the usual ones)", lambda t: _known_layer(t, engine.n_layers)
+    layers = _until(
+        chat,
+        "At which layer should it steer? (empty: the usual ones)",
+        lambda text: format_layers(parse_layers(text, engine.n_layers)),
     )
-    made = ConceptValue(name, "custom", description, check_examples(examples))
-    for part in _made(chat, made, layer, "").parts:
+    concept = ConceptValue(name, "custom", description, check_examples(examples))
+    for part in _add(chat, concept, layers, "").parts:
         yield part if isinstance(part, Notice) else Notice(str(part))
     if chat.ask("Try it now?", ["yes", "no"]) == "yes":
         for note in chat.session.steer([TermRequest(((name, 1.0),))]):
@@ -316,48 +327,43 @@ def _wizard(chat: Chat) -> Iterator[Event]:
         yield from chat.session.compare(_TRY)
 
 
-def _pair(chat: Chat, number: int) -> Example | None:
+def _ask_for_pair(chat: Chat, number: int) -> Example | None:
     while True:
-        prompt = chat.ask(f"Pair {number}, what both reply to (empty: plain text, no prompt):")
-        positive = chat.ask(f"Pair {number}, with the concept (empty: no more pairs):")
+        prompt = chat.ask(f"Pair {number}, the prompt that both reply to (empty: plain texts, no prompt):")
+        positive = chat.ask(f"Pair {number}, the reply that shows the concept (empty: no more pairs):")
         if not positive:
             return None
-        negative = chat.ask(f"Pair {number}, without:")
+        negative = chat.ask(f"Pair {number}, the reply that does not:")
         example = Example(prompt, positive, negative)
         try:
             check_examples([example])
             return example
         except ConceptError as error:
-            chat.report(Notice(f"{error.message}; {error.hint}. This pair again:"))
+            chat.report(Notice(f"{error.message}; {error.hint}. Type this pair again:"))
 
 
-def _until(chat: Chat, question: str, read: Any) -> Any:
-    """The first answer that `read` takes; None for an empty one."""
+def _until(chat: Chat, question: str, parse: Callable[[str], str]) -> str | None:
+    """Ask until `parse` takes the answer. Returns what it made of it; None for an empty answer."""
     while True:
         answer = chat.ask(question)
         if not answer:
             return None
         try:
-            return read(answer)
+            return parse(answer)
         except SteerchatError as error:
             chat.report(Notice(f"{error.message}; {error.hint}"))
-
-
-def _known_layer(text: str, n_layers: int) -> str:
-    parse_layers(text, n_layers)
-    return text
 
 
 # Asking
 
 
-def _must_ask(chat: Chat, what: str, instead: str) -> None:
+def _must_ask(chat: Chat, what: str, hint: str) -> None:
     if not chat.can_ask:
-        raise UsageError(f"{what} asks first, and nobody is there to answer", instead)
+        raise UsageError(f"{what} asks first, and nobody is there to answer", hint)
 
 
 def _ask_to_replace(chat: Chat, name: str, replace: bool) -> None:
-    """Raises unless `name` is free, or its concept may go; a shipped one is only hidden and needs no asking."""
+    """Raises unless the user lets a concept of their own be replaced; hiding a shipped one needs no question."""
     if replace or not chat.library.owns(name):
         return
     _must_ask(chat, f"replacing your own {name}", "--replace, or another name")
@@ -366,7 +372,7 @@ def _ask_to_replace(chat: Chat, name: str, replace: bool) -> None:
 
 
 def _hides(name: str) -> str:
-    return f"Your {name} hides the one that ships; /concept delete {name} brings that back."
+    return f"Your {name} hides the shipped one; /concept delete {name} brings that back."
 
 
 def _open_editor(path: Path) -> None:
@@ -379,7 +385,7 @@ def _open_editor(path: Path) -> None:
 
 
 def _fingerprint(chat: Chat) -> str:
-    """The model's, without loading it; empty while it is not on this machine."""
+    """The model's fingerprint, without loading the model; empty while it is not on this machine."""
     if chat.loader.ready is not None:
         return chat.loader.ready.fingerprint
     from ..models.find import find

@@ -1,4 +1,4 @@
-"""The conversation itself: new, again, back, further."""
+"""/new, /retry, /undo, /edit, /continue, /system: the turns of the conversation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 from ..conversation.chat import Chat
 from ..slash.arguments import Choice, Rest
 from ..slash.registry import command
+from ..values.errors import shorten
 from ..values.results import Event
 
 _GROUP = "Conversation"
@@ -17,17 +18,19 @@ _GROUP = "Conversation"
 def new(chat: Chat) -> str:
     """Begins a new conversation; the recipe stays."""
     session = chat.session
-    had = bool(session.turns)
+    had_turns = bool(session.turns)
     old = session.new()
-    where = f" The old one is session {old}; /session resume {old} brings it back." if had and old is not None else ""
-    return f"A new conversation.{where} Steering stays: {session.recipe}."
+    note = (
+        f" The old one is session {old}; /session resume {old} continues it." if had_turns and old is not None else ""
+    )
+    return f"A new conversation.{note} Steering stays: {session.recipe}."
 
 
 @command("retry", examples=["/retry", "/retry same"], group=_GROUP)
 def retry(
     chat: Chat, how: Annotated[str, Choice("same", meaning="with the same seed and recipe")] = ""
 ) -> Iterator[Event]:
-    """Answers the last message again, freshly or with the same seed."""
+    """Answers the last message again, with a new seed or the same one."""
     return chat.session.retry(same=how == "same")
 
 
@@ -36,12 +39,12 @@ def undo(chat: Chat) -> str:
     """Takes the last message and its answers back."""
     turn = chat.session.undo()
     left = len(chat.session.turns)
-    return f"Taken back: {turn.user[:60]!r}. {left} {'turn' if left == 1 else 'turns'} left."
+    return f"Taken back: {shorten(turn.user)!r}. {left} {'turn' if left == 1 else 'turns'} left."
 
 
 @command("edit", examples=["/edit", "/edit Tell me about the sea"], group=_GROUP)
-def edit(chat: Chat, text: Annotated[str, Rest("the message to say instead")] = "") -> Iterator[Event] | None:
-    """Changes the last message and answers it again; alone, puts it on the line to be changed."""
+def edit(chat: Chat, text: Annotated[str, Rest("the new message")] = "") -> Iterator[Event] | None:
+    """Replaces the last message and answers it; without a text, puts the last message on the line for editing."""
     if not text:
         chat.editing = chat.session.undo().user
         return None
@@ -49,14 +52,14 @@ def edit(chat: Chat, text: Annotated[str, Rest("the message to say instead")] = 
 
 
 @command("continue", examples=["/continue The meeting went"], group=_GROUP)
-def carry_on(chat: Chat, text: Annotated[str, Rest("what the model goes on from")]) -> Iterator[Event]:
-    """Carries a text on itself, without the chat template."""
+def carry_on(chat: Chat, text: Annotated[str, Rest("the text to continue")]) -> Iterator[Event]:
+    """Continues a text, without the chat template."""
     return chat.session.carry_on(text)
 
 
 @command("system", examples=["/system You answer in one sentence.", "/system"], group=_GROUP)
-def system(chat: Chat, text: Annotated[str | None, Rest("the system message; - takes it away")] = None) -> str:
+def system(chat: Chat, text: Annotated[str | None, Rest("the system message; - removes it")] = None) -> str:
     """Sets the system message, or shows it."""
     if text:
         chat.session.system = "" if text == "-" else text
-    return f"System message: {chat.session.system}" if chat.session.system else "No system message of yours."
+    return f"System message: {chat.session.system}" if chat.session.system else "No system message is set."

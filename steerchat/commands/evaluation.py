@@ -1,4 +1,4 @@
-"""/concept evaluate: do the concepts do what their names say, by measures that do not use their vectors?"""
+"""/concept evaluate and /chance: measure concepts and random directions over many prompts and seeds."""
 
 from __future__ import annotations
 
@@ -34,82 +34,83 @@ _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain
 def evaluate(
     chat: Chat,
     concepts: Annotated[
-        tuple[TermRequest, ...], Many(TermWord, "which, each with a setting or without; all when left out")
+        tuple[TermRequest, ...], Many(TermWord, "concepts, each with or without a setting; by default all")
     ] = (),
     *,
-    seeds: Annotated[int, Option("answers to each prompt", Int(least=1, most=50))] = 3,
-    prompts: Annotated[Path | None, Option("a prompt a line, in place of those that ship", PathArg)] = None,
-    prompts_used: Annotated[int, Option("how many of the prompts", Int(least=2, most=100))] = 12,
-    directions: Annotated[int, Option("random directions to compare with", Int(least=1, most=50))] = 3,
+    seeds: Annotated[int, Option("the number of answers to each prompt", Int(least=1, most=50))] = 3,
+    prompts: Annotated[
+        Path | None, Option("a file with a prompt a line, in place of the shipped prompts", PathArg)
+    ] = None,
+    prompts_used: Annotated[int, Option("the number of prompts", Int(least=2, most=100))] = 12,
+    directions: Annotated[int, Option("the number of random directions to compare with", Int(least=1, most=50))] = 3,
 ) -> Page:
-    """Measures concepts by word lists and length, against random directions and against asking.
+    """Measures concepts by word lists and length, against random directions and against asking in the prompt.
 
-    Nothing here uses a concept's own vector. Every answer is given under the same seeds, on prompts that no setting
-    was chosen on; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal,
-    above 0 towards the concept; its interval is a bootstrap over prompts. All seventeen take half an hour on a laptop.
+    No measure here uses a concept's own vector. All answers use the same seeds, on prompts that were not used for
+    tuning; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal, above 0
+    towards the concept; its interval is a bootstrap over prompts. All seventeen take half an hour on a laptop.
     """
-    from ..experiments.trials import evaluate as judge
+    from ..experiments.trials import evaluate as evaluate_each
 
     named = concepts or tuple(parse_term(name) for name in chat.library.names() if name in INDEPENDENT)
     chosen = folders.read_prompts(prompts) if prompts else _shipped("evaluation")
     if len(chosen) < 2:
-        raise UsageError(f"{prompts} holds one prompt", "an interval over prompts takes at least two")
+        raise UsageError(f"{prompts} holds one prompt", "an interval over prompts needs at least two")
     trials = _trials(chat, chosen[:prompts_used], seeds)
     rows: list[Evaluation] = []
-    version = _version()  # now: a checkout may be at another commit when all is done
+    version = _version()  # now: the checkout may be at another commit at the end
     try:
-        for row in judge(trials, chat.library, named, directions):
+        for row in evaluate_each(trials, chat.library, named, directions):
             rows.append(row)
     except Interrupted:
         if not rows:
             raise
-    said = list(_shown(rows))
+    parts = list(_shown(rows))
     if len(rows) < len(named):
-        said.append(f"stopped after {len(rows)} of {len(named)} concepts")
+        parts.append(f"stopped after {len(rows)} of {len(named)} concepts")
     options = f"--seeds {seeds} --prompts-used {prompts_used} --directions {directions}"
     options += f" --prompts {prompts.name}" if prompts else ""
-    return Page(said, [row.to_json() | {"command": _again(row, options), "version": version} for row in rows])
+    return Page(parts, [row.to_json() | {"command": _command_line(row, options), "version": version} for row in rows])
 
 
-def _again(row: Evaluation, options: str) -> str:
-    """The line that prints a row again."""
+def _command_line(row: Evaluation, options: str) -> str:
+    """The shell command that measures a row again."""
     return f"steerchat concept evaluate {row.concept}:{row.layers}:{format_strength(row.strength)} {options} --json"
 
 
 @command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True, parallel=True)
-def chance(chat: Chat, *, quick: Annotated[bool, Option("fewer directions, a rougher band")] = False) -> Page:
-    """Measures which effects pushes without a meaning have on this model, and keeps it.
+def chance(chat: Chat, *, quick: Annotated[bool, Option("use fewer directions, for a rougher band")] = False) -> Page:
+    """Measures the chance band of this model: the effects of random directions. Keeps it.
 
-    Random directions push, and every shipped concept's score is read: 95% of what comes out is the chance band, shown
-    beside every effect from then on. The default model's comes along. A quarter of an hour on a laptop.
+    The model is steered with random directions, and every shipped concept is scored: the middle 95% of the effects is
+    the chance band, which is shown beside every effect. The default model's band ships. A quarter of an hour on a
+    laptop.
     """
     from ..experiments.trials import measure_chance
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
-    found = measure_chance(
-        _trials(chat, _shipped("tuning")[: 4 if quick else 6], 2 if quick else 4), names, 4 if quick else 6
-    )
-    path = chat.session.calibration.keep_chance(found)
+    trials = _trials(chat, _shipped("tuning")[: 4 if quick else 6], 2 if quick else 4)
+    measured = measure_chance(trials, names, 4 if quick else 6)
+    path = chat.session.calibration.keep_chance(measured)
     cells = []
-    for cell in found.cells:
-        (low, high), (low8, high8) = (found.band(cell.strength, cell.tokens, repeats) for repeats in (1, 8))
+    for cell in measured.cells:
+        (low, high), (low8, high8) = (measured.band(cell.strength, cell.tokens, repeats) for repeats in (1, 8))
         cells.append(
             (f"{cell.strength:g}", str(cell.tokens), f"{low:+.1f} .. {high:+.1f}", f"{low8:+.1f} .. {high8:+.1f}")
         )
     table = Table(("strength", "tokens", "one pair", "mean of 8"), cells, right=frozenset((0, 1)))
-    return Page([table, f"kept in {path}"], [found.to_json()])
+    return Page([table, f"kept in {path}"], [measured.to_json()])
 
 
 def _version() -> str:
-    """Of steerchat; in a checkout with the commit."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+    """steerchat's version; in a checkout with the commit."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
-        told = subprocess.run([*git, "describe", "--always", "--dirty"], check=True, capture_output=True, text=True)
+        commit = subprocess.run([*git, "describe", "--always", "--dirty"], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return __version__
-    return f"{__version__}+{told.stdout.strip()}"
+    return f"{__version__}+{commit.stdout.strip()}"
 
 
 def _shipped(part: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""/lesson and /glossary: the course."""
+"""/lesson, /answer, /expect and /glossary: the course."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..conversation.chat import Chat
 from ..course.check import check as check_course
 from ..course.facts import state_facts
 from ..course.files import course_folder
-from ..course.files import glossary as words_of
+from ..course.files import glossary as read_glossary
 from ..course.lesson import Condition, LessonError
 from ..course.report import write_report
 from ..course.tutor import tutor
@@ -25,33 +25,34 @@ _GROUP = "Learning"
 def lesson(
     chat: Chat, name: Annotated[str, Rest("a lesson's number or name", metavar="N or NAME")] = ""
 ) -> list[object]:
-    """Lists the lessons, or starts one; the chat works as ever meanwhile."""
+    """Lists the lessons, or starts one; the chat works as usual during a lesson."""
     return tutor(chat).start(name) if name else tutor(chat).listing()
 
 
 @command("lesson list", examples=["/lesson list"], group=_GROUP, shell=True, needs_model=False)
 def lesson_list(
-    chat: Chat, *, check: Annotated[bool, Option("validate every lesson's file instead")] = False
+    chat: Chat, *, check: Annotated[bool, Option("validate the lessons' files instead, as /lesson check does")] = False
 ) -> Page | str:
-    """Lists the lessons with how far you are."""
+    """Lists the lessons with your progress."""
     if check:
         return lesson_check(chat)
-    one = tutor(chat)
+    teacher = tutor(chat)
     objects = [
-        {"id": item.name, "title": item.title, "steps": len(item.steps), "done": one.progress.done(item)}
-        for item in one.course.lessons
+        {"id": item.name, "title": item.title, "steps": len(item.steps), "done": teacher.progress.done(item)}
+        for item in teacher.course.lessons
     ]
-    return Page(one.listing(), objects)
+    return Page(teacher.listing(), objects)
 
 
 @command("lesson check", examples=["/lesson check"], group=_GROUP, shell=True, needs_model=False)
 def lesson_check(chat: Chat) -> str:
-    """Validates the lessons' files: form, hints, commands that bind, facts that are measured."""
+    """Validates the lessons' files: their form, hints, commands and facts."""
     course = tutor(chat).course
     problems = check_course(course, chat.registry, chat.library.names())
     if problems:
-        raise LessonError("\n".join(problems), f"{len(problems)} to mend in {course.folder}")
-    return f"{len(course.lessons)} lessons with {sum(len(one.steps) for one in course.lessons)} steps are in order."
+        raise LessonError("\n".join(problems), f"correct {len(problems)} in {course.folder}")
+    steps = sum(len(lesson.steps) for lesson in course.lessons)
+    return f"{len(course.lessons)} lessons with {steps} steps are in order."
 
 
 @command("lesson next", examples=["/lesson next"], group=_GROUP)
@@ -61,65 +62,67 @@ def lesson_next(chat: Chat) -> list[object]:
 
 
 @command("lesson answer", examples=["/lesson answer 2"], group=_GROUP, aliases=["answer"])
-def lesson_answer(chat: Chat, number: Annotated[int, Int("which of the answers", least=1)]) -> list[object]:
-    """Answers the question of the step; what it claims is measured then."""
+def lesson_answer(chat: Chat, number: Annotated[int, Int("the answer's number", least=1)]) -> list[object]:
+    """Answers the question of the step; the claim of the answer is then measured."""
     return tutor(chat).answer(number)
 
 
 @command("lesson back", examples=["/lesson back"], group=_GROUP)
 def lesson_back(chat: Chat) -> list[object]:
-    """Shows the step before."""
+    """Shows the previous step."""
     return tutor(chat).back()
 
 
 @command("lesson hint", examples=["/lesson hint"], group=_GROUP)
 def lesson_hint(chat: Chat) -> list[object]:
-    """Gives a hint, and at each call one more."""
+    """Gives a hint, and another one at each call."""
     return tutor(chat).hint()
 
 
 @command("lesson solution", examples=["/lesson solution"], group=_GROUP)
 def lesson_solution(chat: Chat) -> list[object]:
-    """Says what the step wants to be typed or answered."""
+    """Shows the solution of the step."""
     return tutor(chat).solution()
 
 
 @command("lesson skip", examples=["/lesson skip"], group=_GROUP)
 def lesson_skip(chat: Chat) -> list[object]:
-    """Goes on without doing the step."""
+    """Skips the step."""
     return tutor(chat).skip()
 
 
 @command("lesson reset", examples=["/lesson reset", "/lesson reset first-steering"], group=_GROUP)
-def lesson_reset(chat: Chat, name: Annotated[str, Rest("which; the running one when left out")] = "") -> list[object]:
-    """Forgets the progress in a lesson."""
+def lesson_reset(chat: Chat, name: Annotated[str, Rest("a lesson; by default the running one")] = "") -> list[object]:
+    """Deletes the progress in a lesson."""
     return tutor(chat).reset(name)
 
 
 @command("lesson quit", examples=["/lesson quit"], group=_GROUP)
 def lesson_quit(chat: Chat) -> list[object]:
-    """Leaves the lesson; progress stays."""
+    """Leaves the lesson; the progress stays."""
     return tutor(chat).quit()
 
 
 @command("lesson track", examples=["/lesson track", "/lesson track look"], group=_GROUP)
 def lesson_track(chat: Chat, name: Annotated[str, Rest("a track's name")] = "") -> list[object]:
-    """Lists shorter paths through the course, or chooses one."""
+    """Lists the tracks, shorter paths through the course, or chooses one."""
     return tutor(chat).track(name)
 
 
 @command("lesson report", examples=["/lesson report my-lessons.md"], group=_GROUP)
-def lesson_report(chat: Chat, file: Annotated[Path, PathArg("where to write it")]) -> list[object]:
-    """Writes what you did and measured, to hand in, as Markdown."""
+def lesson_report(chat: Chat, file: Annotated[Path, PathArg("the file to write")]) -> list[object]:
+    """Writes your answers and measurements as Markdown, to hand in."""
     return write_report(tutor(chat), file)
 
 
 @command("expect", examples=["/expect happy > 0"], group=_GROUP)
-def expect(chat: Chat, what: Annotated[str, Rest("such as pair-cost < 3", metavar="FACT SIGN NUMBER")]) -> str:
+def expect(
+    chat: Chat, what: Annotated[str, Rest("a condition, such as pair-cost < 3", metavar="FACT SIGN NUMBER")]
+) -> str:
     """Fails unless a fact of the chat or its lesson is as expected; for scripts.
 
-    Facts are a concept's strength in the recipe by its name, terms, strength, depth, turns, pair-effect, pair-cost,
-    pair-same, what a lesson measured last, and of a running lesson its number (lesson), step, and passed.
+    Facts are: a concept's name (its strength in the recipe), terms, strength, depth, turns, pair-effect, pair-cost,
+    pair-same, the last measurement of a lesson, and during a lesson its number (lesson), step, and passed.
     """
     try:
         condition = Condition.parse(what)
@@ -127,8 +130,8 @@ def expect(chat: Chat, what: Annotated[str, Rest("such as pair-cost < 3", metava
         raise UsageError(str(error), "/expect happy > 0") from None
     library = chat.library
     facts = chat.tutor.facts() if chat.tutor else state_facts(chat.session, library.names(), library.owns)
-    if unheard := [fact for fact in condition.facts if fact not in facts]:
-        raise UsageError(f"nothing is known of {unheard[0]}", f"known are {', '.join(sorted(facts))}")
+    if missing := [fact for fact in condition.facts if fact not in facts]:
+        raise UsageError(f"no fact is called {missing[0]}", f"the facts are {', '.join(sorted(facts))}")
     if not condition.holds(facts):
         values = ", ".join(f"{fact} is {facts[fact]:g}" for fact in condition.facts)
         raise SteerchatError(f"expected {what}; {values}")
@@ -137,8 +140,8 @@ def expect(chat: Chat, what: Annotated[str, Rest("such as pair-cost < 3", metava
 
 @command("glossary", examples=["/glossary", "/glossary activation"], group=_GROUP)
 def glossary(chat: Chat, word: Annotated[str, Rest("a word", metavar="WORD")] = "") -> Table | str:
-    """Explains the words of this field."""
-    entries = words_of(course_folder(chat.settings.lessons))
+    """Explains the technical terms."""
+    entries = read_glossary(course_folder(chat.settings.lessons))
     if not word:
         return Table(("word", "meaning"), list(entries.items()))
     known = {name.lower(): name for name in entries}

@@ -1,9 +1,10 @@
-"""The notebook: what was logged, found again and judged."""
+"""/history: list, search, show, rerun, use, fork and delete logged pairs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from ..conversation.rerun import fork, rerun, use
 from ..screen.lines import when
 from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
 from ..slash.registry import command
-from ..storage.records import SearchHit, StoredPair
+from ..storage.records import SearchHit
 from ..storage.store import Filters, Store
 from ..values.errors import StoreError, UsageError, shorten
 from ..values.page import Page, Shaded
@@ -24,26 +25,24 @@ _AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Range(Kind):
-    """Two numbers with dots between them, or one that is both."""
+    """Two numbers with dots between them, or a single number."""
 
     meaning = "a strength, or from..to"
     metavar = "LOW..HIGH"
 
     def parse(self, text: str) -> tuple[float, float]:
         low, dots, high = text.partition("..")
-        try:
-            found = float(low), float(high if dots else low)
-        except ValueError:
-            found = (1.0, 0.0)
-        if not found[0] <= found[1]:
-            raise UsageError(f"{shorten(text, 20)!r} is not a range", "1..3, or one number")
-        return found
+        with suppress(ValueError):
+            bounds = float(low), float(high if dots else low)
+            if bounds[0] <= bounds[1]:
+                return bounds
+        raise UsageError(f"{shorten(text, 20)!r} is not a range", "use 1..3, or one number")
 
 
 class Since(Kind):
-    """A day, or how long ago."""
+    """A date, or a time ago."""
 
-    meaning = "how long ago, such as 2d, or a day"
+    meaning = "a time ago, such as 2d, or a date"
     metavar = "TIME"
 
     def parse(self, text: str) -> datetime:
@@ -72,77 +71,78 @@ class Since(Kind):
 )
 def history(
     chat: Chat,
-    pair: Annotated[int | None, PairId("a pair to show whole")] = None,
+    pair: Annotated[int | None, PairId("a pair to show in full")] = None,
     *,
-    search: Annotated[str, Option("only pairs with these words")] = "",
-    concept: Annotated[str | None, Option("only pairs pushed towards it, alone or in a mix", Concept)] = None,
-    layer: Annotated[int | None, Option("only pairs pushed at this layer", Int(least=0))] = None,
-    strength: Annotated[tuple[float, float] | None, Option("only pairs pushed so hard", Range)] = None,
+    search: Annotated[str, Option("only pairs that contain these words")] = "",
+    concept: Annotated[str | None, Option("only pairs steered with this concept, alone or in a mix", Concept)] = None,
+    layer: Annotated[int | None, Option("only pairs steered at this layer", Int(least=0))] = None,
+    strength: Annotated[tuple[float, float] | None, Option("only pairs steered with this strength", Range)] = None,
     min_effect: Annotated[float | None, Option("only pairs with at least this effect", Float)] = None,
-    model: Annotated[str | None, Option("only this model's pairs, by the name that the history shows")] = None,
-    since: Annotated[datetime | None, Option("only pairs from then on", Since)] = None,
-    kind: Annotated[str | None, Option("only pairs of one kind: chat, compare, layers, strengths, mix ...")] = None,
-    rated: Annotated[bool, Option("only pairs that you judged")] = False,
-    session: Annotated[int | None, Option("only this session's pairs", Int(least=1))] = None,
-    limit: Annotated[int, Option("how many", Int(least=1, most=100_000))] = 20,
-    before: Annotated[int | None, Option("only pairs older than this one", PairId(metavar="ID"))] = None,
+    model: Annotated[str | None, Option("only pairs of this model, as the history names it")] = None,
+    since: Annotated[datetime | None, Option("only pairs since this time", Since)] = None,
+    kind: Annotated[str | None, Option("only pairs of this kind: chat, compare, layers, strengths, mix ...")] = None,
+    rated: Annotated[bool, Option("only pairs that you rated")] = False,
+    session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
+    limit: Annotated[int, Option("the most pairs to list", Int(least=1, most=100_000))] = 20,
+    before: Annotated[int | None, Option("only pairs older than this pair", PairId(metavar="ID"))] = None,
 ) -> Any:
-    """Lists the pairs, newest first, or shows one whole. What filters are given must all hold.
+    """Lists the pairs, newest first, or shows one in full. A listed pair passes all filters.
 
-    A search looks for every word in the prompt and both answers, and shows where it is. A full page ends with
-    the option that gives the next one.
+    A search looks for every word in the prompt and both answers, and shows the places. A full page ends with the
+    option that lists the next one.
     """
     store = open_store(chat)
     if pair is not None:
         return store.pair(pair)
     filters = Filters(concept, layer, strength, min_effect, model, since, kind, rated or None, session)
-    # One more than is shown says whether there is another page.
-    if not search:
-        found = store.pairs(filters, limit + 1, before)
-        return _page(found, [one.to_json() for one in found[:limit]], limit, found[:limit])
-    hits = store.search(search, filters, limit + 1, before)
-    parts = [part for hit in hits[:limit] for part in _hit(hit)] or [Notice("Nothing has all of these words.")]
-    return _page([hit.stored for hit in hits], [hit.to_json() for hit in hits[:limit]], limit, *parts)
+    # One pair more than the page shows tells whether there is a next page.
+    if search:
+        hits = store.search(search, filters, limit + 1, before)
+        ids, objects = [hit.stored.id for hit in hits], [hit.to_json() for hit in hits[:limit]]
+        parts: list[object] = [part for hit in hits[:limit] for part in _hit_lines(hit)]
+        parts = parts or [Notice("No pair contains all of these words.")]
+    else:
+        pairs = store.pairs(filters, limit + 1, before)
+        ids, objects = [stored.id for stored in pairs], [stored.to_json() for stored in pairs[:limit]]
+        parts = [pairs[:limit]]
+    if len(ids) > limit:
+        parts.append(Notice(f"Older pairs: --before {ids[limit - 1]}"))
+    return Page(parts, objects)
 
 
-def _page(found: Sequence[StoredPair], objects: Sequence[Mapping[str, Any]], limit: int, *parts: object) -> Page:
-    more = [Notice(f"Older ones: --before {found[limit - 1].id}")] if len(found) > limit else []
-    return Page([*parts, *more], objects)
-
-
-def _hit(hit: SearchHit) -> list[object]:
-    """A pair in a line, and under it where the words are."""
+def _hit_lines(hit: SearchHit) -> list[object]:
+    """A pair in a line, and under it the places of the words."""
     pair = hit.stored.pair
     facts = [f"pair {pair.id}", when(hit.stored.created, datetime.now().astimezone()), str(pair.recipe)]
     facts += [f"effect {pair.effect:+.1f}"] if pair.effect is not None else []
-    places = [Shaded([(f"{one.where}: ", 0), *one.pieces()]) for one in hit.excerpts]
+    places = [Shaded([(f"{excerpt.where}: ", 0), *excerpt.pieces()]) for excerpt in hit.excerpts]
     return [Notice("   ".join(facts)), *places]
 
 
 @command("history rerun", examples=["/history rerun 1"], group=_GROUP, shell=True)
-def history_rerun(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]) -> Iterator[Event]:
-    """Answers a pair again as it was: the same two texts, or what differs from then."""
+def history_rerun(chat: Chat, pair: Annotated[int, PairId("the pair", metavar="ID")]) -> Iterator[Event]:
+    """Repeats a pair: gives the same two texts, or says what differs."""
     return rerun(chat.session, pair)
 
 
 @command("history use", examples=["/history use 1"], group=_GROUP)
-def history_use(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]) -> list[object]:
-    """Steers from now on as a pair was, with its settings and seed."""
+def history_use(chat: Chat, pair: Annotated[int, PairId("the pair", metavar="ID")]) -> list[object]:
+    """Takes over the recipe, settings and seed of a pair."""
     return use(chat.session, pair)
 
 
 @command("history fork", examples=["/history fork 1"], group=_GROUP)
-def history_fork(chat: Chat, pair: Annotated[int, PairId("which", metavar="ID")]) -> list[object]:
-    """Goes on from a pair as a new conversation; the old one stays as it is."""
+def history_fork(chat: Chat, pair: Annotated[int, PairId("the pair", metavar="ID")]) -> list[object]:
+    """Continues from a pair as a new conversation; the old one is unchanged."""
     return fork(chat.session, pair)
 
 
 @command("history delete", examples=["/history delete 1 --yes"], group=_GROUP, shell=True, needs_model=False)
 def history_delete(
     chat: Chat,
-    pair: Annotated[int, PairId("which", metavar="ID")],
+    pair: Annotated[int, PairId("the pair", metavar="ID")],
     *,
-    yes: Annotated[bool, Option("without asking")] = False,
+    yes: Annotated[bool, Option("delete without asking")] = False,
 ) -> str:
     """Deletes a pair from the history, with its answers and measures."""
     store = open_store(chat)
@@ -154,14 +154,14 @@ def history_delete(
 
 
 def confirmed(chat: Chat, question: str) -> bool:
-    """Whether the user says yes. Raises UsageError when nobody is there to be asked."""
+    """Whether the user says yes. Raises UsageError when nobody is there to answer."""
     if not chat.can_ask:
-        raise UsageError("deleting asks first, and nobody is there to answer", "--yes says so on the line")
+        raise UsageError("deleting asks first, and nobody is there to answer", "add --yes")
     return chat.ask(question, ["yes", "no"]) == "yes"
 
 
 def open_store(chat: Chat) -> Store:
-    """The history. Raises StoreError when this chat keeps none."""
+    """The history. Raises StoreError when this chat is not logged."""
     if chat.session.journal.store is None:
-        raise StoreError("this chat is not logged", "the first lines said why")
+        raise StoreError("this chat is not logged", "the first lines of the chat say why")
     return chat.session.journal.store

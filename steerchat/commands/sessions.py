@@ -1,4 +1,4 @@
-"""/session: the conversations of the history."""
+"""/session: list, resume and delete the conversations of the history."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated
 
 from ..conversation.chat import Chat
-from ..conversation.rerun import resume as go_on_with
+from ..conversation.rerun import resume
 from ..screen.lines import when
 from ..slash.arguments import Int, Option, SessionId
 from ..slash.registry import command
@@ -24,15 +24,22 @@ def session(chat: Chat) -> Page:
 
 
 @command("session list", examples=["/session list --limit 5"], group=_GROUP, shell=True, needs_model=False)
-def session_list(chat: Chat, *, limit: Annotated[int, Option("how many", Int(least=1, most=100_000))] = 20) -> Page:
+def session_list(
+    chat: Chat, *, limit: Annotated[int, Option("the most sessions to list", Int(least=1, most=100_000))] = 20
+) -> Page:
     """Lists the conversations, newest first, each with its title, model and pairs."""
-    found = open_store(chat).sessions(limit)
+    sessions = open_store(chat).sessions(limit)
     now = datetime.now().astimezone()
     own = chat.session.journal.session_id
-    titles = [one.title + (" (this one)" if one.id == own else "") for one in found]
     rows = [
-        (str(one.id), when(one.started, now), title, one.model, str(one.pairs))
-        for one, title in zip(found, titles, strict=True)
+        (
+            str(stored.id),
+            when(stored.started, now),
+            stored.title + (" (this one)" if stored.id == own else ""),
+            stored.model,
+            str(stored.pairs),
+        )
+        for stored in sessions
     ]
     table = Table(
         ("id", "when", "title", "model", "pairs"),
@@ -40,29 +47,29 @@ def session_list(chat: Chat, *, limit: Annotated[int, Option("how many", Int(lea
         right=frozenset({0, 4}),
         empty="no conversation yet; type a message to begin one",
     )
-    return Page([table], [asdict(one) for one in found])
+    return Page([table], [asdict(stored) for stored in sessions])
 
 
 @command("session resume", examples=["/session resume", "/session resume 1"], group=_GROUP)
 def session_resume(
-    chat: Chat, session: Annotated[int | None, SessionId("which; the last one when left out")] = None
+    chat: Chat, session: Annotated[int | None, SessionId("the session; by default the last one")] = None
 ) -> list[object]:
-    """Goes on with a conversation: its turns, its system message, and how it was steered last."""
-    return go_on_with(chat.session, session)
+    """Continues a conversation, with its turns, its system message and its last recipe."""
+    return resume(chat.session, session)
 
 
 @command("session delete", examples=["/session delete 1 --yes"], group=_GROUP, shell=True, needs_model=False)
 def session_delete(
     chat: Chat,
-    session: Annotated[int, SessionId("which")],
+    session: Annotated[int, SessionId("the session")],
     *,
-    yes: Annotated[bool, Option("without asking")] = False,
+    yes: Annotated[bool, Option("delete without asking")] = False,
 ) -> str:
     """Deletes a conversation from the history, with all of its pairs and experiments."""
     store = open_store(chat)
-    one = store.session(session)
-    pairs = f"{one.pairs} pair{'' if one.pairs == 1 else 's'}"
-    if not yes and not confirmed(chat, f"Delete session {session}, {one.title!r}, with {pairs}?"):
+    stored = store.session(session)
+    pairs = f"{stored.pairs} pair{'' if stored.pairs == 1 else 's'}"
+    if not yes and not confirmed(chat, f"Delete session {session}, {stored.title!r}, with {pairs}?"):
         return f"Session {session} stays."
     own = session == chat.session.journal.session_id
     if own:

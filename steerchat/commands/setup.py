@@ -1,4 +1,4 @@
-"""Settings, models, help, and the way out."""
+"""/set, /config, /view, /model, /help and /quit."""
 
 from __future__ import annotations
 
@@ -21,101 +21,103 @@ _GROUP = "Setup"
 @command("set", examples=["/set temperature 0", "/set carry steered", "/set"], group=_GROUP)
 def set_(
     chat: Chat,
-    name: Annotated[str | None, Setting("which setting")] = None,
+    name: Annotated[str | None, Setting("the setting")] = None,
     value: Annotated[str | None, SettingValue("its new value")] = None,
 ) -> Any:
     """Shows or changes settings."""
-    rows = chat.settings.items()
     if name is None:
-        return Table(("setting", "value", "from"), [(n, str(v), source) for n, v, source in rows])
+        return _settings(chat)
     setting = description(name)
     if value is None:
-        current, source = next((value, source) for n, value, source in rows if n == name)
+        current, source = next((value, source) for each, value, source in chat.settings.items() if each == name)
         return f"{name} is {current} ({source})"
     if name == "model":
         return model(chat, value)
     if setting.at_start:
-        raise UsageError(f"{name} is chosen at the start", f"steerchat --{name} {value}")
-    new = chat.settings.change(name, value)
-    return f"{name} is now {new}"
+        raise UsageError(f"{name} is fixed once the model is loaded", f"start again: steerchat --{name} {value}")
+    return f"{name} is now {chat.settings.change(name, value)}"
 
 
 @command("config", examples=["/config"], group=_GROUP, shell=True, needs_model=False)
 def config(chat: Chat) -> Page:
-    """Shows every setting with where its value comes from, and where things are kept."""
-    rows = [(name, str(value), source) for name, value, source in chat.settings.items()]
+    """Shows every setting with the source of its value, and the paths of the configuration and the history."""
     objects = [{"name": name, "value": value, "from": source} for name, value, source in chat.settings.items()]
     file = config_path()
-    written = "is read" if file.is_file() else "may be written"
-    places = f"{file} {written}; the history is {history_path()}."
-    return Page([Table(("setting", "value", "from"), rows), Notice(places)], objects)
+    state = "is read at the start" if file.is_file() else "does not exist yet, and would be read at the start"
+    return Page([_settings(chat), Notice(f"{file} {state}; the history is {history_path()}.")], objects)
+
+
+def _settings(chat: Chat) -> Table:
+    return Table(
+        ("setting", "value", "from"), [(name, str(value), source) for name, value, source in chat.settings.items()]
+    )
 
 
 @command("view", examples=["/view steered", "/view both"], group=_GROUP)
 def view(
-    chat: Chat, which: Annotated[str | None, Choice("both", "steered", "normal", meaning="what to show")] = None
+    chat: Chat, which: Annotated[str | None, Choice("both", "steered", "normal", meaning="the answers to show")] = None
 ) -> str:
     """Chooses which answers the screen shows; both are always computed and logged."""
-    if which is None:
-        return f"view is {chat.settings.view}"
     return set_(chat, "view", which)
 
 
 @command("model", examples=["/model", "/model smollm2"], group=_GROUP)
-def model(chat: Chat, name: Annotated[str | None, ModelName("alias, Hub id, folder or .gguf")] = None) -> str | Page:
-    """Shows the model and the others of this machine, or changes it; the conversation stays."""
+def model(
+    chat: Chat, name: Annotated[str | None, ModelName("an alias, Hub id, folder or .gguf file")] = None
+) -> str | Page:
+    """Shows the model and the others on this machine, or loads another; the conversation stays."""
     if name is None:
-        return _shelf(chat)
+        return model_list(chat)
     engine = chat.switch_model(name)
     last = engine.n_layers - 1
     recipe = chat.session.recipe
     if any(max(term.layers) > last for term in recipe.terms):
         chat.session.recipe = type(recipe)(scope=recipe.scope)
         return f"{engine.name} is loaded. It has layers 0 to {last}: the recipe did not fit and is empty now."
-    return f"{engine.name} is loaded. Its concepts are read from it on first use."
+    return f"{engine.name} is loaded. Concepts are extracted from it on first use."
 
 
 @command("model list", examples=["/model list"], group=_GROUP, shell=True, needs_model=False)
 def model_list(chat: Chat) -> Page:
-    """Lists the models of this machine, with their size and whether they fit."""
-    return _shelf(chat)
-
-
-def _shelf(chat: Chat) -> Page:
+    """Lists the models on this machine, with their size and whether they fit."""
     from ..models.load import free_memory, target
 
     where, precision = target(chat.settings.device, chat.settings.dtype)
     engine, free = chat.loader.ready, free_memory(where)
     parts: list[object] = []
     if engine is not None:
-        free += engine.size  # a switch gives it back
+        free += engine.size  # loading another model unloads this one
         facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
         parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
     rows, objects = [], []
-    for one in kept(precision.itemsize):
-        total = one.needs.total if one.needs else None
+    for installed in kept(precision.itemsize):
+        needs = installed.needs
+        total = needs.total if needs else None
         fits = None if total is None else total <= free
-        disk = "to be fetched" if one.disk is None else gigabytes(one.disk)
+        disk = "not fetched yet" if installed.disk is None else gigabytes(installed.disk)
         need = "?" if total is None else gigabytes(total)
-        rows.append((one.name, one.model, disk, need, "?" if fits is None else "yes" if fits else "no"))
+        rows.append((installed.name, installed.model, disk, need, "?" if fits is None else "yes" if fits else "no"))
+        parameters = needs.parameters if needs else None
         objects.append(
             {
-                "name": one.name,
-                "model": one.model,
-                "disk": one.disk,
-                "parameters": one.needs.parameters if one.needs else None,
+                "name": installed.name,
+                "model": installed.model,
+                "disk": installed.disk,
+                "parameters": parameters,
                 "memory": total,
                 "fits": fits,
             }
         )
     kind = str(precision).removeprefix("torch.")
     parts.append(Table(("name", "model", "on the disk", "memory", "fits"), rows, right=frozenset({2, 3})))
-    parts.append(f"Memory is for {kind} on {where.type}, where {gigabytes(free)} can be had. /model NAME switches.")
+    parts.append(f"Memory is for {kind} on {where.type}, where {gigabytes(free)} are free. /model NAME loads another.")
     return Page(parts, objects)
 
 
 @command("help", examples=["/help", "/help steer", "/help trouble"], group=_GROUP)
-def help_(chat: Chat, name: Annotated[str, CommandName("a command, or trouble for help with what fails")] = "") -> Any:
+def help_(
+    chat: Chat, name: Annotated[str, CommandName("a command, or trouble for help with common failures")] = ""
+) -> Any:
     """Lists the commands, or explains one."""
     if name == "trouble":
         return trouble(course_folder(chat.settings.lessons))
@@ -124,5 +126,5 @@ def help_(chat: Chat, name: Annotated[str, CommandName("a command, or trouble fo
 
 @command("quit", examples=["/quit"], group=_GROUP, aliases=["exit"])
 def quit_(chat: Chat) -> None:
-    """Leaves; everything is in the history."""
+    """Ends the chat; the history has everything."""
     chat.leaving = True

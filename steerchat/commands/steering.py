@@ -1,4 +1,4 @@
-"""/steer: what is pushed."""
+"""/steer: the recipe."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _GROUP = "Steering"
 @command("steer", examples=["/steer happy 16 2.0", "/steer happy", "/steer sad 12-20 -1.5", "/steer"], group=_GROUP)
 def steer(
     chat: Chat,
-    concept: Annotated[str | None, Concept("what to push towards")] = None,
-    layer: Annotated[str | None, Layer("where: 16, a range 12-20, a depth 55%, or all")] = None,
-    strength: Annotated[float | None, Strength("how hard; 2.0 is a good first try, negative pushes away")] = None,
+    concept: Annotated[str | None, Concept("the concept to steer towards")] = None,
+    layer: Annotated[str | None, Layer("the layers: 16, a range 12-20, a depth 55%, or all")] = None,
+    strength: Annotated[
+        float | None, Strength("the strength; 2.0 is a good first try, a negative one steers away")
+    ] = None,
 ) -> list[object]:
-    """Steers towards a concept, or shows what is steered.
+    """Steers towards a concept, or shows the recipe.
 
-    A left-out layer or strength takes the concept's recommended one. A lone number with a point or a sign is a
-    strength; a lone whole number is a layer.
+    Without a layer or a strength, the concept's recommended one is used. A single number with a point or a sign is a
+    strength; a single whole number is a layer.
     """
     if concept is None:
         return [chat.session.recipe]
@@ -33,17 +35,17 @@ def steer(
 @command("steer add", examples=["/steer add formal 14 1.0"], group=_GROUP)
 def add(
     chat: Chat,
-    concept: Annotated[str, Concept("what to push towards as well")],
-    layer: Annotated[str | None, Layer("where")] = None,
-    strength: Annotated[float | None, Strength("how hard")] = None,
+    concept: Annotated[str, Concept("the concept to add")],
+    layer: Annotated[str | None, Layer("the layers")] = None,
+    strength: Annotated[float | None, Strength("the strength")] = None,
 ) -> list[object]:
-    """Adds a concept to what is steered."""
+    """Adds a concept to the recipe."""
     return _change(chat, concept, layer, strength, keep=True)
 
 
 @command("steer drop", examples=["/steer drop happy"], group=_GROUP)
-def drop(chat: Chat, concept: Annotated[str, Concept("what to leave out")]) -> Recipe:
-    """Takes a concept out of what is steered."""
+def drop(chat: Chat, concept: Annotated[str, Concept("the concept to remove")]) -> Recipe:
+    """Removes a concept from the recipe."""
     chat.session.drop(concept)
     return chat.session.recipe
 
@@ -71,17 +73,17 @@ def clear(chat: Chat) -> Recipe:
 
 def _change(chat: Chat, concept: str, layer: str | None, strength: float | None, keep: bool) -> list[object]:
     if layer is not None and strength is None and ambiguous(layer):
-        layer, strength, notes = _which(chat, layer)
+        layer, strength, notes = _layer_or_strength(chat, layer)
     else:
         notes = ()
-    said = chat.session.steer([TermRequest(parse_parts(concept), layer, strength, notes=notes)], keep=keep)
-    return [*map(Notice, said), chat.session.recipe]
+    request = TermRequest(parse_parts(concept), layer, strength, notes=notes)
+    return [*map(Notice, chat.session.steer([request], keep=keep)), chat.session.recipe]
 
 
-def _which(chat: Chat, number: str) -> tuple[str | None, float | None, tuple[str, ...]]:
-    """A lone small number could be either: ask, or take the layer and say so."""
+def _layer_or_strength(chat: Chat, number: str) -> tuple[str | None, float | None, tuple[str, ...]]:
+    """A single small number could be either: ask the user, or take it as the layer with a note."""
     if chat.can_ask:
         if chat.ask(f"Is {number} the layer or the strength?", ["layer", "strength"]) == "strength":
             return None, float(number), ()
         return number, None, ()
-    return number, None, (f"{number} is taken as the layer; for strength {number} type {number}.0",)
+    return number, None, (f"{number} is the layer here; for strength {number} type {number}.0",)

@@ -1,4 +1,4 @@
-"""What a person made of pairs: /rate, /review without knowing which is which, /stats."""
+"""Verdicts of the user on pairs: /rate, /review (blind) and /stats."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..values.text import fit
 from .notebook import open_store
 
 _GROUP = "Notebook"
-_CELLS = 10  # of a bar
-_MOST = 100_000  # judged pairs that are counted
+_BAR_CELLS = 10
+_MOST_PAIRS = 100_000  # that /stats counts
 
 
 @command("rate", examples=["/rate steered", "/rate 3 tie both were dull"], group=_GROUP)
 def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE]")]) -> Notice:
-    """Notes which answer showed the concept, in your own judgement: steered, normal or tie.
+    """Records which answer showed the concept, in your judgement: steered, normal or tie.
 
-    Without a number it is the last pair whose two answers were shown. A later verdict replaces an earlier one.
+    Without an ID, the verdict is for the last pair that the screen showed. A new verdict replaces the old one.
     """
     store = open_store(chat)
     first, _, rest = verdict.strip().partition(" ")
@@ -37,7 +37,7 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
     elif chat.session.shown is not None and chat.session.shown.id is not None:
         pair = chat.session.shown.id
     else:
-        raise UsageError("there is no pair to judge yet", "/rate 3 steered judges pair 3; /history lists them")
+        raise UsageError("no pair was shown yet", "/rate 3 steered rates pair 3; /history lists the pairs")
     store.rate(pair, cast(Verdict, first.lower()), rest.strip())
     return Notice(f"pair {pair}, {shorten(store.pair(pair).pair.prompt, 40)!r}: {first.lower()}")
 
@@ -46,24 +46,24 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
 def review(
     chat: Chat,
     *,
-    concept: Annotated[str | None, Option("only pairs pushed towards it", Concept)] = None,
-    kind: Annotated[str | None, Option("only pairs of one kind: chat, compare, layers ...")] = None,
-    session: Annotated[int | None, Option("only this session's pairs", Int(least=1))] = None,
-    limit: Annotated[int, Option("how many", Int(least=1, most=500))] = 10,
+    concept: Annotated[str | None, Option("only pairs steered with this concept", Concept)] = None,
+    kind: Annotated[str | None, Option("only pairs of this kind: chat, compare, layers ...")] = None,
+    session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
+    limit: Annotated[int, Option("the most pairs to show", Int(least=1, most=500))] = 10,
 ) -> Iterator[Event]:
-    """Shows pairs that you have not judged, both answers unlabelled and in random order, and asks about them.
+    """Shows pairs that you have not rated, their answers unlabelled and in random order, and asks for a verdict.
 
-    Which is which, and what was measured, is told after your verdict. Ctrl-C ends it; what was judged is kept.
+    After each verdict it shows which answer was steered, and the measures. Ctrl-C ends it and keeps your verdicts.
     """
     store = open_store(chat)
     if not chat.can_ask:
-        raise UsageError("a review asks questions, and nobody is there to answer", "/rate 3 steered judges pair 3")
+        raise UsageError("/review asks questions, and nobody is there to answer", "/rate 3 steered rates pair 3")
     pairs = unseen(store, Filters(concept=concept, kind=kind, session=session, rated=False), limit)
     return _review(chat, store, pairs)
 
 
 def _review(chat: Chat, store: Store, pairs: Sequence[Blind]) -> Iterator[Event]:
-    judged = 0
+    rated = 0
     for number, blind in enumerate(pairs, 1):
         pair = blind.stored.pair
         yield Notice(f"{number} of {len(pairs)}: {pair.prompt}")
@@ -78,9 +78,12 @@ def _review(chat: Chat, store: Store, pairs: Sequence[Blind]) -> Iterator[Event]
             continue
         reads = chat.ask("Which one reads better?", ("a", "b", "tie"))
         store.rate(blind.stored.id, sides[shows], reads_better=sides[reads], shown_first=blind.order[0])
-        judged += 1
+        rated += 1
         yield Notice(_revealed(pair, "ab"[blind.order.index("steered")]))
-    yield Notice(_after(judged, len(pairs)))
+    if pairs:
+        yield Notice(f"{rated} rated. /stats shows how often the steered answer won.")
+    else:
+        yield Notice("No steered pair waits for a verdict. /steer happy and say something, or /compare --repeats 5.")
 
 
 def _revealed(pair: Pair, steered: str) -> str:
@@ -92,46 +95,41 @@ def _revealed(pair: Pair, steered: str) -> str:
     return "   ".join([*facts, f"pair {pair.id}"])
 
 
-def _after(judged: int, shown: int) -> str:
-    if not shown:
-        return "No steered pair waits to be judged. /steer happy and say something, or /compare --repeats 5."
-    return f"{judged} judged. /stats shows how often the steered answer was the one."
-
-
 @command("stats", examples=["/stats", "/stats --concept happy"], group=_GROUP, shell=True, needs_model=False)
 def stats(
     chat: Chat,
     *,
-    concept: Annotated[str | None, Option("only pairs pushed towards it", Concept)] = None,
-    kind: Annotated[str | None, Option("only pairs of one kind: chat, compare, layers ...")] = None,
-    session: Annotated[int | None, Option("only this session's pairs", Int(least=1))] = None,
+    concept: Annotated[str | None, Option("only pairs steered with this concept", Concept)] = None,
+    kind: Annotated[str | None, Option("only pairs of this kind: chat, compare, layers ...")] = None,
+    session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
 ) -> Page:
-    """Shows how often the steered answer was judged to show the concept, by setting and by measured effect."""
+    """Shows how often you chose the steered answer, by setting and by measured effect."""
     filters = Filters(concept=concept, kind=kind, session=session, rated=True)
-    judged = [one for one in open_store(chat).pairs(filters, limit=_MOST) if one.pair.steered is not None]
-    if not judged:
-        return Page([Notice("No steered pair was judged yet: /review shows some, /rate judges the last one.")])
-    recipes = by_recipe(judged)
-    every = tally("all", judged)
-    blind = sum(one.shown_first is not None for one in judged)
+    rated = [stored for stored in open_store(chat).pairs(filters, limit=_MOST_PAIRS) if stored.pair.steered is not None]
+    if not rated:
+        return Page([Notice("No steered pair has a verdict yet: /review shows some, /rate is for the last one.")])
+    recipes = by_recipe(rated)
+    every = tally("all", rated)
+    blind = sum(stored.shown_first is not None for stored in rated)
     parts: list[object] = [
         _table("steered", recipes),
-        Notice("The bar is how often the steered answer was the one, ties left out; | is one in two, as by guessing."),
+        Notice("The bar is how often the steered answer won, without ties; | marks one half, which guessing gives."),
     ]
-    effects = by_effect(judged)
+    effects = by_effect(rated)
     if len(effects) > 1:
         parts.append(_table("measured effect", effects))
     low, high = every.range
     normal = every.judged - every.ties - every.steered
     parts.append(
-        f"{every.judged} judged, {blind} of them blind: {every.steered} for the steered answer, {normal} for the "
-        f"normal one, ties {every.ties}. So few leave its share between {100 * low:.0f}% and {100 * high:.0f}% (95%)."
+        f"{every.judged} rated, {blind} of them blind: {every.steered} for the steered answer, {normal} for the "
+        f"normal one, {every.ties} ties. The share of the steered answer is {100 * low:.0f}% to {100 * high:.0f}% "
+        "(95% interval)."
     )
-    agreeing, decided = agreement(judged)
+    agreeing, decided = agreement(rated)
     if decided:
         parts.append(f"The measured effect agrees with {agreeing} of {decided} verdicts.")
-    objects = [{"by": "recipe", **one.to_json()} for one in recipes]
-    return Page(parts, [*objects, *({"by": "effect", **one.to_json()} for one in effects)])
+    objects = [{"by": "recipe", **row.to_json()} for row in recipes]
+    return Page(parts, [*objects, *({"by": "effect", **row.to_json()} for row in effects)])
 
 
 def _table(heading: str, rows: Sequence[Tally]) -> Table:
@@ -139,22 +137,22 @@ def _table(heading: str, rows: Sequence[Tally]) -> Table:
         (heading, "shows it", "ties", "reads better", "effect"),
         [
             (
-                fit(one.label, 30),
-                _share(one),
-                str(one.ties),
-                f"{one.reads} of {one.compared}" if one.compared else "",
-                "" if one.effect is None else f"{one.effect:+.1f}",
+                fit(row.label, 30),
+                _share(row),
+                str(row.ties),
+                f"{row.reads} of {row.compared}" if row.compared else "",
+                "" if row.effect is None else f"{row.effect:+.1f}",
             )
-            for one in rows
+            for row in rows
         ],
         right=frozenset({2, 3, 4}),
     )
 
 
-def _share(one: Tally) -> str:
-    """A bar from 0 to all, with the half marked, and the figures."""
-    decided = one.judged - one.ties
+def _share(row: Tally) -> str:
+    """A bar of the steered answer's share, with one half marked, and the numbers."""
+    decided = row.judged - row.ties
     if not decided:
         return "only ties"
-    line = ("#" * round(one.share * _CELLS)).ljust(_CELLS, ".")
-    return f"{line[: _CELLS // 2]}|{line[_CELLS // 2 :]} {one.steered} of {decided}"
+    line = ("#" * round(row.share * _BAR_CELLS)).ljust(_BAR_CELLS, ".")
+    return f"{line[: _BAR_CELLS // 2]}|{line[_BAR_CELLS // 2 :]} {row.steered} of {decided}"

@@ -190,7 +190,7 @@ def show_page(one: Entry, vector: ConceptVector, neighbours: Sequence[tuple[str,
     return Page(parts, [data])
 
 
-def extraction_lines(concept: Concept, vector: ConceptVector, fingerprint: str) -> list[object]:
+def extraction_lines(concept: Concept, vector: ConceptVector) -> list[object]:
     """What an extraction came to: how many pairs, how well they agree and separate, and what to be wary of."""
     one = Entry(concept, "", 0.0, False, vector.report, False)
     pairs = sum(not example.held_out for example in concept.examples)

@@ -1,4 +1,4 @@
-"""Completion of slash lines for prompt_toolkit, all of it from the registry's declarations."""
+"""Completion of slash lines for prompt_toolkit, derived from the registry's declarations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SECOND_WORD = re.compile(r"\s*/(\S+)\s+(\S*)")
 class SlashCompleter(Completer):
     """Offers commands, verbs, arguments and options, with their meaning beside them.
 
-    Nothing is offered in a message, nor in an argument that takes the rest of the line as text.
+    A message gets no completions, and neither does an argument that takes the rest of the line as text.
 
     Args:
         registry: the commands.
-        chat: answers what concepts, layers and settings there are.
+        chat: lists the concepts, layers and settings.
     """
 
     def __init__(self, registry: Registry, chat: Completions) -> None:
@@ -40,7 +40,7 @@ class SlashCompleter(Completer):
         try:
             yield from self._completions(line)
         except SteerchatError:
-            return  # what is wrong is said when the line is sent
+            return  # sending the line reports the mistake
 
     def _completions(self, line: str) -> Iterator[Completion]:
         if first := _FIRST_WORD.fullmatch(line):
@@ -57,7 +57,7 @@ class SlashCompleter(Completer):
         yield from self._arguments(*self._registry.split(line))
 
     def _arguments(self, command: Command, tail: str, verbs: Sequence[Candidate] = ()) -> Iterator[Completion]:
-        """The completions of the last word of `tail`, the line after the command's name; `verbs` could stand there."""
+        """The completions of the last word of `tail`, the line after the command's name; `verbs` fit there too."""
         word = last_word(tail)
         reading = read(tail[: word.start], command.parameters, command.usage)
         length = len(tail) - word.start
@@ -72,38 +72,38 @@ class SlashCompleter(Completer):
                 if option.label == label:
                     yield from _menu(value, length - len(label) - 1, self._values(option, reading, value))
         else:
-            found = list(verbs)
+            candidates = list(verbs)
             if reading.places:
-                found += self._values(reading.places[0], reading, word.text)
+                candidates += self._values(reading.places[0], reading, word.text)
             if not word.text or word.text.startswith("-"):
-                found += [(option.label, option.meaning) for option in _options_left(command, reading)]
-            yield from _menu(word.text, length, found)
+                candidates += [(option.label, option.meaning) for option in _options_left(command, reading)]
+            yield from _menu(word.text, length, candidates)
 
     def _values(self, parameter: Parameter, reading: Reading, word: str) -> list[Candidate]:
-        found = parameter.kind.completions(self._chat, word, reading.words)
+        candidates = parameter.kind.completions(self._chat, word, reading.words)
         quote = str if parameter.kind.takes_rest else _quoted
-        return [(quote(value), meaning) for value, meaning in found]
+        return [(quote(value), meaning) for value, meaning in candidates]
 
 
 def _options_left(command: Command, reading: Reading) -> list[Parameter]:
     if reading.options_ended:
         return []
-    return [one for one in command.parameters if one.option and one.name not in reading.given]
+    return [parameter for parameter in command.parameters if parameter.option and parameter.name not in reading.given]
 
 
 def _menu(word: str, length: int, candidates: Iterable[Candidate]) -> Iterator[Completion]:
-    """Those of `candidates` that begin with `word`, else those that have its letters in order.
+    """The `candidates` that begin with `word`; when none does, those that have its letters in order.
 
     Args:
-        word: what is typed of it, without quotation marks.
+        word: the typed beginning, without quotation marks.
         length: how many characters before the cursor a completion replaces.
         candidates: as they would be inserted.
     """
     known = list(candidates)
     typed = word.lower()
-    near = [one for one in known if one[0].lstrip('"').lower().startswith(typed)]
-    near = near or [one for one in known if _has_letters(one[0].lower(), typed)]
-    for value, meaning in near:
+    fitting = [candidate for candidate in known if candidate[0].lstrip('"').lower().startswith(typed)]
+    fitting = fitting or [candidate for candidate in known if _has_letters(candidate[0].lower(), typed)]
+    for value, meaning in fitting:
         yield Completion(
             value, start_position=-length, display=fit(clean(value), 200), display_meta=fit(clean(meaning), 200)
         )

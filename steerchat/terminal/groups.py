@@ -1,4 +1,4 @@
-"""The shell's groups of verbs, and those that no slash command stands behind: `model fetch` and `db`."""
+"""The shell's groups of verbs, and the two groups without slash commands: `model fetch` and `db`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from .start import new_screen
 
 
 class Noun(click.Group):
-    """The verbs of a noun; a bare noun lists, as in the chat. The plural is another spelling."""
+    """The verbs of a noun; a bare noun lists, as in the chat. The plural is an alias."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        helps = bool(args) and args[0] in (*ctx.help_option_names, "--")
         listing = self.commands.get("list")
-        itself = listing is not None and listing.name == self.name  # the bare noun's own command, which takes words
-        words = bool(args) and (args[0].startswith("-") or (itself and args[0] not in self.commands))
-        bare = not args or (not helps and words)
-        return super().parse_args(ctx, ["list", *args] if bare and "list" in self.commands else args)
+        if listing is not None and self._is_for(listing, ctx, args):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def _is_for(self, listing: click.Command, ctx: click.Context, args: list[str]) -> bool:
+        if not args:
+            return True
+        first = args[0]
+        if first in (*ctx.help_option_names, "--"):
+            return False
+        takes_words = listing.name == self.name  # `history 3`: the bare noun is a command with arguments
+        return first.startswith("-") or (takes_words and first not in self.commands)
 
 
 def model_group() -> click.Group:
@@ -41,18 +48,18 @@ def model_group() -> click.Group:
 
 
 def db_group() -> click.Group:
-    """`steerchat db`. Nothing here opens the history as a chat does, so that a broken one can be looked at too."""
+    """`steerchat db`. None of it opens the history as a chat does, so that it works on a damaged file too."""
 
-    @click.group(help="The history's file: where it is, a copy of it, whether it is sound.")
+    @click.group(help="The history's file: its path, a backup, a check for damage.")
     def db() -> None: ...
 
-    @db.command(help="Say where it is.")
+    @db.command(help="Print its path.")
     def path() -> None:
         from ..conversation.chat import history_path
 
         click.echo(history_path())
 
-    @db.command(help="Write a whole copy to FILE, also while a chat goes on.")
+    @db.command(help="Write a whole copy to FILE, also while a chat is running.")
     @click.argument("file", metavar="FILE")
     def backup(file: str) -> None:
         from ..conversation.chat import history_path

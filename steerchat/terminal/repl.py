@@ -1,4 +1,4 @@
-"""The loop: a line in, what it did on the screen. At a terminal with editing, elsewhere plain lines."""
+"""The loop of the chat: read a line, run it, draw the result. A terminal gets line editing, a pipe plain lines."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from .completion import SlashCompleter
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
-_MOST_TYPED = 64 << 20  # bytes of lines typed in earlier chats
-_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_LONGEST_LINE = 1 << 20  # characters; no model holds as many
-# Typing starts a completion menu in the line: quiet colours, readable on light and dark.
+_MOST_HISTORY = 64 << 20  # bytes of lines typed in earlier chats
+_DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_LONGEST_LINE = 1 << 20  # characters, more than any model's context
+# Quiet colours, readable on light and dark.
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "prompt": "bold"})
 
 
 def run_line(chat: Chat, screen: Screen, line: str) -> bool:
-    """Do what one line says and draw it. Errors are shown here and nowhere else.
+    """Run one line and draw its result. Errors are shown here and nowhere else.
 
     Returns:
         whether it worked; stopping an answer is no failure.
@@ -64,7 +64,7 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
     except SteerchatError as error:
         screen.error(error)
         return False
-    except BrokenPipeError:  # the reader has gone, and nobody is left to tell
+    except BrokenPipeError:  # nobody reads the output any more
         raise
     except Exception as error:  # a mistake in steerchat must not end a conversation
         screen.error(unexpected(error))
@@ -72,7 +72,7 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
 
 
 def show(chat: Chat, screen: Screen, value: object) -> None:
-    """Draw what a command gave back: a stream of events, or a value, or several."""
+    """Draw a command's result: a stream of events, a value, or several values."""
     if isinstance(value, Iterator):
         screen.stream(value, chat.settings.view)
     elif isinstance(value, list) and not all(hasattr(part, "pair") for part in value):
@@ -84,10 +84,10 @@ def show(chat: Chat, screen: Screen, value: object) -> None:
 
 @contextmanager
 def unechoed() -> Iterator[None]:
-    """Meanwhile what is typed ahead waits for the next prompt unseen: an echo would land in the answer."""
+    """Hide what the user types ahead until the next prompt: an echo would land in the middle of the answer."""
     try:
         import termios
-    except ImportError:  # Windows echoes nothing while nobody reads
+    except ImportError:  # Windows echoes only while a program reads
         yield
         return
     if not sys.stdin.isatty():
@@ -106,7 +106,7 @@ def unechoed() -> Iterator[None]:
 
 @contextmanager
 def stoppable(flag: threading.Event) -> Iterator[None]:
-    """Meanwhile Ctrl-C sets a flag, which long work asks for between its steps, and raises nothing."""
+    """Ctrl-C sets a flag, which long work checks between its steps, and raises no exception."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -146,7 +146,7 @@ def run_chat(
         chat: started.
         screen: where answers go.
         input, output: prompt_toolkit's, for tests.
-        first: lines to run before any is asked for.
+        first: lines to run before the first prompt.
     """
     screen.banner(
         f"steerchat {__version__}",
@@ -184,44 +184,45 @@ def run_chat(
 
 
 class Visible(Processor):
-    """Shows what turns the direction of a pasted text as a sign in its place; prompt_toolkit does so for the rest."""
+    """Shows a replacement sign for characters that change the direction of text; prompt_toolkit shows the others."""
 
     def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
-        fragments = transformation_input.fragments
-        shown = [(one[0], _TURNING.sub(REPLACEMENT, one[1]), *one[2:]) for one in fragments]
-        return Transformation(cast(StyleAndTextTuples, shown))
+        fragments = [
+            (style, _DIRECTION.sub(REPLACEMENT, text), *handler)
+            for style, text, *handler in transformation_input.fragments
+        ]
+        return Transformation(cast(StyleAndTextTuples, fragments))
 
 
 def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
-    """Puts a question to whoever sits at the terminal; one without choices takes any text."""
+    """A function that asks the person at the terminal; a question without choices takes any text."""
 
     def ask(question: str, choices: Sequence[str]) -> str:
         session: PromptSession[str] = PromptSession(input_processors=[Visible()])
-        asked = clean(question)
+        text = f"  {clean(question)} " + (f"[{'/'.join(choices)}] " if choices else "")
         while True:
             try:
-                answer = session.prompt(f"  {asked} [{'/'.join(choices)}] " if choices else f"  {asked} ").strip()
+                answer = session.prompt(text).strip()
             except (KeyboardInterrupt, EOFError):
                 raise Interrupted("the question") from None
             if not choices:
                 return answer
-            found = [choice for choice in choices if answer and choice.startswith(answer.lower())]
-            if len(found) == 1:
-                return found[0]
-            screen.notice("one of: " + ", ".join(choices))
+            fitting = [choice for choice in choices if answer and choice.startswith(answer.lower())]
+            if len(fitting) == 1:
+                return fitting[0]
+            screen.notice("answer with one of: " + ", ".join(choices))
 
     return ask
 
 
 def read_lines(stream: TextIO) -> Iterator[str]:
-    """Lines of a stream; bytes that are no text become replacement signs instead of an error.
+    """Lines of a stream; bytes that are not text become replacement signs instead of an error.
 
     Raises:
-        UsageError: a line goes on and on.
+        UsageError: a line is longer than any model could read.
     """
-    if isinstance(stream, TextIO) or hasattr(stream, "reconfigure"):
-        with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
+    with suppress(AttributeError, ValueError):
+        stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
     while line := stream.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:
             raise UsageError(f"a line of more than {_LONGEST_LINE:,} characters", "lines are messages or commands")
@@ -229,11 +230,11 @@ def read_lines(stream: TextIO) -> Iterator[str]:
 
 
 def _history(path: Path) -> History:
-    """Typed lines across starts; in memory alone where the folder cannot be written."""
+    """The lines typed in earlier chats; where the folder cannot be written, only those of this one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and (not path.is_file() or path.stat().st_size > _MOST_TYPED):
-            return InMemoryHistory()  # a pipe would be waited for, and all of it is read at the start
+        if path.exists() and (not path.is_file() or path.stat().st_size > _MOST_HISTORY):
+            return InMemoryHistory()  # reading a pipe would wait, and the whole file is read at the start
         with path.open("a"):
             pass
     except OSError:
@@ -248,7 +249,7 @@ def _keys() -> KeyBindings:
     def _(event: KeyPressEvent) -> None:
         state = event.current_buffer.complete_state
         if state is not None and state.current_completion is not None:
-            event.current_buffer.complete_state = None  # takes what the menu has put into the line
+            event.current_buffer.complete_state = None  # accepts the menu's entry, which stands in the line already
         else:
             event.current_buffer.validate_and_handle()
 
@@ -267,13 +268,13 @@ def _keys() -> KeyBindings:
 
 
 def _model_name(chat: Chat) -> str:
-    """As far as it is known before the model is there."""
+    """The model's name, as far as it is known before the model is loaded."""
     name = chat.settings.model
     return ALIASES.get(name.lower(), name).rstrip("/").rpartition("/")[2] or name
 
 
 def _toolbar(chat: Chat, width: int) -> ANSI:
-    """One line; on a narrow screen what matters least goes first."""
+    """One line; on a narrow screen the least important parts are left out."""
     session, settings = chat.session, chat.settings
     engine = chat.loader.ready
     if chat.loader.failed:
@@ -293,5 +294,5 @@ def _toolbar(chat: Chat, width: int) -> ANSI:
 
 
 def interactive() -> bool:
-    """Whether a person sits at both ends."""
+    """Whether standard input and output are both a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()

@@ -145,6 +145,7 @@ def test_a_concept_alone_on_a_sweeps_line_is_what_is_swept(start: Start):
     out = " ".join(say(chat, screen, "/layers --tokens 4 sad").split())
     assert "sad x 2.0 at each layer by itself, asked: How are you?" in out
     out = " ".join(say(chat, screen, "/compare sad").split())
+    assert "sad is a concept: it steers the last message again. /compare sad? sends the word." in out
     assert "steered: sad 1-2 x 2.0" in out and chat.session.shown is not None
     assert chat.session.shown.prompt == "How are you?" and chat.session.recipe.terms == ()
     out = " ".join(say(chat, screen, "/strengths --tokens 4 sad").split())

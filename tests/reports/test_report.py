@@ -237,9 +237,9 @@ def test_the_hostile_pair_in_markdown_and_json(shell: Shell, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("chat.pdf",), "end its name in .html, .md or .json"),
-        (("chat",), "end its name in"),
-        (("--pair", "1", "--session", "1", "chat.html"), "about one thing"),
+        (("chat.pdf",), "end the name in .html, .md or .json"),
+        (("chat",), "end the name in"),
+        (("--pair", "1", "--session", "1", "chat.html"), "one subject"),
         (("--pair", "99", "chat.html"), "no pair 99"),
         (("--experiment", "99", "chat.html"), "no experiment 99"),
         (("--session", "99", "chat.html"), "no session 99"),

@@ -55,7 +55,7 @@ def test_a_review_shows_nothing_of_which_is_which_before_the_verdict_and_keeps_t
         assert row[row["shown_first"]].split()[0] in first
         assert row["rating"] == row["shown_first"] != row["reads_better"]
     assert text.count("was steered: happy 2 x 6.0   effect") == 12 and "not to be asked" not in text
-    assert "12 judged. /stats" in text
+    assert "12 rated. /stats" in text
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_review_skips_ends_and_keeps_what_was_judged_when_it_is_stopped(start:
     for prompt in ("One?", "Two?", "Three?"):
         say(chat, screen, prompt)
     answers[:] = ["skip", "tie", "tie", "end"]
-    assert "1 judged" in say(chat, screen, "/review")
+    assert "1 rated" in say(chat, screen, "/review")
     answers[:] = ["a", "tie"]
     say(chat, screen, "/review")  # stopped at the second one
     assert sorted(row["rating"] is None for row in history()) == [False, False, True]
@@ -132,14 +132,12 @@ def test_what_cannot_be_told_apart_or_named_is_not_reviewed(store: Store):
 
 @pytest.mark.slow
 def test_stats_are_a_chart_and_json(shell: Shell):
-    assert "No steered pair was judged" in shell("stats")[0]
+    assert "No steered pair has a verdict" in shell("stats")[0]
     shell(stdin="/steer happy 2 6.0\nOne?\n/rate steered\nTwo?\n/rate normal\n/steer sad 1 6.0\nThree?\n/rate 3 tie\n")
     text = shell("stats")[0]
     assert "happy 2 x 6.0" in text and "#####|..... 1 of 2" in text and "..." not in text.replace("|.....", "")
     assert "only ties" in text
-    assert "3 judged, 0 of them blind: 1 for the steered answer, 1 for the normal one, ties 1." in " ".join(
-        text.split()
-    )
+    assert "3 rated, 0 of them blind: 1 for the steered answer, 1 for the normal one, 1 ties." in " ".join(text.split())
     found = shell.json("stats")
     assert [(one["label"], one["steered"]) for one in found if one["by"] == "recipe"] == [
         ("happy 2 x 6.0", 1),

@@ -159,7 +159,7 @@ def test_a_conversation_as_a_script_and_its_rows(start: Start):
     assert text.count("steered: happy 2 x 4.0 ") == 3 and text.count("─ normal ") == 2
     assert "Taken back: 'How are you?'. 0 turns left." in text
     words = " ".join(text.split())
-    assert "The old one is session 1; /session resume 1 brings it back. Steering stays: happy 2 x 4.0." in words
+    assert "The old one is session 1; /session resume 1 continues it. Steering stays: happy 2 x 4.0." in words
     assert (first["undone"], second["undone"]) == (1, 0)
     assert first["normal"] != first["steered"] and second["normal"]  # logged, though the screen left it out
 
@@ -180,7 +180,7 @@ def test_settings_are_shown_changed_and_refused(start: Start):
     assert say(chat, screen, "/set temperature") == "  temperature is 0.0 (/set)\n"
     assert "did you mean temperature?" in say(chat, screen, "/set temprature 1")
     assert "top-p is a number from 0.01 to 1, not 'nan'" in say(chat, screen, "/set top-p nan")
-    assert "device is chosen at the start" in say(chat, screen, "/set device cpu")
+    assert "device is fixed once the model is loaded" in say(chat, screen, "/set device cpu")
     assert "max-tokens" in say(chat, screen, "/set")
 
 
@@ -188,7 +188,7 @@ def test_a_system_message_is_set_shown_and_taken_away(start: Start):
     chat, screen = start()
     assert say(chat, screen, "/system Don't rhyme.") == "  System message: Don't rhyme.\n"
     assert say(chat, screen, "/system") == "  System message: Don't rhyme.\n"
-    assert say(chat, screen, "/system -") == "  No system message of yours.\n"
+    assert say(chat, screen, "/system -") == "  No system message is set.\n"
 
 
 def test_a_message_may_begin_with_a_slash(start: Start):

@@ -161,13 +161,13 @@ def test_a_search_shows_where_its_words_are(shell: Shell):
     assert "pair 1" in out and "prompt: The [quantum] [weather] of Norway" in out
     [pair] = shell.json("history", "--search", "quantum")
     assert pair["hits"] == [{"where": "prompt", "text": "The quantum\nweather of Norway", "spans": [[4, 11]]}]
-    assert "Nothing has all" in shell("history", "--search", "snow")[0]
+    assert "No pair contains all" in shell("history", "--search", "snow")[0]
 
 
 def test_a_full_page_says_how_to_get_the_next(shell: Shell):
     shell("compare", "--prompts", "-", stdin="One?\nTwo?\nThree?\n")
     out, _ = shell("history", "--limit", "2")
-    assert "Older ones: --before 2" in out and "One?" not in out
+    assert "Older pairs: --before 2" in out and "One?" not in out
     out, _ = shell("history", "--limit", "2", "--before", "2")
     assert "One?" in out and "Two?" not in out and "Older" not in out
     assert "Older" not in shell("history", "--limit", "3")[0]
