@@ -13,10 +13,8 @@ from dataclasses import replace
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME
-
 from ..screen import lines as pages
-from ..screen.picture import recorder
+from ..screen.picture import LIGHT_THEME, recorder
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import changes, clean, column_widths
@@ -149,7 +147,7 @@ def chart(table: Table, name: str, label: str) -> Element:
     console = recorder(width)
     for line in pages.table_lines(replace(table, headings=headings, rows=rows, right=right), width):
         console.print(line, soft_wrap=True)
-    found = ElementTree.fromstring(console.export_svg(theme=DEFAULT_TERMINAL_THEME, code_format=_SVG, unique_id=name))
+    found = ElementTree.fromstring(console.export_svg(theme=LIGHT_THEME, code_format=_SVG, unique_id=name))
     style = found.find("{*}style")
     assert style is not None and style.text
     # Black becomes the text's own colour and grey a fainter one of it, on a light page and on a dark one.

@@ -6,10 +6,12 @@ import io
 import re
 
 from rich.console import Console
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from ..values.text import clean
 
 WIDTH = 100  # cells: two answers fit side by side
+LIGHT_THEME = DEFAULT_TERMINAL_THEME
 _FONTS = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace'
 
 
