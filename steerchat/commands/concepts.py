@@ -188,12 +188,9 @@ def export(
     A GGUF's direction.N is added to the output of block N, counted from 0; the format cannot store block 0. llama.cpp
     and repeng push the prompt's positions too, as `/set scope all` does.
     """
-    from ..concepts.exchange import SUFFIXES, export_vector
+    from ..concepts.exchange import check_suffix, export_vector
 
-    if file.suffix.lower() not in SUFFIXES:
-        raise ConceptError(
-            f"the name {file.name} does not say which format to write", "end it in .safetensors, or .gguf for llama.cpp"
-        )
+    suffix = check_suffix(file)
     library, engine = chat.library, chat.session.engine
     value = library.get(concept)
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
@@ -204,7 +201,7 @@ def export(
             raise Interrupted("exporting")
     facts = {"kind": value.kind, "description": value.description}
     parts: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]
-    if file.suffix.lower() == ".gguf":
+    if suffix == ".gguf":
         layers, strength, _ = library.recommended(concept, engine.fingerprint)
         numbers = [layer for layer in parse_layers(layers, engine.n_layers) if layer > 0] or [1]
         scale = f"{strength / len(numbers):.3g}"

@@ -86,4 +86,4 @@ def _layer_or_strength(chat: Chat, number: str) -> tuple[str | None, float | Non
         if chat.ask(f"Is {number} the layer or the strength?", ["layer", "strength"]) == "strength":
             return None, float(number), ()
         return number, None, ()
-    return number, None, (f"{number} is the layer here; for strength {number} type {number}.0",)
+    return number, None, (f"{number} is taken as the layer; for strength {number} type {number}.0",)

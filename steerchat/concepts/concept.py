@@ -1,4 +1,4 @@
-"""What a concept is: a name, a sentence about it, and examples with and without it."""
+"""A concept: a name, a description, and contrast pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 from ..values.errors import ConceptError
 
 Source = Literal["shipped", "user"]
-# How a vector is extracted from examples (see `extract`).
+# How a vector is extracted from the examples (see `extract`).
 Extraction = Literal["mean", "pca", "end", "last"]
 Method = Literal["mean", "pca", "end", "last", "imported"]
 METHODS: tuple[Extraction, ...] = ("mean", "pca", "end", "last")
@@ -23,10 +23,10 @@ class Example:
     """A contrast pair: a text that shows the concept and one like it that does not.
 
     Attributes:
-        prompt: what both reply to; empty for plain text outside the chat template.
-        positive: shows the concept.
-        negative: does not.
-        held_out: kept away from extraction, for measuring.
+        prompt: both texts reply to it; empty for plain texts outside the chat template.
+        positive: the text that shows the concept.
+        negative: the text that does not.
+        held_out: whether the pair is left out of the extraction, and used for measuring.
     """
 
     prompt: str
@@ -37,12 +37,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The setting that works for a concept on one model.
+    """The recommended setting of a concept on one model.
 
     Attributes:
-        fingerprint: of the model.
-        layers: as one would type them.
-        strength: None when only the layers were chosen: nothing was measured then.
+        fingerprint: the model's.
+        layers: as a user types them.
+        strength: None when only the layers were chosen, without measuring.
     """
 
     fingerprint: str
@@ -65,7 +65,7 @@ class Concept:
 
     @property
     def digest(self) -> str:
-        """Of the examples and the method: a vector that was extracted from others is out of date."""
+        """A hash of the examples and the method: a vector with another digest is out of date."""
         text = json.dumps([asdict(example) for example in self.examples], sort_keys=True)
         text += "" if self.method == "mean" else self.method
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -75,16 +75,16 @@ class Concept:
 
 
 def check_examples(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """The examples, if a vector can come from them.
+    """The examples, if a vector can be extracted from them.
 
     Raises:
-        ConceptError: when there are none to extract from, a text is empty, or two texts are equal.
+        ConceptError: when all are held out, a text is empty, or two texts are equal.
     """
-    if not any(not example.held_out for example in examples):
-        raise ConceptError("there are no examples to extract from", "at least one with held_out = false")
+    if all(example.held_out for example in examples):
+        raise ConceptError("there are no examples to extract from", "add at least one with held_out = false")
     for number, example in enumerate(examples, 1):
         if not example.positive.strip() or not example.negative.strip():
-            raise ConceptError(f"example {number} has an empty text", "both texts are needed")
+            raise ConceptError(f"example {number} has an empty text", "write both texts")
         if example.positive.strip() == example.negative.strip():
-            raise ConceptError(f"the two texts of example {number} are equal", "one shows the concept, one does not")
+            raise ConceptError(f"the two texts of example {number} are equal", "only one may show the concept")
     return tuple(examples)

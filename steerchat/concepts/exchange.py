@@ -1,14 +1,14 @@
-"""Concept vectors from and for other programs: safetensors, GGUF control vectors, plain directions.
+"""Concept vectors in files of other programs: safetensors, GGUF control vectors, plain directions.
 
-Layers. Row i, `direction.i` and `--layer i` all mean the output of decoder block i, counted from 0, which is also
-what llama.cpp adds a control vector to and what repeng reads. Both leave block 0 out: a GGUF cannot hold it.
+Layers. Row i, `direction.i` and `--layer i` all mean the output of decoder block i, counted from 0: there llama.cpp
+adds a control vector, and repeng reads one. Neither has block 0, which a GGUF cannot store.
 
-Lengths. In an exported GGUF each direction is as long as steerchat's push of strength 1 at that one layer, so that
-llama.cpp's scale and repeng's coefficient are our strength. From an imported file only directions are taken:
-how long a push is follows from the model.
+Lengths. In an exported GGUF, each direction is as long as steerchat's push of strength 1 at that one layer, so that
+llama.cpp's scale and repeng's coefficient equal our strength. An import takes only directions: the length of a push
+follows from the model.
 
-A foreign file is hostile until shown otherwise: it is known by its first bytes and not by its name, its size and
-its header are bounded before anything is allocated, and nothing in it is ever executed.
+A foreign file may be hostile. Its first bytes, not its name, tell its format; its size and its header are checked
+before anything is allocated; nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from .vector import UNIT, ConceptVector
 ARCHITECTURE = "controlvector"
 SUFFIXES = (".safetensors", ".gguf")
 
-# Room for names and metadata beside the numbers.
+# Bytes for names and metadata beside the numbers.
 _HEADER_BYTES = 1 << 20
-_READ = "a safetensors file, a GGUF control vector, or an .npy array"
+_FORMATS = "use a safetensors file, a GGUF control vector, or an .npy array"
+_HAS_LENGTH = "a direction needs a length"
 _LAYER_OF = re.compile(r"direction\.(\d{1,4})")
-_REPORTED = ("agreement", "separability")  # figures a layer
+_REPORTED = ("agreement", "separability")  # a number for each layer
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Imported:
     """A vector from a file.
 
     Attributes:
-        vector: bound to the model that it was imported on; zero at layers of which the file knows nothing.
-        facts: kind and description, where the file says so.
-        notes: sentences for the user about layers and lengths.
+        vector: bound to the model that it was imported on; zero at layers that the file does not have.
+        facts: kind and description, if the file has them.
+        notes: sentences for the user about the layers.
     """
 
     vector: ConceptVector
@@ -59,7 +60,7 @@ class Imported:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Those with a direction."""
+        """The layers with a direction."""
         return tuple(torch.nonzero(self.vector.directions.norm(dim=-1) > 0).flatten().tolist())
 
 
@@ -67,74 +68,83 @@ def import_vector(path: Path, name: str, engine: Engine, layer: int | None = Non
     """Read a vector for a model.
 
     Args:
-        path: safetensors (ours, or one tensor), a GGUF control vector, or an .npy array.
-        name: what the concept will be called.
-        engine: the model that it is for.
-        layer: of a plain direction, a tensor of shape (hidden,).
+        path: safetensors (steerchat's, or with one tensor), a GGUF control vector, or an .npy array.
+        name: the name of the new concept.
+        engine: the model.
+        layer: for a plain direction, a tensor of shape (hidden,).
 
     Raises:
-        ConceptError: naming the file, for anything that is not a finite vector of the right size.
+        ConceptError: naming the file, for anything but a finite vector of the right size.
     """
     magic = _magic(path, engine)
     if magic.startswith(b"GGUF"):
         raw, facts, notes = _from_gguf(path, engine)
     elif magic.startswith(b"\x93NUMPY"):
         raw, facts, notes = _placed(path.name, _from_npy(path, engine), engine, layer), {}, ()
-    elif (found := _from_safetensors(path, engine)) is not None:
-        raw, facts, notes = _placed(path.name, found, engine, layer), {}, ()
+    elif (tensor := _from_safetensors(path, engine)) is not None:
+        raw, facts, notes = _placed(path.name, tensor, engine, layer), {}, ()
     else:
-        return _ours(path, name, engine, layer)
+        return _own(path, name, engine, layer)
     if magic.startswith(b"GGUF") and layer is not None:
-        raise _whole(path.name)
+        raise _has_layers(path.name)
     if not torch.isfinite(raw).all():
-        raise ConceptError(f"{path.name} holds NaN or infinity", "make the vector again where it comes from")
+        raise ConceptError(f"{path.name} contains NaN or infinity", "compute the vector again")
     if not torch.isfinite(raw.norm(dim=-1)).all():
-        raise ConceptError(f"{path.name} holds numbers too large for float32", "scale the direction down")
+        raise ConceptError(f"{path.name} contains numbers too large for float32", "scale the direction down")
     if not raw.any():
-        raise ConceptError(f"{path.name} holds only zeros", "a direction has a length")
+        raise ConceptError(f"{path.name} contains only zeros", _HAS_LENGTH)
     return Imported(ConceptVector.from_raw(name, raw, engine.fingerprint, "imported"), facts, notes)
 
 
 def export_vector(vector: ConceptVector, path: Path, lengths: Tensor, model_type: str, facts: Mapping[str, str]) -> str:
-    """Write a vector for others, as the file's suffix says; whole, or not at all.
+    """Write a vector as safetensors or GGUF, as the file's suffix says. The file is complete or absent.
 
     Args:
         vector: of all layers.
         path: `.safetensors` or `.gguf`.
         lengths: (layers,) the model's typical residual length at each layer.
-        model_type: of the model's configuration, which repeng asks for.
-        facts: kind and description, to travel along.
+        model_type: the model type of the configuration, which repeng checks.
+        facts: kind and description, stored in the file.
 
     Returns:
-        what was written, in a sentence for the user.
+        a sentence for the user about the file.
 
     Raises:
-        ConceptError: for another suffix, a vector without a layer that the format can hold, or a disk's no.
+        ConceptError: for another suffix, a vector without a layer that the format can store, or a failed write.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ConceptError(f"cannot tell the format of {path.name}", "name it .safetensors, or .gguf for llama.cpp")
+    suffix = check_suffix(path)
     vector = replace(vector, report={**vector.report, **facts})
     try:
         if suffix == ".safetensors":
             vector.save(path)
             return f"{path}: a direction for each of layers 0 to {vector.n_layers - 1}; row i is block i's output."
         if not vector.directions[1:].any():
-            raise ConceptError(f"{vector.name} has a direction at layer 0 alone, and GGUF cannot hold that", _READ)
+            raise ConceptError(
+                f"{vector.name} has a direction only at layer 0, which GGUF cannot store", "export it as .safetensors"
+            )
         write_whole(path, _gguf_bytes(vector, lengths, model_type))
     except OSError as error:
         raise ConceptError(f"{path} cannot be written: {error.strerror or error}", "check the folder") from None
     return (
         f"{path}: direction.N is added to the output of block N, for layers 1 to {vector.n_layers - 1}; "
-        "the format has no place for layer 0. Scale 1 is strength 1 at one layer; over k layers divide by k."
+        "the format cannot store layer 0. Scale 1 is strength 1 at one layer; over k layers divide by k."
     )
+
+
+def check_suffix(path: Path) -> str:
+    """The suffix of a file to export to. Raises ConceptError for one that names no format."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConceptError(
+            f"the name {path.name} does not say which format to write", "end it in .safetensors, or .gguf for llama.cpp"
+        )
+    return path.suffix.lower()
 
 
 # Reading
 
 
 def _magic(path: Path, engine: Engine) -> bytes:
-    """The first bytes of a file that may be read: a regular one, of a vector's size, and no pickle."""
+    """The first bytes of a file. Raises ConceptError unless it is a regular file of a vector's size, and no pickle."""
     try:
         if not path.is_file():
             raise ConceptError(f"there is no file {path}", "check the path")
@@ -143,7 +153,7 @@ def _magic(path: Path, engine: Engine) -> bytes:
         size = path.stat().st_size
     except (OSError, ValueError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "check the path and its rights") from None
-    # Pickle itself, and the zip that torch.save and np.savez put it into.
+    # A pickle, or the zip file that torch.save and np.savez put it into.
     if path.suffix.lower() in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt") or magic[:1] == b"\x80":
         raise _pickle(path)
     if magic.startswith(b"PK\x03\x04"):
@@ -151,8 +161,8 @@ def _magic(path: Path, engine: Engine) -> bytes:
     most = engine.n_layers * engine.hidden * 8 + 2 * _HEADER_BYTES
     if size > most:
         raise ConceptError(
-            f"{path.name} is too large to be a vector of {engine.name}",
-            f"{size:,} bytes; {engine.n_layers} layers of {engine.hidden} numbers take at most {most:,}",
+            f"{path.name} is too large for a vector of {engine.name}",
+            f"it has {size:,} bytes, and {engine.n_layers} layers of {engine.hidden} numbers at most {most:,}",
         )
     return magic
 
@@ -164,14 +174,14 @@ def _pickle(path: Path) -> ConceptError:
         f"v = torch.load({source!r}, weights_only=True); save_file({{'direction': v.float().contiguous()}}, {target!r})"
     )
     return ConceptError(
-        f"{source} is a pickle, which can run code when it is read, and is never opened",
+        f"{source} is a pickle, which could run code when it is read, and is never opened",
         f'if you trust it, convert it: python -c "{line}"',
     )
 
 
 def _from_npy(path: Path, engine: Engine) -> Tensor:
     try:
-        # Mapped, not read: the header's claims are checked against the file before a byte is allocated.
+        # Mapped, not read: numpy checks the header's claims against the file before anything is allocated.
         with np.errstate(all="ignore"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError) as error:
@@ -180,12 +190,12 @@ def _from_npy(path: Path, engine: Engine) -> Tensor:
 
 
 def _from_safetensors(path: Path, engine: Engine) -> Tensor | None:
-    """The one tensor in the file; None when it is one of ours, which says more."""
+    """The only tensor in the file; None for a file of steerchat's."""
     with path.open("rb") as file:
         claimed = int.from_bytes(file.read(8), "little")
         opening = file.read(1)
     if opening != b"{" or claimed > _HEADER_BYTES:
-        raise ConceptError(f"{path.name} is none of the files that can be read", _READ)
+        raise ConceptError(f"{path.name} has an unknown format", _FORMATS)
     try:
         with safe_open(path, framework="np") as file:
             if (file.metadata() or {}).get("format", "").startswith("steerchat"):
@@ -193,40 +203,40 @@ def _from_safetensors(path: Path, engine: Engine) -> Tensor | None:
             names = list(file.keys())
             if len(names) != 1:
                 shown = shorten(", ".join(names) or "none", 80)
-                raise ConceptError(f"{path.name} holds {len(names)} tensors: {shown}", "save the one direction alone")
+                raise ConceptError(f"{path.name} has {len(names)} tensors: {shown}", "save the direction alone")
             _check_shape(path.name, file.get_slice(names[0]).get_shape(), engine)
         with safe_open(path, framework="pt") as file:  # numpy knows no bfloat16
             tensor = file.get_tensor(names[0])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise _broken(path.name, error) from None
     if not tensor.is_floating_point():
-        raise ConceptError(f"{path.name} holds {tensor.dtype}, not floating-point numbers", "save it as float32")
+        raise ConceptError(f"{path.name} contains {tensor.dtype}, not floating-point numbers", "save it as float32")
     return tensor.float()
 
 
-def _ours(path: Path, name: str, engine: Engine, layer: int | None) -> Imported:
+def _own(path: Path, name: str, engine: Engine, layer: int | None) -> Imported:
+    """A file that `export_vector` wrote."""
     if layer is not None:
-        raise _whole(path.name)
+        raise _has_layers(path.name)
     try:
         vector = ConceptVector.load(path)
     except ConceptError as error:
-        raise ConceptError(error.message, "export it again where it comes from") from None
+        raise ConceptError(error.message, "export it again") from None
     if vector.fingerprint != engine.fingerprint:
         raise ConceptError(
             f"{path.name} was read from another model than {engine.name}",
-            "a vector steers its own model only; make the concept here from its examples: /concept new NAME --examples",
+            "a vector steers its own model only; extract the concept here: /concept new NAME --examples FILE",
         )
     _check_shape(path.name, list(vector.directions.shape), engine)
     if not vector.directions.any():
-        raise ConceptError(f"{path.name} holds only zeros", "a direction has a length")
+        raise ConceptError(f"{path.name} contains only zeros", _HAS_LENGTH)
     report, facts = _reported(vector.report, engine.n_layers)
     vector = ConceptVector(name, vector.directions, vector.raw_lengths, engine.fingerprint, "imported", report)
     return Imported(vector, facts, ())
 
 
-def _reported(found: Any, n_layers: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a file says of its vector, as far as it has the right form."""
-    given = found if isinstance(found, dict) else {}
+def _reported(given: dict[str, Any], n_layers: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The figures and the facts in a file's report that have the right form."""
     report: dict[str, Any] = {}
     for key in _REPORTED:
         values = given.get(key)
@@ -245,7 +255,7 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
         architecture = _field(reader, "general.architecture")
         if architecture != ARCHITECTURE:
             what = shorten(str(architecture), 30)
-            raise ConceptError(f"{path.name} is a GGUF of {what}, not a control vector", "llama.cpp's and repeng's are")
+            raise ConceptError(f"{path.name} is a GGUF of {what}, not a control vector", _FORMATS)
         raw = torch.zeros(engine.n_layers, engine.hidden)
         layers = []
         for tensor in reader.tensors:
@@ -256,7 +266,7 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
             if layer >= engine.n_layers:
                 raise ConceptError(
                     f"{path.name} steers block {layer}, and {engine.name} has blocks 0 to {engine.n_layers - 1}",
-                    "it was made for another model",
+                    "use it with the model that it was made for",
                 )
             row = _tensor(path.name, tensor.data, engine)
             if row.ndim != 1:
@@ -270,21 +280,21 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
     except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
         raise _broken(path.name, error) from None
     if not layers:
-        raise ConceptError(f"{path.name} holds no direction.N", "a control vector has one for each block from 1 on")
+        raise ConceptError(f"{path.name} has no direction.N", "a control vector has one for each block from 1 on")
     if fingerprint and fingerprint != engine.fingerprint:
         raise ConceptError(f"{path.name} was read from another model than {engine.name}", "use it with that model")
-    notes = [f"It holds the outputs of blocks {format_layers(sorted(layers))}; block 0 is never in such a file."]
+    notes = [f"It has directions for blocks {format_layers(sorted(layers))}; the format cannot store block 0."]
     own = engine.model.config.model_type
     if hint and hint != own:
-        notes.append(f"It says that it was made for {shorten(hint, 40)}, and this model is {own}: judge what it does.")
+        notes.append(f"It was made for {shorten(hint, 40)}, and this model is {own}: it may not steer this one.")
     elif not fingerprint and max(layers) < engine.n_layers - 1:
-        notes.append(f"This model has blocks up to {engine.n_layers - 1}: is the file meant for a smaller one?")
+        notes.append(f"This model has blocks up to {engine.n_layers - 1}: the file may be for a smaller model.")
     return raw, facts, tuple(notes)
 
 
 def _field(reader: gguf.GGUFReader, key: str) -> str | None:
-    found = reader.get_field(key)
-    value = None if found is None else found.contents()
+    field = reader.get_field(key)
+    value = None if field is None else field.contents()
     return value if isinstance(value, str) else None
 
 
@@ -295,19 +305,19 @@ def _tensor(file: str, array: Any, engine: Engine) -> Tensor:
     """A float32 copy of an array whose size and type are right."""
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         kind = getattr(array, "dtype", type(array).__name__)
-        raise ConceptError(f"{file} holds {kind}, not floating-point numbers", "save it as float32")
+        raise ConceptError(f"{file} contains {kind}, not floating-point numbers", "save it as float32")
     _check_shape(file, list(array.shape), engine)
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as that
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused later
         return torch.from_numpy(np.array(array, dtype=np.float32))
 
 
 def _check_shape(file: str, shape: list[int], engine: Engine) -> None:
-    """Raises unless it is (hidden,), (1, hidden) or (layers, hidden)."""
+    """Raises unless the shape is (hidden,), (1, hidden) or (layers, hidden)."""
     layers, hidden = engine.n_layers, engine.hidden
     if shape in ([hidden], [1, hidden], [layers, hidden]):
         return
     if shape == [layers + 1, hidden]:
-        raise ConceptError(f"{file} has {layers + 1} rows for {layers} blocks", "leave out the first: the embeddings")
+        raise ConceptError(f"{file} has {layers + 1} rows for {layers} blocks", "leave out the first, the embeddings")
     if shape and shape[-1] != hidden and len(shape) <= 2:
         raise ConceptError(
             f"{file} has {shape[-1]} numbers a direction, and {engine.name} has {hidden}",
@@ -320,34 +330,34 @@ def _placed(file: str, tensor: Tensor, engine: Engine, layer: int | None) -> Ten
     """(layers, hidden) with a plain direction at its layer."""
     if tensor.ndim == 2 and tensor.shape[0] == engine.n_layers and engine.n_layers > 1:
         if layer is not None:
-            raise _whole(file)
+            raise _has_layers(file)
         return tensor
     if layer is None:
         raise ConceptError(
-            f"{file} holds one direction, and does not say for which layer",
-            "/concept import NAME FILE --layer 14: block 14's output, counted from 0",
+            f"{file} has one direction and does not say for which layer",
+            "add --layer 14, for the output of block 14, counted from 0",
         )
     raw = torch.zeros(engine.n_layers, engine.hidden)
     raw[layer] = tensor.flatten()
     return raw
 
 
-def _whole(file: str) -> ConceptError:
-    return ConceptError(f"{file} says itself which layers it is for", "leave out --layer")
+def _has_layers(file: str) -> ConceptError:
+    return ConceptError(f"{file} says itself which layers it steers", "leave out --layer")
 
 
 def _broken(file: str, error: BaseException) -> ConceptError:
-    said = shorten(str(error), 120) or type(error).__name__
-    return ConceptError(f"{file} is broken or cut short: {said}", _READ)
+    reason = shorten(str(error), 120) or type(error).__name__
+    return ConceptError(f"{file} is damaged or incomplete: {reason}", _FORMATS)
 
 
 # Writing
 
 
 def _gguf_bytes(vector: ConceptVector, lengths: Tensor, model_type: str) -> bytes:
-    # Every layer, zero or not: llama.cpp adds up only vectors that end at the same one.
+    # Zero rows too: llama.cpp adds only vectors with the same last layer.
     layers = range(1, vector.n_layers)
-    # The library writes to a path only.
+    # The library only writes to a path.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vector.gguf"
         writer = gguf.GGUFWriter(file, ARCHITECTURE)

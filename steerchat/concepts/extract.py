@@ -2,10 +2,10 @@
 
 vector = activation(text with the concept) - activation(text without), for every layer in one pass.
 Methods: `mean`, the mean difference over the replies' tokens (Rimsky et al. 2024, Contrastive Activation
-Addition; Chen et al. 2025 read reply tokens likewise); `pca`, the first principal direction of the pairs'
-differences, uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `end`, the mean
-difference at the last tokens alone, for what shows where a text stops; `last`, one pair's last-token difference, as
-textbooks show (Turner et al. 2023, ActAdd).
+Addition; Chen et al. 2025 also read reply tokens); `pca`, the first principal component of the pairs' differences,
+uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `end`, the mean difference at the last
+tokens, for concepts that decide where a text ends; `last`, the last-token difference of one pair, as textbooks show it
+(Turner et al. 2023, ActAdd).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..values.results import Notice, Progress
 from .concept import Concept, Example, Extraction
 from .vector import ConceptVector
 
-FEW = 8  # pairs below which a vector is mostly those pairs' topics
-_HARDLY = "it is read where texts end, so that an effect over all of an answer hardly shows it: count words instead"
-LOW_AGREEMENT = 0.2  # mean cosine of the pairs' differences with their mean, below which they contradict each other
+FEW = 8  # the vector of fewer pairs is mostly their topics
+LOW_AGREEMENT = 0.2  # below this mean cosine of the pairs' differences with their mean, the pairs contradict each other
+_END_WARNING = "it is read at the ends of texts, so the effect of a whole answer hardly shows it: count words instead"
 
 
 def extract(
@@ -37,19 +37,19 @@ def extract(
 
     Args:
         engine: the model; nothing is steered.
-        concept: its examples; held-out ones are only measured.
-        method: see the module's text.
-        report: told of progress.
-        stopped: asked after every block.
+        concept: its examples; held-out pairs measure the vector.
+        method: see the module's docstring.
+        report: called with the progress.
+        stopped: checked after every block; True stops the extraction.
 
     Returns:
-        a vector whose report holds `examples` (their digest), `agreement` per layer (mean cosine of each
-        pair's difference with the mean), `separability` per layer (chance that a held-out positive projects
-        further than a held-out negative; absent without held-out pairs), `read_layer`, `warnings`.
+        a vector whose report has `examples` (their digest), `pairs`, `agreement` per layer (mean cosine of each
+        pair's difference with the mean of the others), `separability` per layer (probability that a held-out positive
+        projects further than a held-out negative; None without held-out pairs), `read_layer`, `warnings`.
 
     Raises:
         ConceptError: when the examples give no direction.
-        Interrupted: when `stopped` said so.
+        Interrupted: when `stopped` returned True.
     """
     examples = concept.examples
     if method == "last":
@@ -70,8 +70,9 @@ def extract(
         warnings=_warnings(concept, agreement, lengths),
     )
     if method == "end":
-        vector.report["read_layer"] = engine.n_layers - engine.n_layers // 10 - 1  # what comes next is decided late
-        vector.report["warnings"].append(_HARDLY)
+        # The last layers decide about the next token.
+        vector.report["read_layer"] = engine.n_layers - engine.n_layers // 10 - 1
+        vector.report["warnings"].append(_END_WARNING)
     return vector
 
 
@@ -83,7 +84,7 @@ def _states(
     report: Callable[[Notice | Progress], None],
     stopped: Callable[[], bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """States of positives and of negatives, each (pairs, layers, hidden), and their lengths (pairs, 2)."""
+    """The states of the positive and of the negative texts, each (pairs, layers, hidden); their lengths (pairs, 2)."""
     texts: list[tuple[list[int], list[int]]] = []
     for example in examples:
         chat = [{"role": "user", "content": example.prompt}]
@@ -92,7 +93,8 @@ def _states(
     longest = max(len(prompt) + len(text) for prompt, text in texts)
     if longest > engine.context_size:
         raise ConceptError(
-            f"a text of {name} has {longest} tokens, and {engine.name} holds {engine.context_size}", "shorten it"
+            f"a text of {name} has {longest} tokens, and the context of {engine.name} {engine.context_size}",
+            "shorten the text",
         )
     if any(not text for _, text in texts):
         raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
@@ -116,7 +118,7 @@ def _states(
 def _principal(differences: Tensor) -> Tensor:
     """(layers, hidden) first right singular vector at each layer, as long as the mean projection on it.
 
-    Uncentred: centring the differences would take away the very shift that is sought.
+    The differences are not centred: that would remove the very shift that is sought.
     """
     right = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False).Vh[:, 0]
     projection = torch.einsum("nlh,lh->nl", differences, right).mean(dim=0)
@@ -124,9 +126,9 @@ def _principal(differences: Tensor) -> Tensor:
 
 
 def _agreement(differences: Tensor) -> Tensor:
-    """(layers,) mean cosine of each pair's difference with the mean of the others (itself, when alone).
+    """(layers,) mean cosine of each pair's difference with the mean of the others; of one pair, with itself.
 
-    Braun et al. 2025: how well the pairs agree foretells whether the concept steers.
+    Braun et al. 2025: the agreement of the pairs predicts whether the concept steers.
     """
     count = differences.shape[0]
     total = differences.sum(dim=0)
@@ -144,9 +146,9 @@ def _separability(directions: Tensor, positive: Tensor, negative: Tensor) -> Ten
 
 
 def _read_layer(directions: Tensor, positive: Tensor, negative: Tensor) -> int:
-    """The layer that tells the texts apart most clearly: distance of the projections' means over their spread.
+    """The layer that separates the texts best: the distance of the projections' means divided by their spread.
 
-    The first and last tenth are left out: there tokens themselves, not what they mean together, decide.
+    The first and last tenth are left out: their states are about single tokens, not about the meaning of a text.
     """
     high = torch.einsum("nlh,lh->ln", positive, directions)
     low = torch.einsum("nlh,lh->ln", negative, directions)
@@ -161,16 +163,15 @@ def _warnings(concept: Concept, agreement: Tensor, lengths: Tensor) -> list[str]
     warnings = []
     pairs = sum(not example.held_out for example in concept.examples)
     if pairs < FEW:
-        warnings.append(f"only {_pairs(pairs)}: the vector holds their topics too; {FEW} or more are better")
+        warnings.append(f"only {_pairs(pairs)}: the vector also carries their topics; {FEW} or more are better")
     elif float(agreement.max()) < LOW_AGREEMENT:
-        warnings.append("the pairs contradict each other: their differences hardly agree")
+        warnings.append("the pairs contradict each other: their differences point in different directions")
     positive, negative = lengths[:, 0], lengths[:, 1]
     if len(lengths) > 3 and concept.kind != "length":
-        longer = (positive[:, None] > negative[None, :]).float().mean() + 0.5 * (
-            positive[:, None] == negative
-        ).float().mean()
+        difference = positive[:, None] - negative
+        longer = (difference > 0).float().mean() + 0.5 * (difference == 0).float().mean()
         if max(longer, 1 - longer) > 0.95:
-            warnings.append("length alone tells the two kinds of text apart: the vector may steer length")
+            warnings.append("length alone separates the two kinds of text: the vector may steer length")
     return warnings
 
 

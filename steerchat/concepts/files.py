@@ -1,4 +1,4 @@
-"""Concepts and examples as text files: a concept's TOML in and out, and examples in from JSONL and CSV too."""
+"""Concepts as text files: reads and writes a concept's TOML, and reads examples from TOML, JSONL and CSV."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
 
@@ -17,14 +18,14 @@ from ..system.untrusted import check_toml, parse_json, read_small, read_toml
 from ..values.errors import ConceptError, shorten
 from .concept import METHODS, Concept, Example, Method, Tuning, check_examples
 
-# Beyond that it is the wrong file, and is not read into memory.
+# A larger file is the wrong one, and is not read into memory.
 MAX_BYTES = 32 << 20
 MAX_EXAMPLES = 20_000
-_LONGEST = 1 << 20  # of a line; a field of CSV has an eighth of that at most
+_LONGEST = 1 << 20  # characters of a line; the csv module takes at most an eighth of it in a field
 _LONG_LINE = re.compile(f"[^\\n]{{{_LONGEST}}}")
 
 _COLUMNS = ("prompt", "positive", "negative", "held_out")
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
 _FORMS = "TOML with [[examples]], JSONL with an object a line, or CSV; each with prompt, positive, negative, held_out"
 
 
@@ -37,7 +38,7 @@ def read_concept(path: Path) -> Concept:
     try:
         data = read_toml(path)
     except (OSError, ValueError) as error:
-        raise ConceptError(f"{path.name} cannot be read: {error}", "mend the file, or delete the concept") from None
+        raise ConceptError(f"{path.name} cannot be read: {error}", "correct the file, or delete the concept") from None
     try:
         method = _method(_string(data, "method", "mean"))
         examples = tuple(_example(f"example {n}", entry) for n, entry in enumerate(data.get("examples", []), 1))
@@ -59,7 +60,7 @@ def concept_toml(concept: Concept) -> bytes:
     """A concept as the TOML that `read_concept` reads.
 
     Raises:
-        ConceptError: for a text that is no Unicode, such as half of a surrogate pair, or more than could be read again.
+        ConceptError: for a text that is not valid Unicode, or for more examples than `read_concept` takes.
     """
     data: dict[str, Any] = {"kind": concept.kind, "description": concept.description}
     if concept.method != "mean":
@@ -71,22 +72,19 @@ def concept_toml(concept: Concept) -> bytes:
             for tuning in concept.tuned
         ]
     if concept.examples:
-        data["examples"] = [
-            {"prompt": e.prompt, "positive": e.positive, "negative": e.negative, "held_out": e.held_out}
-            for e in concept.examples
-        ]
+        data["examples"] = [asdict(example) for example in concept.examples]
     try:
         text = tomli_w.dumps({"name": concept.name, **data})
         check_toml(text)
         return text.encode()
     except UnicodeEncodeError:
-        raise ConceptError(f"a text of {concept.name} holds characters that are no text", "type it again") from None
+        raise ConceptError(f"a text of {concept.name} contains invalid Unicode", "type it again") from None
     except ValueError as error:
-        raise ConceptError(f"{concept.name} has too many examples to keep: {error}", "a hundred do as well") from None
+        raise ConceptError(f"{concept.name} has too many examples to keep: {error}", "a hundred are enough") from None
 
 
 def read_examples(path: Path) -> Concept:
-    """The examples in a file, as a concept named after it; a TOML's kind, description and method come along.
+    """A file's examples, as a concept named after the file; a TOML's kind, description and method are kept.
 
     Raises:
         ConceptError: naming the file, the line and what is wrong with it.
@@ -106,11 +104,11 @@ def read_examples(path: Path) -> Concept:
     try:
         examples = list(islice(entries, MAX_EXAMPLES + 1))
         if len(examples) > MAX_EXAMPLES:
-            raise ConceptError(f"{path.name} holds too many examples", f"at most {MAX_EXAMPLES}; a hundred do as well")
+            raise ConceptError(f"{path.name} has more than {MAX_EXAMPLES} examples", "a hundred are enough")
         return Concept(path.stem, "custom", "", check_examples(examples))
     except ConceptError as error:
-        said = error.message if error.message.startswith(path.name) else f"{path.name}: {error.message}"
-        raise ConceptError(said, error.hint) from None
+        message = error.message if error.message.startswith(path.name) else f"{path.name}: {error.message}"
+        raise ConceptError(message, error.hint) from None
 
 
 def _text(path: Path) -> str:
@@ -125,7 +123,7 @@ def _text(path: Path) -> str:
 
 
 def _jsonl(name: str, text: str) -> Iterator[Example]:
-    # Not splitlines(), which also breaks at U+2028 and the like inside a text.
+    # splitlines() would also break at U+2028 and the like inside a text.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -133,13 +131,13 @@ def _jsonl(name: str, text: str) -> Iterator[Example]:
         try:
             entry = parse_json(line)
         except ValueError:
-            raise ConceptError(f"{where} is not JSON", "one object a line") from None
+            raise ConceptError(f"{where} is not JSON", "write one object a line") from None
         yield _example(where, entry)
 
 
 def _csv(name: str, text: str) -> Iterator[Example]:
     head = text.partition("\n")[0]
-    # Spreadsheets of many countries write semicolons.
+    # Spreadsheets in many countries write semicolons.
     delimiter = next((mark for mark in ",;\t" if len({*_COLUMNS} & {*_fields(head, mark)}) >= 2), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
@@ -154,12 +152,12 @@ def _csv(name: str, text: str) -> Iterator[Example]:
                 raise ConceptError(f"{where} has more fields than columns", 'put texts with commas into "..."')
             entry: dict[str, Any] = dict(zip(columns, row, strict=False))
             held_out = entry.get("held_out", "").strip().lower()
-            if held_out not in _TRUTH:
-                raise ConceptError(f"{where}: held_out is {shorten(held_out, 20)!r}", "true or false")
-            yield _example(where, entry | {"held_out": _TRUTH[held_out]})
+            if held_out not in _BOOLEANS:
+                raise ConceptError(f"{where}: held_out is {shorten(held_out, 20)!r}", "use true or false")
+            yield _example(where, entry | {"held_out": _BOOLEANS[held_out]})
     except csv.Error as error:
         raise ConceptError(
-            f"{name}, line {reader.line_num}: {error}", 'texts with commas or lines go into "..."'
+            f"{name}, line {reader.line_num}: {error}", 'put texts with commas or line breaks into "..."'
         ) from None
 
 
@@ -169,7 +167,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 def _example(where: str, entry: Any) -> Example:
     if not isinstance(entry, dict):
-        raise ConceptError(f"{where} does not have the form of an example", _FORMS)
+        raise ConceptError(f"{where} is not an example", _FORMS)
     for key in ("positive", "negative"):
         if key not in entry:
             raise ConceptError(f"{where} has no {key} text", "each example needs positive and negative")
@@ -180,10 +178,9 @@ def _example(where: str, entry: Any) -> Example:
 
 
 def _method(text: str) -> Method:
-    for method in (*METHODS, "imported"):
-        if method == text:
-            return method
-    raise ConceptError(f"the method {shorten(text, 20)!r} does not exist", f"one of {', '.join(METHODS)}")
+    if text in (*METHODS, "imported"):
+        return cast(Method, text)
+    raise ConceptError(f"no method is called {shorten(text, 20)!r}", f"use one of {', '.join(METHODS)}")
 
 
 def _tuning(entry: dict[str, Any]) -> Tuning:

@@ -1,8 +1,8 @@
 """Concepts on disk: shipped ones, the user's own, and their vectors for each model.
 
-A concept is a readable TOML with its examples. Its vector belongs to one model and one set of examples: it
-is found by the model's fingerprint and the examples' hash, and extracted again when there is none. An imported
-concept has no examples: its one vector lies beside its TOML, for the one model that it was imported on.
+A concept is a readable TOML file with examples. Its vector belongs to one model and one set of examples: the library
+finds it by the model's fingerprint and the examples' hash, and extracts it when there is none. An imported concept has
+no examples: its only vector lies beside its TOML, for the model that it was imported on.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ if TYPE_CHECKING:
 Report = Callable[[Notice | Progress], None]
 
 RESERVED = frozenset({RANDOM, "all"})
-# Where concepts may steer on a model for which they were never tuned: on the default one they do best a little later.
+# The layers for a concept that was never tuned on the model. On the default model, slightly later layers do best.
 DEFAULT_LAYERS = "48%-76%"
 DEFAULT_STRENGTH = 2.0
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+# Other files that lay beside the shipped concepts in earlier versions: a user's copy of one is not a concept.
+_NOT_CONCEPTS = frozenset({"prompts", "lexicons"})
 
 
 class Library:
-    """Every concept there is.
+    """All concepts.
 
     Args:
-        shipped: the folder that comes with steerchat; only read.
-        user: the user's own concepts, which shadow shipped ones of the same name.
-        cache: where vectors for other models are kept.
+        shipped: the folder of the concepts that ship; read only.
+        user: the folder of the user's own concepts, which hide shipped ones of the same name.
+        cache: the folder for vectors that were extracted on other models.
         reserved: names that no concept may have.
     """
 
@@ -55,36 +57,32 @@ class Library:
         self._vectors: dict[tuple[str, str, str], ConceptVector] = {}
 
     def names(self) -> list[str]:
-        """Every concept's name, `random` last."""
-        found = {path.stem for folder in (self.shipped, self._user) for path in folder.glob("*.toml")}
-        return [*sorted(name for name in found if _NAME.fullmatch(name) and name not in NOT_CONCEPTS), RANDOM]
+        """The names of all concepts, `random` last."""
+        names = {path.stem for folder in (self.shipped, self._user) for path in folder.glob("*.toml")}
+        return [*sorted(filter(_is_name, names)), RANDOM]
 
     def get(self, name: str) -> Concept:
         """The concept called `name`.
 
         Raises:
-            UnknownName: when there is none; the nearest is suggested.
+            UnknownName: when there is none; the error suggests the nearest name.
             ConceptError: when its file cannot be read.
         """
         if name == RANDOM:
-            return Concept(
-                RANDOM, "control", "a random direction: what any push of this size does", (), source="shipped"
-            )
+            description = "a random direction: shows the effect of any push of this size"
+            return Concept(RANDOM, "control", description, (), source="shipped")
         for folder, source in ((self._user, "user"), (self.shipped, "shipped")):
             path = folder / f"{name}.toml"
-            if _NAME.fullmatch(name) and name not in NOT_CONCEPTS and path.is_file():
+            if _is_name(name) and path.is_file():
                 return replace(read_concept(path), source=source, path=path)
         raise unknown("concept", name, self.names(), "/concept lists them")
 
-    def concepts(self) -> list[Concept]:
-        return [self.get(name) for name in self.names()]
-
     def ships(self, name: str) -> bool:
-        """Whether a concept of this name comes with steerchat, shadowed or not."""
-        return name not in NOT_CONCEPTS and (self.shipped / f"{name}.toml").is_file()
+        """Whether a concept of this name ships with steerchat, hidden or not."""
+        return _is_name(name) and (self.shipped / f"{name}.toml").is_file()
 
     def recommended(self, name: str, fingerprint: str) -> tuple[str, float, bool]:
-        """(layers, strength, tuned): what to use for a concept on a model; `tuned` False says it is a guess."""
+        """(layers, strength, tuned): a concept's setting on a model; the default strength when `tuned` is False."""
         tuning = self.get(name).tuning(fingerprint)
         if tuning is None:
             return DEFAULT_LAYERS, DEFAULT_STRENGTH, False
@@ -93,15 +91,14 @@ class Library:
         return tuning.layers, tuning.strength, True
 
     def measured(self, name: str, fingerprint: str) -> dict[str, Any] | None:
-        """What `/concept evaluate` found of a shipped concept at its setting on a model, if that ships too."""
-        if self.get(name).source != "shipped" or not self.recommended(name, fingerprint)[2]:
-            return None
+        """The shipped row of `/concept evaluate` for a shipped concept at its setting on a model, if there is one."""
+        layers, strength, tuned = self.recommended(name, fingerprint)
         path = self.shipped / "measured" / "evaluation.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        rows = {row["concept"]: row for row in map(json.loads, lines)}
-        found = rows.get(name)
-        setting = self.recommended(name, fingerprint)[:2]
-        return found if found and (found["layers"], found["strength"]) == setting else None
+        if self.get(name).source != "shipped" or not tuned or not path.is_file():
+            return None
+        rows = {row["concept"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+        row = rows.get(name)
+        return row if row and (row["layers"], row["strength"]) == (layers, strength) else None
 
     def vector(
         self,
@@ -111,19 +108,19 @@ class Library:
         seed: int = 0,
         stopped: Callable[[], bool] = lambda: False,
     ) -> ConceptVector:
-        """A concept's vector for a model, extracted with progress when there is none.
+        """A concept's vector for a model, extracted when there is none.
 
         Args:
             name: a concept, or `random`, whose direction follows from `seed`.
             engine: the model.
-            report: told of progress.
-            seed: for `random`.
-            stopped: asked while it is extracted.
+            report: called with the progress of an extraction.
+            seed: of the random direction.
+            stopped: checked during an extraction; True stops it.
 
         Raises:
             UnknownName: for a concept that does not exist.
             ConceptError: when its files are broken, or it was imported for another model.
-            Interrupted: when `stopped` said so.
+            Interrupted: when `stopped` returned True.
         """
         from .vector import random_vector
 
@@ -145,7 +142,7 @@ class Library:
         return vector
 
     def stored(self, concept: Concept, fingerprint: str) -> ConceptVector | None:
-        """A concept's vector for a model if it is there already; nothing is extracted.
+        """A concept's vector for a model, if it was extracted before.
 
         Raises:
             ConceptError: when its file is broken.
@@ -161,7 +158,7 @@ class Library:
         return self._vectors[key]
 
     def vector_file(self, concept: Concept, fingerprint: str) -> Path | None:
-        """Where a concept's vector for a model lies, if it is there; needs no torch."""
+        """The file of a concept's vector for a model, if there is one; needs no torch."""
         cached = self.cached(concept, fingerprint)
         for path in (self._beside(concept.name), self.shipped / f"{concept.name}.safetensors", cached):
             if not path.is_file() or (concept.method == "imported" and path != self._beside(concept.name)):
@@ -172,26 +169,24 @@ class Library:
         return None
 
     def cached(self, concept: Concept, fingerprint: str) -> Path:
-        """Where the vector of a concept for a model is kept."""
+        """The file into which a concept's vector for a model is extracted."""
         return self.folder(fingerprint) / f"{concept.name}-{concept.digest}.safetensors"
 
     def folder(self, fingerprint: str) -> Path:
-        """Where what was measured on a model is kept."""
+        """The folder of a model's vectors and measurements."""
         return self._cache / hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
 
     def _beside(self, name: str) -> Path:
-        """Where the vector of a user's concept lies, beside its TOML."""
+        """The file for the vector of a user's concept, beside its TOML."""
         return self._user / f"{name}.safetensors"
 
-    def _extract(
-        self, concept: Concept, engine: Engine, report: Report, stopped: Callable[[], bool] = lambda: False
-    ) -> ConceptVector:
+    def _extract(self, concept: Concept, engine: Engine, report: Report, stopped: Callable[[], bool]) -> ConceptVector:
         from .extract import extract
 
         if concept.method == "imported":
             raise ConceptError(
-                f"{concept.name} was imported for another model, and has no examples to extract it from",
-                "/model brings that model back; or import a vector that was read from this one",
+                f"{concept.name} was imported for another model and has no examples to extract it from",
+                "switch back with /model, or import a vector of this model",
             )
         return extract(engine, concept, concept.method, report, stopped)
 
@@ -204,11 +199,11 @@ class Library:
         report: Report = lambda event: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> ConceptVector:
-        """Extract a concept and keep it, TOML and vector; when extracting fails, nothing is changed.
+        """Extract a concept and keep it, TOML and vector. A failed extraction changes no file.
 
         Raises:
-            ConceptError: for a name it may not have, or examples that give no direction.
-            Interrupted: when `stopped` said so.
+            ConceptError: for a name that it may not have, or examples that give no direction.
+            Interrupted: when `stopped` returned True.
         """
         concept = replace(concept, name=self.check_name(concept.name), examples=check_examples(concept.examples))
         vector = self._extract(concept, engine, report, stopped)
@@ -216,11 +211,11 @@ class Library:
         return vector
 
     def save(self, concept: Concept, vector: ConceptVector | None = None) -> Path:
-        """Keep a concept among the user's own, in place of one of that name. Returns its TOML.
+        """Keep a concept among the user's own, in place of one of the same name. Returns its TOML.
 
         Args:
             concept: its name is checked.
-            vector: lies beside it from then on; without, one that lies there stays.
+            vector: is written beside it; None leaves a vector that lies there.
 
         Raises:
             ConceptError: for a name that it may not have, or when it cannot be written.
@@ -229,60 +224,60 @@ class Library:
         path = self._user / f"{name}.toml"
         text = concept_toml(replace(concept, name=name))
         try:
-            # The vector first: one without its TOML is found by nobody, and a TOML without its vector extracts it.
+            # The vector first: a vector without a TOML is ignored, and a TOML without a vector is extracted.
             if vector is not None:
                 vector.save(self._beside(name))
             write_whole(path, text)
         except OSError as error:
-            raise ConceptError(f"{path} cannot be written: {error.strerror or error}", "is there room?") from None
+            raise _cannot_be_written(path, error) from None
         self.forget(name)
         return path
 
     def keep_import(self, concept: Concept, vector: ConceptVector) -> None:
-        """Keep a concept without examples, with the one vector that it has. Raises as `save`."""
+        """Keep a concept that has a vector and no examples. Raises as `save`."""
         report = {**vector.report, "examples": concept.digest, "warnings": []}
         self.save(concept, replace(vector, report=report))
 
     def owns(self, name: str) -> bool:
-        """Whether the user has a concept of this name, in order or not."""
+        """Whether the user has a concept of this name, even one whose file is broken."""
         return _NAME.fullmatch(name) is not None and (self._user / f"{name}.toml").is_file()
 
     def check_deletable(self, name: str) -> None:
-        """Raises UnknownName for a concept that does not exist, ConceptError for one that only ships."""
+        """Raises UnknownName for a concept that does not exist, ConceptError for a shipped one."""
         if not self.owns(name):
             self.get(name)
-            raise ConceptError(f"{name} comes with steerchat and stays", "delete is for concepts of your own")
+            raise ConceptError(f"{name} ships with steerchat and cannot be deleted", "/concept list marks your own")
 
     def own_copy(self, name: str) -> tuple[Path, bool]:
-        """The user's TOML of a concept, and whether it was made just now from the one that ships.
+        """The user's TOML of a concept, and whether this call copied it from the shipped one.
 
         Raises:
             UnknownName: for a concept that does not exist.
-            ConceptError: for one that has no file, or when it cannot be written.
+            ConceptError: for `random`, which has no file, or when the copy cannot be written.
         """
         path = self._user / f"{name}.toml"
         if self.owns(name):
             return path, False
         shipped = self.get(name).path
         if shipped is None:
-            raise ConceptError(f"{name} is made anew for every seed; it has no file", "/concept new NAME makes one")
+            raise ConceptError(f"{name} is drawn from the seed and has no file", "/concept new NAME makes a concept")
         try:
             write_whole(path, shipped.read_bytes())
         except OSError as error:
-            raise ConceptError(f"{path} cannot be written: {error.strerror or error}", "is there room?") from None
+            raise _cannot_be_written(path, error) from None
         return path, True
 
     def delete(self, name: str) -> bool:
-        """Delete a concept of the user's. Returns whether a shipped one of that name is back.
+        """Delete a concept of the user's. Returns whether a shipped one of the same name comes back.
 
         Raises:
             UnknownName: for a concept that does not exist.
-            ConceptError: for one that only ships with steerchat.
+            ConceptError: for a shipped one, or when its file cannot be deleted.
         """
         self.check_deletable(name)
         path = self._user / f"{name}.toml"
         digest = None
-        with suppress(ConceptError):  # a broken one can go too
+        with suppress(ConceptError):  # a broken concept can be deleted too
             digest = read_concept(path).digest
         ships = self.ships(name)
         try:
@@ -301,7 +296,7 @@ class Library:
             del self._vectors[key]
 
     def check_name(self, name: str) -> str:
-        """`name` in small letters, if a concept may have it.
+        """`name` in lower case, if a concept may have it.
 
         Raises:
             ConceptError: when it may not.
@@ -309,19 +304,25 @@ class Library:
         lowered = name.strip().lower()
         if not _NAME.fullmatch(lowered):
             raise ConceptError(
-                f"{shorten(name, 40)!r} cannot name a concept", "a letter, then letters, digits, - or _, at most 40"
+                f"{shorten(name, 40)!r} cannot be a concept's name",
+                "use a letter, then letters, digits, - or _, at most 40",
             )
-        if lowered in self._reserved or lowered in NOT_CONCEPTS:
+        if lowered in self._reserved or not _is_name(lowered):
             raise ConceptError(f"{lowered} is a word of the commands", "choose another name")
         return lowered
 
 
-# Files that lay beside the shipped concepts in earlier versions: a copy in the user's folder is not a concept.
-NOT_CONCEPTS = frozenset({"prompts", "lexicons"})
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and name not in _NOT_CONCEPTS
+
+
+def _cannot_be_written(path: Path, error: OSError) -> ConceptError:
+    hint = "check the space on the disk and your rights to the folder"
+    return ConceptError(f"{path} cannot be written: {error.strerror or error}", hint)
 
 
 def read_header(path: Path) -> tuple[str, dict[str, Any]]:
-    """(fingerprint, report) of a vector's file, read without torch; both empty when it is no vector of ours."""
+    """(fingerprint, report) of a vector's file, read without torch; both empty when it is not one of steerchat's."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,8 +1,8 @@
-"""Concept vectors: what is pushed, as values.
+"""Concept vectors, and the edits of the residual stream that a recipe makes with them.
 
-A concept vector holds, for every layer, a unit direction, the raw length of the difference it came from, and
-(through the model's `lengths`) how long that layer's residual typically is. Strengths are in units of that
-length, so one number means about the same push at every layer and on every model.
+A concept vector has, for every layer, a unit direction and the raw length of the difference that it came from.
+Strengths are in units of the layer's typical residual length (the model's `lengths`), so a number means about the same
+push at every layer and on every model.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError
 from ..values.recipe import UNIT, Recipe, Term, format_layers
 
-# A sum of unit directions shorter than this has cancelled out: rescaling it would push in a random direction.
+# A shorter sum of unit directions has cancelled out: rescaling it would push in a random direction.
 _CANCELLED = 1e-3
-# Of a vector's file, which is safetensors with checked contents and never pickle.
 _FORMAT = "steerchat-concept-1"
-# More than any model has: a header that claims more is not a concept vector, and must not be allocated.
+# More than any model has: a larger claim in a header is not a concept vector, and must not be allocated.
 _MAX_ELEMENTS = 512 * 65536
-
-# Where vectors without examples of their own (random, imported ones) are read, as a share of the depth.
+_DELETE = "delete it, and it is extracted again"
+# The read layer of random and imported vectors, as a share of the depth.
 _READ_DEPTH = 0.6
 
 
@@ -40,11 +39,11 @@ class ConceptVector:
     """A direction per layer.
 
     Attributes:
-        name: the concept.
-        directions: (layers, hidden) float32, each row of unit length, or zero where the concept has none.
-        raw_lengths: (layers,) length of the mean difference before it was made a unit.
-        fingerprint: of the model it was read from.
-        method: how it was extracted: `mean`, `pca`, `last`, `random`, `imported`.
+        name: the concept's.
+        directions: (layers, hidden) float32, each row of unit length, or zero where there is no direction.
+        raw_lengths: (layers,) length of the mean difference before it was made a unit vector.
+        fingerprint: the model's.
+        method: of extraction: `mean`, `pca`, `end` or `last`; else `random` or `imported`.
         report: figures of the extraction (agreement, separability per layer), as plain numbers.
     """
 
@@ -57,14 +56,14 @@ class ConceptVector:
 
     @classmethod
     def from_raw(cls, name: str, raw: Tensor, fingerprint: str, method: str = "mean", **report: Any) -> ConceptVector:
-        """From raw differences, (layers, hidden).
+        """A vector from raw differences, (layers, hidden).
 
         Raises:
-            ConceptError: when they hold NaN or infinity, or are zero everywhere.
+            ConceptError: when they contain NaN or infinity, or are zero everywhere.
         """
         raw = raw.detach().to("cpu", torch.float32)
         if not torch.isfinite(raw).all():
-            raise ConceptError(f"the vector of {name} holds NaN or infinity", "extract it again from its examples")
+            raise ConceptError(f"the vector of {name} contains NaN or infinity", "extract it again from its examples")
         lengths = raw.norm(dim=-1)
         if not (lengths > 0).any():
             raise ConceptError(f"the vector of {name} is zero", "its texts with and without the concept must differ")
@@ -81,7 +80,7 @@ class ConceptVector:
 
     @cached_property
     def digest(self) -> str:
-        """Short, and the same for the same directions."""
+        """A short hash of the directions."""
         return hashlib.sha256(self.directions.contiguous().numpy().tobytes()).hexdigest()[:16]
 
     @property
@@ -111,7 +110,7 @@ class ConceptVector:
         return (self.directions * other.directions).sum(-1)
 
     def _sum(self, name: str, raw: Tensor) -> ConceptVector:
-        # v - v is a legitimate value, unlike an extraction that came out zero.
+        # v - v is a valid value, unlike an extraction whose result is zero.
         lengths = raw.norm(dim=-1)
         unit = raw / lengths.clamp_min(1e-12).unsqueeze(-1)
         return ConceptVector(name, unit, lengths, self.fingerprint, self.method)
@@ -123,7 +122,7 @@ class ConceptVector:
             )
 
     def save(self, path: Path | str) -> None:
-        """Write safetensors: `directions`, `raw_lengths`, and metadata. The file is whole or absent."""
+        """Write safetensors: `directions`, `raw_lengths`, and metadata. The file is complete or absent."""
         from safetensors.torch import save
 
         metadata = {
@@ -145,40 +144,38 @@ class ConceptVector:
         """Read what `save` wrote.
 
         Raises:
-            ConceptError: for a file that is not one of ours, is broken, or holds NaN.
+            ConceptError: for a file that `save` did not write, is broken, or contains NaN.
         """
         path = Path(path)
         from safetensors import SafetensorError, safe_open
 
         try:
             if claimed_header(path) > MAX_HEADER:
-                raise ConceptError(f"{path.name} claims a header too large to be read", "/concept import reads others")
+                raise ConceptError(f"{path.name} claims too large a header", "use /concept import for other files")
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ConceptError(
-                        f"{path.name} is not a concept vector of steerchat", "/concept import reads others"
+                        f"{path.name} is not a concept vector of steerchat", "use /concept import for other files"
                     )
                 shape = file.get_slice("directions").get_shape()
                 if len(shape) != 2 or shape[0] * shape[1] > _MAX_ELEMENTS:
-                    raise ConceptError(f"{path.name} holds a tensor of shape {shape}", "expected (layers, hidden)")
+                    raise ConceptError(f"{path.name} has a tensor of shape {shape}", "expected (layers, hidden)")
                 if file.get_slice("raw_lengths").get_shape() != shape[:1]:
                     raise ConceptError(
-                        f"{path.name} holds other lengths than directions", "expected one for each layer"
+                        f"{path.name} has not as many lengths as directions", "expected one for each layer"
                     )
                 directions = file.get_tensor("directions").float()
                 lengths = file.get_tensor("raw_lengths").float()
             report = parse_json(metadata.get("report", "{}"))
             if not isinstance(report, dict):
-                raise ConceptError(
-                    f"{path.name} says nothing readable of itself", "delete it, and it is extracted again"
-                )
+                raise ConceptError(f"{path.name} has a report that is not an object", _DELETE)
         except (OSError, SafetensorError, ValueError) as error:
-            raise ConceptError(f"{path.name} cannot be read: {error}", "delete it, and it is extracted again") from None
-        if lengths.shape != (shape[0],) or not torch.isfinite(directions).all() or not torch.isfinite(lengths).all():
-            raise ConceptError(f"{path.name} holds wrong shapes or NaN", "delete it, and it is extracted again")
+            raise ConceptError(f"{path.name} cannot be read: {error}", _DELETE) from None
+        if not torch.isfinite(directions).all() or not torch.isfinite(lengths).all():
+            raise ConceptError(f"{path.name} contains NaN or infinity", _DELETE)
         norms = directions.norm(dim=-1, keepdim=True)
-        # What has unit length already stays bit for bit, so that an answer is the same before and after a restart.
+        # Rows of unit length stay bit for bit, so that an answer is the same before and after a restart.
         unit = torch.where((norms - 1).abs() < 1e-5, directions, torch.where(norms > 0, directions / norms, 0.0))
         return cls(
             metadata.get("name", path.stem),
@@ -191,13 +188,13 @@ class ConceptVector:
 
 
 def read_layer(vector: ConceptVector) -> int:
-    """The layer at which a concept is scored: fixed for a vector, whatever layer is steered."""
+    """The layer at which a concept is scored; it does not depend on the steered layers."""
     layer = vector.report.get("read_layer")
     return round(_READ_DEPTH * (vector.n_layers - 1)) if layer is None else int(layer)
 
 
 def random_vector(seed: int, n_layers: int, hidden: int, fingerprint: str) -> ConceptVector:
-    """The `random` concept: one random direction for all layers, the control that every claim needs."""
+    """The `random` concept: one random direction for all layers, the control of every claim."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(hidden, generator=generator)
     return ConceptVector.from_raw("random", direction.expand(n_layers, hidden), fingerprint, "random")
@@ -222,10 +219,10 @@ def combine(parts: Sequence[tuple[ConceptVector, float]], layer: int) -> Tensor:
 
 
 def edits(recipe: Recipe, vectors: dict[str, ConceptVector], lengths: Tensor) -> tuple[Edit, ...]:
-    """What a recipe does to a row.
+    """The edits that a recipe makes in a row.
 
     Args:
-        recipe: its terms are taken whether it is on or not.
+        recipe: its terms count whether it is on or off.
         vectors: by concept name.
         lengths: (layers,) the model's typical residual length at each layer.
     """
@@ -238,11 +235,11 @@ def edits(recipe: Recipe, vectors: dict[str, ConceptVector], lengths: Tensor) ->
 
 
 def term_vector(term: Term, vectors: dict[str, ConceptVector], lengths: Tensor, layer: int) -> Tensor:
-    """A term's vector at one layer, (hidden,): its push for add, its unit direction for the other operations."""
+    """A term's vector at one layer, (hidden,): the push for add, the new state for replace, else a unit direction."""
     direction = combine([(vectors[name], weight) for name, weight in term.parts], layer)
     if term.operation == "add":
         return direction * (term.per_layer * UNIT * float(lengths[layer]))
     if term.operation == "replace":
-        # The state becomes the direction, as long as the states there are: what adding avoids.
+        # The new state is the direction alone, with the typical length of that layer.
         return direction * float(lengths[layer])
     return direction

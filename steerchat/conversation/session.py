@@ -124,8 +124,8 @@ class Session:
                     if term.operation == request.operation:
                         place, strength = term.layers, term.strength
         elif not tuned and request.strength is None and request.operation == "add":
-            guess = format_strength(strength)
-            notes.append(f"{lead} was never tuned on this model: {guess} is a guess; see what it costs")
+            default = format_strength(strength)
+            notes.append(f"no tuned strength for this model: using {default}; /tune {lead} finds one")
         if methods[lead] == "end":
             notes.append(f"{lead} shows in how long answers are, and hardly in the effect: /compare --repeats 5 counts")
         term = Term(

@@ -113,7 +113,7 @@ def test_a_concept_from_two_texts_survives_a_restart_and_steers(chat: FakeChat, 
     pair = finish(again.session.compare("Well?"))
     assert pair.steered is not None and pair.steered.text != pair.normal.text
     assert again.session.recipe.terms[0].layers == (2,) and not notes
-    assert "never tuned" in " ".join(again.session.steer([TermRequest((("joyful", 1.0),))]))
+    assert "no tuned strength" in " ".join(again.session.steer([TermRequest((("joyful", 1.0),))]))
 
 
 def test_a_deleted_concept_no_longer_steers_and_leaves_no_file(chat: FakeChat, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_an_own_concept_hides_the_shipped_one_until_it_is_deleted(chat: FakeChat
     assert not torch.equal(chat.library.vector("happy", tiny).directions, shipped)
     assert "is back" in chat.do("/concept delete happy --yes")
     assert torch.equal(chat.library.vector("happy", tiny).directions, shipped)
-    with pytest.raises(ConceptError, match="comes with steerchat"):
+    with pytest.raises(ConceptError, match="ships with steerchat"):
         chat.do("/concept delete happy --yes")
 
 
@@ -224,7 +224,7 @@ def test_the_wizard_asks_for_pairs_and_tries_the_concept(tmp_path: Path, tiny: E
 
 def test_the_wizard_makes_nothing_without_a_pair(tmp_path: Path, tiny: Engine) -> None:
     chat = FakeChat(tmp_path, tiny, ["sunny", "", "", ""])
-    assert "Nothing was made" in chat.do("/concept new")
+    assert "No concept was made" in chat.do("/concept new")
     assert not chat.library.owns("sunny")
 
 
@@ -280,7 +280,7 @@ def test_the_list_says_what_is_recommended_and_whether_it_was_measured(chat: Fak
     assert found["sad"]["shadows"] and not found["joyful"]["shadows"]
     assert found["joyful"]["agreement"] is not None and found["happy"]["agreement"] is None
     text = chat.do("/concept list")
-    assert "1.5" in text and "2.0?" in text and "never tuned" in text and "* your own" in text
+    assert "1.5" in text and "2.0?" in text and "? no tuned strength for this model" in text and "* your own" in text
     json.dumps(page.objects, allow_nan=False)
 
 
@@ -314,10 +314,10 @@ def test_show_draws_the_layers_and_names_what_a_concept_resembles(chat: FakeChat
     (tmp_path / "pairs.jsonl").write_text(text.replace("joy", "joys"))
     chat.do(f"/concept new twin --examples {tmp_path}/pairs.jsonl")
     shown = chat.do("/concept show joyful")
-    assert "6 pairs, method mean; 3 more for measuring" in shown
+    assert "6 pairs, method mean; 3 held-out for measuring" in shown
     assert "0.5 |" in shown and "layer  0  3" in shown
-    assert shown.index("twin") > shown.index("resembles")
-    assert "3 more have no vector" in shown and "1 pair more in" in shown
+    assert shown.index("twin") > shown.index("similar concepts")
+    assert "3 more concepts have no vector" in shown and "1 pair more in" in shown
     page = registry.parse("/concept show joyful").run(chat)
     assert isinstance(page, Page)
     data: Any = page.objects[0]
@@ -326,7 +326,7 @@ def test_show_draws_the_layers_and_names_what_a_concept_resembles(chat: FakeChat
 
 
 def test_random_can_be_shown_and_not_edited(chat: FakeChat) -> None:
-    assert "made anew for every seed" in chat.do("/concept show random")
+    assert "drawn from the seed" in chat.do("/concept show random")
     with pytest.raises(ConceptError, match="no file"):
         chat.do("/concept edit random")
 
@@ -434,7 +434,7 @@ def test_a_gguf_holds_every_block_but_the_first_at_the_length_of_strength_one(
     chat: FakeChat, tmp_path: Path, tiny: Engine, happy: Any
 ) -> None:
     said = chat.do(f"/concept export happy {tmp_path}/v.gguf")
-    assert "no place for layer 0" in said and "--control-vector-scaled" in said
+    assert "cannot store layer 0" in said and "--control-vector-scaled" in said
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     assert reader.fields["general.architecture"].contents() == "controlvector"
     assert reader.fields["controlvector.model_hint"].contents() == "llama"
@@ -468,7 +468,12 @@ def repeng_file(path: Path, layers: Sequence[int], hidden: int = HIDDEN, hint: s
 def test_a_control_vector_of_repeng_comes_in_and_steers(chat: FakeChat, tmp_path: Path) -> None:
     repeng_file(tmp_path / "r.gguf", [3, 2, 1], hint="mistral")
     said = chat.do(f"/concept import joy {tmp_path}/r.gguf")
-    assert "blocks 1-3" in said and "block 0 is never" in said and "made for mistral" in said and "uncalibrated" in said
+    assert (
+        "blocks 1-3" in said
+        and "cannot store block 0" in said
+        and "made for mistral" in said
+        and "No strength was measured" in said
+    )
     expected = np.random.default_rng(2).normal(size=HIDDEN).astype(np.float32)
     vector = chat.library.vector("joy", chat.session.engine)
     assert np.allclose(vector.directions[2], expected / np.linalg.norm(expected), atol=1e-6)
@@ -538,7 +543,7 @@ def test_importing_over_an_own_concept_asks_first(chat: FakeChat, tmp_path: Path
 def test_exporting_writes_over_a_file_only_when_told_to(chat: FakeChat, tmp_path: Path) -> None:
     target = tmp_path / "v.safetensors"
     target.write_text("precious")
-    with pytest.raises(UsageError, match="writing over"):
+    with pytest.raises(UsageError, match="replacing v"):
         chat.do(f"/concept export happy {target}")
     assert target.read_text() == "precious"
     chat.do(f"/concept export happy {target} --replace")

@@ -268,7 +268,7 @@ def test_a_term_that_does_not_fit_leaves_the_recipe_alone(
 
 def test_what_is_left_out_is_recommended_and_a_guess_is_called_one(session: Session):
     said = session.steer([parse_term("happy")])
-    assert "never tuned on this model" in said[0]
+    assert "no tuned strength for this model: using 2.0; /tune happy finds one" in said[0]
     assert session.recipe.terms[0].layers and session.recipe.terms[0].strength == 2.0
 
 
@@ -281,7 +281,7 @@ def test_random_steers_too_and_follows_from_the_seed(session: Session):
 
 
 def test_random_alone_is_a_control_at_the_place_of_what_was_steered(session: Session):
-    assert not any("never tuned" in said for said in session.steer([parse_term("random")]))
+    assert not any("no tuned strength" in said for said in session.steer([parse_term("random")]))
     steer(session, "happy 1-2 3.5")
     session.steer([parse_term("random")])
     assert str(session.recipe) == "random 1-2 x 3.5"

@@ -145,7 +145,7 @@ def test_a_vector_made_in_python_steers_and_stays(home: Path):
             model.keep(model.concept("happy"), "random")
         with pytest.raises(steerchat.SteerchatError, match="off is a word of the commands"):
             model.keep(model.concept("happy"), "off")  # /steer off would hide it
-        with pytest.raises(steerchat.SteerchatError, match="cannot name a concept"):
+        with pytest.raises(steerchat.SteerchatError, match="cannot be a concept's name"):
             model.keep(model.concept("happy") + model.concept("sad"))  # happy+sad
         with pytest.raises(steerchat.SteerchatError, match="another model"):
             model.keep(replace(model.concept("happy"), fingerprint="another"), "foreign")
