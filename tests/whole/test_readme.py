@@ -1,4 +1,4 @@
-"""README.md and CONTRIBUTING.md: what they say to type works, and what they say of the program is so."""
+"""README.md, the pages that it links and CONTRIBUTING.md: the commands in them work, and the tables are complete."""
 
 from __future__ import annotations
 
@@ -23,12 +23,21 @@ from prompt_toolkit.document import Document
 
 from steerchat import commands  # noqa: F401  # commands declares them
 from steerchat.conversation import chat
+from steerchat.course.lesson import read_course
 from steerchat.slash.registry import registry
 from steerchat.system.settings import load_settings
 from steerchat.terminal import cli
 from steerchat.terminal.completion import SlashCompleter
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LESSONS = {lesson.path.name for lesson in read_course(ROOT / "tutorials").lessons}
+# The pages beside the lessons. tutorials/README.md is about lessons: test_lessons.py tries what it says.
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "tutorials").glob("*.md"))
+    if path.name not in LESSONS | {"README.md"}
+}
+TEXTS = {"README.md": README, **PAGES}
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -36,19 +45,55 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
 
 
-LINES = [line for block in blocks(README, "sh") for line in block.splitlines()]
+LINES = list(
+    dict.fromkeys(line for text in TEXTS.values() for block in blocks(text, "sh") for line in block.splitlines())
+)
 
 
-def test_every_block_is_run_or_generated():
-    written = re.sub(r"<!-- \[\[\[cog.*?\[\[\[end\]\]\] -->", "", README, flags=re.S)
-    rest = re.sub(r"^```(?:sh|python)\n.*?^```$", "", written, flags=re.S | re.M)
+def written(text: str) -> str:
+    """A page without what cog generates."""
+    return re.sub(r"<!-- \[\[\[cog.*?\[\[\[end\]\]\] -->", "", text, flags=re.S)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_block_is_run_or_generated(page: str):
+    rest = re.sub(r"^```(?:sh|python)\n.*?^```$", "", written(TEXTS[page]), flags=re.S | re.M)
     assert not re.search(r"^```|^    \S", rest, re.M)  # a block of another kind, or an indented one, would go unseen
+
+
+def test_the_commands_that_install_are_run_by_ci():
     # The commands that set it up are run as they stand, from scratch, by what has to pass before a change is taken.
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     installing = [line for line in LINES if line.startswith("pip ")]
     assert len(installing) == 2
     for line in installing:
         assert f'step "{line}"' in script and f"pip install -qq {line.split('install ')[1].split(' &&')[0]}\n" in script
+
+
+def test_the_readme_links_every_page_and_no_page_is_a_lesson():
+    assert len(LESSONS) == 13 and all(re.match(r"\d\d-", name) for name in LESSONS)
+    assert not [name for name in PAGES if f"(tutorials/{name}" not in README]
+
+
+def anchors(text: str) -> set[str]:
+    """What a link can point to: headings in small letters with hyphens."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "tutorials").glob("*.md"))],
+    ids=lambda p: p.name,
+)
+def test_every_link_leads_to_a_file_and_a_heading(path: Path):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith("http"):
+            file, _, anchor = target.partition("#")
+            found = path.parent / file if file else path
+            assert found.exists(), target
+            assert not anchor or anchor in anchors(found.read_text(encoding="utf-8")), target
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +169,7 @@ def test_the_lines_for_the_shell_run_and_give_what_they_promise(run: Run, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", blocks(README, "python"))
+@pytest.mark.parametrize("code", [code for text in TEXTS.values() for code in blocks(text, "python")])
 def test_the_lines_for_python_run(code: str, run: Run, capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     exec(code, {})
@@ -162,7 +207,7 @@ def test_a_command_is_added_as_contributing_says(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_readme_the_help_and_the_completion_have_every_command_of_the_registry():
-    assert registry.markdown_table() in README
+    assert registry.markdown_table() in PAGES["commands.md"]
     completer = SlashCompleter(registry, chat.Menu(chat.Chat(load_settings({}), registry)))
 
     def completed(line: str) -> set[str]:
@@ -184,7 +229,7 @@ def test_the_shell_has_every_experiment_and_its_plural(capsys: pytest.CaptureFix
 
 
 def test_every_slash_line_in_prose_binds():
-    prose = re.sub(r"^```.*?^```$", "", README.replace(registry.markdown_table(), ""), flags=re.S | re.M)
+    prose = re.sub(r"^```.*?^```$", "", "".join(map(written, TEXTS.values())), flags=re.S | re.M)
     lines = [line for line in re.findall(r"`(/[a-z][^`]*)`", prose) if "FILE" not in line]
     assert len(lines) > 20
     for line in lines:
@@ -195,8 +240,8 @@ def test_every_slash_line_in_prose_binds():
 
 
 def documented() -> dict[str, set[str]]:
-    """The keys of the README's table, by the beginning of its rows."""
-    table = README.split("| Object | Keys |")[1].split("\n\n")[0]
+    """The keys of the table in shell.md, by the beginning of its rows."""
+    table = PAGES["shell.md"].split("| Object | Keys |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, re.M)
     return {name: set(re.findall(r"`(\w+)`", keys)) for name, keys in rows if "---" not in name}
 
@@ -275,32 +320,47 @@ def lines_of(svg: str) -> str:
     return " ".join("".join("".join(one.itertext()) for one in texts).replace("\u00a0", " ").split())
 
 
-def test_the_recorded_session_is_one_of_its_script_and_nothing_is_fetched_for_it():
+def typed(script: Path) -> list[str]:
+    return [line for line in script.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["session", "tour"])
+def test_a_recording_has_every_line_of_its_script(name: str):
+    text = (ROOT / "tutorials" / f"{name}.txt").read_text(encoding="utf-8")
+    prompts = [line.removeprefix("> ") for line in text.splitlines() if line.startswith("> ")]
+    lines = typed(ROOT / "tutorials" / f"{name}.steer")
+    assert [line for line in prompts if line in lines] == lines
+
+
+def test_the_readme_shows_every_turn_of_the_tour():
+    tour = (ROOT / "tutorials" / "tour.txt").read_text(encoding="utf-8")
+    for turn in re.split(r"^(?=> )", tour, flags=re.M)[1:]:
+        lines = turn.splitlines()
+        assert all("\n".join(part) in README for part in (lines[:5], lines[-3:]))
+
+
+def test_the_picture_shows_the_recorded_session_and_loads_nothing():
     svg = (ROOT / "tutorials" / "session.svg").read_text(encoding="utf-8")
     text = (ROOT / "tutorials" / "session.txt").read_text(encoding="utf-8")
-    typed = (ROOT / "tutorials" / "session.steer").read_text(encoding="utf-8").splitlines()
-    for line in (one for one in typed if not one.startswith("#")):
-        assert f"> {line}\n" in text
     shown = lines_of(svg)
     for line in text.splitlines():
         assert "".join(line.split()) in shown.replace(" ", ""), line
     assert "http" not in re.sub(r'xmlns="[^"]*"|<!--.*?-->', "", svg)  # no font, no link
-    assert text in README
 
 
 @pytest.mark.model
 def test_the_recorded_session_is_recorded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Its first turn: what it says token by token is another processor's to decide, how it begins and looks is not."""
     text = (ROOT / "tutorials" / "session.txt").read_text(encoding="utf-8")
-    typed = (ROOT / "tutorials" / "session.steer").read_text(encoding="utf-8").splitlines()
+    lines = typed(ROOT / "tutorials" / "session.steer")
     script = tmp_path / "first.steer"
-    script.write_text("\n".join(typed[:2]), encoding="utf-8")
+    script.write_text("\n".join(lines[:2]), encoding="utf-8")
     assert cli.main(["run", str(script), "--max-tokens", "12", "--svg", str(tmp_path / "first.svg")]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[:4] == text.splitlines()[:4]
     words = [line.split()[:2] for line in (said.splitlines()[4], text.splitlines()[4])]
     assert words[0] == words[1] and "(random pushes" in said
-    assert typed[1].split()[-1] in lines_of((tmp_path / "first.svg").read_text(encoding="utf-8"))
+    assert lines[1].split()[-1] in lines_of((tmp_path / "first.svg").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
