@@ -25,10 +25,10 @@ negative = "well"
 """
 
 
-def test_the_seventeen_shipped_concepts_have_at_least_eight_pairs_to_extract_from(tmp_path: Path):
+def test_the_shipped_concepts_have_at_least_eight_pairs_to_extract_from(tmp_path: Path):
     library = Library(folders.packaged("vectors"), tmp_path, tmp_path)
     concepts = [library.get(name) for name in library.names() if name != RANDOM]
-    assert len(concepts) == 17
+    assert len(concepts) >= 17
     for concept in concepts:
         assert sum(not example.held_out for example in concept.examples) >= 8, concept.name
         assert concept.description and concept.kind != "custom"
