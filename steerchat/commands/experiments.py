@@ -331,18 +331,24 @@ def tune_keep(chat: Chat) -> Notice:
     return Notice(f"/steer {name} uses this setting from now on; /concept delete {name} restores the shipped one.")
 
 
-@command("bench", examples=["/bench --quick", "/bench"], group=_GROUP, shell=True)
+@command("bench", examples=["/bench --quick", "/bench --kernels", "/bench"], group=_GROUP, shell=True)
 def bench(
     chat: Chat,
     *,
     quick: Annotated[bool, Option("use shorter answers and fewer repeats: rough figures in a minute or two")] = False,
-) -> BenchReport:
+    kernels: Annotated[
+        bool, Option("choose again what multiplies the weights, a few seconds, and show the times")
+    ] = False,
+) -> BenchReport | Page:
     """Measures steerchat's speed on this machine and model.
 
     Takes several minutes on a CPU; Ctrl-C stops it. Other programs that run at the same time distort the figures. A
     ratio alternates the two measurements within one run; below 1 means that steerchat is the faster one.
     """
     from ..experiments.bench import run_bench
+    from ..experiments.kernels import choose_again
 
     settings, session = chat.settings, chat.session
+    if kernels:
+        return choose_again(session.engine)
     return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)

@@ -44,7 +44,11 @@ def config(chat: Chat) -> Page:
     objects = [{"name": name, "value": value, "from": source} for name, value, source in chat.settings.items()]
     file = config_path()
     state = "is read at the start" if file.is_file() else "does not exist yet, and would be read at the start"
-    return Page([_settings(chat), Notice(f"{file} {state}; the history is {history_path()}.")], objects)
+    parts: list[object] = [_settings(chat), Notice(f"{file} {state}; the history is {history_path()}.")]
+    engine = chat.loader.ready
+    if engine is not None and engine.kernels is not None:
+        parts.append(Notice(engine.kernels.description))
+    return Page(parts, objects)
 
 
 def _settings(chat: Chat) -> Table:

@@ -22,7 +22,7 @@ from ..values.results import Answer, Delta, Finished
 from .batch import Batch, Context, Tree, Work
 from .decoding import Decoding, NoNumbers, Row
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
-from .linear import FEW, pack, unpack
+from .linear import Kernels
 from .prompting import Prompter
 from .reading import Position, Reading, read, read_states
 from .reuse import Lower, NotByRow
@@ -55,10 +55,20 @@ class Engine:
         name: for people.
         fingerprint: for vectors and the log.
         free_memory: bytes that may still be allocated on the model's device.
+        kernels: how its linear layers multiply; None for torch's own way.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str, free_memory: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        fingerprint: str,
+        free_memory: Callable[[], int],
+        kernels: Kernels | None = None,
+    ) -> None:
         self.model = model
+        self.kernels = kernels
         self.name = name
         self.fingerprint = fingerprint
         self.prompter = Prompter(tokenizer)
@@ -131,8 +141,8 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
-        if len(rows) > FEW:
-            pack(self.model, int(self._free_memory() * _PACKED_SHARE))
+        if self.kernels is not None:
+            self.kernels.grow(len(rows), int(self._free_memory() * _PACKED_SHARE))
         size = self._batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)
@@ -145,7 +155,8 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback would keep the batch's tensors alive.
-            unpack(self.model)
+            if self.kernels is not None:
+                self.kernels.shrink()
             self.forget()
             if len(group) == 1:
                 raise ModelError(

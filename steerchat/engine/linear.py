@@ -1,84 +1,156 @@
-"""Linear layers that are quick on a CPU, from one row to a sweep of many.
-
-Decoding multiplies every weight by one vector per row of the batch, so its speed is the memory's. The product
-that torch takes by itself, x @ W.T with W (out, in) and x (rows, in), reads the weights at a fraction of that.
-For few rows the same product the other way round, (W @ x.T).T, streams W once at full speed; from a handful on,
-oneDNN's own kernel is the quickest, and quicker still with weights in its own order, which `pack` adds where
-memory allows: a sweep's step of 30 rows took 77 ms instead of 110. `steerchat bench` shows what comes of it.
-"""
+"""Linear layers that multiply by the quickest backend for their number of rows, as measured on this machine."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# The other way round is the quickest up to here: measured, two cores with AVX-512.
-FEW = 5
+from .backends import BACKENDS, PLAIN, LinearBackend, Unfit
+
+# Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
+ROWS = (1, 2, 5, 16, 32)
+# A form of the weights that costs memory must be this much quicker than what needs none.
+_WORTH = 0.87
+
+Shape = tuple[int, int]
+# By shape (out, in) and backend: seconds of one product, for each number in ROWS.
+Times = Mapping[Shape, Mapping[str, Sequence[float]]]
 
 
-def _onednn(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+class FastLinear(nn.Linear):
+    """`nn.Linear` whose product depends on the number of rows; the same up to the backend's rounding."""
 
+    _by_rows: tuple[tuple[LinearBackend, Any], ...]
 
-# The operation that torch's compiler emits for a linear layer; a torch built without oneDNN has none.
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()
-_MANY = _onednn if _HAS_ONEDNN else nn.functional.linear
+    @property
+    def shape(self) -> Shape:
+        return self.out_features, self.in_features
 
-# The number of rows that the order of packed weights is chosen for; others run on it as well.
-_ROWS = 30
-
-
-class QuickLinear(nn.Linear):
-    """`nn.Linear` by the quickest product for its number of rows; the same up to rounding.
-
-    Attributes:
-        packed: the weights once more, in oneDNN's own order; None without.
-    """
-
-    packed: Tensor | None = None
+    def use(self, by_rows: Sequence[tuple[LinearBackend, Any]]) -> None:
+        """From now on multiply by these backends and prepared weights, one for each number in ROWS."""
+        self._by_rows = tuple(by_rows[_nearest(rows)] for rows in range(ROWS[-1] + 1))
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // self.in_features
-        if rows == 0 or torch.is_grad_enabled():
-            return super().forward(input)
-        if rows > FEW:
-            return _MANY(input, self.weight if self.packed is None else self.packed, self.bias)
-        vectors = input.reshape(rows, self.in_features)
-        if rows == 1:
-            # One column would be a matrix-vector product, which runs on one core.
-            vectors = vectors.expand(2, -1)
-        # The columns must each lie in one piece: the same product with them interleaved takes five times as long.
-        columns = vectors.contiguous().T
-        # Back in the usual order at once: of rows that lie interleaved, attention takes its slowest path.
-        output = torch.mm(self.weight, columns).T[:rows].contiguous()
+        if rows == 0 or (torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)):
+            return nn.functional.linear(input, self.weight, self.bias)
+        backend, form = self._by_rows[min(rows, ROWS[-1])]
+        output = backend.multiply(input.reshape(rows, self.in_features), form)
         if self.bias is not None:
             output = output + self.bias
         return output.reshape(*input.shape[:-1], self.out_features)
 
 
-def speed_up(model: nn.Module) -> None:
-    """Let every linear layer of a float32 model on the CPU use the quick products. Weights stay where they are."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.__class__ = QuickLinear
-
-
-@torch.inference_mode()
-def pack(model: nn.Module, free: int) -> None:
-    """Add packed weights for batches of many rows, where there is memory for a second copy of the weights.
+class Kernels:
+    """The backends of one model's linear layers.
 
     Args:
-        model: one that `speed_up` went through; nothing happens to others.
-        free: bytes that may be used.
+        model: on the CPU in float32, without gradients; its linear layers become `FastLinear`.
+
+    Attributes:
+        layers: those layers.
     """
-    layers = [module for module in model.modules() if type(module) is QuickLinear and module.packed is None]
-    if _HAS_ONEDNN and sum(layer.weight.nbytes for layer in layers) <= free:
-        for layer in layers:
-            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight, _ROWS)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers: list[FastLinear] = []
+        for module in model.modules():
+            if (
+                type(module) is nn.Linear
+                and module.weight.device.type == "cpu"
+                and module.weight.dtype == torch.float32
+            ):
+                module.__class__ = FastLinear
+                assert isinstance(module, FastLinear)
+                self.layers.append(module)
+        self._best: dict[Shape, list[LinearBackend]] = {}
+        self._light: dict[Shape, list[LinearBackend]] = {}
+        self.choose({})
+
+    def choose(self, times: Times) -> None:
+        """Use what `times` found quickest and needs no memory; `grow` adds the rest. Plain where nothing is timed."""
+        exact = {backend.name: backend for backend in BACKENDS if backend.exact}
+        for layer in self.layers:
+            found = {exact[name]: seconds for name, seconds in times.get(layer.shape, {}).items() if name in exact}
+            light = {b: seconds for b, seconds in found.items() if not b.bytes(layer.weight)}
+            self._light[layer.shape] = quickest(light)
+            self._best[layer.shape] = quickest(found, self._light[layer.shape])
+        self.shrink()
+
+    def grow(self, rows: int, free: int) -> None:
+        """Add the forms of weights that are quickest for so many rows, if all of them fit into `free` bytes.
+
+        Args:
+            rows: of the batch that will run.
+            free: bytes that may be used.
+        """
+        place = _nearest(min(rows, ROWS[-1]))
+        new = {
+            layer: backend
+            for layer in self.layers
+            if not self._uses(layer, backend := self._best[layer.shape][place]) and backend.bytes(layer.weight)
+        }
+        if sum(backend.bytes(layer.weight) for layer, backend in new.items()) > free:
+            return
+        for layer, backend in new.items():
+            try:
+                form = backend.prepare(layer.weight)
+            except (Unfit, RuntimeError):
+                continue
+            best, light = self._best[layer.shape], self._light[layer.shape]
+            layer.use(
+                [
+                    (backend, form) if wanted is backend else (other, other.prepare(layer.weight))
+                    for wanted, other in zip(best, light, strict=True)
+                ]
+            )
+
+    def shrink(self) -> None:
+        """Give back the memory that `grow` took."""
+        for layer in self.layers:
+            layer.use([(backend, backend.prepare(layer.weight)) for backend in self._light[layer.shape]])
+
+    @property
+    def summary(self) -> dict[str, tuple[str, ...]]:
+        """By shape, such as 576x1536: the name of the quickest backend for each number in ROWS."""
+        return {f"{out}x{size}": tuple(b.name for b in best) for (out, size), best in self._best.items()}
+
+    @property
+    def description(self) -> str:
+        """What multiplies, for people: the backend that most layers use, for each number in ROWS."""
+        names = []
+        for place, rows in enumerate(ROWS):
+            used = Counter(self._best[layer.shape][place].name for layer in self.layers)
+            names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
+        return "Products as measured on this machine, by rows at once: " + ", ".join(names) + "."
+
+    @staticmethod
+    def _uses(layer: FastLinear, backend: LinearBackend) -> bool:
+        return any(used is backend for used, _ in layer._by_rows)
 
 
-def unpack(model: nn.Module) -> None:
-    """Give the memory of packed weights back."""
-    for module in model.modules():
-        if type(module) is QuickLinear:
-            module.packed = None
+def quickest(
+    found: Mapping[LinearBackend, Sequence[float]], unless: Sequence[LinearBackend] | None = None
+) -> list[LinearBackend]:
+    """The quickest backend for each number in ROWS; plain where nothing was timed.
+
+    Args:
+        found: seconds by backend, one for each number in ROWS.
+        unless: what needs no memory: it is kept where the gain is not worth the memory.
+    """
+    best: list[LinearBackend] = []
+    for place in range(len(ROWS)):
+        backend = min(found, key=lambda backend: found[backend][place], default=PLAIN)
+        if unless and backend in found and unless[place] in found:
+            worth = found[backend][place] < _WORTH * found[unless[place]][place]
+            backend = backend if worth else unless[place]
+        best.append(backend)
+    return best
+
+
+def _nearest(rows: int) -> int:
+    """Which of ROWS stands for a number of rows: the nearest by ratio."""
+    return min(range(len(ROWS)), key=lambda place: max(ROWS[place] / max(1, rows), rows / ROWS[place]))

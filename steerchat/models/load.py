@@ -13,13 +13,14 @@ import torch
 
 from ..engine import processes
 from ..engine.engine import Engine, is_out_of_memory
-from ..engine.linear import speed_up
+from ..engine.linear import Kernels
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
 from ..values.errors import ModelError, TooLarge
 from . import memory
 from .find import Found
+from .kernel_times import times_for
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -79,8 +80,9 @@ def load(
     _check_memory_of_text(model, found.name)
     model.eval()
     model.requires_grad_(False)
-    speed_up(model)
-    given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where))
+    kernels = Kernels(model)
+    kernels.choose(times_for(kernels.layers, found.fingerprint))
+    given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where), kernels)
     return Engine(*given) if team is None else SharedEngine(team, *given)
 
 

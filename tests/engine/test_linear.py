@@ -1,61 +1,221 @@
-"""Quick products are products: any number of rows, with a bias and without, packed weights and plain ones."""
+"""Products are products, by whatever backend that fits a weight, for any number of rows, with a bias or without."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from engines import answers, push, tiny_engine
-from torch import nn
+from torch import Tensor, nn
 
+from steerchat.engine import timing
+from steerchat.engine.backends import BACKENDS, GROUP, PLAIN, LinearBackend
 from steerchat.engine.decoding import Row
-from steerchat.engine.linear import FEW, QuickLinear, pack, speed_up, unpack
+from steerchat.engine.linear import ROWS, FastLinear, Kernels, Times
 from steerchat.engine.sampling import Sampling
+from steerchat.engine.timing import measure
+from steerchat.models import kernel_times
+from steerchat.models.kernel_times import times_for
+
+EXACT = [backend for backend in BACKENDS if backend.exact]
+SHAPE = (160, 96)
 
 
-def layers(bias: bool) -> tuple[nn.Linear, QuickLinear]:
+def a_weight(kind: str, out: int = 160, width: int = 96) -> Tensor:
+    """As a file of this kind would hold it: any numbers, those of bfloat16, or groups on 16 or 255 levels."""
     torch.manual_seed(0)
-    plain, quick = nn.Linear(96, 160, bias), nn.Linear(96, 160, bias)
-    quick.load_state_dict(plain.state_dict())
-    speed_up(quick)
-    assert isinstance(quick, QuickLinear)
-    return plain, quick
+    weight = torch.randn(out, width) / width**0.5
+    groups = weight.reshape(out, -1, GROUP)
+    if kind == "bfloat16":
+        return weight.bfloat16().float()
+    if kind == "4-bit":
+        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        step = (high - low) / 15
+        return (((groups - low) / step).round() * step + low).reshape(out, width)
+    if kind == "8-bit":
+        step = groups.abs().amax(-1, keepdim=True) / 127
+        return ((groups / step).round() * step).reshape(out, width)
+    return weight
+
+
+def all_by(name: str, shape: tuple[int, int] = SHAPE) -> Times:
+    """Times by which one backend is the quickest for any number of rows."""
+    return {shape: {"plain": [1.0] * len(ROWS), name: [0.5] * len(ROWS)}}
+
+
+def layers(bias: bool) -> tuple[nn.Linear, FastLinear, Kernels]:
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 160, bias).requires_grad_(False)
+    fast = nn.Linear(96, 160, bias).requires_grad_(False)
+    fast.load_state_dict(plain.state_dict())
+    kernels = Kernels(fast)
+    assert isinstance(fast, FastLinear)
+    return plain, fast, kernels
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("backend", EXACT, ids=lambda backend: backend.name)
 @torch.inference_mode()
-def test_the_product_is_that_of_a_plain_layer_for_any_number_of_rows(bias: bool, packed: bool) -> None:
-    plain, quick = layers(bias)
-    if packed:
-        pack(quick, 1 << 20)
-        assert quick.packed is not None
-    for shape in [(0, 96), (1, 96), (2, 96), (FEW, 96), (FEW + 1, 96), (30, 96), (7, 11, 96), (1, 1, 96), (3, 1, 96)]:
+def test_the_product_is_that_of_a_plain_layer_for_any_number_of_rows(backend: LinearBackend, bias: bool) -> None:
+    plain, fast, kernels = layers(bias)
+    kernels.choose(all_by(backend.name))
+    kernels.grow(1, 1 << 30)
+    for shape in [(0, 96), (1, 96), (2, 96), (5, 96), (40, 96), (7, 11, 96), (1, 1, 96), (3, 1, 96)]:
         states = torch.randn(shape)
-        torch.testing.assert_close(quick(states), plain(states), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast(states), plain(states), atol=1e-4, rtol=1e-4)
 
 
-def test_weights_are_packed_where_there_is_room_and_given_back() -> None:
-    _, quick = layers(True)
-    size = quick.weight.nbytes
-    pack(quick, size - 1)
-    assert quick.packed is None
-    pack(quick, size)
-    packed = quick.packed
-    assert packed is not None
-    pack(quick, size)
-    assert quick.packed is packed
-    unpack(quick)
-    assert quick.packed is None
+@pytest.mark.parametrize("kind", ["any", "bfloat16", "4-bit", "8-bit"])
+@torch.inference_mode()
+def test_a_backend_fits_only_a_weight_that_has_no_more_bits_than_it_keeps(kind: str) -> None:
+    weight, states = a_weight(kind), torch.randn(3, 96)
+    fitting = {backend.name for backend in BACKENDS if backend.fits(weight)}
+    assert {backend.name for backend in EXACT} <= fitting
+    assert "4-bit" not in fitting or kind == "4-bit"
+    assert "8-bit" not in fitting or kind == "8-bit"
+    assert "bfloat16" not in fitting or kind != "any"
+    for backend in BACKENDS:
+        if backend.fits(weight):
+            product = backend.multiply(states, backend.prepare(weight))
+            assert product.dtype == torch.float32
+            torch.testing.assert_close(product, states @ weight.T, atol=3e-2, rtol=3e-2)
 
 
-def test_a_sweep_packs_weights_and_says_what_it_says_without() -> None:
+def test_gradients_flow_through_a_fast_layer() -> None:
+    plain, fast, _ = layers(True)
+    states = torch.randn(2, 96, requires_grad=True)
+    (wanted,) = torch.autograd.grad(plain(states).sum(), states)
+    (found,) = torch.autograd.grad(fast(states).sum(), states)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_forms_that_cost_memory_come_where_there_is_room_and_go_when_it_is_needed() -> None:
+    _, fast, kernels = layers(True)
+    kernels.choose({SHAPE: {"plain": [1.0, 1.0, 1.0, 1.0, 1.0], "packed": [1.0, 0.9, 0.5, 0.5, 0.5]}})
+    size = fast.weight.nbytes
+
+    def used(rows: int) -> str:
+        return fast._by_rows[rows][0].name
+
+    kernels.grow(30, size - 1)
+    assert used(30) == "plain"
+    kernels.grow(2, size)
+    assert used(30) == "plain"  # two rows gain too little to pay for a second copy
+    kernels.grow(30, size)
+    assert (used(2), used(5), used(30)) == ("plain", "packed", "packed")
+    kernels.shrink()
+    assert used(30) == "plain"
+
+
+def test_a_sweep_says_the_same_by_any_exact_backend() -> None:
     rows = [Row(tuple(range(60, 75)), (push(index % 4, index),), index) for index in range(9)]
     sampling = Sampling(max_tokens=10)
     engine = tiny_engine()
     expected = [output.answer.text for output in answers(engine, rows, sampling)]
-    speed_up(engine.model)
-    quick = [module for module in engine.model.modules() if type(module) is QuickLinear]
-    answers(engine, rows[:2], sampling)
-    assert quick and all(module.packed is None for module in quick)
-    assert [output.answer.text for output in answers(engine, rows, sampling)] == expected
-    assert all(module.packed is not None for module in quick)
+    engine.kernels = Kernels(engine.model)
+    for backend in EXACT:
+        times = {layer.shape: {backend.name: [1.0] * len(ROWS)} for layer in engine.kernels.layers}
+        engine.kernels.choose(times)
+        assert [output.answer.text for output in answers(engine, rows, sampling)] == expected
+
+
+# Measuring and keeping
+
+
+class Failing:
+    """A backend that this machine's torch lacks."""
+
+    name, exact = "failing", True
+
+    def fits(self, weight: Tensor) -> bool:
+        return True
+
+    def prepare(self, weight: Tensor) -> Any:
+        raise RuntimeError("no such operation")
+
+    def multiply(self, rows: Tensor, form: Any) -> Tensor:
+        raise RuntimeError("no such operation")
+
+    def bytes(self, weight: Tensor) -> int:
+        return 0
+
+
+@pytest.fixture
+def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[FastLinear]:
+    """A layer that counts as large enough to be measured, with a cache of its own."""
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    monkeypatch.setattr(kernel_times, "_TINY", 0)
+    return layers(True)[2].layers
+
+
+def test_every_exact_backend_is_timed_for_the_models_own_shapes(big: list[FastLinear]) -> None:
+    times = measure(big)
+    assert times.keys() == {SHAPE}
+    assert {"plain", "flipped"} <= times[SHAPE].keys()
+    assert all(len(seconds) == len(ROWS) and min(seconds) > 0 for seconds in times[SHAPE].values())
+
+
+@torch.inference_mode()
+def test_where_every_candidate_but_plain_fails_plain_is_used(big: list[FastLinear]) -> None:
+    times = measure(big, (PLAIN, Failing()))
+    assert times[SHAPE].keys() == {"plain"}
+    plain, fast, kernels = layers(True)
+    kernels.choose(times)
+    kernels.grow(30, 1 << 30)
+    assert set(kernels.summary["160x96"]) == {"plain"}
+    states = torch.randn(30, 96)
+    assert torch.equal(fast(states), plain(states))
+
+
+def test_times_are_kept_and_measured_again_when_that_is_asked_for(big: list[FastLinear]) -> None:
+    seen: list[int] = []
+
+    def measured(layers: Any) -> Times:
+        seen.append(len(layers))
+        return all_by("flipped")
+
+    assert times_for(big, "abc", measured=measured) == all_by("flipped")
+    assert times_for(big, "abc", measured=measured) == all_by("flipped")
+    assert seen == [1]
+    times_for(big, "abc", again=True, measured=measured)
+    times_for(big, "def", measured=measured)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("changed", ["cpu_name", "instructions"])
+def test_another_cpus_times_are_not_used(big: list[FastLinear], monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    times_for(big, "abc", measured=lambda layers: all_by("packed"))
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel_times, changed, lambda: "of another machine")
+        assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+    assert times_for(big, "abc", measured=lambda layers: {}) == all_by("packed")
+
+
+def test_another_number_of_threads_is_measured_anew(big: list[FastLinear]) -> None:
+    times_for(big, "abc", measured=lambda layers: all_by("packed"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null"])
+def test_a_broken_record_is_measured_anew(big: list[FastLinear], tmp_path: Path, text: str) -> None:
+    times_for(big, "abc", measured=lambda layers: all_by("packed"))
+    (file,) = (tmp_path / "cache" / "kernels").iterdir()
+    file.write_text(text)
+    assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+
+
+def test_a_record_of_other_numbers_of_rows_is_measured_anew(big: list[FastLinear]) -> None:
+    times_for(big, "abc", measured=lambda layers: {SHAPE: {"plain": [1.0]}})
+    assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+
+
+def test_a_large_layer_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_SLICE", 32 * 96 * 4)
+    assert measure(layers(False)[2].layers, (PLAIN,)).keys() == {SHAPE}

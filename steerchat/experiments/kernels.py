@@ -1,0 +1,34 @@
+"""Which products a model's linear layers use on this machine, measured anew and shown."""
+
+from __future__ import annotations
+
+from ..engine.engine import Engine
+from ..engine.linear import ROWS
+from ..models.kernel_times import machine, times_for
+from ..values.errors import ModelError
+from ..values.page import Page, Table
+
+
+def choose_again(engine: Engine) -> Page:
+    """Time every backend for the engine's model, use the quickest from now on, and show what was found.
+
+    Raises:
+        ModelError: when there is nothing to choose, as on a GPU.
+    """
+    kernels = engine.kernels
+    times = times_for(kernels.layers, engine.fingerprint, again=True) if kernels is not None else {}
+    if kernels is None or not times:
+        raise ModelError("this model's products are not chosen by measuring", "a CPU's are, of any but tiny models")
+    kernels.choose(times)
+    rows, objects = [], []
+    for (out, size), found in times.items():
+        for name, seconds in found.items():
+            best = [min(other[place] for other in found.values()) for place in range(len(ROWS))]
+            cells = [f"{s * 1e6:.0f}{' *' if s == least else ''}" for s, least in zip(seconds, best, strict=True)]
+            rows.append((f"{out} x {size}", name, *cells))
+            objects.append({"weight": [out, size], "backend": name, "seconds": dict(zip(ROWS, seconds, strict=True))})
+    headings = ("weight", "backend", *(f"{count} rows" if count > 1 else "1 row" for count in ROWS))
+    facts = machine()
+    where = f"{facts['cpu']}, {facts['instructions']}, {facts['threads']} threads, torch {facts['torch']}"
+    table = Table(headings, rows, right=frozenset(range(2, len(headings))))
+    return Page([f"Microseconds of one product; * is the quickest. {where}", table, kernels.description], objects)

@@ -1,0 +1,106 @@
+"""What measuring found of a model's linear layers on this machine, kept for the next start.
+
+Beside the models in the cache lies a file per model, with a record for each machine that used it: a home folder may
+be shared, and times of another CPU, another torch or another number of threads mislead.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..engine.linear import ROWS, FastLinear, Times
+from ..engine.timing import measure
+from ..system.folders import cache_dir, write_whole
+
+# Bytes of float32 weights below which a model is quick by any product.
+_TINY = 8 * 1024 * 1024
+
+
+def times_for(
+    layers: Sequence[FastLinear],
+    fingerprint: str,
+    again: bool = False,
+    measured: Callable[[Sequence[FastLinear]], Times] = measure,
+) -> Times:
+    """How quick each backend is here: as kept, or measured now and kept.
+
+    Args:
+        layers: the model's.
+        fingerprint: the model's.
+        again: measure even when there is a record.
+        measured: does the measuring.
+
+    Returns:
+        nothing for a model too small to matter.
+    """
+    if sum(layer.in_features * layer.out_features * 4 for layer in layers) < _TINY:
+        return {}
+    path = cache_dir() / "kernels" / f"{re.sub(r'[^0-9A-Za-z]', '', fingerprint)[:32] or 'model'}.json"
+    records, key = _read(path), json.dumps(machine(), sort_keys=True)
+    if not again:
+        with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
+            kept = _parsed(records[key])
+            if all(layer.shape in kept for layer in layers):
+                return kept
+    times = measured(layers)
+    records[key] = {f"{out}x{size}": dict(found) for (out, size), found in times.items()}
+    with suppress(OSError):  # a cache that cannot be written costs a measurement at every start
+        write_whole(path, json.dumps(records, indent=1).encode())
+    return times
+
+
+def machine() -> dict[str, Any]:
+    """What times depend on beside the model: CPU, instruction sets, torch, threads."""
+    return {
+        "cpu": cpu_name(),
+        "instructions": instructions(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cpu_name() -> str:
+    """The CPU's name, with its stepping where the system tells it: many virtual machines say no more than Xeon."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return platform.processor() or platform.machine()
+    values = dict(re.findall(r"^([\w ]+?)\s*: *(.*)$", text, re.MULTILINE))
+    numbers = [values[name] for name in ("cpu family", "model", "stepping") if name in values]
+    return " ".join([values.get("model name", platform.machine()), *(["/".join(numbers)] if numbers else [])])
+
+
+def instructions() -> str:
+    """The instruction sets that matter to products, as torch sees them."""
+    found = [torch.backends.cpu.get_cpu_capability()]
+    for name, label in (("_is_avx512_bf16_supported", "AVX512-BF16"), ("_is_amx_tile_supported", "AMX")):
+        if getattr(torch.cpu, name, bool)():
+            found.append(label)
+    return " ".join(found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        records = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return records if isinstance(records, dict) else {}
+
+
+def _parsed(record: Any) -> dict[tuple[int, int], dict[str, list[float]]]:
+    """Raises ValueError, TypeError or AttributeError for anything that is no record."""
+    times: dict[tuple[int, int], dict[str, list[float]]] = {}
+    for shape, found in record.items():
+        out, size = map(int, shape.split("x"))
+        times[out, size] = {str(name): [float(second) for second in seconds] for name, seconds in found.items()}
+        if any(len(seconds) != len(ROWS) for seconds in times[out, size].values()):
+            raise ValueError("a record of other numbers of rows")
+    return times
