@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from .backends import BACKENDS, PLAIN, LinearBackend, Unfit
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
 ROWS = (1, 2, 5, 16, 32)
-# A form of the weights that costs memory must be this much quicker than what needs none.
+# What is not torch's own product, or costs memory, must be this much quicker than what it stands in for.
 _WORTH = 0.87
 
 Shape = tuple[int, int]
@@ -26,6 +26,24 @@ class FastLinear(nn.Linear):
 
     _by_rows: tuple[tuple[LinearBackend, Any], ...]
 
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> FastLinear:
+        """A layer of its own with this weight, (out, in), multiplied in the plain way."""
+        layer = cls(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+        layer.use([(PLAIN, weight)] * len(ROWS))
+        return layer
+
+    @classmethod
+    def in_place_of(cls, layer: nn.Linear) -> FastLinear:
+        """The same layer, multiplied in the plain way until `use` is called."""
+        layer.__class__ = cls
+        assert isinstance(layer, FastLinear)
+        layer.use([(PLAIN, layer.weight)] * len(ROWS))
+        return layer
+
     @property
     def shape(self) -> Shape:
         return self.out_features, self.in_features
@@ -34,9 +52,12 @@ class FastLinear(nn.Linear):
         """From now on multiply by these backends and prepared weights, one for each number in ROWS."""
         self._by_rows = tuple(by_rows[_nearest(rows)] for rows in range(ROWS[-1] + 1))
 
+    def uses(self, backend: LinearBackend) -> bool:
+        return any(used is backend for used, _ in self._by_rows)
+
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // self.in_features
-        if rows == 0 or (torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)):
+        if rows == 0 or (torch.is_grad_enabled() and self._needs_gradients(input)):
             return nn.functional.linear(input, self.weight, self.bias)
         backend, form = self._by_rows[min(rows, ROWS[-1])]
         output = backend.multiply(input.reshape(rows, self.in_features), form)
@@ -44,39 +65,45 @@ class FastLinear(nn.Linear):
             output = output + self.bias
         return output.reshape(*input.shape[:-1], self.out_features)
 
+    def _needs_gradients(self, input: Tensor) -> bool:
+        return input.requires_grad or any(parameter.requires_grad for parameter in self.parameters(recurse=False))
+
 
 class Kernels:
     """The backends of one model's linear layers.
 
     Args:
         model: on the CPU in float32, without gradients; its linear layers become `FastLinear`.
+        joined: layers that stand for several of the model's, which are left as they are.
 
     Attributes:
-        layers: those layers.
+        layers: all layers that a step runs through, the joined ones first.
+        times: what the choice is by.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.layers: list[FastLinear] = []
+    def __init__(self, model: nn.Module, joined: Sequence[FastLinear] = ()) -> None:
+        self.layers: list[FastLinear] = list(joined)
+        self.times: Times = {}
+        stand_in = {layer.weight.untyped_storage().data_ptr() for layer in joined}
         for module in model.modules():
-            if (
-                type(module) is nn.Linear
-                and module.weight.device.type == "cpu"
-                and module.weight.dtype == torch.float32
-            ):
-                module.__class__ = FastLinear
-                assert isinstance(module, FastLinear)
-                self.layers.append(module)
+            if type(module) not in (nn.Linear, FastLinear):
+                continue
+            weight: Any = module.weight
+            known = weight.untyped_storage().data_ptr() in stand_in
+            if not known and weight.device.type == "cpu" and weight.dtype == torch.float32:
+                assert isinstance(module, nn.Linear)
+                self.layers.append(FastLinear.in_place_of(module))
         self._best: dict[Shape, list[LinearBackend]] = {}
         self._light: dict[Shape, list[LinearBackend]] = {}
         self.choose({})
 
     def choose(self, times: Times) -> None:
-        """Use what `times` found quickest and needs no memory; `grow` adds the rest. Plain where nothing is timed."""
-        exact = {backend.name: backend for backend in BACKENDS if backend.exact}
+        """Use the exact backends that are quickest by `times` and need no memory; `grow` adds the others."""
+        self.times = times
         for layer in self.layers:
-            found = {exact[name]: seconds for name, seconds in times.get(layer.shape, {}).items() if name in exact}
+            found = _timed(times, layer, exact=True)
             light = {b: seconds for b, seconds in found.items() if not b.bytes(layer.weight)}
-            self._light[layer.shape] = quickest(light)
+            self._light[layer.shape] = quickest(light, [PLAIN] * len(ROWS))
             self._best[layer.shape] = quickest(found, self._light[layer.shape])
         self.shrink()
 
@@ -87,68 +114,66 @@ class Kernels:
             rows: of the batch that will run.
             free: bytes that may be used.
         """
-        place = _nearest(min(rows, ROWS[-1]))
-        new = {
-            layer: backend
-            for layer in self.layers
-            if not self._uses(layer, backend := self._best[layer.shape][place]) and backend.bytes(layer.weight)
-        }
-        if sum(backend.bytes(layer.weight) for layer, backend in new.items()) > free:
+        place = _nearest(rows)
+        wanted = [(layer, self._best[layer.shape][place]) for layer in self.layers if layer.shape in self._best]
+        new = [
+            (layer, backend)
+            for layer, backend in wanted
+            if not layer.uses(backend) and backend not in self._light[layer.shape]
+        ]
+        if sum(backend.bytes(layer.weight) for layer, backend in new) > free:
             return
-        for layer, backend in new.items():
-            try:
-                form = backend.prepare(layer.weight)
-            except (Unfit, RuntimeError):
-                continue
+        for layer, added in new:
             best, light = self._best[layer.shape], self._light[layer.shape]
-            layer.use(
-                [
-                    (backend, form) if wanted is backend else (other, other.prepare(layer.weight))
-                    for wanted, other in zip(best, light, strict=True)
-                ]
-            )
+            # Where torch cannot make the form after all, the layer stays as it is.
+            _install(layer, [a if a is added else b for a, b in zip(best, light, strict=True)])
 
     def shrink(self) -> None:
         """Give back the memory that `grow` took."""
         for layer in self.layers:
-            layer.use([(backend, backend.prepare(layer.weight)) for backend in self._light[layer.shape]])
-
-    @property
-    def summary(self) -> dict[str, tuple[str, ...]]:
-        """By shape, such as 576x1536: the name of the quickest backend for each number in ROWS."""
-        return {f"{out}x{size}": tuple(b.name for b in best) for (out, size), best in self._best.items()}
+            if layer.shape in self._light:
+                _install(layer, self._light[layer.shape])
 
     @property
     def description(self) -> str:
         """What multiplies, for people: the backend that most layers use, for each number in ROWS."""
         names = []
         for place, rows in enumerate(ROWS):
-            used = Counter(self._best[layer.shape][place].name for layer in self.layers)
-            names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
+            used = Counter(layer._by_rows[rows][0].name for layer in self.layers)
+            best = Counter(self._best[layer.shape][place].name for layer in self.layers if layer.shape in self._best)
+            names.append(f"{rows}: {(best or used).most_common(1)[0][0] if used else PLAIN.name}")
         return "Products as measured on this machine, by rows at once: " + ", ".join(names) + "."
 
-    @staticmethod
-    def _uses(layer: FastLinear, backend: LinearBackend) -> bool:
-        return any(used is backend for used, _ in layer._by_rows)
 
-
-def quickest(
-    found: Mapping[LinearBackend, Sequence[float]], unless: Sequence[LinearBackend] | None = None
-) -> list[LinearBackend]:
-    """The quickest backend for each number in ROWS; plain where nothing was timed.
+def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend]) -> list[LinearBackend]:
+    """The quickest backend for each number in ROWS.
 
     Args:
         found: seconds by backend, one for each number in ROWS.
-        unless: what needs no memory: it is kept where the gain is not worth the memory.
+        usual: for each of them the backend that is kept where nothing is clearly quicker, or nothing was timed.
     """
     best: list[LinearBackend] = []
-    for place in range(len(ROWS)):
-        backend = min(found, key=lambda backend: found[backend][place], default=PLAIN)
-        if unless and backend in found and unless[place] in found:
-            worth = found[backend][place] < _WORTH * found[unless[place]][place]
-            backend = backend if worth else unless[place]
-        best.append(backend)
+    for place, other in enumerate(usual):
+        backend = min(found, key=lambda backend: found[backend][place], default=other)
+        worth = backend in found and (other not in found or found[backend][place] < _WORTH * found[other][place])
+        best.append(backend if worth else other)
     return best
+
+
+def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:
+    found = times.get(layer.shape, {})
+    return {b: found[b.name] for b in BACKENDS if b.exact == exact and b.name in found}
+
+
+def _install(layer: FastLinear, by_rows: Iterable[LinearBackend]) -> bool:
+    """Let a layer multiply by these backends; returns whether torch could prepare their forms."""
+    chosen = list(by_rows)
+    try:
+        forms = {backend: backend.prepare(layer.weight) for backend in dict.fromkeys(chosen)}
+    except (Unfit, RuntimeError):
+        return False
+    layer.use([(backend, forms[backend]) for backend in chosen])
+    return True
 
 
 def _nearest(rows: int) -> int:

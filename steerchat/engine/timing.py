@@ -16,8 +16,9 @@ _ENOUGH = 96 * 1024 * 1024
 # Of one layer as much as this: a vocabulary's table would be most of the time.
 _SLICE = 24 * 1024 * 1024
 _REPEATS = 3
-# Seconds after which nothing is repeated.
+# Seconds after which nothing is repeated, and after which the machine is too busy to say anything.
 _PATIENCE = 1.5
+_LIMIT = 6.0
 
 
 @torch.inference_mode()
@@ -31,29 +32,18 @@ def measure(
         backends: the candidates. One that does not work here is left out.
 
     Returns:
-        by shape and backend: seconds of one product with the whole weight, for each number in `ROWS`.
+        by shape and backend: seconds of one product with the whole weight, for each number in `ROWS`. Nothing when
+        other programs keep the machine so busy that measuring does not end.
     """
-    ends = time.perf_counter() + _PATIENCE
+    started = time.perf_counter()
     sample = _sample(layers)
     times: dict[Shape, dict[str, list[float]]] = {shape: {} for shape, *_ in sample}
     for backend in backends:
-        forms = []
-        unfit: set[Shape] = set()
-        for shape, weight, share in sample:
-            if shape in unfit:
-                continue
-            try:
-                if not backend.fits(weight):
-                    raise Unfit
-                form = backend.prepare(weight)
-                backend.multiply(torch.zeros(1, shape[1]), form)
-            except (Unfit, RuntimeError, AttributeError, NotImplementedError):
-                unfit.add(shape)
-                continue
-            forms.append((shape, form, share))
-        forms = [entry for entry in forms if entry[0] not in unfit]
+        forms = _forms(backend, sample)
         for rows in ROWS:
-            for shape, seconds in _time(backend, forms, rows, ends).items():
+            if time.perf_counter() - started > _LIMIT:
+                return {}
+            for shape, seconds in _time(backend, forms, rows, started + _PATIENCE).items():
                 times[shape].setdefault(backend.name, []).append(seconds)
     return times
 
@@ -76,21 +66,36 @@ def _sample(layers: Sequence[FastLinear]) -> list[tuple[Shape, Tensor, float]]:
     return sample
 
 
+def _forms(backend: LinearBackend, sample: Sequence[tuple[Shape, Tensor, float]]) -> list[tuple[Shape, object, float]]:
+    """The sample's weights as this backend holds them, without the shapes that it cannot multiply."""
+    forms: list[tuple[Shape, object, float]] = []
+    unfit: set[Shape] = set()
+    for shape, weight, share in sample:
+        try:
+            if shape in unfit or not backend.fits(weight):
+                raise Unfit
+            form = backend.prepare(weight)
+            backend.multiply(weight.new_ones(1, shape[1]), form)
+            forms.append((shape, form, share))
+        except (Unfit, RuntimeError, AttributeError):  # torch lacks the operation, or this CPU what it needs
+            unfit.add(shape)
+    return [entry for entry in forms if entry[0] not in unfit]
+
+
 def _time(
     backend: LinearBackend, forms: Sequence[tuple[Shape, object, float]], rows: int, ends: float
 ) -> dict[Shape, float]:
-    """Seconds of one product by shape: the quickest of some passes, the mean over the layers of a shape."""
+    """Seconds of one product by shape: the lower quartile of some passes through all layers.
+
+    Other programs only ever add time, so the mean would be a measure of them.
+    """
     inputs = {shape: torch.ones(rows, shape[1]) for shape, *_ in forms}
-    best: dict[Shape, float] = {}
+    taken: dict[Shape, list[float]] = {}
     for _ in range(_REPEATS):
-        passed: dict[Shape, list[float]] = {}
         for shape, form, share in forms:
             started = time.perf_counter()
             backend.multiply(inputs[shape], form)
-            passed.setdefault(shape, []).append((time.perf_counter() - started) * share)
-        for shape, seconds in passed.items():
-            mean = sum(seconds) / len(seconds)
-            best[shape] = min(mean, best.get(shape, mean))
+            taken.setdefault(shape, []).append((time.perf_counter() - started) * share)
         if time.perf_counter() > ends:
             break
-    return best
+    return {shape: sorted(seconds)[len(seconds) // 4] for shape, seconds in taken.items()}

@@ -39,7 +39,7 @@ def times_for(
         measured: does the measuring.
 
     Returns:
-        nothing for a model too small to matter.
+        nothing for a model too small to matter, or on a machine too busy to measure.
     """
     if sum(layer.in_features * layer.out_features * 4 for layer in layers) < _TINY:
         return {}
@@ -51,6 +51,8 @@ def times_for(
             if all(layer.shape in kept for layer in layers):
                 return kept
     times = measured(layers)
+    if not times:
+        return times
     records[key] = {f"{out}x{size}": dict(found) for (out, size), found in times.items()}
     with suppress(OSError):  # a cache that cannot be written costs a measurement at every start
         write_whole(path, json.dumps(records, indent=1).encode())

@@ -13,6 +13,8 @@ import torch
 
 from ..engine import processes
 from ..engine.engine import Engine, is_out_of_memory
+from ..engine.hooks import find_blocks
+from ..engine.lean import make_lean
 from ..engine.linear import Kernels
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
@@ -64,7 +66,9 @@ def load(
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(found.path, **extra)
         with _without_bar():
-            model = transformers.AutoModelForCausalLM.from_pretrained(found.path, dtype=precision, **place, **extra)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                found.path, dtype=precision, **place, **extra
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise _too_large(found.name, needs, precision, free_memory(where)) from None
@@ -80,7 +84,8 @@ def load(
     _check_memory_of_text(model, found.name)
     model.eval()
     model.requires_grad_(False)
-    kernels = Kernels(model)
+    lean = make_lean(model, find_blocks(model))
+    kernels = Kernels(model, [layer for block in lean for layer in block.layers])
     kernels.choose(times_for(kernels.layers, found.fingerprint))
     given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where), kernels)
     return Engine(*given) if team is None else SharedEngine(team, *given)

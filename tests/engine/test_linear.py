@@ -164,7 +164,7 @@ def test_where_every_candidate_but_plain_fails_plain_is_used(big: list[FastLinea
     plain, fast, kernels = layers(True)
     kernels.choose(times)
     kernels.grow(30, 1 << 30)
-    assert set(kernels.summary["160x96"]) == {"plain"}
+    assert fast.uses(PLAIN) and "32: plain" in kernels.description
     states = torch.randn(30, 96)
     assert torch.equal(fast(states), plain(states))
 
@@ -214,6 +214,14 @@ def test_a_broken_record_is_measured_anew(big: list[FastLinear], tmp_path: Path,
 def test_a_record_of_other_numbers_of_rows_is_measured_anew(big: list[FastLinear]) -> None:
     times_for(big, "abc", measured=lambda layers: {SHAPE: {"plain": [1.0]}})
     assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+
+
+def test_a_machine_too_busy_to_measure_uses_plain_products_and_keeps_nothing(
+    big: list[FastLinear], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_LIMIT", 0.0)
+    assert times_for(big, "abc") == {}
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_large_layer_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
