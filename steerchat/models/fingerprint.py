@@ -1,6 +1,6 @@
-"""Fingerprints of model files: which model it is, whatever device, dtype and file split it is used with.
+"""Fingerprints of model files, which identify a model whatever its device, precision and split into files.
 
-Reads only headers and a fixed sample of the weights, so that 15 GB take a moment.
+They read only headers and a fixed sample of the weights, so that 15 GB take a moment.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 from ..system.untrusted import MAX_JSON, claimed_header, parse_json, read_json
 from ..values.errors import ModelError
 
-# A folder's sample: this many bytes at each of four even places of every tensor, its start and end included.
+# The sample of a folder: this many bytes at four evenly spaced places of every tensor, start and end included.
 _PIECE = 1024
 _PLACES = 4
-# A GGUF's: its head, which holds the configuration and (for any usual vocabulary) the tensors' names and shapes,
-# and pieces at even places of the whole file.
+# The sample of a GGUF: its head, which has the configuration and (for any usual vocabulary) the tensors' names and
+# shapes, and pieces at evenly spaced places of the whole file.
 _GGUF_HEAD = 8 << 20
 _GGUF_PLACES = 512
-# Differs between two downloads or two versions of transformers that hold the same model.
+# These keys differ between two downloads or two versions of transformers with the same model.
 _VOLATILE = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
 
 _BROKEN = "it may be cut short; download or copy it again"
@@ -34,15 +34,15 @@ def fingerprint_folder(folder: Path) -> str:
     """
     config = {key: value for key, value in json_object(folder / "config.json").items() if key not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    seen: dict[str, bytes] = {}
+    samples: dict[str, bytes] = {}
     for file in weight_files(folder):
-        found = tensors(file)
+        headers = tensors(file)
         with file.open("rb") as stream:
-            for name, shape, start, size in found:
-                seen[name] = f"\n{name} {shape}\n".encode() + _sample(stream, start, size, _PLACES)
-    # By name, so that the same tensors split otherwise over files are the same model.
-    for name in sorted(seen):
-        digest.update(seen[name])
+            for name, shape, start, size in headers:
+                samples[name] = f"\n{name} {shape}\n".encode() + _sample(stream, start, size, _PLACES)
+    # By name, so that the split into files does not matter.
+    for name in sorted(samples):
+        digest.update(samples[name])
     return digest.hexdigest()
 
 
@@ -50,7 +50,7 @@ def fingerprint_gguf(file: Path) -> str:
     """SHA-256 over the size, the head and the sample of a GGUF file; in hexadecimal.
 
     Raises:
-        ModelError: when it cannot be read, or is no GGUF.
+        ModelError: when it cannot be read, or is not a GGUF.
     """
     try:
         size = file.stat().st_size
@@ -65,10 +65,10 @@ def fingerprint_gguf(file: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model in `folder`.
+    """The safetensors files of the model in `folder`.
 
     Raises:
-        ModelError: when there are none, or one that the index names is missing.
+        ModelError: when there are none, or a file of the index is missing.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
@@ -77,14 +77,14 @@ def weight_files(folder: Path) -> list[Path]:
             raise ModelError(f"{index} names no files", _BROKEN)
         names = {name for name in shards.values() if isinstance(name, str) and name == Path(name).name}
         if len(names) < len(set(map(str, shards.values()))):
-            raise ModelError(f"{index} names files outside its folder", "download the model again from who made it")
+            raise ModelError(f"{index} names files outside its folder", "download the model again from its author")
         files = [folder / name for name in sorted(names)]
     elif single.is_file():
         files = [single]
     else:
         raise ModelError(
-            f"{folder} holds no model.safetensors",
-            "only safetensors and GGUF are read; pickled weights (.bin, .pt) can run code and never are",
+            f"{folder} has no model.safetensors",
+            "use safetensors or GGUF; pickled weights (.bin, .pt) can run code and are never read",
         )
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
@@ -96,7 +96,7 @@ def json_object(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ModelError: naming the file, when it cannot be read or holds something else.
+        ModelError: naming the file, when it cannot be read or is not an object.
     """
     try:
         data = read_json(file)
@@ -118,24 +118,24 @@ def tensors(file: Path) -> list[tuple[str, list[int], int, int]]:
         with file.open("rb") as stream:
             stream.seek(8)
             header = parse_json(stream.read(length))
-        found = []
+        listed = []
         for name, info in header.items():
             if name != "__metadata__":
                 shape, (begin, end) = info["shape"], info["data_offsets"]
                 if not all(type(number) is int and 0 <= number < 1 << 63 for number in (*shape, begin, end)):
                     raise ValueError("no sizes")
-                found.append((name, shape, 8 + length + begin, end - begin))
+                listed.append((name, shape, 8 + length + begin, end - begin))
     except OSError as error:
         raise _unreadable(file, error) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} is not a safetensors file", _BROKEN) from error
-    if not found or any(bytes_ < 0 or start + bytes_ > size for _, _, start, bytes_ in found):
-        raise ModelError(f"{file} is not a whole safetensors file", _BROKEN)
-    return found
+    if not listed or any(bytes_ < 0 or start + bytes_ > size for _, _, start, bytes_ in listed):
+        raise ModelError(f"{file} is not a complete safetensors file", _BROKEN)
+    return listed
 
 
 def _sample(stream: BinaryIO, start: int, size: int, places: int) -> bytes:
-    """Pieces of a tensor or a file of `size` bytes that begins at `start`, at even places, both ends included."""
+    """Pieces of the `size` bytes from `start` on, at evenly spaced places, both ends included."""
     pieces = []
     for place in range(places):
         stream.seek(start + max(size - _PIECE, 0) * place // (places - 1))

@@ -1,4 +1,4 @@
-"""Models that are on this machine: converted, in the Hub's cache, or lying about as files."""
+"""The models that a user can choose: converted, in the Hub's cache, as .gguf files, or an alias to fetch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .default import SMOLLM2
 from .find import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, Found
 from .fingerprint import json_object
 
-_SPACE = 1 << 20  # smaller .gguf files hold a vector, not a model
+_SMALLEST = 1 << 20  # bytes; a smaller .gguf file has a vector, not a model
 
 
 @dataclass(frozen=True)
-class Kept:
+class ModelChoice:
     """A model to choose.
 
     Attributes:
-        name: what to type.
-        model: what it is called where it comes from.
-        disk: bytes that it takes up on the disk; None when it is not on this machine yet.
-        needs: memory; None when its files do not tell.
+        name: as a user types it after /model.
+        model: its own name, or its repository on the Hub.
+        disk: its bytes on the disk; None when it is not on this machine yet.
+        needs: its memory; None when its files do not tell.
     """
 
     name: str
@@ -33,51 +33,50 @@ class Kept:
     needs: memory.Needs | None
 
 
-def kept(itemsize: int, here: Path | None = None) -> list[Kept]:
-    """Every model of this machine, and the aliases, which can be fetched.
+def model_choices(itemsize: int, here: Path | None = None) -> list[ModelChoice]:
+    """The models on this machine, and the aliases, which can be fetched.
 
     Args:
-        itemsize: bytes a number that weights would be loaded in.
-        here: a folder whose .gguf files are named too; the current one when None.
+        itemsize: bytes of a number in the precision of the weights.
+        here: a folder whose .gguf files are listed too; the current one when None.
     """
-    cached = dict(_hub(itemsize))
-    found = [_default(itemsize, cached.pop(DEFAULT_ON_HUB, None))]
+    cached = {choice.name: choice for choice in _hub(itemsize)}
+    choices = [_default(itemsize, cached.pop(DEFAULT_ON_HUB, None))]
     for alias, repository in ALIASES.items():
         if alias != DEFAULT:
-            known = cached.pop(repository, None)
-            found.append(
-                Kept(alias, repository, known.disk, known.needs)
-                if known
-                else Kept(alias, repository, None, _of(PARAMETERS[alias], itemsize))
-            )
-    return [*found, *cached.values(), *_files(here or Path.cwd(), itemsize)]
+            on_disk = cached.pop(repository, None)
+            choices.append(_alias(alias, on_disk.disk if on_disk else None, itemsize, on_disk and on_disk.needs))
+    return [*choices, *cached.values(), *_files(here or Path.cwd(), itemsize)]
 
 
-def _of(parameters: int, itemsize: int) -> memory.Needs:
-    return memory.Needs(parameters, parameters * itemsize, 0)
-
-
-def _default(itemsize: int, on_hub: Kept | None) -> Kept:
+def _default(itemsize: int, on_hub: ModelChoice | None) -> ModelChoice:
     try:
         folder = default_model.converted(SMOLLM2)
-    except ModelError:  # a shared folder that is not there: told of when the model is wanted
+    except ModelError:  # a shared folder that does not exist: loading the model reports it
         folder = None
     if folder is None:
-        needs = _of(PARAMETERS[DEFAULT], itemsize)
-        return Kept(DEFAULT, DEFAULT_ON_HUB, on_hub.disk if on_hub else None, needs)
-    return _folder(DEFAULT, SMOLLM2.name, folder, itemsize)
+        return _alias(DEFAULT, on_hub.disk if on_hub else None, itemsize)
+    return _on_disk(DEFAULT, SMOLLM2.name, folder, itemsize)
 
 
-def _folder(name: str, model: str, folder: Path, itemsize: int) -> Kept:
-    disk = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | None = None) -> ModelChoice:
+    parameters = PARAMETERS[alias]
+    return ModelChoice(alias, ALIASES[alias], disk, needs or memory.Needs(parameters, parameters * itemsize, 0))
+
+
+def _on_disk(name: str, model: str, path: Path, itemsize: int) -> ModelChoice:
+    """The model in a folder or a .gguf file."""
+    files = path.iterdir() if path.is_dir() else [path]
+    disk = sum(file.stat().st_size for file in files if file.is_file())
+    found = Found(model, path, None, "") if path.is_dir() else Found(model, path.parent, path.name, "")
     try:
-        return Kept(name, model, disk, memory.needs(Found(name, folder, None, "", "folder"), itemsize))
+        return ModelChoice(name, model, disk, memory.needs(found, itemsize))
     except ModelError:
-        return Kept(name, model, disk, None)
+        return ModelChoice(name, model, disk, None)
 
 
-def _hub(itemsize: int) -> Iterator[tuple[str, Kept]]:
-    """Causal models in the Hub's cache that are there as a whole."""
+def _hub(itemsize: int) -> Iterator[ModelChoice]:
+    """The complete causal models in the Hub's cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -85,16 +84,16 @@ def _hub(itemsize: int) -> Iterator[tuple[str, Kept]]:
         repositories = scan_cache_dir().repos
     except (CacheNotFound, OSError, ValueError):
         return
-    for repository in sorted(repositories, key=lambda one: one.repo_id):
+    for repository in sorted(repositories, key=lambda repository: repository.repo_id):
         if repository.repo_type != "model" or not repository.revisions:
             continue
-        newest = max(repository.revisions, key=lambda one: one.last_modified)
-        if _is_causal(newest.snapshot_path):
-            one = _folder(repository.repo_id, repository.repo_id, newest.snapshot_path, itemsize)
-            if one.needs is not None:
-                yield repository.repo_id, one
-        for file in sorted(newest.snapshot_path.glob("*.gguf")):
-            yield str(file), _gguf(file, itemsize)
+        folder = max(repository.revisions, key=lambda revision: revision.last_modified).snapshot_path
+        if _is_causal(folder):
+            choice = _on_disk(repository.repo_id, repository.repo_id, folder, itemsize)
+            if choice.needs is not None:
+                yield choice
+        for file in sorted(folder.glob("*.gguf")):
+            yield _on_disk(str(file), file.stem, file, itemsize)
 
 
 def _is_causal(folder: Path) -> bool:
@@ -105,18 +104,8 @@ def _is_causal(folder: Path) -> bool:
         return False
 
 
-def _files(here: Path, itemsize: int) -> Iterator[Kept]:
-    for place in dict.fromkeys([here, default_model.models_dir()]):
-        for file in sorted(place.glob("*.gguf")) if place.is_dir() else ():
-            if file.is_file() and file.stat().st_size > _SPACE and file.name != SMOLLM2.gguf:
-                yield _gguf(file, itemsize)
-
-
-def _gguf(file: Path, itemsize: int) -> Kept:
-    size = file.stat().st_size
-    try:
-        return Kept(
-            str(file), file.stem, size, memory.needs(Found(file.stem, file.parent, file.name, "", "gguf"), itemsize)
-        )
-    except ModelError:
-        return Kept(str(file), file.stem, size, None)
+def _files(here: Path, itemsize: int) -> Iterator[ModelChoice]:
+    for folder in dict.fromkeys([here, default_model.models_dir()]):
+        for file in sorted(folder.glob("*.gguf")) if folder.is_dir() else ():
+            if file.is_file() and file.stat().st_size > _SMALLEST and file.name != SMOLLM2.gguf:
+                yield _on_disk(str(file), file.stem, file, itemsize)

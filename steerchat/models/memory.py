@@ -1,4 +1,4 @@
-"""How much memory a model needs, read off its files before anything is loaded, in bytes."""
+"""The memory that a model needs, in bytes, from its files alone."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..values.errors import ModelError, UsageError
 from .find import PARAMETERS, Found
 from .fingerprint import json_object, tensors, weight_files
 
-# Tokens of a pair's two rows that the estimate leaves room for.
+# The tokens of a pair's two rows in the estimate.
 _PAIR_TOKENS = 2 * 1024
-# Activations of one block at a time, in numbers a token, as multiples of the residual stream's width.
+# The activations of one block, in numbers per token, as a multiple of the hidden size.
 _ACTIVATIONS = 16
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)i?B?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model takes up once it is loaded.
+    """The memory of a loaded model.
 
     Attributes:
-        parameters: numbers in its weights.
-        weights: bytes of them in the precision that they are held in.
-        beside: bytes for a pair's keys, values and activations, and for reading a GGUF while it is loaded.
+        parameters: the numbers in its weights.
+        weights: their bytes in the precision of the weights.
+        beside: bytes for a pair's keys, values and activations, or for unpacking a GGUF.
     """
 
     parameters: int
@@ -39,14 +39,14 @@ class Needs:
 
 
 def needs(found: Found, itemsize: int) -> Needs:
-    """What `found` needs with weights of `itemsize` bytes a number.
+    """The memory that `found` needs with weights of `itemsize` bytes per number.
 
     Raises:
         ModelError: when its files cannot be read.
     """
     if found.gguf:
         count = _gguf_parameters(found.path / found.gguf)
-        # transformers unpacks all of it to float32 before it is put into the model.
+        # transformers unpacks all weights to float32 before it puts them into the model.
         return Needs(count, count * itemsize, count * 4)
     count = sum(math.prod(shape) for file in weight_files(found.path) for _, shape, _, _ in tensors(file))
     config = json_object(found.path / "config.json")
@@ -54,13 +54,13 @@ def needs(found: Found, itemsize: int) -> Needs:
 
 
 def smaller(parameters: int, itemsize: int, free: int) -> str | None:
-    """The largest alias that is smaller than a model of so many parameters, and fits into `free` bytes."""
+    """The largest alias that has fewer parameters and fits into `free` bytes."""
     fits = [(size, alias) for alias, size in PARAMETERS.items() if size < parameters and size * itemsize < free]
     return max(fits)[1] if fits else None
 
 
 def gigabytes(size: float) -> str:
-    """Bytes for people: GB, or MB below one."""
+    """A readable size: GB, or MB below 1 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
@@ -68,7 +68,7 @@ def parse_size(text: str) -> int:
     """Bytes of `6GB`, `800 MB` or `2000000`. Raises UsageError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{text!r} is no amount of memory", "such as 6GB or 800MB")
+        raise UsageError(f"{text!r} is not an amount of memory", "use one such as 6GB or 800MB")
     return int(float(match["number"]) * 1000 ** " KMGT".index(match["unit"].upper() or " "))
 
 
@@ -78,9 +78,7 @@ def _gguf_parameters(file: Path) -> int:
     try:
         return count_numbers(file)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} is not a whole GGUF file", "it may be cut short; download or copy it again"
-        ) from error
+        raise ModelError(f"{file} is not a complete GGUF file", "download or copy it again") from error
 
 
 def _bytes_per_token(config: dict[str, Any], itemsize: int) -> int:

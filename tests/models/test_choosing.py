@@ -22,7 +22,7 @@ from steerchat.models import load as loading
 from steerchat.models import memory
 from steerchat.models.background import Loader
 from steerchat.models.find import Found, find
-from steerchat.models.installed import kept
+from steerchat.models.installed import model_choices
 from steerchat.models.load import load
 from steerchat.slash.registry import registry
 from steerchat.system import folders
@@ -101,7 +101,7 @@ def test_amounts_of_memory(text: str, size: float) -> None:
 
 
 def test_what_is_no_amount_of_memory_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no amount"):
+    with pytest.raises(UsageError, match="not an amount"):
         memory.parse_size("much")
 
 
@@ -336,7 +336,7 @@ def test_the_shelf_names_files_sizes_and_needs(
     (repository / "refs" / "main").write_text("a" * 40)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(cache), raising=False)
-    by_name = {one.name: one for one in kept(4, tmp_path)}
+    by_name = {one.name: one for one in model_choices(4, tmp_path)}
     assert list(by_name) == ["smollm2", "mistral", "phi3", "some/model"]
     assert by_name["mistral"].disk is None
     needs = by_name["some/model"].needs

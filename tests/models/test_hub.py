@@ -161,7 +161,7 @@ def test_after_a_killed_download_files_that_came_whole_are_kept(
 @pytest.mark.slow
 def test_each_refusal_says_what_to_do(find: Find, hub: Hub) -> None:
     shut = find("org/shut")
-    assert "accepted its terms" in shut["message"] and "hf auth login" in shut["hint"]
+    assert "its terms have to be accepted" in shut["message"] and "hf auth login" in shut["hint"]
     assert find("org/shut", HF_TOKEN=hub.token)["fingerprint"] == f"org/shut@{COMMIT}"
     missing = find("org/none")
     assert missing["message"] == "the Hub has no model org/none" and "spelling" in missing["hint"]

