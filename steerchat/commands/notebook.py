@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import fork, rerun, use
-from ..screen.lines import when
 from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
 from ..slash.registry import command
+from ..storage.pages import pair_page, pair_table, when
 from ..storage.records import SearchHit
 from ..storage.store import Filters, Store
 from ..values.errors import StoreError, UsageError, shorten
@@ -85,7 +85,7 @@ def history(
     session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
     limit: Annotated[int, Option("the most pairs to list", Int(least=1, most=100_000))] = 20,
     before: Annotated[int | None, Option("only pairs older than this pair", PairId(metavar="ID"))] = None,
-) -> Any:
+) -> Page:
     """Lists the pairs, newest first, or shows one in full. A listed pair passes all filters.
 
     A search looks for every word in the prompt and both answers, and shows the places. A full page ends with the
@@ -93,7 +93,7 @@ def history(
     """
     store = open_store(chat)
     if pair is not None:
-        return store.pair(pair)
+        return pair_page(store.pair(pair))
     filters = Filters(concept, layer, strength, min_effect, model, since, kind, rated or None, session)
     # One pair more than the page shows tells whether there is a next page.
     if search:
@@ -104,7 +104,7 @@ def history(
     else:
         pairs = store.pairs(filters, limit + 1, before)
         ids, objects = [stored.id for stored in pairs], [stored.to_json() for stored in pairs[:limit]]
-        parts = [pairs[:limit]]
+        parts = [pair_table(pairs[:limit])]
     if len(ids) > limit:
         parts.append(Notice(f"Older pairs: --before {ids[limit - 1]}"))
     return Page(parts, objects)
@@ -113,7 +113,7 @@ def history(
 def _hit_lines(hit: SearchHit) -> list[object]:
     """A pair in a line, and under it the places of the words."""
     pair = hit.stored.pair
-    facts = [f"pair {pair.id}", when(hit.stored.created, datetime.now().astimezone()), str(pair.recipe)]
+    facts = [f"pair {pair.id}", when(hit.stored.created), str(pair.recipe)]
     facts += [f"effect {pair.effect:+.1f}"] if pair.effect is not None else []
     places = [Shaded([(f"{excerpt.where}: ", 0), *excerpt.pieces()]) for excerpt in hit.excerpts]
     return [Notice("   ".join(facts)), *places]

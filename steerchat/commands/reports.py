@@ -10,7 +10,8 @@ from typing import Annotated
 from ..conversation.chat import Chat
 from ..reports.chapters import experiment_report, pair_report, session_report
 from ..reports.html import to_html
-from ..reports.markdown import Report, to_json, to_markdown
+from ..reports.markdown import to_markdown
+from ..reports.report import Report, to_json
 from ..slash.arguments import Int, Option, PairId, PathArg
 from ..slash.registry import command
 from ..storage.store import Store

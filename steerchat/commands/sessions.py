@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import resume
-from ..screen.lines import when
 from ..slash.arguments import Int, Option, SessionId
 from ..slash.registry import command
+from ..storage.pages import when
 from ..values.page import Page, Table
 from .notebook import confirmed, open_store
 
@@ -29,12 +28,11 @@ def session_list(
 ) -> Page:
     """Lists the conversations, newest first, each with its title, model and pairs."""
     sessions = open_store(chat).sessions(limit)
-    now = datetime.now().astimezone()
     own = chat.session.journal.session_id
     rows = [
         (
             str(stored.id),
-            when(stored.started, now),
+            when(stored.started),
             stored.title + (" (this one)" if stored.id == own else ""),
             stored.model,
             str(stored.pairs),

@@ -125,7 +125,7 @@ def help_(
     """Lists the commands, or explains one."""
     if name == "trouble":
         return trouble(course_folder(chat.settings.lessons))
-    return chat.registry.page(name) if name else chat.registry.overview()
+    return chat.registry.help(name)
 
 
 @command("quit", examples=["/quit"], group=_GROUP, aliases=["exit"])

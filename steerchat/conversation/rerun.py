@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..storage.journal import versions
+from ..storage.pages import pair_page
 from ..storage.records import Filters
 from ..values.errors import UsageError
 from ..values.recipe import Recipe
@@ -124,7 +125,7 @@ def _go_on(session: Session, stored: StoredPair, session_id: int | None) -> list
     session.go_on(turns, _system(stored), stored.pair, session_id)
     count = f"{len(turns)} turn{'s' if len(turns) > 1 else ''}"
     what = f"A new conversation from pair {stored.id}" if session_id is None else f"Session {session_id} goes on"
-    return [stored, Notice(f"{what}: {count}."), *said, session.recipe]
+    return [pair_page(stored), Notice(f"{what}: {count}."), *said, session.recipe]
 
 
 def conversation(session: Session, stored: StoredPair) -> list[Turn]:

@@ -1,4 +1,4 @@
-"""The chapters of a report: a conversation, an experiment, a pair, or a list of pairs of the history."""
+"""Reports of a conversation, an experiment, a pair, or a list of pairs of the history, chapter by chapter."""
 
 from __future__ import annotations
 
@@ -10,67 +10,70 @@ from ..experiments import pages as experiment_pages
 from ..experiments.outcomes import Result
 from ..experiments.recall import pairs_of, recalled
 from ..measures.calibration import Calibration
-from ..measures.chance import verdict
 from ..storage.records import Filters, StoredExperiment, StoredPair
 from ..storage.store import Store
 from ..values.results import Answer
-from .markdown import Chapter, Report
+from .report import Chapter, Report
 
 
 def session_report(calibration: Calibration, store: Store, number: int) -> Report:
+    """A conversation: one chapter for each turn and each experiment."""
     session = store.session(number)
     pairs = pairs_of(store, Filters(session=number))
-    experiments = {one: store.experiment(one) for one in {pair.experiment_id for pair in pairs} if one is not None}
+    experiment_ids = sorted({pair.experiment_id for pair in pairs if pair.experiment_id is not None})
+    experiments = {experiment_id: store.experiment(experiment_id) for experiment_id in experiment_ids}
     chapters: list[Chapter] = []
-    for which, group in groupby(pairs, key=lambda pair: pair.experiment_id):
-        if which is None:
+    for experiment_id, group in groupby(pairs, key=lambda pair: pair.experiment_id):
+        if experiment_id is None:
             chapters += map(pair_chapter, group)
         else:
-            chapters.append(_experiment_chapter(calibration, experiments[which], list(group)))
-    facts = [("model", session.model), ("started", _when(session.started)), ("pairs", str(len(pairs)))]
+            chapters.append(_experiment_chapter(calibration, experiments[experiment_id], list(group)))
+    facts = [("model", session.model), ("started", _local_time(session.started)), ("pairs", str(len(pairs)))]
     facts += [("system message", session.system)] if session.system else []
     data = {
         "session": vars(session),
-        "experiments": [one.to_json() for _, one in sorted(experiments.items())],
-        "pairs": [one.to_json() for one in pairs],
+        "experiments": [experiment.to_json() for experiment in experiments.values()],
+        "pairs": [pair.to_json() for pair in pairs],
     }
     title = f"Session {number}: {session.title}" if session.title else f"Session {number}"
-    return Report(title, facts, chapters, data, verdict)
+    return Report(title, facts, chapters, data)
 
 
 def experiment_report(calibration: Calibration, store: Store, experiment: StoredExperiment) -> Report:
+    """An experiment as a report of one chapter."""
     pairs = pairs_of(store, Filters(experiment=experiment.id, undone=True))
-    data = {"experiment": experiment.to_json(), "pairs": [one.to_json() for one in pairs]}
+    data = {"experiment": experiment.to_json(), "pairs": [pair.to_json() for pair in pairs]}
     title = f"Experiment {experiment.id}: {experiment.kind}"
-    return Report(title, [], [_experiment_chapter(calibration, experiment, pairs)], data, verdict)
+    return Report(title, [], [_experiment_chapter(calibration, experiment, pairs)], data)
 
 
 def listing(pairs: Sequence[StoredPair]) -> Report:
-    """Pairs of the history, in the order given."""
-    data = {"pairs": [one.to_json() for one in pairs]}
-    return Report("History", [("pairs", str(len(pairs)))], list(map(pair_chapter, pairs)), data, verdict)
+    """Pairs in the order given, one chapter each."""
+    data = {"pairs": [pair.to_json() for pair in pairs]}
+    return Report("History", [("pairs", str(len(pairs)))], list(map(pair_chapter, pairs)), data)
 
 
 def pair_report(stored: StoredPair) -> Report:
-    chapter = pair_chapter(stored)
-    return Report(f"Pair {stored.id}", [], [chapter], {"pair": stored.to_json()}, verdict)
+    """A pair as a report of one chapter."""
+    return Report(f"Pair {stored.id}", [], [pair_chapter(stored)], {"pair": stored.to_json()})
 
 
 def pair_chapter(stored: StoredPair) -> Chapter:
+    """A pair with its prompt as the heading."""
     pair = stored.pair
-    facts = [("pair", f"{pair.id}, {_when(stored.created)}"), ("model", f"{pair.model}, seed {pair.seed}")]
+    facts = [("pair", f"{pair.id}, {_local_time(stored.created)}"), ("model", f"{pair.model}, seed {pair.seed}")]
     facts += [("kind", stored.kind)] if stored.kind != "chat" else []
     if stored.rating is not None:
-        facts.append(("judged", f"{stored.rating}: {stored.note}" if stored.note else stored.rating))
+        facts.append(("rated", f"{stored.rating}: {stored.note}" if stored.note else stored.rating))
     return Chapter(pair.prompt, facts, [pair])
 
 
 def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Chapter:
     result = recalled(calibration, experiment, pairs)
     spec = experiment.spec
-    facts = [("experiment", f"{experiment.id}, {_when(experiment.started)}")]
+    facts = [("experiment", f"{experiment.id}, {_local_time(experiment.started)}")]
     if pairs:
-        names = dict.fromkeys(name for one in result.outcomes for name in one.setting.recipe.concepts)
+        names = dict.fromkeys(name for outcome in result.outcomes for name in outcome.setting.recipe.concepts)
         facts += [("model", pairs[0].pair.model), ("concepts", ", ".join(names))]
     facts.append(("answers", f"{spec['repeats']} seeds from {spec['seed']}, up to {spec['tokens']} tokens"))
     parts = experiment_pages.page(result).parts
@@ -78,14 +81,18 @@ def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, 
 
 
 def answers(result: Result) -> Iterator[tuple[str, Answer]]:
-    """The first seed's answers, whole."""
-    for number, one in enumerate(result.outcomes):
-        pair = one.pairs[0]
+    """The whole answers of an experiment's first seed, each with a heading."""
+    for number, outcome in enumerate(result.outcomes):
+        pair = outcome.pairs[0]
         if number == 0:
             yield "normal", pair.normal
         if pair.steered is not None:
-            yield str(pair.recipe) if one.setting.along is None else one.setting.label, pair.steered
+            yield str(pair.recipe) if outcome.setting.along is None else outcome.setting.label, pair.steered
 
 
-def _when(created: str) -> str:
-    return f"{datetime.fromisoformat(created).astimezone():%Y-%m-%d %H:%M}"
+def _local_time(created: str) -> str:
+    """A time of the history in local time; as it stands where another program wrote something else."""
+    try:
+        return f"{datetime.fromisoformat(created).astimezone():%Y-%m-%d %H:%M}"
+    except ValueError:
+        return created

@@ -1,4 +1,4 @@
-"""The history for other programs: CSV with the columns of `pair_view`, and Markdown."""
+"""Pairs of the history for other programs: CSV with the columns of `pair_view`, and Markdown."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from .markdown import to_markdown
 
 
 def as_csv(store: Store, pair_ids: Sequence[int]) -> str:
-    """A line a pair under a line of names; a text that has line breaks is in quotation marks, as RFC 4180 says."""
+    """A header and one line for each pair, with texts quoted as RFC 4180 says; an empty text without pairs."""
     rows = store.rows(pair_ids)
     if not rows:
         return ""
     out = io.StringIO()
     table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows(
-        {name: only_text(one) if isinstance(one, str) else one for name, one in row.items()} for row in rows
-    )
+    for row in rows:
+        table.writerow({name: only_text(value) if isinstance(value, str) else value for name, value in row.items()})
     return out.getvalue()
 
 
 def as_markdown(store: Store, pair_ids: Sequence[int]) -> str:
-    """Each pair whole, with what was measured."""
+    """Each pair whole, with its measures."""
     return to_markdown(listing(store.chosen(pair_ids)))
 
 

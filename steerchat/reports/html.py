@@ -1,7 +1,7 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no network; a chapter of it for a notebook.
+"""Reports as one HTML page without scripts, fonts or network access, and a chapter as HTML for a notebook.
 
-Both are trees of elements, so that whatever a model said stays text. Charts are the screen's own tables, drawn as SVG
-by rich. Colours follow the text's own wherever they can: a notebook is light or dark as it likes.
+Both are trees of elements, so that whatever a model wrote stays text. Charts are the screen's tables, drawn as SVG by
+rich. Colours derive from the text's own colour where possible, since a notebook may be light or dark.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from dataclasses import replace
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from ..screen import lines as pages
+from ..measures.chance import verdict
+from ..screen.lines import measured, table_lines
 from ..screen.picture import LIGHT_THEME, recorder
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import changes, clean, column_widths
-from .markdown import NOTES, Chapter, Facts, Report, Verdict
+from .report import Chapter, Facts, Report
 
 _INDENT = 2
-_SCALE = 0.72  # of rich's letters, to those of the page
-# What rich draws, less its window, its shadow and the font that it would fetch.
+_SCALE = 0.72  # from the size of rich's letters to the page's
+# rich's own template, without the window, its shadow and the font that it would download.
 _SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_width} {terminal_height}" role="img">
 <style>.{unique_id}-matrix {{ font: {char_height}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }}
@@ -40,7 +41,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink); backg
 h1 { font-size: 1.5rem; line-height: 1.2 }
 section { border-top: 1px solid rgb(128 128 128 / .4); padding: 1.25rem 0 .5rem }
 """
-# Of a chapter, wherever it stands: nothing here may touch what is around it.
+# For a chapter in any page: every rule is limited to .steerchat, so that it changes nothing around it.
 _CHAPTER = """
 .steerchat { overflow-wrap: anywhere }
 .steerchat h2 { font-size: 1.15rem; line-height: 1.3; margin: 0 0 .5rem }
@@ -51,13 +52,13 @@ _CHAPTER = """
 .steerchat p { margin: .5rem 0; white-space: pre-line }
 .steerchat .answers { display: grid; gap: 1rem; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
-.steerchat .said { white-space: pre-wrap }
+.steerchat .text { white-space: pre-wrap }
 .steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem }
 .steerchat figure { margin: 1rem 0; overflow-x: auto }
 .steerchat svg { display: block; height: auto; max-width: 100%; min-width: 24rem }
 .steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
 """
-# Nothing is fetched, whatever the page holds.
+# The browser downloads nothing, whatever the page contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -72,115 +73,103 @@ def to_html(report: Report) -> str:
         _element("title", title),
         _element("style", _STYLE + _CHAPTER),
     )
-    page = _Page(report.verdict)
-    chapters = [_element("h1", title), *_facts(report.facts), *map(page.chapter, report.chapters)]
-    body = _element("body", {"class": "steerchat"}, *chapters)
+    chapters = [_chapter(chapter, f"chart{number}n") for number, chapter in enumerate(report.chapters)]
+    body = _element("body", {"class": "steerchat"}, _element("h1", title), *_facts(report.facts), *chapters)
     html = _element("html", {"lang": "en"}, head, body)
     return "<!DOCTYPE html>\n" + ElementTree.tostring(html, encoding="unicode", method="html") + "\n"
 
 
-def to_cell(chapter: Chapter, verdict: Verdict) -> str:
-    """A chapter for a notebook, with the style that it needs."""
-    # Styles of a chart hold wherever its name does, and a notebook has many cells.
+def to_cell(chapter: Chapter) -> str:
+    """A chapter for a notebook, with the styles that it needs."""
+    # A chart's styles apply to every chart of the same name, and a notebook has many cells.
     name = f"chart{hashlib.sha256(repr(chapter).encode(errors='replace')).hexdigest()[:12]}n"
-    drawn = _Page(verdict, name).chapter(chapter)
-    cell = _element("div", {"class": "steerchat"}, _element("style", _CHAPTER), drawn)
+    cell = _element("div", {"class": "steerchat"}, _element("style", _CHAPTER), _chapter(chapter, name))
     return ElementTree.tostring(cell, encoding="unicode", short_empty_elements=False)
 
 
-class _Page:
-    """Chapters as elements; each chart has a name of its own, which begins with `charts`."""
+def _chapter(chapter: Chapter, charts: str) -> Element:
+    """A chapter as an element; the names of its charts begin with `charts`."""
+    children = [_element("h2", clean(chapter.heading)), *_facts(chapter.facts)]
+    for number, part in enumerate(chapter.parts):
+        children += _part(part, chapter.heading, f"{charts}{number}")
+    if chapter.answers:
+        answers = _element("div", {"class": "answers"}, *(_answer(*entry) for entry in chapter.answers))
+        children.append(_element("details", _element("summary", "The answers behind it"), answers))
+    return _element("section", *children)
 
-    def __init__(self, verdict: Verdict, charts: str = "chart") -> None:
-        self._verdict = verdict
-        self._name = charts
-        self._charts = 0
 
-    def chapter(self, chapter: Chapter) -> Element:
-        children = [_element("h2", clean(chapter.heading)), *_facts(chapter.facts)]
-        for part in chapter.parts:
-            children += self._part(part, chapter.heading)
-        if chapter.answers:
-            answers = _element("div", {"class": "answers"}, *(_answer(*one) for one in chapter.answers))
-            children.append(_element("details", _element("summary", "The answers behind it"), answers))
-        return _element("section", *children)
+def _part(part: object, heading: str, name: str) -> list[Element]:
+    match part:
+        case Notice(text):
+            return [_element("p", {"class": "faint"}, clean(text))]
+        case str():
+            return [_element("p", clean(part))]
+        case Table():
+            return [_element("figure", {"tabindex": "0"}, chart(part, name, heading))]
+        case Pair():
+            return _pair(part)
+    raise TypeError(f"no HTML for {type(part).__name__}")
 
-    def _part(self, part: object, heading: str) -> list[Element]:
-        match part:
-            case Notice(text):
-                return [_element("p", {"class": "faint"}, clean(text))]
-            case str():
-                return [_element("p", clean(part))]
-            case Table():
-                self._charts += 1
-                return [_element("figure", {"tabindex": "0"}, chart(part, f"{self._name}{self._charts}", heading))]
-            case Pair():
-                return self._pair(part)
-        raise TypeError(f"no HTML for {type(part).__name__}")
 
-    def _pair(self, pair: Pair) -> list[Element]:
-        if pair.steered is None:
-            return [_element("div", {"class": "answers"}, _answer("normal", pair.normal))]
-        spans = changes(clean(pair.normal.text), clean(pair.steered.text))
-        answers = (
-            _answer("normal", pair.normal, spans[0]),
-            _answer(f"steered: {pair.recipe}", pair.steered, spans[1]),
-        )
-        told = " · ".join(pages.measured(pair, self._verdict(pair)))
-        return [_element("div", {"class": "answers"}, *answers), _element("p", {"class": "faint"}, clean(told))]
+def _pair(pair: Pair) -> list[Element]:
+    if pair.steered is None:
+        return [_element("div", {"class": "answers"}, _answer("normal", pair.normal))]
+    spans = changes(clean(pair.normal.text), clean(pair.steered.text))
+    normal = _answer("normal", pair.normal, spans[0])
+    steered = _answer(f"steered: {pair.recipe}", pair.steered, spans[1])
+    measures = clean(" · ".join(measured(pair, verdict(pair))))
+    return [_element("div", {"class": "answers"}, normal, steered), _element("p", {"class": "faint"}, measures)]
 
 
 def chart(table: Table, name: str, label: str) -> Element:
-    """A table as SVG, less its samples of longer texts.
+    """A table as SVG, without its columns of excerpts.
 
     Args:
-        table: at least one column that is no sample.
-        name: for its styles and clips; of letters and digits, and its own on the page.
-        label: what a screen reader says in place of it.
+        table: at least one of its columns is not in `samples`.
+        name: letters and digits, unique on the page; the chart's styles and clips are named after it.
+        label: the text for screen readers.
     """
-    kept = [index for index in range(len(table.headings)) if index not in table.samples]
-    rows = [[clean(row[index]) for index in kept] for row in table.rows]
-    headings = [table.headings[index] for index in kept]
-    right = frozenset(kept.index(index) for index in table.right if index in kept)
+    shown = [index for index in range(len(table.headings)) if index not in table.samples]
+    rows = [[clean(row[index]) for index in shown] for row in table.rows]
+    headings = [table.headings[index] for index in shown]
+    right = frozenset(shown.index(index) for index in table.right if index in shown)
     widths = column_widths(headings, rows, 10_000, gap=2) or []
     width = _INDENT + sum(widths) + 2 * (len(widths) - 1) + 1
     console = recorder(width)
-    for line in pages.table_lines(replace(table, headings=headings, rows=rows, right=right), width):
+    for line in table_lines(replace(table, headings=headings, rows=rows, right=right), width):
         console.print(line, soft_wrap=True)
-    found = ElementTree.fromstring(console.export_svg(theme=LIGHT_THEME, code_format=_SVG, unique_id=name))
-    style = found.find("{*}style")
+    svg = ElementTree.fromstring(console.export_svg(theme=LIGHT_THEME, code_format=_SVG, unique_id=name))
+    style = svg.find("{*}style")
     assert style is not None and style.text
-    # Black becomes the text's own colour and grey a fainter one of it, on a light page and on a dark one.
+    # Black becomes the text's own colour and grey a fainter shade of it, so that both read on light and dark pages.
     style.text = style.text.replace("fill: #000000", "fill: currentColor")
     style.text = re.sub(r"fill: #(..)\1\1", "fill: currentColor; fill-opacity: .65", style.text)
-    for element in found.iter():
-        element.tag = element.tag.rpartition("}")[2]  # an HTML page knows svg without its namespace
-    found.set("width", str(round(_SCALE * float(found.get("viewBox", "").split()[2]))))
-    found.set("aria-label", clean(label))
-    return found
+    for element in svg.iter():
+        element.tag = element.tag.rpartition("}")[2]  # HTML knows svg without its namespace
+    svg.set("width", str(round(_SCALE * float(svg.get("viewBox", "").split()[2]))))
+    svg.set("aria-label", clean(label))
+    return svg
 
 
 def _answer(heading: str, answer: Answer, marked: Sequence[tuple[int, int]] = ()) -> Element:
     text, at = clean(answer.text) or "(no text)", 0
-    said: list[Element | str] = []
+    pieces: list[Element | str] = []
     for low, high in marked:
-        said += [text[at:low], _element("mark", text[low:high])]
+        pieces += [text[at:low], _element("mark", text[low:high])]
         at = high
-    children = [_element("h3", clean(heading)), _element("div", {"class": "said"}, *said, text[at:])]
-    if NOTES[answer.finish]:
-        children.append(_element("div", {"class": "faint"}, f"({NOTES[answer.finish]})"))
+    children = [_element("h3", clean(heading)), _element("div", {"class": "text"}, *pieces, text[at:])]
+    if answer.ending:
+        children.append(_element("div", {"class": "faint"}, f"({answer.ending})"))
     return _element("div", *children)
 
 
 def _facts(facts: Facts) -> list[Element]:
-    if not facts:
-        return []
-    told = [one for name, value in facts for one in (_element("dt", clean(name)), _element("dd", clean(value)))]
-    return [_element("dl", *told)]
+    items = [item for name, value in facts for item in (_element("dt", clean(name)), _element("dd", clean(value)))]
+    return [_element("dl", *items)] if items else []
 
 
 def _element(tag: str, *children: Element | str | dict[str, str], **attributes: str) -> Element:
-    """An element with its attributes (a dictionary where a name is no Python name) and children."""
+    """An element with its children and attributes; a dictionary holds attributes whose names Python does not allow."""
     element = Element(tag, attributes)
     for child in children:
         if isinstance(child, dict):

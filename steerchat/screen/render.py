@@ -1,59 +1,38 @@
-"""Everything that is drawn. Nothing else in the project writes to a screen.
+"""The screen: the only place that prints what a chat has to say.
 
-Every text goes through `clean` and into `rich.text.Text`, never through markup: a model may say `[/foo]` or
+Every text goes through `clean` and into `rich.text.Text`, never through markup: a model may write `[/foo]` or
 send terminal escapes. In plain mode (no terminal) there are no styles and no cursor movement.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
-from ..slash.registry import HelpPage
+from ..system.settings import View
 from ..values.errors import SteerchatError
-from ..values.page import Heading, Page, Shaded, Table
-from ..values.recipe import Recipe
-from ..values.results import (
-    BenchReport,
-    Delta,
-    Event,
-    Finished,
-    Notice,
-    Pair,
-    PairDone,
-    Probed,
-    Progress,
-    Started,
-    Strip,
-)
+from ..values.page import Page
+from ..values.results import Delta, Event, Finished, Notice, Pair, PairDone, Probed, Progress, Started
 from ..values.text import cell_len, changes, clean
-from . import lines as pages
 from .columns import GAP, SIDE_BY_SIDE, Block, Stream
+from .lines import LONGEST, flow, lines_of, measure_lines, paragraph
 from .painter import ACCENT, DIM, Bar, Painter
-
-View = Literal["both", "steered", "normal"]
-
-_NOTES = {"end": "", "length": "(max tokens)", "interrupted": "(stopped)", "failed": "(failed)"}
 
 
 class Screen:
     """Draws values and streams of events.
 
     Args:
-        console: where to; standard output when None, with errors and progress on standard error.
-        plain: no colour and no cursor movement; None decides by whether the console is a terminal.
-        verdict: a pair's measures in words, or None for a pair without.
-        speed: whether a pair says how many tokens a second it came at.
-        unit: the push of strength 1 as a share of a layer's typical length (`recipe.UNIT`), for echoing recipes.
+        console: the output; None for standard output, with errors and progress on standard error.
+        plain: no colour and no cursor movement; None: plain unless the console is a terminal.
+        verdict: gives a pair's measures in words, or None for a pair that has none.
+        speed: whether to show a pair's tokens per second.
+        unit: the push of strength 1 as a share of a layer's typical residual length (`recipe.UNIT`), for recipes.
         clock: seconds, from any start.
-        now: the local time, with its zone.
     """
 
     def __init__(
@@ -61,24 +40,22 @@ class Screen:
         console: Console | None = None,
         plain: bool | None = None,
         *,
-        verdict: Callable[[Pair], str | None] | None = None,
+        verdict: Callable[[Pair], str | None] = lambda pair: None,
         speed: bool = True,
         unit: float | None = None,
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
         own = console is None
         self.console = Console(highlight=False) if console is None else console
-        aside = Console(highlight=False, stderr=True) if console is None else console
+        errors = Console(highlight=False, stderr=True) if console is None else console
         self.plain = _is_plain(self.console, own) if plain is None else plain
         self.verdict = verdict
         self.speed = speed
         self.unit = unit
         self._clock = clock
-        self._now = now
         self._painter = Painter(self.console, self.plain)
-        self._aside = Painter(aside, _is_plain(aside, own) if plain is None else plain)
-        self._bar = Bar(self._aside, clock)
+        self._error_painter = Painter(errors, _is_plain(errors, own) if plain is None else plain)
+        self._bar = Bar(self._error_painter, clock)
 
     @property
     def width(self) -> int:
@@ -87,22 +64,19 @@ class Screen:
 
     # Streaming
 
-    def stream(
-        self, events: Iterable[Event], view: View = "both", on_step: Callable[[Event], object] | None = None
-    ) -> Pair | None:
+    def stream(self, events: Iterable[Event], view: View = "both") -> Pair | None:
         """Draws events as they come.
 
         Args:
-            events: from the session. What it raises is raised again, once all text that came is on the screen.
+            events: from the session. An exception from them is raised again, after all text so far is printed.
             view: which columns to show.
-            on_step: called after each event.
 
         Returns:
             the last pair, or None when no pair was completed.
         """
         stream: Stream | None = None
         pair: Pair | None = None
-        notices: list[str] = []  # those that came while text streamed, which they must not interrupt
+        notices: list[Notice] = []  # held back while text streams, so that they do not interrupt it
         try:
             for event in events:
                 if not isinstance(event, Progress):
@@ -115,7 +89,7 @@ class Screen:
                     case Delta(row, text) if stream:
                         stream.add(row, clean(text))
                     case Finished(row, answer) if stream:
-                        stream.finish(row, clean(answer.text), _NOTES[answer.finish])
+                        stream.finish(row, clean(answer.text), _note(answer.ending))
                     case PairDone():
                         pair = event.pair
                         if stream:
@@ -124,20 +98,18 @@ class Screen:
                         stream = None
                     case Probed(strips):
                         every = view == "both" or pair is None or pair.steered is None
-                        self.strips([one for one in strips if every or one.column == view])
-                    case Notice(text):
-                        notices.append(text)
-                    case Progress(label, done, total) if stream is None or stream.block.closed:
-                        self._bar.show(label, done, total)
+                        self.show(Probed(tuple(strip for strip in strips if every or strip.column == view)))
+                    case Notice():
+                        notices.append(event)
+                    case Progress() if stream is None or stream.block.closed:
+                        self.show(event)
                 if stream is None or stream.block.closed:
-                    self._tell(notices)
-                if on_step:
-                    on_step(event)
+                    self._show_all(notices)
         finally:
             self._bar.clear()
             if stream:
                 stream.close()
-            self._tell(notices)
+            self._show_all(notices)
         return pair
 
     def _start(self, titles: Sequence[str], view: View, thinking: bool) -> Stream:
@@ -155,18 +127,15 @@ class Screen:
         cleaned = [(clean(title), accent) for title, accent in titles]
         return Block(cleaned, self.width, beside)
 
-    @contextmanager
-    def progress(self, label: str) -> Iterator[Callable[..., None]]:
-        """A line about long work, gone when the work is done: call what it gives with `done` and `total`."""
-        try:
-            yield lambda done, total=None: self._bar.show(label, done, total)
-        finally:
-            self._bar.clear()
+    def _show_all(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            self.show(notice)
+        notices.clear()
 
     # Values
 
     def show(self, value: object) -> None:
-        """Draws any value that a command gives back; None is nothing.
+        """Draws any value that a command returns; None draws nothing.
 
         Raises:
             TypeError: for a value that has no drawing.
@@ -174,64 +143,31 @@ class Screen:
         match value:
             case None:
                 pass
-            case str():
-                self.say(value)
-            case Notice(text):
-                self.notice(text)
             case Progress(label, done, total):
                 self._bar.show(label, done, total)
             case SteerchatError():
                 self.error(value)
             case Pair():
-                self.pair(value, words=True)
-            case Recipe():
-                self.recipe(value)
-            case Table():
-                self.table(value)
-            case Probed(strips):
-                self.strips(strips)
-            case Heading(text):
-                self._print([Text(), *pages.paragraph(text, self.width, "bold")])
-            case Shaded():
-                self._print(pages.shaded_lines(value, self.width, self.plain))
+                self._pair(value)
             case Page(parts):
                 for part in parts:
                     self.show(part)
-            case BenchReport():
-                self.notice(pages.bench_heading(value))
-                self.table(pages.bench_table(value))
-            case Mapping():
-                self.help(value)
-            case HelpPage():
-                self.help_page(value)
-            case pages.Stored():
-                self.stored(value)
-            case list() | tuple() if all(isinstance(row, pages.Stored) for row in value):
-                self.history(value)
             case _:
-                raise TypeError(f"no drawing for {type(value).__name__}")
-
-    def say(self, text: str) -> None:
-        """A result in words; its own line breaks are kept."""
-        self._print(pages.paragraph(text, self.width))
-
-    def notice(self, text: str) -> None:
-        """A sentence about something that was done for the user."""
-        self._print(pages.paragraph(text, self.width, DIM))
+                self._print(lines_of(value, self.width, self.plain, self.unit))
 
     def aside(self, event: Notice | Progress) -> None:
-        """What is told beside a result, on standard error, so that a result can be piped."""
+        """Shows what accompanies a result on standard error, so that the result can be piped."""
         if isinstance(event, Progress):
-            self._bar.show(event.label, event.done, event.total)
+            self.show(event)
         else:
             self._bar.clear()
-            self._aside.draw(pages.paragraph(event.text, self.width, DIM))
+            self._error_painter.draw(lines_of(event, self.width))
 
     def error(self, error: SteerchatError) -> None:
         """What happened, and what to do about it."""
         self._bar.clear()
-        lines = pages.paragraph(f"error: {error.message}", self.width, "red")
-        self._aside.draw([*lines, *pages.paragraph(error.hint, self.width, DIM)])
+        lines = paragraph(f"error: {error.message}", self.width, "red")
+        self._error_painter.draw([*lines, *paragraph(error.hint, self.width, DIM)])
 
     def banner(self, name: str, facts: Sequence[str], keys: Sequence[str], prompts: Sequence[str] = ()) -> None:
         """The first lines of a chat.
@@ -243,82 +179,52 @@ class Screen:
             prompts: some on which steering shows.
         """
         left, right = clean("  ".join((name, *facts))), clean("  ".join(keys))
-        blanks = min(self.width, pages.LONGEST) - cell_len(left) - cell_len(right)
+        blanks = min(self.width, LONGEST) - cell_len(left) - cell_len(right)
         if blanks >= GAP:
             lines = [Text(left).append(" " * blanks + right, DIM)]
         else:
-            lines = [Text(line) for line in pages.flow(map(clean, (name, *facts)), self.width, gap=2)]
-            lines += pages.paragraph(right, self.width, DIM)
+            lines = [Text(line) for line in flow(map(clean, (name, *facts)), self.width, gap=2)]
+            lines += paragraph(right, self.width, DIM)
         lines[0].stylize("bold", 0, len(name))
-        self._print(lines)
         if prompts:
-            self._print(pages.paragraph("Steering shows well on:", self.width, DIM))
-            self._print([line for prompt in prompts for line in pages.paragraph(prompt, self.width, indent="    ")])
+            lines += paragraph("Steering shows well on:", self.width, DIM)
+            lines += [line for prompt in prompts for line in paragraph(prompt, self.width, indent="    ")]
+        self._print(lines)
 
-    def recipe(self, recipe: Recipe) -> None:
-        """The whole recipe, a line for each term."""
-        self.say(pages.recipe_text(recipe, self.unit))
-
-    def pair(self, pair: Pair, words: bool = False) -> None:
-        """A finished pair, whole; with `words`, the words that differ are marked."""
-        self._print(pages.paragraph(f"> {pair.prompt}", self.width, "bold", indent=""))
+    def _pair(self, pair: Pair) -> None:
+        """A finished pair, whole, with the words that differ marked."""
+        self._print(paragraph(f"> {pair.prompt}", self.width, "bold", indent=""))
         answers = [("normal", pair.normal)]
         if pair.steered is not None:
             answers.append((f"steered: {pair.recipe}", pair.steered))
         texts = [clean(answer.text) for _, answer in answers]
-        spans = changes(texts[0], texts[1]) if words and len(texts) == 2 else ([], [])
+        spans = changes(texts[0], texts[1]) if len(texts) == 2 else ([], [])
         block = self._block([(title, index == 1) for index, (title, _) in enumerate(answers)])
         for column, text, marked, (_, answer) in zip(block.columns, texts, spans, answers, strict=False):
-            if self.plain:  # no style to mark them with
+            if self.plain:  # asterisks mark the words where there is no style
                 for low, high in reversed(marked):
                     text = f"{text[:low]}*{text[low:high]}*{text[high:]}"
             else:
                 column.marks += [(low, high, f"bold {ACCENT}" if column.accent else "bold") for low, high in marked]
             column.feed(text)
-            column.close(_NOTES[answer.finish])
+            column.close(_note(answer.ending))
         self._print([*block.take(), *self._measures(pair, block.extent)])
-
-    def stored(self, row: pages.Stored) -> None:
-        """A pair of the history, whole, under a line that says where it comes from."""
-        self.notice(pages.origin(row, self._now()))
-        self.pair(row.pair)
-
-    def history(self, rows: Sequence[pages.Stored]) -> None:
-        """Pairs, one a line, in the order given; an empty history says what to do."""
-        self.table(pages.history_table(rows, self._now()))
-
-    def strips(self, strips: Sequence[Strip]) -> None:
-        """Concepts as they run through answers, one a line."""
-        self._print(pages.strip_lines(strips, self.width))
-
-    def table(self, table: Table) -> None:
-        """Rows in aligned columns."""
-        self._print(pages.table_lines(table, self.width))
-
-    def help(self, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-        """Every command by group: usage and summary."""
-        self._print(pages.help_lines(groups, self.width))
-
-    def help_page(self, page: HelpPage) -> None:
-        """One command's page."""
-        self._print(pages.help_page_lines(page, self.width))
 
     def _measures(self, pair: Pair, width: int) -> list[Text]:
         shown = pair if self.speed else replace(pair, tokens_per_second=0.0)
-        return pages.measures(shown, width, self.verdict(pair) if self.verdict else None)
-
-    def _tell(self, notices: list[str]) -> None:
-        for text in notices:
-            self.notice(text)
-        notices.clear()
+        return measure_lines(shown, width, self.verdict(pair))
 
     def _print(self, lines: Iterable[Text]) -> None:
         self._bar.clear()
         self._painter.draw(lines)
 
 
+def _note(ending: str) -> str:
+    return f"({ending})" if ending else ""
+
+
 def _is_plain(console: Console, own: bool) -> bool:
-    # FORCE_COLOR makes rich call a pipe a terminal, and a pipe has no cursor to move all the same
+    # FORCE_COLOR makes rich call a pipe a terminal, but a pipe has no cursor to move.
     if own and not console.file.isatty():
         return True
     return not console.is_terminal or console.is_dumb_terminal

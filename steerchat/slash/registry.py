@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..values.errors import UsageError, unknown
+from ..values.page import Definitions, Page
 from .arguments import Candidate
 from .line import bind
 from .parameters import Parameter, parameters_of
@@ -80,20 +81,6 @@ class Bound:
 
     def run(self, chat: Any) -> Any:
         return self.command.handler(chat, **self.kwargs)
-
-
-@dataclass(frozen=True)
-class HelpPage:
-    """One command's help as plain data; every pair is (how it is typed, what it means)."""
-
-    usage: str
-    summary: str
-    body: str
-    aliases: tuple[str, ...]
-    arguments: tuple[Candidate, ...]
-    options: tuple[Candidate, ...]
-    verbs: tuple[Candidate, ...]
-    examples: tuple[str, ...]
 
 
 class Registry:
@@ -245,20 +232,19 @@ class Registry:
             groups.setdefault(one.group, []).append((one.usage, one.summary))
         return groups
 
-    def page(self, name: str) -> HelpPage:
-        """Help on one command. Raises UnknownName."""
-        one = self.get(name)
-        verbs = (other for other in self if other.name.startswith(f"{one.name} "))
-        return HelpPage(
-            usage=one.usage,
-            summary=one.summary,
-            body=one.body,
-            aliases=tuple(f"/{alias}" for alias in one.aliases),
-            arguments=tuple((place.shown, place.meaning) for place in one.parameters if not place.option),
-            options=tuple((option.shown, option.meaning) for option in one.parameters if option.option),
-            verbs=tuple((other.usage, other.summary) for other in verbs),
-            examples=one.examples,
-        )
+    def help(self, name: str = "") -> Page:
+        """Help on one command, or the list of all commands without a name. Raises UnknownName."""
+        if not name:
+            return Page([Definitions(group, commands) for group, commands in self.overview().items()])
+        command = self.get(name)
+        arguments = [(one.shown, one.meaning) for one in command.parameters if not one.option]
+        options = [(one.shown, one.meaning) for one in command.parameters if one.option]
+        subcommands = [(one.usage, one.summary) for one in self if one.name.startswith(f"{command.name} ")]
+        sections = [("Arguments", arguments), ("Options", options), ("See also", subcommands)]
+        sections.append(("Aliases", [(f"/{alias}", "") for alias in command.aliases]))
+        sections.append(("Examples", [(example, "") for example in command.examples]))
+        text = f"{command.usage}\n{command.summary}" + (f"\n\n{command.body}" if command.body else "")
+        return Page([text, *(Definitions(*section) for section in sections if section[1])])
 
     def markdown_table(self) -> str:
         """Every command for the README, a heading row to each group."""

@@ -28,6 +28,7 @@ from ..screen.render import Screen
 from ..slash.registry import is_command, message_text
 from ..system import folders
 from ..values.errors import Interrupted, SteerchatError, UsageError
+from ..values.results import Notice
 from ..values.text import REPLACEMENT, cell_len, clean, fit
 from .completion import SlashCompleter
 
@@ -59,7 +60,7 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
                 show(chat, screen, chat.companion.after_line(line))
         return True
     except Interrupted as stop:
-        screen.notice(f"{stop.message}.")
+        screen.show(Notice(f"{stop.message}."))
         return True
     except SteerchatError as error:
         screen.error(error)
@@ -210,7 +211,7 @@ def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
             fitting = [choice for choice in choices if answer and choice.startswith(answer.lower())]
             if len(fitting) == 1:
                 return fitting[0]
-            screen.notice("answer with one of: " + ", ".join(choices))
+            screen.show(Notice("answer with one of: " + ", ".join(choices)))
 
     return ask
 

@@ -12,6 +12,7 @@ from .thinking import reply_start
 
 Finish = Literal["end", "length", "interrupted", "failed"]
 Column = Literal["normal", "steered"]
+_ENDINGS: dict[Finish, str] = {"end": "", "length": "max tokens", "interrupted": "stopped", "failed": "failed"}
 
 
 @singledispatch
@@ -45,8 +46,13 @@ class Answer:
 
     @property
     def reply(self) -> str:
-        """The text without what the model thought before it."""
+        """The text without the thought before it."""
         return self.text[reply_start(self.text) :]
+
+    @property
+    def ending(self) -> str:
+        """Why the answer ended early, in words; empty when the model ended it."""
+        return _ENDINGS[self.finish]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -245,6 +251,16 @@ class Probed:
 
 
 Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed
+
+
+def format_effect(value: float) -> str:
+    """An effect or a score with its sign and one decimal: `+0.9`, and never `-0.0`."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def format_cost(ratio: float) -> str:
+    """A perplexity ratio: `x1.6`, or without decimals from 100 on."""
+    return f"x{ratio:.1f}" if ratio < 100 else f"x{ratio:.0f}"
 
 
 def divergence(first: Sequence[int], second: Sequence[int]) -> int | None:

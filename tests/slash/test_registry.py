@@ -32,6 +32,7 @@ from steerchat.slash.arguments import (
 from steerchat.slash.registry import Registry, is_command, message_text
 from steerchat.terminal.subcommands import subcommand
 from steerchat.values.errors import SteerchatError, UnknownName, UsageError
+from steerchat.values.page import Definitions
 
 registry = Registry()
 
@@ -310,16 +311,19 @@ def test_help_lists_by_group_and_explains_one_command():
     overview = registry.overview()
     assert list(overview)[:2] == ["Steering", "Experiments"]
     assert ("/probe CONCEPT...", "Reads concepts live.") in overview["Experiments"]
-    page = registry.page("/compare")
-    assert page.arguments == (("PROMPT", "what to ask"),)
-    assert page.options[0] == ("--repeats N", "how many seeds")
-    assert page.examples == ("/compare --repeats 5 Don't panic",)
-    page = registry.page("steer")
-    assert (page.summary, page.body) == ("Steers with one concept.", "It replaces whatever was steered before.")
-    assert page.verbs == (("/steer add CONCEPT [LAYER] [STRENGTH]", "Adds a term."),)
-    assert registry.page("h").aliases == ("/h",)
+    assert registry.help().parts == [Definitions(group, commands) for group, commands in overview.items()]
+    _, arguments, options, examples = registry.help("/compare").parts
+    assert arguments == Definitions("Arguments", [("PROMPT", "what to ask")])
+    assert isinstance(options, Definitions) and options.entries[0] == ("--repeats N", "how many seeds")
+    assert examples == Definitions("Examples", [("/compare --repeats 5 Don't panic", "")])
+    text, *_, subcommands, examples = registry.help("steer").parts
+    assert (
+        text == f"{registry.get('steer').usage}\nSteers with one concept.\n\nIt replaces whatever was steered before."
+    )
+    assert subcommands == Definitions("See also", [("/steer add CONCEPT [LAYER] [STRENGTH]", "Adds a term.")])
+    assert Definitions("Aliases", [("/h", "")]) in registry.help("h").parts
     with pytest.raises(UnknownName):
-        registry.page("nonsense")
+        registry.help("nonsense")
 
 
 def test_the_readme_table_has_every_command_once():

@@ -174,7 +174,7 @@ def test_numbers_out_of_bounds_are_told_what_the_bounds_are(desk: Desk, line: st
 @pytest.mark.parametrize("strength", ["-0", "1e-30"])
 def test_a_strength_of_nearly_nothing_steers_nothing(desk: Desk, strength: str) -> None:
     say(desk, f"/steer happy 2 {strength}")
-    assert "the same answer twice" in say(desk, "Hello?")
+    assert "identical answers" in say(desk, "Hello?")
 
 
 def test_less_than_nothing_is_nothing(desk: Desk) -> None:
