@@ -10,7 +10,7 @@ To add one, write a function in the commands package; its first parameter is the
 
 That is all. Positional parameters are its arguments, keyword-only ones its options (`--search WORDS`; a bool is a
 flag), defaults make them optional. The docstring's first line is its summary. `steerchat.slash.arguments` has the kinds
-of argument. Usage, help, completion, the README's table and the shell's subcommand all follow from this.
+of argument. Usage, help, completion, the table of commands in tutorials/ and the shell's subcommand follow from this.
 A name of two words is a noun with its verb: "/history rerun 3" finds "history rerun" before "history".
 """
 
@@ -247,7 +247,7 @@ class Registry:
         return Page([text, *(Definitions(*section) for section in sections if section[1])])
 
     def markdown_table(self) -> str:
-        """Every command for the README, a heading row to each group."""
+        """Every command as a table in Markdown, with a heading row for each group."""
         rows = ["| Command | What it does |", "|---|---|"]
         for group, commands in self.overview().items():
             rows.append(f"| **{_cell(group)}** | |")

@@ -3,7 +3,7 @@
 Ten prompts on which no setting was chosen are answered with five seeds each: pushed in two random directions at 2.0,
 read along happy, and towards three concepts at their recommended settings. Random pushes should be within chance in 18
 of 20 comparisons, and each concept clear in 9 of 10. What came out is one JSON object on standard output;
-vectors/measured/verdicts.jsonl keeps it for the README.
+vectors/measured/verdicts.jsonl keeps it for tutorials/evaluation.md.
 """
 
 from __future__ import annotations
