@@ -71,7 +71,7 @@ def test_the_commands_that_install_are_run_by_ci():
 
 
 def test_the_readme_links_every_page_and_no_page_is_a_lesson():
-    assert LESSONS == {path.name for path in (ROOT / "tutorials").glob("[0-9][0-9]-*.md")}
+    assert {path.name for path in (ROOT / "tutorials").glob("[0-9][0-9]-*.md")} == LESSONS
     assert not [name for name in PAGES if f"(tutorials/{name}" not in README]
 
 
