@@ -13,8 +13,8 @@ from ..conversation.rerun import fork, rerun, use
 from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
 from ..slash.registry import command
 from ..storage.pages import pair_page, pair_table, when
-from ..storage.records import SearchHit
-from ..storage.store import Filters, Store
+from ..storage.records import Filters, SearchHit
+from ..storage.store import Store
 from ..values.errors import StoreError, UsageError, shorten
 from ..values.page import Page, Shaded
 from ..values.results import Event, Notice

@@ -8,9 +8,9 @@ from typing import Annotated, cast
 from ..conversation.chat import Chat
 from ..slash.arguments import Concept, Int, Option, PairId, Rest
 from ..slash.registry import command
-from ..storage.records import Filters, Verdict
+from ..storage.ratings import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
+from ..storage.records import Filters, Rating
 from ..storage.store import Store
-from ..storage.verdicts import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
 from ..values.errors import UsageError, shorten
 from ..values.page import Page, Table
 from ..values.results import Event, Finished, Notice, Pair, Started
@@ -38,7 +38,7 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
         pair = chat.session.shown.id
     else:
         raise UsageError("no pair was shown yet", "/rate 3 steered rates pair 3; /history lists the pairs")
-    store.rate(pair, cast(Verdict, first.lower()), rest.strip())
+    store.rate(pair, cast(Rating, first.lower()), rest.strip())
     return Notice(f"pair {pair}, {shorten(store.pair(pair).pair.prompt, 40)!r}: {first.lower()}")
 
 
@@ -70,7 +70,7 @@ def _review(chat: Chat, store: Store, pairs: Sequence[Blind]) -> Iterator[Event]
         yield Started(("a", "b"))
         for row, answer in enumerate(blind.answers):
             yield Finished(row, answer)
-        sides: dict[str, Verdict] = {"a": blind.order[0], "b": blind.order[1], "tie": "tie"}
+        sides: dict[str, Rating] = {"a": blind.order[0], "b": blind.order[1], "tie": "tie"}
         shows = chat.ask(f"Which one is {asked_for(pair.recipe)}?", ("a", "b", "tie", "skip", "end"))
         if shows == "end":
             break

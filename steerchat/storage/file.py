@@ -1,12 +1,12 @@
-"""The file behind the history: opening it safely, knowing whose unfinished rows are whose, saying what went wrong.
+"""The file behind the history: opening it, finding unfinished rows of dead processes, and explaining its errors.
 
-Three locks, all of them the operating system's own, so that none outlives the process that held it:
+Three kinds of lock, all held by the operating system, so that none outlives its process:
 
-- `FILE.lock` is held while a file is created, brought up to date and claimed.
-- `FILE.live/TOKEN.lock` is held by each open `Owner` for as long as it lives, and every row that it is
-  still writing names TOKEN. A row whose token's lock can be taken was left by a process that is gone. A
-  process id would not do: numbers are used again, and mean nothing in another container on the same disk.
-- SQLite's locks, for everything after that.
+- `FILE.lock` is held while a file is created, migrated and claimed.
+- `FILE.live/TOKEN.lock` is held by each `Owner` while it is open, and every row that it is writing names TOKEN. When
+  another process can take the lock of a row's token, the process that wrote the row is gone. A process id would not
+  do: ids are reused, and mean nothing in another container on the same disk.
+- SQLite's own locks, for every read and write.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .migrations import MIGRATIONS, copy_database, migrate
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-# Seconds to wait for a neighbour's write, and for one that is bringing the file up to date (a backup is part of it).
+# Seconds to wait for another process's write, and for its migration, which includes a backup.
 BUSY_SECONDS = 60
 PREPARE_SECONDS = 300
-MAX_LENGTH = 64 << 20  # bytes of one text; a message's is bounded by what a model holds
+MAX_LENGTH = 64 << 20  # bytes of one text; the context of a model bounds a message far below that
 
 
 class Owner:
-    """A mark of a living process: a token, and a file lock that ends with the process."""
+    """Marks a process as alive: a token, and a file lock that ends with the process."""
 
     def __init__(self, path: Path) -> None:
         self.folder = path.with_name(path.name + ".live")
@@ -48,9 +48,9 @@ class Owner:
         self._file(self.token).unlink(missing_ok=True)
 
     def living(self) -> set[str]:
-        """The tokens of every living owner, this one too; what the dead left is removed.
+        """The tokens of all living owners, this one included; the files of dead ones are removed.
 
-        Only to be called under the file's lock: no token can then be between its file and its lock.
+        Call it under the file's lock only: no other owner can then have created its file but not yet locked it.
         """
         tokens = {file.stem for file in self.folder.glob("*.lock")} - {self.token}
         return {self.token} | {token for token in tokens if not self._gone(token)}
@@ -62,7 +62,7 @@ class Owner:
                 pass
         except Timeout:
             return False
-        # Windows may keep a file that a scanner looks at; it is then removed the next time.
+        # Windows cannot delete a file that a virus scanner has open; the next start deletes it.
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
         return True
@@ -72,20 +72,20 @@ class Owner:
 
 
 def open_file(path: Path) -> tuple[Database, Owner]:
-    """Open or create the file, bring it up to date, and end what processes that are gone left unfinished.
+    """Open or create the file, migrate it, and mark unfinished rows of dead processes as interrupted.
 
     Raises:
-        StoreError: it cannot be opened or written, is not ours, or is newer than this program.
+        StoreError: it cannot be opened or written, belongs to another program, or to a newer steerchat.
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise StoreError(f"history {path}: it cannot be opened, for it is no file", _WRITABLE)
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise StoreError(f"history {path}: it cannot be opened, because it is not a file", _WRITABLE)
         try:
             with FileLock(path.with_name(path.name + ".lock"), timeout=PREPARE_SECONDS):
                 return _open_locked(path)
         except Timeout:
-            raise StoreError(f"another program keeps {path} locked", "close it and try again") from None
+            raise StoreError(f"another program has locked {path}", "close that program and try again") from None
 
 
 def _open_locked(path: Path) -> tuple[Database, Owner]:
@@ -105,21 +105,22 @@ def _open_locked(path: Path) -> tuple[Database, Owner]:
 
 
 def connect(path: Path) -> Database:
-    """A connection that any thread may use, one at a time, in autocommit mode, WAL, with foreign keys.
+    """A connection in autocommit mode, with WAL and foreign keys, for one thread at a time.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is not SQLite.
+        sqlite3.Error: the file cannot be opened, or is not SQLite.
     """
-    from sqlite_utils import Database  # a third of a second, which completion and --help need not pay
+    from sqlite_utils import Database  # imported late: it takes a third of a second, and --help does without
 
     conn = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
         db = Database(conn, execute_plugins=False)
         db.execute("PRAGMA foreign_keys = ON")
-        # FULL also outlives a power cut; a pair is two commits, which nobody notices.
+        # FULL survives a power cut. It slows each commit, and a pair takes only two.
         db.execute("PRAGMA synchronous = FULL")
-        if _may_convert(db):
+        # Only a new file is switched to WAL: ours is in it already, and another program's must not be changed.
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             db.enable_wal()
     except BaseException:
         conn.close()
@@ -127,15 +128,10 @@ def connect(path: Path) -> Database:
     return db
 
 
-def _may_convert(db: Database) -> bool:
-    """Whether the file is new: another program's file must be refused as it is, and ours is WAL already."""
-    return db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-
-
 def _end_orphans(db: Database, owner: Owner) -> None:
     living = owner.living()
     with transaction(db):
-        # SQLite begins even on a read-only file; this write finds out now rather than at the first pair.
+        # A transaction can begin on a read-only file; this write fails now instead of at the first pair.
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         rows = db.execute(
             "SELECT owner FROM pairs WHERE status = 'running'"
@@ -147,7 +143,7 @@ def _end_orphans(db: Database, owner: Owner) -> None:
 
 
 def end_running(db: Database, token: str) -> None:
-    """Mark what an owner left unfinished as interrupted, inside a transaction of the caller's."""
+    """Mark an owner's running rows as interrupted, inside a transaction of the caller."""
     for table, ended in (("pairs", "completed"), ("experiments", "finished")):
         db.execute(
             f"UPDATE {table} SET status = 'interrupted', owner = NULL, {ended} = ?"
@@ -158,26 +154,26 @@ def end_running(db: Database, token: str) -> None:
 
 @contextlib.contextmanager
 def transaction(db: Database) -> Iterator[None]:
-    """A write, whole or not at all. IMMEDIATE waits its turn; a read turned into a write could only fail."""
+    """All writes inside, or none. IMMEDIATE takes the write lock at once: a read that upgrades later may fail."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
         db.execute("COMMIT")
     except BaseException:
-        # A full disk may have ended the transaction already, or refuse this too; the first error is the one to tell.
+        # On a full disk the rollback may fail too, or have happened already; the first error is the one to report.
         with contextlib.suppress(sqlite3.Error):
             db.rollback()
         raise
 
 
 def backup(path: Path, target: Path) -> Path:
-    """A whole copy of the file at `path`, also while others write to it. Returns where it is.
+    """Copy the whole file at `path`, even while other processes write to it. Returns the copy's absolute path.
 
     Raises:
-        StoreError: there is nothing to copy, `target` exists already, or it cannot be written.
+        StoreError: `path` does not exist, `target` exists, or it cannot be written.
     """
     target = target.absolute()
-    _must_be_there(path)
+    _require_file(path)
     if target.exists():
         raise StoreError(f"{target} exists already", "name a new file")
     with explained(target):
@@ -185,61 +181,61 @@ def backup(path: Path, target: Path) -> Path:
 
 
 def check(path: Path) -> list[str]:
-    """Every sign of damage in words; an empty list for a sound file. Slow on a large one.
+    """The damage that SQLite finds, in words; an empty list for an intact file. Slow on a large one.
 
     Raises:
-        StoreError: there is no such file, or it cannot be read at all.
+        StoreError: the file does not exist, or cannot be read at all.
     """
-    _must_be_there(path)
+    _require_file(path)
     with explained(path):
         return problems(path)
 
 
-def _must_be_there(path: Path) -> None:
-    if not path.is_file():  # SQLite would make it
-        raise StoreError(f"there is no history at {path}", "it begins with the first chat")
+def _require_file(path: Path) -> None:
+    if not path.is_file():  # SQLite would create it
+        raise StoreError(f"there is no history at {path}", "the first chat creates it")
 
 
 def problems(path: Path) -> list[str]:
-    """What SQLite finds wrong in the file, its references and its full-text index; empty for a sound one.
+    """As `check`, for a file that exists.
 
     Raises:
-        sqlite3.Error: it is too damaged to be checked, or locked.
+        sqlite3.Error: the file is locked, or too damaged to be checked.
     """
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as conn:
-        found = [line for (line,) in conn.execute("PRAGMA integrity_check") if line != "ok"]
+        damage = [line for (line,) in conn.execute("PRAGMA integrity_check") if line != "ok"]
         for table, row, parent, _ in conn.execute("PRAGMA foreign_key_check"):
-            found.append(f"{table} row {row} refers to a missing row of {parent}")
+            damage.append(f"{table} row {row} refers to a missing row of {parent}")
         try:
-            # Rank 1 compares the index with the texts themselves.
+            # Rank 1 also compares the index with the texts.
             conn.execute("INSERT INTO pair_search(pair_search, rank) VALUES ('integrity-check', 1)")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorname != "SQLITE_CORRUPT_VTAB":
                 raise
-            found.append("the full-text index does not match the texts")
-    return found
+            damage.append("the full-text index does not match the texts")
+    return damage
 
 
 def timestamp(when: datetime | None = None) -> str:
-    """A moment (now, unless given; local time where it names no zone) as ISO 8601 in UTC with milliseconds."""
+    """`when`, or now, as ISO 8601 in UTC with milliseconds; a `when` without a zone is local time."""
     moment = (when or datetime.now(UTC)).astimezone(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into a StoreError that says what to do."""
+    """Turn errors of SQLite and the file system into a StoreError that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
         message, hint = _explain(path, error)
         raise StoreError(message, hint) from error
     except OverflowError as error:
-        raise StoreError("a number is too large for the history", "64 bits is the most it holds") from error
+        raise StoreError("a number is too large for the history", "use at most 63 bits") from error
     except UnicodeDecodeError as error:
         raise StoreError(f"history {path}: it is damaged", _DAMAGED) from error
     except UnicodeEncodeError as error:
-        raise StoreError("that holds halves of characters, which the history never does", "type it again") from error
+        raise StoreError("the text contains invalid Unicode (a lone surrogate)", "type it again") from error
     except PermissionError as error:
         raise StoreError(f"{path} cannot be written", _WRITABLE) from error
     except OSError as error:
@@ -247,17 +243,17 @@ def explained(path: Path) -> Iterator[None]:
 
 
 _WRITABLE = "check its permissions and its folder's, or set STEERCHAT_HOME to a folder that you can write to"
-_DAMAGED = "steerchat db check says more; the newest backup lies beside it, if there is one"
+_DAMAGED = "steerchat db check lists the damage; the newest backup, if there is one, is in the same folder"
 _EXPLAINED = {
-    "SQLITE_FULL": ("the disk is full", "free some space; what was written before is safe"),
+    "SQLITE_FULL": ("the disk is full", "free some space; everything written before is safe"),
     "SQLITE_READONLY": ("it cannot be written", _WRITABLE),
     "SQLITE_PERM": ("it cannot be written", _WRITABLE),
     "SQLITE_CANTOPEN": ("it cannot be opened", _WRITABLE),
-    "SQLITE_NOTADB": ("it is not a SQLite file", "name another file, or move that one away and start again"),
+    "SQLITE_NOTADB": ("it is not a SQLite file", "move it away and start again"),
     "SQLITE_CORRUPT": ("it is damaged", _DAMAGED),
-    "SQLITE_BUSY": ("another program keeps it locked", "close that program and try again"),
-    "SQLITE_LOCKED": ("another program keeps it locked", "close that program and try again"),
-    "SQLITE_IOERR": ("the disk does not answer as it should, or is full", "check the disk; what was written is safe"),
+    "SQLITE_BUSY": ("another program has locked it", "close that program and try again"),
+    "SQLITE_LOCKED": ("another program has locked it", "close that program and try again"),
+    "SQLITE_IOERR": ("the disk reports an error, or is full", "check the disk; everything written before is safe"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Writing a conversation into the history as it happens, and going on while that fails."""
+"""Logs a conversation in the history as it happens; the chat goes on when a write fails."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..values.results import Notice, Pair
 from .records import PairRecord, Status
 from .store import Store
 
-# A failed write is tried again after this many times the time that it took to fail: another program's lock is waited
-# for a minute, and not at every message.
+# After a failed write, the next attempt waits this many times as long as the failure took. A write waits a minute for
+# another program's lock, and not every message should.
 _PAUSE = 20
 _LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -27,25 +27,27 @@ class Journal:
     """One conversation's place in the history.
 
     Args:
-        store: the history; None keeps none.
-        report: told when writing begins to fail, and when it works again.
+        store: the history; None: nothing is logged.
+        report: called when writing starts to fail, and when it works again.
 
     Attributes:
-        failing: whether the last attempt to write failed. Every new pair is another one.
+        logged: pairs logged since the start.
+        session_id: the conversation's id in the history, from its first pair on.
+        failing: whether the last attempt to write failed.
     """
 
     def __init__(self, store: Store | None, report: Callable[[Notice], None]) -> None:
         self.store = store
-        self.logged = 0  # pairs since the start
-        self.session_id: int | None = None  # this conversation's; it gets one with its first pair
+        self.logged = 0
+        self.session_id: int | None = None
         self.failing = False
-        self._again = 0.0  # when writing is tried again
-        self._late: list[Callable[[Store], Any]] = []  # ends of pairs whose beginning is logged
+        self._retry_at = 0.0  # no write is tried before this time
+        self._pending: list[Callable[[Store], Any]] = []  # failed writes of finished pairs, to be repeated
         self._report = report
 
     def begin(self, record: PairRecord, system: str) -> int | None:
-        """Log a pair before its first token. Returns its id, None when nothing is logged."""
-        if not self._start(record.model, record.fingerprint, system):
+        """Log a pair before its first token. Returns its id; None when it cannot be logged."""
+        if not self._start_session(record.model, record.fingerprint, system):
             return None
         row = replace(record, session_id=self.session_id, versions=versions() | dict(record.versions))
         return self._write(lambda store: store.begin_pair(row))
@@ -57,36 +59,36 @@ class Journal:
         shared_normal: int | None = None,
         measures: Mapping[str, float] | None = None,
     ) -> int | None:
-        """Complete what `begin` wrote.
+        """Log a pair's answers and measures.
 
         Args:
-            pair: with the id that `begin` gave.
+            pair: with the id that `begin` returned.
             status: how it ended.
-            shared_normal: the stored normal answer of an earlier pair with the same one.
+            shared_normal: the id of the stored normal answer that the pair shares with an earlier one.
             measures: further measures by name.
 
         Returns:
-            the stored normal answer, to be shared.
+            the id of the stored normal answer, for the pairs that share it; None when it was not stored.
         """
         pair_id = pair.id
         if pair_id is None:
             return None
 
         def write(store: Store) -> int:
-            stored = store.finish_pair(pair_id, pair, status, shared_normal, measures)
+            normal_id = store.finish_pair(pair_id, pair, status, shared_normal, measures)
             self.logged += 1
-            return stored
+            return normal_id
 
-        normal = self._write(write)
-        if normal is None:
-            self._late.append(write)
-        return normal
+        normal_id = self._write(write)
+        if normal_id is None:
+            self._pending.append(write)
+        return normal_id
 
     def begin_experiment(
         self, kind: str, prompt: str, spec: Mapping[str, Any], model: str, fingerprint: str, system: str
     ) -> int | None:
-        """Log an experiment before its first pair, which names it. Returns its id."""
-        if not self._start(model, fingerprint, system):
+        """Log an experiment before its first pair, whose record refers to it. Returns its id."""
+        if not self._start_session(model, fingerprint, system):
             return None
         return self._write(lambda store: store.start_experiment(self.session_id, kind, prompt, spec))
 
@@ -94,58 +96,55 @@ class Journal:
         if experiment is not None:
             self._write(lambda store: store.finish_experiment(experiment, status))
 
-    def _start(self, model: str, fingerprint: str, system: str) -> bool:
-        """Whether this conversation is in the history, now at the latest."""
+    def _start_session(self, model: str, fingerprint: str, system: str) -> bool:
+        """Log the conversation unless it is logged already. Returns whether it is."""
         if self.session_id is None:
             self.session_id = self._write(lambda store: store.start_session(model, fingerprint, system))
         return self.session_id is not None
 
     def take_back(self, pair_id: int | None) -> None:
-        """Mark a turn as undone; it stays."""
+        """Mark a turn as undone; it stays in the history."""
         if pair_id is not None:
             self._write(lambda store: store.mark_undone([pair_id]))
 
     def resume(self, session_id: int) -> None:
-        """Go on with a conversation of the history."""
+        """Continue a conversation of the history."""
         self.end()
         self.session_id = session_id
         self._write(lambda store: store.reopen_session(session_id))
 
     def end(self) -> int | None:
-        """The conversation is over. Returns which it was."""
-        old, self.session_id = self.session_id, None
-        if old is not None:
-            self._write(lambda store: store.end_session(old))
-        return old
+        """End the conversation. Returns its id."""
+        session_id, self.session_id = self.session_id, None
+        if session_id is not None:
+            self._write(lambda store: store.end_session(session_id))
+        return session_id
 
     def _write(self, write: Callable[[Store], Any]) -> Any:
         began = time.monotonic()
-        if self.store is None or began < self._again:
+        if self.store is None or began < self._retry_at:
             return None
         try:
-            self._catch_up(self.store)
-            found = write(self.store)
+            while self._pending:
+                with suppress(UnknownName):  # the pair was deleted since
+                    self._pending[0](self.store)
+                del self._pending[0]
+            result = write(self.store)
         except StoreError as error:
             now = time.monotonic()
-            self._again = now + _PAUSE * (now - began)
+            self._retry_at = now + _PAUSE * (now - began)
             if not self.failing:
-                self._report(Notice(f"{error.message}; until that is mended nothing is logged. {error.hint}"))
+                self._report(Notice(f"{error.message}; nothing is logged until this is fixed. {error.hint}"))
             self.failing = True
             return None
         if self.failing:
             self.failing = False
-            self._report(Notice("the history can be written again; what was said meanwhile is not in it"))
-        return found
-
-    def _catch_up(self, store: Store) -> None:
-        while self._late:
-            with suppress(UnknownName):  # deleted since then
-                self._late[0](store)
-            del self._late[0]
+            self._report(Notice("the history can be written again; the turns since then are not in it"))
+        return result
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Of everything that a repetition token for token depends on."""
-    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"steerchat": __version__, "python": platform.python_version(), **found}
+    """Versions of everything that an exact rerun depends on, by name."""
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"steerchat": __version__, "python": platform.python_version(), **libraries}

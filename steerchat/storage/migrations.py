@@ -1,41 +1,41 @@
-"""The history's tables, made and changed by numbered migrations.
+"""The history's tables, created and changed by numbered migrations.
 
-The file is plain SQLite (WAL), made to be read by `sqlite3`, Datasette or pandas as well:
+The file is plain SQLite (WAL), which `sqlite3`, Datasette or pandas can read too:
 `pandas.read_sql("SELECT * FROM pair_view", sqlite3.connect(path))`. Times are ISO 8601 in UTC with
 milliseconds, for example 2026-01-31T12:00:00.000Z; columns marked JSON hold JSON text.
 
-pair_view      one row a pair with everything a person wants: both texts, the recipe in words, measures,
-               cost, rating, session title, experiment. Start here.
-sessions       one row a conversation: started, title (from its first message), model, fingerprint
+pair_view      one row for each pair with what a reader wants: both texts, the recipe in words, measures, cost,
+               rating, session title, experiment. Start here.
+sessions       one row for each conversation: started, title (from its first message), model, fingerprint
                (of the model's weights), system (the system prompt), ended.
-experiments    one row a sweep or comparison: session_id, kind, prompt, spec (JSON: what was asked for),
-               status, started, finished. Its pairs are deleted with it.
-pairs          one row a prompt answered normal and steered, written before generation starts.
-  session_id, experiment_id        what it belongs to
+experiments    one row for each sweep or comparison: session_id, kind, prompt, spec (JSON: the request), status,
+               started, finished. Deleting it deletes its pairs.
+pairs          one row for each prompt with its normal and steered answer, written before generation starts.
+  session_id, experiment_id        the conversation and the experiment that it belongs to
   kind                             chat, compare, layers, strengths, mix, ...
   status                           running, complete, interrupted (stopped or killed) or failed
-  undone                           1: taken back by the user, no part of the conversation any more
-  created, completed               when it was begun and finished
+  undone                           1: the user undid it; it is no part of the conversation any more
+  created, completed               when generation started and ended
   effect, chance_low, chance_high  how far steering moved the answer along the concept, in standard
-                                   deviations of a neutral corpus, and the effects that random pushes have
+                                   deviations of a neutral corpus, and the range of random pushes' effects
   perplexity_ratio                 cost: steered over normal perplexity, both read by the unsteered model
-  layer, strength                  in a sweep, this row's place in it
-  rating, rated, note              the user's verdict: steered, normal or tie; when; in words
-  reads_better, shown_first        in a blind review: which answer read better; which one was shown first
+  layer, strength                  the pair's place in a sweep
+  rating, rated, note              the user's rating (steered, normal or tie), its time, and a note
+  reads_better, shown_first        in a blind review: which answer read better, and which was shown first
   model, fingerprint, device, dtype, threads, versions (JSON), seed, sampling (JSON), raw (1: outside the
   chat template), messages (JSON {"normal": [...], "steered": [...]}), recipe (JSON), recipe_text
-                                   all that repeats it
-  vectors (JSON {concept: digest}) which vector stood behind each name
-  context (JSON)                   ids of the pairs whose answers the messages hold, oldest first
+                                   everything that a rerun needs
+  vectors (JSON {concept: digest}) which vector each concept's name stood for
+  context (JSON)                   ids of the pairs whose answers are in the messages, oldest first
   normal_id, steered_id            its two answers; steered_id is NULL for an unsteered turn
   normal_concept_score, steered_concept_score, effects (JSON {concept: effect}), diverges_at (index of the
   first token that differs), seconds, tokens_per_second
-  normal_indexed                   1 on the one pair under which a shared normal answer can be searched
-  owner                            while running: the process that writes it
+  normal_indexed                   1 for the one pair under which a search finds a shared normal answer
+  owner                            while status is running: the process that writes the row
 answers        the texts: text, tokens (how many), token_ids (JSON), finish (end, length, interrupted,
                failed), perplexity, repetition (share of repeated 3-grams). A sweep's pairs share one
-               normal answer; an answer goes with the last pair that uses it.
-pair_concepts  one row for each concept and unbroken run of layers that a pair pushed: concept,
+               normal answer; deleting the last pair that uses an answer deletes the answer.
+pair_concepts  one row for each concept and run of adjacent layers that a pair steered: concept,
                layer_first, layer_last, strength. Filters read it.
 measures       further measures of a pair by name: pair_id, name, value.
 pair_search    full-text index (FTS5) over prompt, normal and steered; its rowid is the pair's id.
@@ -57,7 +57,7 @@ from ..values.errors import StoreError
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-# "Ster": tells this program's files from any other SQLite file.
+# "Ster" marks a SQLite file as this program's.
 APPLICATION_ID = 0x53746572
 
 Migration = Callable[["Database"], None]
@@ -69,7 +69,7 @@ def _first_schema(db: Database) -> None:
     db.executescript(_VIEW)
 
 
-# The columns that filters read come first in pairs: SQLite then finds them without walking the long texts.
+# The columns that filters read come first in pairs: SQLite then reads them without the long texts after them.
 _TABLES = """
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -171,8 +171,8 @@ CREATE TABLE measures (
 );
 """
 
-# The index holds no copy of the texts: it reads them through pair_texts, and must be told the old ones
-# before they go. Triggers do that, so that a row deleted by another program leaves the index right too.
+# The index holds no copy of the texts: it reads them through pair_texts, and has to get the old ones before they are
+# deleted. Triggers do that, so that the index stays right even when another program deletes a row.
 _SEARCH = """
 CREATE VIEW pair_texts AS
 SELECT pairs.id, pairs.prompt, CASE WHEN pairs.normal_indexed THEN normal.text END AS normal, steered.text AS steered
@@ -244,49 +244,47 @@ LEFT JOIN answers AS steered ON steered.id = pairs.steered_id;
 """
 
 
-def _what_repeats(db: Database) -> None:
-    """Which vectors were pushed, and which pairs a conversation is made of."""
+def _add_vectors_and_context(db: Database) -> None:
+    """Which vectors a pair was steered with, and which pairs its conversation consists of."""
     db.execute("ALTER TABLE pairs ADD COLUMN vectors TEXT NOT NULL DEFAULT '{}'")
     db.execute("ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]'")
 
 
-def _rare_kinds(db: Database) -> None:
-    """Indexes that hold all that a list is filtered by: a few rows of a kind, a model or a time are found soon."""
+def _add_covering_indexes(db: Database) -> None:
+    """Indexes with every column that filters read, so that a few rows of a kind, a model or a time are found fast."""
     db.execute("CREATE INDEX pairs_kind ON pairs(kind, id, undone, effect, created, rating, model)")
     db.execute("CREATE INDEX pairs_model ON pairs(model, id, undone, effect, created, rating, kind)")
     db.execute("CREATE INDEX pairs_created ON pairs(created)")
 
 
-# Never change one that was released; append. A file's version is how many of them it has had.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema, _what_repeats, _rare_kinds)
+# Never change a released migration; append a new one. A file's version is the number of migrations applied to it.
+MIGRATIONS: tuple[Migration, ...] = (_first_schema, _add_vectors_and_context, _add_covering_indexes)
 
 
 def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | None:
-    """Bring an open file up to date: all that is missing in one transaction, after a backup of an older file.
+    """Apply the missing migrations in one transaction, after a backup of an older file.
 
-    The caller holds the lock that keeps two programs from doing this at once.
+    The caller holds the lock that keeps two programs from migrating at the same time.
 
     Args:
         db: a connection without an open transaction, in autocommit mode.
         path: the file behind it.
-        migrations: every migration there is, oldest first.
+        migrations: all migrations, oldest first.
 
     Returns:
-        the backup beside the file, or None when there was nothing to back up.
+        the backup in the file's folder, or None when the file was new or up to date.
 
     Raises:
-        StoreError: the file is another program's, or newer than this program.
-        sqlite3.Error: it cannot be read or written; it is then as it was.
+        StoreError: the file belongs to another program, or to a newer version of this one.
+        sqlite3.Error: it cannot be read or written; it is unchanged.
     """
     version = _number(db, "PRAGMA user_version")
     empty = _number(db, "SELECT count(*) FROM sqlite_master") == 0
     if not empty and _number(db, "PRAGMA application_id") != APPLICATION_ID:
-        raise StoreError(
-            f"{path} is another program's database", "name another file, or move that one away and start again"
-        )
+        raise StoreError(f"{path} is another program's database", "move it away and start again")
     if version > len(migrations):
         raise StoreError(
-            f"{path} was written by a newer steerchat (version {version}; this one knows {len(migrations)})",
+            f"{path} was written by a newer steerchat (version {version}; this one reads up to {len(migrations)})",
             "upgrade with: pip install -U steerchat",
         )
     if not empty:
@@ -294,14 +292,15 @@ def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIO
     if version == len(migrations):
         return None
     backup = None if empty else copy_database(path, path.with_name(f"{path.name}.v{version}.backup"))
-    # A migration may rebuild a table, which must not cascade; the pragma does nothing inside a transaction.
+    # A migration may rebuild a table, which must not delete rows by cascade; inside a transaction the pragma has no
+    # effect.
     db.execute("PRAGMA foreign_keys = OFF")
     db.execute("BEGIN IMMEDIATE")
     try:
         for migration in migrations[version:]:
             migration(db)
         if db.execute("PRAGMA foreign_key_check").fetchone():
-            raise StoreError(f"{path} could not be brought up to date", "it is unchanged; please report this")
+            raise StoreError(f"{path} could not be migrated", "it is unchanged; please report this")
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {len(migrations)}")
         db.execute("COMMIT")
@@ -314,34 +313,36 @@ def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIO
 
 
 def _check_schema(db: Database, path: Path, migrations: Sequence[Migration]) -> None:
-    """Raises StoreError unless our tables are tables, and what runs by itself in them is ours: a view named like a
-    table, or a trigger, may go on for ever. What others added beside that stays."""
+    """Raises StoreError when another program replaced a table or view, or added a trigger, which could run for ever.
+
+    Tables and indexes that another program added are left alone.
+    """
     from sqlite_utils import Database
 
-    right = Database(memory=True, execute_plugins=False)
+    reference = Database(memory=True, execute_plugins=False)
     for migration in migrations:
-        migration(right)
-    expected, found = _schema(right), _schema(db)
-    right.close()
-    ours = all(found.get(name) == one for name, one in expected.items())
-    if not ours or any(kind == "trigger" and name not in expected for name, (kind, _) in found.items()):
+        migration(reference)
+    expected, actual = _schema(reference), _schema(db)
+    reference.close()
+    added_triggers = [name for name, (kind, _) in actual.items() if kind == "trigger" and name not in expected]
+    if added_triggers or any(actual.get(name) != schema for name, schema in expected.items()):
         raise StoreError(
-            f"{path} is not as steerchat makes it: its tables, views or triggers were changed",
-            "move it away and start again; steerchat db backup of the original is safe to use",
+            f"another program changed the tables, views or triggers of {path}",
+            "move it away and start again, or put a backup made by steerchat db backup in its place",
         )
 
 
 def _schema(db: Database) -> dict[str, tuple[str, str]]:
-    """What each table, view and trigger is, by its name; of views and triggers also how they were made."""
+    """(type, SQL) of each table, view and trigger by its name; the SQL of a table is left out."""
     rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')")
     return {name: (kind, "" if kind == "table" else sql) for kind, name, sql in rows}
 
 
 def copy_database(source: Path, target: Path) -> Path:
-    """A whole, consistent copy of a SQLite file that others may be writing; `target` appears only when complete.
+    """A consistent copy of a SQLite file that other processes may be writing; `target` appears when complete.
 
     Raises:
-        sqlite3.Error, OSError: it could not be read or written; nothing is left behind.
+        sqlite3.Error, OSError: it could not be read or written; no partial copy is left.
     """
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:

@@ -1,8 +1,8 @@
-"""Finding pairs: filters and words turned into SQL that stays fast at a million pairs.
+"""Finding pairs: filters and words as SQL that stays fast at a million pairs.
 
-Everything is listed newest first, so each query walks ids downwards and stops at its limit. Where few rows
-pass, what is walked is narrow (an index that covers the filter), so that even a walk to the end is short.
-SQLite's planner knows nothing of these limits: the order of joins (CROSS JOIN) and the index are said here.
+Every list is newest first, so each query reads ids downwards and stops at its limit. Where few rows pass, it reads an
+index that covers the filter, so that even reading to the end is fast. SQLite's planner does not know about the limit,
+so the queries fix the order of joins (CROSS JOIN) and the index (INDEXED BY).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .records import Excerpt, Filters, storable
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-# A search with filters walks this many of the newest pairs hit by hit. Beyond them it collects the pairs
-# that pass the filters first, which is dearer to begin with and cheaper for a common word.
+# A search with filters first checks the matches among this many of the newest pairs one by one. For older pairs it
+# collects the pairs that pass the filters first, which costs more at the start and less for a common word.
 WINDOW = 20_000
 MAX_WORDS = 64
 EXCERPT_WORDS = 16
-# Non-characters, which mean nothing in any text, mark what a search hit.
-_HIT, _END = "\ufdd0", "\ufdd1"
+# Unicode non-characters, which no text contains, mark the words that a search matched.
+_MATCH_START, _MATCH_END = "\ufdd0", "\ufdd1"
 
 Query = tuple[str, list[Any]]
 
 
 def select_ids(filters: Filters, before_id: int | None = None) -> Query:
-    """A SELECT of one column, the ids below `before_id` that pass, to which an order and a limit may be added."""
+    """A SELECT of the ids below `before_id` that pass the filters, to which ORDER BY and LIMIT can be appended."""
     tests, args = _pair_tests(filters)
     if before_id is not None:
         tests.append("{id} < ?")
@@ -57,32 +57,32 @@ def select_ids(filters: Filters, before_id: int | None = None) -> Query:
 
 
 def match_words(text: str) -> str:
-    """An FTS5 query that every word of `text` satisfies somewhere in a pair.
+    """An FTS5 query for pairs that contain every word of `text`.
 
     Raises:
-        UsageError: there is no word in it, or more than `MAX_WORDS`.
+        UsageError: `text` has no word, or more than `MAX_WORDS`.
     """
     words = [word for word in storable(text).replace("\0", " ").split() if re.search(r"\w", word)]
     if not words:
         raise UsageError("a search needs a word", 'for example: --search "quantum weather"')
     if len(words) > MAX_WORDS:
-        raise UsageError(f"a search takes at most {MAX_WORDS} words, not {len(words)}", "a few rare words find more")
+        raise UsageError(f"a search takes at most {MAX_WORDS} words, not {len(words)}", "search for a few rare words")
     return " ".join('"' + word.replace('"', '""') + '"' for word in words)
 
 
 def search_ids(db: Database, query: str, filters: Filters, limit: int, before_id: int | None) -> list[int]:
-    """Ids of the newest pairs that match and pass, newest first."""
+    """Ids of the newest pairs that match the query and pass the filters, newest first."""
     newest = db.execute("SELECT max(id) FROM pairs").fetchone()[0] or 0
     top = newest + 1 if before_id is None else min(before_id, newest + 1)
     if filters in (Filters(), Filters(undone=True)):
-        return _walk_hits(db, query, filters, 0, top, limit)
+        return _check_matches(db, query, filters, 0, top, limit)
     edge = max(0, top - WINDOW)
-    ids = _walk_hits(db, query, filters, edge, top, limit)
+    ids = _check_matches(db, query, filters, edge, top, limit)
     if len(ids) == limit or not edge:
         return ids
     passing, args = select_ids(filters, edge)
     rows = db.execute(
-        # The plus keeps FTS5 from looking up one rowid after another.
+        # The plus keeps SQLite from running one FTS5 lookup for each rowid.
         f"SELECT rowid FROM pair_search WHERE pair_search MATCH ? AND rowid < ? AND +rowid IN ({passing})"
         " ORDER BY rowid DESC LIMIT ?",
         [query, edge, *args, limit - len(ids)],
@@ -91,21 +91,18 @@ def search_ids(db: Database, query: str, filters: Filters, limit: int, before_id
 
 
 def find_excerpts(db: Database, query: str, pair_id: int) -> tuple[Excerpt, ...]:
-    """Where in its prompt and answers a pair that matches does so."""
+    """Excerpts of a matching pair's prompt and answers, around the matched words."""
     snippets = ", ".join(f"snippet(pair_search, {column}, ?, ?, '...', {EXCERPT_WORDS})" for column in range(3))
     row = db.execute(
         f"SELECT {snippets} FROM pair_search WHERE pair_search MATCH ? AND rowid = ?",
-        [*(_HIT, _END) * 3, query, pair_id],
+        [*(_MATCH_START, _MATCH_END) * 3, query, pair_id],
     ).fetchone()
-    found = (
-        _excerpt("prompt", row[0]),
-        _excerpt("normal", row[1]),
-        _excerpt("steered", row[2]),
-    )
-    return tuple(excerpt for excerpt in found if excerpt.spans)
+    excerpts = (_excerpt("prompt", row[0]), _excerpt("normal", row[1]), _excerpt("steered", row[2]))
+    return tuple(excerpt for excerpt in excerpts if excerpt.spans)
 
 
-def _walk_hits(db: Database, query: str, filters: Filters, low: int, top: int, limit: int) -> list[int]:
+def _check_matches(db: Database, query: str, filters: Filters, low: int, top: int, limit: int) -> list[int]:
+    """Ids from `low` to below `top` that match and pass, newest first: each match is checked against the filters."""
     tests, args = _pair_tests(filters)
     term_tests, term_args = _term_tests(filters)
     if term_tests:
@@ -123,7 +120,7 @@ def _walk_hits(db: Database, query: str, filters: Filters, low: int, top: int, l
 
 def _pair_tests(filters: Filters) -> tuple[list[str], list[Any]]:
     """Conditions on columns of pairs, and their values."""
-    given: list[tuple[str, Any]] = [
+    filled: list[tuple[str, Any]] = [
         ("effect >= ?", filters.min_effect),
         ("model = ?", filters.model),
         ("created >= ?", None if filters.since is None else timestamp(filters.since)),
@@ -132,19 +129,19 @@ def _pair_tests(filters: Filters) -> tuple[list[str], list[Any]]:
         ("experiment_id = ?", filters.experiment),
     ]
     if filters.since is not None:
-        # Ids run with time, mostly: below the lowest one that passes nothing need be walked.
+        # Ids grow with time, mostly: the query need not read below the lowest id that passes.
         lowest = "(SELECT min(id) FROM pairs INDEXED BY pairs_created WHERE created >= ?)"
-        given.append((f"{{id}} >= {lowest}", timestamp(filters.since)))
-    tests = [test for test, value in given if value is not None]
+        filled.append((f"{{id}} >= {lowest}", timestamp(filters.since)))
+    tests = [test for test, value in filled if value is not None]
     if filters.rated is not None:
         tests.append("rating IS NOT NULL" if filters.rated else "rating IS NULL")
     if not filters.undone:
         tests.append("undone = 0")
-    return tests, [value for _, value in given if value is not None]
+    return tests, [value for _, value in filled if value is not None]
 
 
 def _term_tests(filters: Filters) -> tuple[list[str], list[Any]]:
-    """Conditions on one row of pair_concepts, so that they hold of the same term."""
+    """Conditions on one row of pair_concepts, so that the same term meets all of them."""
     tests: list[str] = []
     args: list[Any] = []
     if filters.concept is not None:
@@ -166,12 +163,12 @@ def _where(sql: str, tests: Sequence[str], id_column: str) -> str:
 
 
 def _excerpt(where: Any, marked: str | None) -> Excerpt:
-    """The text without its marks, and where they were."""
+    """An excerpt from FTS5's snippet: the text without the marks, and the places of the marked words."""
     text = ""
     spans: list[tuple[int, int]] = []
-    for piece in re.split(f"({_HIT}.*?{_END})", marked or "", flags=re.DOTALL):
-        plain = piece.strip(_HIT + _END)
-        if piece.startswith(_HIT):
+    for piece in re.split(f"({_MATCH_START}.*?{_MATCH_END})", marked or "", flags=re.DOTALL):
+        plain = piece.strip(_MATCH_START + _MATCH_END)
+        if piece.startswith(_MATCH_START):
             spans.append((len(text), len(text) + len(plain)))
         text += plain
     return Excerpt(where, text, tuple(spans))

@@ -1,4 +1,4 @@
-"""What goes into the history and what comes out of it, as values, and their form as rows."""
+"""What the history stores and returns, as values, and how they become rows and come back."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from ..system.untrusted import parse_json
 from ..values.errors import StoreError, shorten
-from ..values.recipe import Recipe
+from ..values.recipe import Recipe, layer_runs
 from ..values.results import Answer, Finish, Pair, html
 
-_Kind = TypeVar("_Kind")
+_JsonType = TypeVar("_JsonType")
 
 Status = Literal["running", "complete", "interrupted", "failed"]
-Verdict = Literal["steered", "normal", "tie"]
+Rating = Literal["steered", "normal", "tie"]
 Messages = Mapping[str, Sequence[Mapping[str, str]]]
-VERDICTS: tuple[Verdict, ...] = ("steered", "normal", "tie")
 
 
 @dataclass(frozen=True)
 class PairRecord:
-    """All that is known of a pair before it is generated.
+    """What is known of a pair before it is generated: everything that a rerun needs.
 
     Attributes:
         messages: the conversation that each column answers, {"normal": [...], "steered": [...]}.
         sampling: temperature, top-p and the rest, as numbers.
-        versions: of the libraries that a rerun depends on, and the processor.
-        vectors: a digest of each concept's vector, by its name.
-        context: ids of the pairs whose answers `messages` hold, oldest first; None for one that was not logged.
-        threads: CPU threads of the run; None where that means nothing.
-        layer, strength: in a sweep, this row's place in it.
+        versions: of the processor and of the libraries that a rerun depends on.
+        vectors: a digest of each concept's vector, by the concept's name.
+        context: ids of the pairs whose answers are in `messages`, oldest first; None for a pair that was not logged.
+        threads: CPU threads of the run; None on a GPU.
+        layer, strength: the pair's place in a sweep.
     """
 
     prompt: str
@@ -59,54 +58,41 @@ class PairRecord:
     context: Sequence[int | None] = ()
 
     def to_row(self) -> dict[str, Any]:
+        """Columns of `pairs`."""
         return {
-            "session_id": self.session_id,
-            "experiment_id": self.experiment_id,
-            "kind": self.kind,
+            **vars(self),
+            **{name: to_json(getattr(self, name)) for name in _JSON_COLUMNS},
             "prompt": storable(self.prompt),
             "raw": int(self.raw),
-            "messages": to_json(self.messages),
             "recipe": to_json(self.recipe.to_json()),
             "recipe_text": str(self.recipe),
-            "seed": self.seed,
-            "sampling": to_json(self.sampling),
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "device": self.device,
-            "dtype": self.dtype,
-            "versions": to_json(self.versions),
-            "threads": self.threads,
-            "layer": self.layer,
-            "strength": self.strength,
-            "vectors": to_json(self.vectors),
-            "context": to_json(list(self.context)),
         }
 
     def concept_rows(self) -> list[tuple[str, int, int, float]]:
-        """(concept, first layer, last layer, strength) for each concept and unbroken run of layers that is pushed."""
+        """(concept, first layer, last layer, strength) for each concept and each run of adjacent layers it steers."""
         if not self.recipe.active:
             return []
         rows = {
             (concept, first, last, term.strength)
             for term in self.recipe.terms
             for concept, _ in term.parts
-            for first, last in _runs(term.layers)
+            for first, last in layer_runs(term.layers)
         }
         return sorted(rows)
 
 
 @dataclass(frozen=True)
 class StoredPair:
-    """A pair as the history holds it.
+    """A pair as the history stores it.
 
-    While it runs, or when it was stopped before anything came, `pair.normal` is an empty answer with
+    While it is generated, or when it was stopped before its first token, `pair.normal` is an empty answer with
     finish `interrupted` and `pair.steered` is None.
 
     Attributes:
-        created, completed: ISO 8601 in UTC with milliseconds; completed is None while it runs.
-        normal_id: the stored normal answer, to be shared by the other pairs of a sweep.
+        created, completed: ISO 8601 in UTC with milliseconds; `completed` is None while the pair is generated.
+        normal_id: id of the stored normal answer, which the other pairs of a sweep share.
         measures: further measures by name.
-        rating: which answer showed the concept, by the user; None while unrated.
+        rating: which answer the user says showed the concept; None while unrated.
         reads_better, shown_first: from a blind review, else None.
     """
 
@@ -129,8 +115,8 @@ class StoredPair:
     context: list[int | None]
     normal_id: int | None
     measures: dict[str, float | None]
-    rating: Verdict | None
-    reads_better: Verdict | None
+    rating: Rating | None
+    reads_better: Rating | None
     shown_first: Literal["steered", "normal"] | None
     rated: str | None
     note: str
@@ -143,13 +129,13 @@ class StoredPair:
         return cast(int, self.pair.id)
 
     def to_json(self) -> dict[str, Any]:
-        """The object of design section 8, with all that the history knows beside it."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("pair", "normal_id")}
+        """The pair's own object, with everything else that the history stores about it."""
+        stored = {name: value for name, value in vars(self).items() if name not in ("pair", "normal_id")}
         return {
             **self.pair.to_json(),
             "recipe_text": str(self.pair.recipe),
             "tokens_per_second": round(self.pair.tokens_per_second, 2),
-            **own,
+            **stored,
         }
 
     @classmethod
@@ -157,29 +143,34 @@ class StoredPair:
         """From a row of `PAIR_QUERY`.
 
         Raises:
-            StoreError: another program wrote something else into it.
+            StoreError: another program changed the row to something that steerchat never writes.
         """
         try:
             messages = _json(row, "messages", dict)
-            if not all(isinstance(text, str) for said in messages.values() for one in said for text in one.values()):
-                raise ValueError("its messages are no texts")
+            texts = [text for turns in messages.values() for message in turns for text in message.values()]
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("its messages are not texts")
             return cls(
                 pair=_pair(row),
-                versions=_json(row, "versions", dict),
-                sampling=_json(row, "sampling", dict),
-                messages=messages,
-                vectors=_json(row, "vectors", dict),
-                context=_json(row, "context", list),
+                **{name: _json(row, name, kind) for name, kind in _JSON_COLUMNS.items()},
                 measures=_json(row, "measures", dict),
                 undone=bool(row["undone"]),
-                **{name: row[name] for name in _PLAIN},
+                **{name: row[name] for name in _PLAIN_COLUMNS},
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            message = f"pair {row['id']} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
+            message = f"pair {row['id']} of the history was changed by another program: {shorten(str(error), 80)}"
             raise StoreError(message, f"/history delete {row['id']} removes it") from None
 
 
-_PLAIN = (
+# Columns of `pairs` that hold JSON of `PairRecord`, and those that `StoredPair` holds as they are.
+_JSON_COLUMNS: dict[str, type] = {
+    "messages": dict,
+    "sampling": dict,
+    "versions": dict,
+    "vectors": dict,
+    "context": list,
+}
+_PLAIN_COLUMNS = (
     *("status", "kind", "created", "completed", "session_id", "experiment_id", "fingerprint", "device", "dtype"),
     *("threads", "normal_id", "rating", "reads_better", "shown_first", "rated", "note"),
 )
@@ -199,7 +190,7 @@ WHERE pairs.id IN (SELECT value FROM json_each(?)) ORDER BY pairs.id DESC
 
 @dataclass(frozen=True)
 class StoredSession:
-    """A conversation: when, about what, with which model, and how many pairs that are not undone it holds."""
+    """A conversation; `pairs` counts those that are not undone."""
 
     id: int
     started: str
@@ -213,12 +204,12 @@ class StoredSession:
 
 @dataclass(frozen=True)
 class StoredExperiment:
-    """A sweep or comparison: what was asked for, and how it ended. Its pairs name it.
+    """A sweep or comparison: its request and how it ended.
 
     Attributes:
-        spec: its settings (label, recipe, for a control the recipe `along` which it is read), repeats, raw, tokens
-            and first seed.
-        started, finished: ISO 8601 in UTC with milliseconds; finished is None while it runs.
+        spec: its settings (label, recipe, and for a control the recipe `along` which its answers are read), repeats,
+            raw, tokens and first seed.
+        started, finished: ISO 8601 in UTC with milliseconds; `finished` is None while it runs.
     """
 
     id: int
@@ -232,11 +223,11 @@ class StoredExperiment:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> StoredExperiment:
-        """Raises StoreError when another program wrote something else into it."""
+        """Raises StoreError when another program changed the row to something that steerchat never writes."""
         try:
             return cls(**{**row, "spec": _json(row, "spec", dict)})
         except (ValueError, TypeError) as error:
-            message = f"experiment {row['id']} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
+            message = f"experiment {row['id']} of the history was changed by another program: {shorten(str(error), 80)}"
             raise StoreError(message, "steerchat db check looks for damage") from None
 
     def to_json(self) -> dict[str, Any]:
@@ -245,17 +236,17 @@ class StoredExperiment:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which pairs to list; what is None filters nothing, and all that is given must hold.
+    """Which pairs to list: those that pass every filter that is not None.
 
     Attributes:
-        concept: pushed alone or as a part of a mix.
-        layer: pushed at this layer, by that concept if one is given.
-        strength: lowest and highest strength, of that concept at that layer if given.
-        min_effect: least measured effect; pairs without one are left out.
-        model: its name as logged.
-        since: not older than this; local time where it names no zone.
-        rated: True for judged pairs, False for those that wait.
-        undone: take in the turns that were taken back.
+        concept: steered with it, alone or in a mix.
+        layer: steered at this layer; with `concept`, by that concept.
+        strength: lowest and highest strength; with `concept` and `layer`, of that concept at that layer.
+        min_effect: lowest measured effect; a pair that was not measured does not pass.
+        model: the model's name as logged.
+        since: created at this time or later; local time where it names no zone.
+        rated: True for rated pairs, False for unrated ones.
+        undone: whether turns that were undone pass too.
     """
 
     concept: str | None = None
@@ -273,30 +264,33 @@ class Filters:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """The place of a text where a search hit; `spans` are (start, end) of the words found, in `text`."""
+    """A part of a text that a search matched; `spans` are the (start, end) of the matched words in `text`."""
 
     where: Literal["prompt", "normal", "steered"]
     text: str
     spans: tuple[tuple[int, int], ...]
 
     def pieces(self) -> list[tuple[str, int]]:
-        """The text on one line in pieces, each with 2 where it was found and 0 where not."""
+        """The text on one line, in pieces for `Shaded`: shade 2 for a matched word, 0 for the rest."""
         line = re.sub(r"\s", " ", self.text)
         edges = [0, *(edge for span in self.spans for edge in span), len(line)]
-        places = enumerate(itertools.pairwise(edges))
-        return [(line[low:high], 2 * (index % 2)) for index, (low, high) in places if low < high]
+        runs = enumerate(itertools.pairwise(edges))
+        return [(line[low:high], 2 * (index % 2)) for index, (low, high) in runs if low < high]
 
 
 @dataclass(frozen=True)
 class SearchHit:
+    """A pair that a search found, with the matching excerpts."""
+
     stored: StoredPair
     excerpts: tuple[Excerpt, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.stored.to_json(), "hits": [dict(vars(one)) for one in self.excerpts]}
+        return {**self.stored.to_json(), "hits": [dict(vars(excerpt)) for excerpt in self.excerpts]}
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
+    """Columns of `answers`."""
     return {
         "text": storable(answer.text),
         "tokens": answer.tokens,
@@ -308,7 +302,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
 
 
 def result_row(pair: Pair) -> dict[str, Any]:
-    """The columns of a pair that are known once it was generated and measured."""
+    """The columns of `pairs` that are known after the pair was generated and measured."""
     low, high = pair.chance or (None, None)
     return {
         "effect": pair.effect,
@@ -327,11 +321,12 @@ def result_row(pair: Pair) -> dict[str, Any]:
 
 
 def storable(text: str) -> str:
-    """`text` without the lone surrogates that a broken paste brings and no file can hold."""
+    """`text` with `?` for lone surrogates, which a broken paste contains and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def to_json(value: Any) -> str:
+    """JSON for a column, without lone surrogates."""
     return storable(json.dumps(value, ensure_ascii=False))
 
 
@@ -359,10 +354,13 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 def _answer(row: Mapping[str, Any], side: str) -> Answer | None:
     if row[f"{side}_text"] is None:
         return None
+    finish = row[f"{side}_finish"]
+    if finish not in get_args(Finish):
+        raise ValueError(f"an answer cannot end with {finish!r}")
     return Answer(
         text=row[f"{side}_text"],
         tokens=row[f"{side}_tokens"],
-        finish=_finish(row[f"{side}_finish"]),
+        finish=finish,
         perplexity=row[f"{side}_perplexity"],
         concept_score=row[f"{side}_concept_score"],
         repetition=row[f"{side}_repetition"],
@@ -370,25 +368,8 @@ def _answer(row: Mapping[str, Any], side: str) -> Answer | None:
     )
 
 
-def _json(row: Mapping[str, Any], column: str, kind: type[_Kind]) -> _Kind:
-    found = parse_json(row[column])
-    if not isinstance(found, kind):
-        raise ValueError(f"its {column} are no {kind.__name__}")
-    return found
-
-
-def _finish(text: str) -> Finish:
-    for one in get_args(Finish):
-        if text == one:
-            return one
-    raise ValueError("an answer ended in no known way")
-
-
-def _runs(layers: Sequence[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], layer)
-        else:
-            runs.append((layer, layer))
-    return runs
+def _json(row: Mapping[str, Any], column: str, kind: type[_JsonType]) -> _JsonType:
+    value = parse_json(row[column])
+    if not isinstance(value, kind):
+        raise ValueError(f"its {column} are not a {kind.__name__}")
+    return value

@@ -1,7 +1,7 @@
-"""The notebook that writes itself: every pair in one SQLite file, found again by filters and by words.
+"""The history: every pair in one SQLite file, listed by filters and searched by words.
 
-The tables are described in `migrations`. Every write is one transaction. One connection is shared by all
-threads under a lock, since each call takes milliseconds; other processes may write the same file meanwhile.
+`migrations` describes the tables. Every write is one transaction. All threads share one connection under a lock,
+since each call takes milliseconds; other processes may write the same file at the same time.
 """
 
 from __future__ import annotations
@@ -10,25 +10,22 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..values.errors import StoreError, UnknownName, UsageError, shorten
 from ..values.results import Pair
-from .file import Owner, backup, check, end_running, explained, open_file, timestamp, transaction
+from .file import Owner, end_running, explained, open_file, timestamp, transaction
 from .queries import find_excerpts, match_words, search_ids, select_ids
 from .records import (
     PAIR_QUERY,
-    VERDICTS,
-    Excerpt,
     Filters,
-    Messages,
     PairRecord,
+    Rating,
     SearchHit,
     Status,
     StoredExperiment,
     StoredPair,
     StoredSession,
-    Verdict,
     answer_row,
     result_row,
     storable,
@@ -38,23 +35,12 @@ from .records import (
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-__all__ = [
-    "Excerpt",
-    "Filters",
-    "Messages",
-    "PairRecord",
-    "SearchHit",
-    "Store",
-    "StoredPair",
-    "StoredSession",
-]
-
 
 class Store:
-    """The history. Use `Store.open`; close it, or use it as a context manager.
+    """The history. Open it with `Store.open`, and close it or use it as a context manager.
 
-    Every method raises StoreError when the file cannot be read or written (a full disk, say); nothing is
-    half written then, and the caller may go on without a log. An id that does not exist raises UnknownName.
+    Every method raises StoreError when the file cannot be read or written, on a full disk for example; no write is
+    partial, and the caller may go on without logging. An id that does not exist raises UnknownName.
     """
 
     def __init__(self, path: Path, db: Database, owner: Owner) -> None:
@@ -66,18 +52,18 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
-        """Open the file, make it or bring it up to date first, and mark what dead processes left as interrupted.
+        """Open the file, created or migrated where needed; rows that dead processes left running become interrupted.
 
         Raises:
-            StoreError: it cannot be opened and written, is not SQLite, belongs to another program or to a
-                newer steerchat, or the disk is full.
+            StoreError: the file cannot be opened or written, is not SQLite, belongs to another program or to a newer
+                steerchat, or the disk is full.
         """
         path = Path(path).absolute()
         db, owner = open_file(path)
         return cls(path, db, owner)
 
     def close(self) -> None:
-        """Mark what this process still had running as interrupted, and let the file go."""
+        """Mark the rows that this process left running as interrupted, and close the file."""
         with self._lock:
             if self._closed:
                 return
@@ -98,13 +84,10 @@ class Store:
     # Sessions and experiments
 
     def start_session(self, model: str, fingerprint: str, system: str = "") -> int:
-        """A new conversation; its first message becomes its title."""
+        """Log a new conversation, whose first message becomes its title. Returns its id."""
         row = {"started": timestamp(), "model": model, "fingerprint": fingerprint, "system": storable(system)}
         with self._write() as db:
             return _insert(db, "sessions", row)
-
-    def title_session(self, session_id: int, title: str) -> None:
-        self._change("sessions", "session", session_id, {"title": _title(title)})
 
     def end_session(self, session_id: int) -> None:
         self._change("sessions", "session", session_id, {"ended": timestamp()})
@@ -115,21 +98,21 @@ class Store:
     def sessions(self, limit: int = 20) -> list[StoredSession]:
         """The newest conversations first."""
         with self._read() as db:
-            return [_session(row) for row in db.query(f"{_SESSIONS} ORDER BY id DESC LIMIT ?", [limit])]
+            return [StoredSession(**row) for row in db.query(f"{_SESSIONS} ORDER BY id DESC LIMIT ?", [limit])]
 
     def session(self, session_id: int) -> StoredSession:
         with self._read() as db:
             rows = list(db.query(f"{_SESSIONS} WHERE id = ?", [session_id]))
         if not rows:
-            raise _no("session", session_id)
-        return _session(rows[0])
+            raise _missing("session", session_id)
+        return StoredSession(**rows[0])
 
     def delete_session(self, session_id: int) -> None:
-        """With its pairs, experiments and answers."""
+        """Delete a conversation with its pairs, experiments and answers."""
         self._delete("sessions", "session", session_id)
 
     def start_experiment(self, session_id: int | None, kind: str, prompt: str, spec: Mapping[str, Any]) -> int:
-        """A sweep or comparison that is about to run; pairs name it in their record."""
+        """Log a sweep or comparison before its pairs, whose records refer to it. Returns its id."""
         row = {
             "session_id": session_id,
             "kind": kind,
@@ -150,22 +133,23 @@ class Store:
         with self._read() as db:
             rows = list(db.query(_EXPERIMENT, [experiment_id]))
         if not rows:
-            raise _no("experiment", experiment_id)
+            raise _missing("experiment", experiment_id)
         return StoredExperiment.from_row(rows[0])
 
     # Writing pairs
 
     def begin_pair(self, record: PairRecord) -> int:
-        """Log a pair before it is generated, so that a kill leaves a trace of it. Returns its id."""
+        """Log a pair before it is generated, so that a killed process leaves a trace of it. Returns its id."""
         with self._write() as db:
-            # Stamped inside the transaction, so that ids and times run in the same order.
+            # The time is taken inside the transaction, so that ids and times have the same order.
             row = {**record.to_row(), "status": "running", "created": timestamp(), "owner": self._owner.token}
             pair_id = _insert(db, "pairs", row)
             db.conn.executemany(
                 "INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", [(pair_id, *r) for r in record.concept_rows()]
             )
             db.execute(
-                "UPDATE sessions SET title = ? WHERE id = ? AND title = ''", [_title(record.prompt), record.session_id]
+                "UPDATE sessions SET title = ? WHERE id = ? AND title = ''",
+                [storable(shorten(record.prompt, 60)), record.session_id],
             )
             return pair_id
 
@@ -177,15 +161,15 @@ class Store:
         shared_normal: int | None = None,
         measures: Mapping[str, float] | None = None,
     ) -> int:
-        """Log what came of a pair: its answers, whole or partial, and its measures.
+        """Log a pair's answers, complete or partial, and its measures.
 
-        It may be called again for the same pair, say first with the texts and then with their measures.
+        It may be called again for the same pair, for example first with the texts and then with their measures.
 
         Args:
-            pair: the result; its prompt, recipe and seed are those of the record and are not read again.
-            shared_normal: the stored answer that an earlier pair of the sweep gave back; `pair.normal` is then
-                not stored a second time.
-            measures: further measures by name, kept beside those that were there.
+            pair: the result; its prompt, recipe and seed stay as in the record.
+            shared_normal: the id of the stored normal answer that an earlier call for the same sweep returned;
+                `pair.normal` is not stored again.
+            measures: further measures by name, added to those already stored.
 
         Returns:
             the id of the stored normal answer.
@@ -210,99 +194,80 @@ class Store:
             return normal_id
 
     def mark_undone(self, pair_ids: Sequence[int]) -> None:
-        """These turns were taken back: kept, but out of the lists unless asked for."""
+        """Mark turns as undone: they stay stored, and lists leave them out unless `Filters.undone` is set."""
         with self._write() as db:
             db.execute("UPDATE pairs SET undone = 1 WHERE id IN (SELECT value FROM json_each(?))", [_ids(pair_ids)])
 
     def rate(
         self,
         pair_id: int,
-        verdict: Verdict,
+        rating: Rating,
         note: str = "",
         *,
-        reads_better: Verdict | None = None,
-        shown_first: Verdict | None = None,
+        reads_better: Rating | None = None,
+        shown_first: Rating | None = None,
     ) -> None:
-        """Which answer showed the concept, by the user's judgement; a later verdict replaces an earlier one.
+        """Log which answer the user says showed the concept; a later rating replaces an earlier one.
 
         Args:
             reads_better, shown_first: from a blind review: the answer that read better, and the one shown first.
 
         Raises:
-            UsageError: for another verdict than steered, normal or tie.
+            UsageError: for a rating other than steered, normal or tie.
         """
-        for given in (verdict, reads_better or "tie"):
-            if given not in VERDICTS:
-                raise UsageError(f"{shorten(given, 20)!r} is not a verdict", "steered, normal or tie")
-        row = {"rating": verdict, "note": storable(note), "rated": timestamp()}
+        for value in (rating, reads_better or "tie"):
+            if value not in get_args(Rating):
+                raise UsageError(f"{shorten(value, 20)!r} is not a rating", "use steered, normal or tie")
+        row = {"rating": rating, "note": storable(note), "rated": timestamp()}
         self._change("pairs", "pair", pair_id, {**row, "reads_better": reads_better, "shown_first": shown_first})
 
     def delete_pair(self, pair_id: int) -> None:
-        """With its measures, its place in the search, and each answer that no other pair shares."""
+        """Delete a pair with its measures, its search entry, and each answer that no other pair shares."""
         self._delete("pairs", "pair", pair_id)
 
     # Reading pairs
 
     def pair(self, pair_id: int) -> StoredPair:
         with self._read() as db:
-            found = _fetch(db, [pair_id])
-        if not found:
-            raise _no("pair", pair_id)
-        return found[0]
+            pairs = _fetch(db, [pair_id])
+        if not pairs:
+            raise _missing("pair", pair_id)
+        return pairs[0]
 
     def chosen(self, pair_ids: Sequence[int]) -> list[StoredPair]:
-        """Those that are there, newest first."""
+        """The pairs with these ids, newest first; an id that does not exist is left out."""
         with self._read() as db:
             return _fetch(db, pair_ids)
 
     def rows(self, pair_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """Those that are there, newest first, as rows of `pair_view`."""
+        """The same pairs as `chosen`, as rows of `pair_view`."""
         sql = "SELECT * FROM pair_view WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"
         with self._read() as db:
             return list(db.query(sql, [_ids(pair_ids)]))
 
     def pairs(self, filters: Filters | None = None, limit: int = 20, before_id: int | None = None) -> list[StoredPair]:
-        """The newest pairs that pass, newest first; `before_id` is the last id of the page before."""
+        """The newest pairs that pass the filters, newest first; only ids below `before_id`, for the next page."""
         sql, args = select_ids(filters or Filters(), before_id)
         with self._read() as db:
             rows = db.execute(f"{sql} ORDER BY 1 DESC LIMIT ?", [*args, limit]).fetchall()
             return _fetch(db, [row[0] for row in rows])
 
-    def count(self, filters: Filters | None = None) -> int:
-        sql, args = select_ids(filters or Filters(), None)
-        with self._read() as db:
-            return db.execute(f"SELECT count(*) FROM ({sql})", args).fetchone()[0]
-
     def search(
         self, text: str, filters: Filters | None = None, limit: int = 20, before_id: int | None = None
     ) -> list[SearchHit]:
-        """The newest pairs whose prompt and answers together contain every word of `text`, whatever its case.
+        """The newest pairs whose prompt and answers together contain every word of `text`, in any case.
 
-        A normal answer that a sweep shares is found under one of its pairs.
+        A normal answer that the pairs of a sweep share is found under one of them.
 
         Raises:
-            UsageError: there is no word in `text`, or more than 64.
+            UsageError: `text` has no word, or more than 64.
         """
         query = match_words(text)
         with self._read() as db:
             ids = search_ids(db, query, filters or Filters(), limit, before_id)
             return [SearchHit(stored, find_excerpts(db, query, stored.id)) for stored in _fetch(db, ids)]
 
-    # The file
-
-    def backup(self, target: Path | str) -> Path:
-        """A whole copy, also while others write.
-
-        Raises:
-            StoreError: it exists already, or cannot be written.
-        """
-        return backup(self.path, Path(target))
-
-    def check(self) -> list[str]:
-        """Every sign of damage in words; an empty list for a sound file. Slow on a large one."""
-        return check(self.path)
-
-    # Shared by the above
+    # Shared by the methods above
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[Database]:
@@ -323,7 +288,7 @@ class Store:
     def _delete(self, table: str, noun: str, row_id: int) -> None:
         with self._write() as db:
             if not db.execute(f"DELETE FROM {table} WHERE id = ?", [row_id]).rowcount:
-                raise _no(noun, row_id)
+                raise _missing(noun, row_id)
 
 
 _SESSIONS = """
@@ -334,15 +299,7 @@ SELECT *, (SELECT count(*) FROM pairs WHERE session_id = sessions.id AND NOT und
 _EXPERIMENT = "SELECT id, session_id, kind, prompt, spec, status, started, finished FROM experiments WHERE id = ?"
 
 
-def _session(row: Mapping[str, Any]) -> StoredSession:
-    return StoredSession(**row)
-
-
-def _title(text: str) -> str:
-    return storable(shorten(text, 60))
-
-
-def _no(noun: str, row_id: int) -> UnknownName:
+def _missing(noun: str, row_id: int) -> UnknownName:
     return UnknownName(f"no {noun} {row_id}", "/history lists what is there")
 
 
@@ -356,7 +313,7 @@ def _insert(db: Database, table: str, row: dict[str, Any]) -> int:
 def _update(db: Database, table: str, noun: str, row_id: int, row: dict[str, Any]) -> None:
     changes = ", ".join(f"{name} = ?" for name in row)
     if not db.execute(f"UPDATE {table} SET {changes} WHERE id = ?", [*row.values(), row_id]).rowcount:
-        raise _no(noun, row_id)
+        raise _missing(noun, row_id)
 
 
 def _ids(ids: Sequence[int]) -> str:

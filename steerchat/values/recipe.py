@@ -220,15 +220,20 @@ def _one_layer(text: str, n_layers: int) -> int:
     return int(text)
 
 
+def layer_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, last) of each run of adjacent layers in ascending `layers`."""
+    runs: list[tuple[int, int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], layer)
+        else:
+            runs.append((layer, layer))
+    return runs
+
+
 def format_layers(layers: Sequence[int]) -> str:
     """`16`, `12-20`, or `3,7,12-14`."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in layer_runs(layers))
 
 
 def name_layers(layers: Sequence[int]) -> str:

@@ -19,7 +19,8 @@ from steerchat.conversation.session import Session
 from steerchat.experiments.outcomes import Setting
 from steerchat.experiments.run import Experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
-from steerchat.storage.store import Filters, Store
+from steerchat.storage.records import Filters
+from steerchat.storage.store import Store
 from steerchat.values.errors import UnknownName, UsageError
 from steerchat.values.recipe import Recipe, parse_term
 from steerchat.values.results import Notice, PairDone
@@ -48,7 +49,8 @@ import torch
 from tiny import a_session, tiny_engine
 from steerchat.conversation.rerun import rerun
 from steerchat.values.results import Notice
-from steerchat.storage.store import Filters, Store
+from steerchat.storage.records import Filters
+from steerchat.storage.store import Store
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -16,6 +16,7 @@ from tiny import ANSWERS, CONTEXT, a_session, finish, notices, rows, tiny_engine
 
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
+from steerchat.storage.file import check
 from steerchat.storage.store import Store
 from steerchat.values.errors import Interrupted, ModelError, StoreError, UnknownName, UsageError
 from steerchat.values.recipe import parse_term
@@ -388,8 +389,8 @@ def test_a_history_that_fails_midway_is_told_once_and_logs_again_when_it_can(tmp
         assert session.journal.logged == 3
     assert stored == dict.fromkeys(("One?", "Two?", "Four?"), ("complete", True))
     assert said == [
-        "the disk is full; until that is mended nothing is logged. free some space",
-        "the history can be written again; what was said meanwhile is not in it",
+        "the disk is full; nothing is logged until this is fixed. free some space",
+        "the history can be written again; the turns since then are not in it",
     ]
 
 
@@ -429,4 +430,4 @@ def test_a_kill_in_the_middle_of_an_answer_leaves_an_interrupted_row(tmp_path: P
     with Store.open(tmp_path / "history.db") as store:
         found = [(row.pair.prompt, row.status) for row in store.pairs()]
         assert found == [("Two?", "interrupted"), ("One?", "complete")]
-        assert store.check() == []
+        assert check(store.path) == []

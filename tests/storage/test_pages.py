@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from steerchat.storage.pages import pair_page, pair_table, when
-from steerchat.storage.records import PairRecord
-from steerchat.storage.store import Filters, Store
+from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.store import Store
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Notice, Pair
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from steerchat.conversation.chat import Chat, history_path
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
+from steerchat.storage.file import check
 from steerchat.storage.migrations import MIGRATIONS
 from steerchat.storage.store import Store
 from steerchat.system.folders import write_whole
@@ -56,8 +57,8 @@ def toolbar(chat: Chat) -> str:
 @pytest.mark.parametrize(
     ("spoil", "message", "hint"),
     [
-        (not_sqlite, "it is not a SQLite file", "name another file, or move that one away"),
-        (another_programs, "is another program's database", "name another file, or move that one away"),
+        (not_sqlite, "it is not a SQLite file", "move it away and start again"),
+        (another_programs, "is another program's database", "move it away and start again"),
         (newer, "was written by a newer steerchat", "pip install -U steerchat"),
         (a_folder, "it cannot be opened", "STEERCHAT_HOME"),
     ],
@@ -137,15 +138,15 @@ def test_a_disk_that_fills_up_in_mid_chat_is_told_and_the_chat_goes_on(tmp_path:
     assert process.returncode == 0, process.stderr
     assert out.count("Traceback") == 0
     full, room = out.split("ROOM")
-    before, *_ = full.split("until that is mended nothing is logged")
+    before, *_ = full.split("nothing is logged until this is fixed")
     assert "NOT LOGGED" not in before and full.count("NOT LOGGED") > 5 and "NOT LOGGED" not in room
-    assert out.count("the history can be written again") == out.count("until that is mended nothing is logged")
+    assert out.count("the history can be written again") == out.count("nothing is logged until this is fixed")
     assert out.count("─ steered: happy") == 61
     finished = {int(found) for found in re.findall(r" pair (\d+)$", out, re.MULTILINE)}
     with Store.open(tmp_path / "home" / "history.db") as store:
         complete = {stored.id for stored in store.pairs(limit=100) if stored.status == "complete"}
         assert complete >= finished and len(finished) > 2
-        assert store.check() == []
+        assert check(store.path) == []
 
 
 @pytest.mark.subprocess

@@ -8,8 +8,9 @@ import pytest
 from chats import Shell, Start, history, say, shown
 from pairs import HAPPY, log
 
-from steerchat.storage.store import Filters, Store
-from steerchat.storage.verdicts import agreement, asked_for, by_effect, by_recipe, tally, unseen
+from steerchat.storage.ratings import agreement, asked_for, by_effect, by_recipe, tally, unseen
+from steerchat.storage.records import Filters
+from steerchat.storage.store import Store
 from steerchat.values.errors import Interrupted
 from steerchat.values.recipe import Recipe, parse_parts
 from steerchat.values.recipe import Term as RecipeTerm

@@ -213,7 +213,7 @@ def _prepared(path: Path) -> object:
 
 def _history(path: Path) -> object:
     with Store.open(path) as store:
-        found = [store.pairs(limit=50), store.sessions(), store.search("word"), store.count(Filters(kind="chat"))]
+        found = [store.pairs(limit=50), store.sessions(), store.search("word"), store.pairs(Filters(kind="chat"))]
         found.append([store.experiment(one.experiment_id) for one in store.pairs() if one.experiment_id])
         store.start_session("m", "f")
     return found

@@ -25,6 +25,7 @@ from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat, history_path
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
+from steerchat.storage.file import check
 from steerchat.storage.store import Store
 from steerchat.system import folders
 from steerchat.system.settings import Settings
@@ -91,7 +92,7 @@ def main(folder: Path, kills: int) -> None:
         assert "a line failed" not in text, text[-2000:]
         shown |= {int(found) for found in re.findall(r" pair (\d+)$", text, re.MULTILINE)}
         with Store.open(history_path()) as store:
-            assert store.check() == [], f"after {number + 1} kills"
+            assert check(store.path) == [], f"after {number + 1} kills"
             there = {stored.id: stored for stored in store.chosen(sorted(shown))}
         assert there.keys() == shown, f"lost: {shown - there.keys()}"
         broken = [one for one in there.values() if one.status != "complete" or not one.pair.normal.text]

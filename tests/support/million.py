@@ -19,8 +19,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from steerchat.storage.file import timestamp
-from steerchat.storage.records import PairRecord
-from steerchat.storage.store import Filters, Store
+from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.store import Store
 from steerchat.values.recipe import Recipe, Term
 
 CONCEPTS = ("happy", "sad", "formal", "pirate", "brief", "poetic", "angry", "calm", "shakespeare", "curious")
@@ -183,7 +183,7 @@ def main(path: Path, count: int) -> int:
 
     print("   median     first   limit  milliseconds")
     with Store.open(path) as store:
-        print(f"# {store.count():,} pairs, {path.stat().st_size / 1e9:.1f} GB")
+        print(f"# {store.pairs(limit=1)[0].id:,} pairs, {path.stat().st_size / 1e9:.1f} GB")
         for what, limit, ask in questions(store):
             tell(what, measure(ask), limit)
     # A start is opening the file; an empty one takes about as long.

@@ -384,7 +384,7 @@ def test_filters_of_the_history_combine_and_a_judgement_is_kept(start: Start):
     for line, error in (
         ("/history --since whenever", "not a time"),
         ("/history --strength 3..1", "not a range"),
-        ("/rate 1 happier", "not a verdict"),
+        ("/rate 1 happier", "not a rating"),
         ("/rate 99 tie", "no pair 99"),
     ):
         assert error in say(chat, screen, line)

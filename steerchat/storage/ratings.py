@@ -1,4 +1,4 @@
-"""What people made of pairs: which to show them blind, and what their verdicts say."""
+"""How users rate pairs: which pairs a blind review shows, and what the ratings say."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..values.results import Answer, Column
 from .records import Filters, StoredPair
 from .store import Store
 
-# A review draws from so many of the newest pairs: the answers of one sweep would give each other away.
+# A review draws from this many of the newest pairs. In order, the pairs of a sweep would show which answer is steered.
 _NEWEST = 500
-# Effects that are looked at together, in standard deviations of the neutral corpus.
+# Bounds of the groups of effects, in standard deviations of the neutral corpus.
 _EDGES = (0.0, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class Blind:
-    """A pair whose answers are shown as `a` and `b`."""
+    """A pair whose answers are shown as `a` and `b`, in random order."""
 
     stored: StoredPair
     order: tuple[Column, Column]
@@ -36,27 +36,28 @@ class Blind:
 
 
 def unseen(store: Store, filters: Filters, count: int) -> list[Blind]:
-    """Some of the newest pairs that nobody judged and that can be told apart, in no order.
+    """Some of the newest pairs that a blind review can show, in random order.
 
     Args:
         store: the history.
         filters: which pairs; `rated` should be False.
-        count: at most.
+        count: the most pairs to return.
     """
-    found = [stored for stored in store.pairs(filters, limit=_NEWEST) if _tellable(stored)]
-    drawn = random.sample(found, min(count, len(found)))
-    return [Blind(one, random.choice((("normal", "steered"), ("steered", "normal")))) for one in drawn]
+    pairs = [stored for stored in store.pairs(filters, limit=_NEWEST) if _reviewable(stored)]
+    drawn = random.sample(pairs, min(count, len(pairs)))
+    return [Blind(stored, random.choice((("normal", "steered"), ("steered", "normal")))) for stored in drawn]
 
 
-def _tellable(stored: StoredPair) -> bool:
+def _reviewable(stored: StoredPair) -> bool:
+    """Whether both answers are complete and differ, and a concept's name can be asked for. A rerun repeats a pair."""
     pair = stored.pair
     named = pair.recipe.active and RANDOM not in pair.recipe.concepts
     different = pair.steered is not None and pair.steered.text != pair.normal.text
-    return named and different and stored.status == "complete" and stored.kind != "rerun"  # of a pair that is there
+    return named and different and stored.status == "complete" and stored.kind != "rerun"
 
 
 def asked_for(recipe: Recipe) -> str:
-    """What a recipe pushes towards: `more happy and less sad`."""
+    """What a recipe should change, in words: `more happy and less sad`."""
     wanted: dict[str, str] = {}
     for term in recipe.terms:
         for name, weight in term.parts:
@@ -67,13 +68,15 @@ def asked_for(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Tally:
-    """Verdicts on pairs that have something in common.
+    """Ratings of a group of pairs, counted.
 
     Attributes:
-        label: what that is.
-        judged: how many.
-        steered, ties: how often the steered answer was judged to show the concept, and how often both or none.
-        reads: how often the steered answer read better, of `compared`.
+        label: what the pairs have in common.
+        judged: rated pairs.
+        steered: how many were rated `steered`.
+        ties: how many were rated `tie`.
+        reads: how often the steered answer read better.
+        compared: how often one of the two answers read better.
         effect: mean of the measured effects; None where none was measured.
     """
 
@@ -87,13 +90,13 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """Of the verdicts for one of both, those for the steered answer; a half when there is none."""
+        """The steered answer's share of the ratings that are not ties; 0.5 without any."""
         decided = self.judged - self.ties
         return self.steered / decided if decided else 0.5
 
     @property
     def range(self) -> tuple[float, float]:
-        """Where that share may well be: 95%, by Wilson's score."""
+        """The 95% confidence interval of that share (Wilson's score interval)."""
         decided, z = self.judged - self.ties, statistics.NormalDist().inv_cdf(0.975)
         if not decided:
             return 0.0, 1.0
@@ -107,14 +110,15 @@ class Tally:
 
 
 def tally(label: str, judged: Sequence[StoredPair]) -> Tally:
-    """Over at least one judged pair."""
-    effects = [one.pair.effect for one in judged if one.pair.effect is not None]
-    compared = [one.reads_better for one in judged if one.reads_better in ("steered", "normal")]
+    """Counts the ratings of at least one rated pair."""
+    ratings = [stored.rating for stored in judged]
+    effects = [stored.pair.effect for stored in judged if stored.pair.effect is not None]
+    compared = [stored.reads_better for stored in judged if stored.reads_better in ("steered", "normal")]
     return Tally(
         label,
         len(judged),
-        sum(one.rating == "steered" for one in judged),
-        sum(one.rating == "tie" for one in judged),
+        ratings.count("steered"),
+        ratings.count("tie"),
         compared.count("steered"),
         len(compared),
         statistics.fmean(effects) if effects else None,
@@ -122,33 +126,33 @@ def tally(label: str, judged: Sequence[StoredPair]) -> Tally:
 
 
 def by_recipe(judged: Sequence[StoredPair]) -> list[Tally]:
-    """By concepts, layers and strengths, as they would be typed; in their order."""
+    """A tally for each recipe, ordered by concept, layers and strength."""
     groups: dict[tuple[Term, ...], list[StoredPair]] = {}
-    for one in judged:
-        groups.setdefault(one.pair.recipe.terms, []).append(one)
+    for stored in judged:
+        groups.setdefault(stored.pair.recipe.terms, []).append(stored)
     order = sorted(groups, key=lambda terms: [(term.concept, term.layers, term.strength) for term in terms])
     return [tally(str(Recipe(terms)), groups[terms]) for terms in order]
 
 
 def by_effect(judged: Sequence[StoredPair]) -> list[Tally]:
-    """By what was measured: does the figure say what people see?"""
-    measured = [one for one in judged if one.pair.effect is not None]
-    edges = (-math.inf, *_EDGES, math.inf)
-    found = []
-    for low, high in itertools.pairwise(edges):
-        inside = [one for one in measured if low <= (one.pair.effect or 0.0) < high]
-        if inside:
-            found.append(tally(_between(low, high), inside))
-    return found
+    """A tally for each range of effects, which shows whether the measure agrees with the users."""
+    measured = [stored for stored in judged if stored.pair.effect is not None]
+    tallies = []
+    for low, high in itertools.pairwise((-math.inf, *_EDGES, math.inf)):
+        group = [stored for stored in measured if low <= (stored.pair.effect or 0.0) < high]
+        if group:
+            tallies.append(tally(_range_label(low, high), group))
+    return tallies
 
 
 def agreement(judged: Sequence[StoredPair]) -> tuple[int, int]:
-    """(agreeing, all): of the verdicts for one answer, those that the sign of the effect agrees with."""
-    decided = [one for one in judged if one.rating != "tie" and one.pair.effect]
-    return sum((one.rating == "steered") == ((one.pair.effect or 0.0) > 0) for one in decided), len(decided)
+    """Of the ratings that are not ties, how many the sign of the effect agrees with, and how many there are."""
+    decided = [stored for stored in judged if stored.rating != "tie" and stored.pair.effect]
+    agreeing = [stored for stored in decided if (stored.rating == "steered") == ((stored.pair.effect or 0.0) > 0)]
+    return len(agreeing), len(decided)
 
 
-def _between(low: float, high: float) -> str:
+def _range_label(low: float, high: float) -> str:
     if math.isinf(low):
         return f"below {high:g}"
     return f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
