@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageErro
 from ..values.page import Page
 from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
 from ..values.results import Event, Notice
+from .asking import confirm, confirm_replacing
 
 _GROUP = "Concepts"
 # The wizard tries a new concept on this prompt: steering shows well on it.
@@ -157,10 +157,8 @@ def delete(
 ) -> str:
     """Deletes a concept of your own; a shipped concept that it hid comes back."""
     chat.library.check_deletable(concept)
-    if not yes:
-        _must_ask(chat, "deleting", f"/concept delete {concept} --yes")
-        if chat.ask(f"Delete {concept} with its examples?", ["yes", "no"]) == "no":
-            return f"{concept} stays."
+    if not yes and not confirm(chat, f"Delete {concept} with its examples?", "--yes"):
+        return f"{concept} stays."
     ships = chat.library.delete(concept)
     if ships:
         return f"{concept} is deleted. The shipped {concept} is back."
@@ -195,10 +193,8 @@ def export(
     value = library.get(concept)
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
     lengths = chat.session.calibration.profile(engine, chat.report).lengths
-    if os.path.lexists(file) and not replace:
-        _must_ask(chat, f"replacing {file.name}", f"/concept export {concept} {file} --replace")
-        if chat.ask(f"Replace {file}?", ["yes", "no"]) == "no":
-            raise Interrupted("exporting")
+    if not replace:
+        confirm_replacing(chat, file)
     facts = {"kind": value.kind, "description": value.description}
     parts: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]
     if suffix == ".gguf":
@@ -293,7 +289,9 @@ def _add(chat: Chat, concept: ConceptValue, layer: str | None, method: str) -> P
 
 def _wizard(chat: Chat) -> Iterator[Event]:
     """Asks for a concept's name and pairs, extracts it, and offers to try it."""
-    _must_ask(chat, "/concept new alone", '/concept new NAME "a text with it" "a text without"')
+    if not chat.can_ask:
+        texts = '/concept new NAME "a text with it" "a text without"'
+        raise UsageError("/concept new alone asks questions, and nobody is there to answer", texts)
     # The model comes first: if it does not load, the user has not typed the examples in vain.
     engine = chat.session.engine
     name = _until(chat, "What is the concept called?", chat.library.check_name)
@@ -351,20 +349,11 @@ def _until(chat: Chat, question: str, parse: Callable[[str], str]) -> str | None
             chat.report(Notice(f"{error.message}; {error.hint}"))
 
 
-# Asking
-
-
-def _must_ask(chat: Chat, what: str, hint: str) -> None:
-    if not chat.can_ask:
-        raise UsageError(f"{what} asks first, and nobody is there to answer", hint)
-
-
 def _ask_to_replace(chat: Chat, name: str, replace: bool) -> None:
     """Raises unless the user lets a concept of their own be replaced; hiding a shipped one needs no question."""
     if replace or not chat.library.owns(name):
         return
-    _must_ask(chat, f"replacing your own {name}", "--replace, or another name")
-    if chat.ask(f"You have a concept {name} already. Replace it?", ["yes", "no"]) == "no":
+    if not confirm(chat, f"You have a concept {name} already. Replace it?", "--replace, or use another name"):
         raise Interrupted(f"making {name}")
 
 

@@ -18,6 +18,7 @@ from ..storage.store import Store
 from ..values.errors import StoreError, UsageError, shorten
 from ..values.page import Page, Shaded
 from ..values.results import Event, Notice
+from .asking import confirm
 
 _GROUP = "Notebook"
 _DAYS = {"today": 0, "yesterday": 1}
@@ -147,17 +148,10 @@ def history_delete(
     """Deletes a pair from the history, with its answers and measures."""
     store = open_store(chat)
     prompt = shorten(store.pair(pair).pair.prompt)
-    if not yes and not confirmed(chat, f"Delete pair {pair}, {prompt!r}?"):
+    if not yes and not confirm(chat, f"Delete pair {pair}, {prompt!r}?", "--yes"):
         return f"Pair {pair} stays."
     store.delete_pair(pair)
     return f"Pair {pair} is deleted."
-
-
-def confirmed(chat: Chat, question: str) -> bool:
-    """Whether the user says yes. Raises UsageError when nobody is there to answer."""
-    if not chat.can_ask:
-        raise UsageError("deleting asks first, and nobody is there to answer", "add --yes")
-    return chat.ask(question, ["yes", "no"]) == "yes"
 
 
 def open_store(chat: Chat) -> Store:

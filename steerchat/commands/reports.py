@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +15,9 @@ from ..slash.arguments import Int, Option, PairId, PathArg
 from ..slash.registry import command
 from ..storage.store import Store
 from ..system.folders import write_whole
-from ..values.errors import Interrupted, StoreError, UsageError
+from ..values.errors import StoreError, UsageError
 from ..values.results import Notice
+from .asking import confirm_replacing
 from .notebook import open_store
 
 
@@ -53,11 +53,8 @@ def report(
         content = session_report(chat.session.calibration, store, session or _this_session(chat, store))
     if file.is_dir():
         raise UsageError(f"{file} is a folder", f"/report {file / 'report.html'}")
-    if os.path.lexists(file) and not replace:
-        if not chat.can_ask:
-            raise UsageError(f"{file} exists already", "add --replace, or use another name")
-        if chat.ask(f"Replace {file}?", ["yes", "no"]) == "no":
-            raise Interrupted("the report")
+    if not replace:
+        confirm_replacing(chat, file)
     try:
         write_whole(file, form(content).encode())
     except OSError as error:

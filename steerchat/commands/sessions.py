@@ -11,7 +11,8 @@ from ..slash.arguments import Int, Option, SessionId
 from ..slash.registry import command
 from ..storage.pages import when
 from ..values.page import Page, Table
-from .notebook import confirmed, open_store
+from .asking import confirm
+from .notebook import open_store
 
 _GROUP = "Notebook"
 
@@ -67,7 +68,7 @@ def session_delete(
     store = open_store(chat)
     stored = store.session(session)
     pairs = f"{stored.pairs} pair{'' if stored.pairs == 1 else 's'}"
-    if not yes and not confirmed(chat, f"Delete session {session}, {stored.title!r}, with {pairs}?"):
+    if not yes and not confirm(chat, f"Delete session {session}, {stored.title!r}, with {pairs}?", "--yes"):
         return f"Session {session} stays."
     own = session == chat.session.journal.session_id
     if own:

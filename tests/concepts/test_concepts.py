@@ -139,9 +139,9 @@ def test_an_own_concept_hides_the_shipped_one_until_it_is_deleted(chat: FakeChat
 
 def test_deleting_asks_first_and_fails_where_nobody_answers(chat: FakeChat, tmp_path: Path, tiny: Engine) -> None:
     chat.do(JOY)
-    with pytest.raises(UsageError, match="nobody is there") as caught:
+    with pytest.raises(UsageError, match="Nobody is there") as caught:
         chat.do("/concept delete joyful")
-    assert caught.value.hint == "/concept delete joyful --yes"
+    assert caught.value.hint == "add --yes"
     asked = FakeChat(tmp_path, tiny, ["no"])
     assert "stays" in asked.do("/concept delete joyful")
     assert asked.library.owns("joyful")
@@ -543,7 +543,7 @@ def test_importing_over_an_own_concept_asks_first(chat: FakeChat, tmp_path: Path
 def test_exporting_writes_over_a_file_only_when_told_to(chat: FakeChat, tmp_path: Path) -> None:
     target = tmp_path / "v.safetensors"
     target.write_text("precious")
-    with pytest.raises(UsageError, match="replacing v"):
+    with pytest.raises(UsageError, match="exists already"):
         chat.do(f"/concept export happy {target}")
     assert target.read_text() == "precious"
     chat.do(f"/concept export happy {target} --replace")

@@ -1,0 +1,35 @@
+"""Questions that commands ask before they replace or delete something."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..conversation.chat import Chat
+from ..values.errors import Interrupted, UsageError
+
+
+def confirm(chat: Chat, question: str, option: str) -> bool:
+    """Whether the user says yes.
+
+    Args:
+        question: put to the user.
+        option: the option that answers yes on the command line.
+
+    Raises:
+        UsageError: when nobody is there to answer.
+    """
+    if not chat.can_ask:
+        raise UsageError(f"{question} Nobody is there to answer", f"add {option}")
+    return chat.ask(question, ["yes", "no"]) == "yes"
+
+
+def confirm_replacing(chat: Chat, file: Path) -> None:
+    """Ask before an existing file is replaced.
+
+    Raises:
+        Interrupted: when the user says no.
+        UsageError: when nobody is there to answer.
+    """
+    if os.path.lexists(file) and not confirm(chat, f"{file} exists already. Replace it?", "--replace"):
+        raise Interrupted(f"writing {file.name}")
