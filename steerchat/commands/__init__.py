@@ -4,20 +4,6 @@ May import: everything but the terminal package.
 Start reading: steering.py.
 """
 
-# ruff: noqa: I001  # help and the menu list them in this order, the most used first
+# ruff: noqa: F401, I001  # help and the menu list them in this order, the most used first
 from . import steering, concepts, evaluation, conversation, experiments, notebook, verdicts, sessions, reports
 from . import learning, setup
-
-__all__ = [
-    "concepts",
-    "conversation",
-    "evaluation",
-    "experiments",
-    "learning",
-    "notebook",
-    "reports",
-    "sessions",
-    "setup",
-    "steering",
-    "verdicts",
-]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace as changed
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -14,27 +15,26 @@ from ..concepts.library import DEFAULT_LAYERS
 from ..concepts.pages import default_description, entries, entry, extraction_lines, list_page, show_page
 from ..conversation.chat import Chat
 from ..slash.arguments import Choice, Concept, Layer, Option, PathArg, Text
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageError
 from ..values.page import Page
 from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
 from ..values.results import Event, Notice
-from .asking import confirm, confirm_replacing
+from .asking import Replace, Yes, confirm, confirm_replacing
 
-_GROUP = "Concepts"
+command = partial(registry.command, group="Concepts")
 # The wizard tries a new concept on this prompt: steering shows well on it.
 _TRY = "Tell me about the weather"
 _Method = Annotated[str, Option("how the vector is extracted from the pairs", Choice(*METHODS, metavar="METHOD"))]
-_Replace = Annotated[bool, Option("replace without asking")]
 
 
-@command("concept", examples=["/concept"], group=_GROUP)
+@command("concept", examples=["/concept"])
 def concept(chat: Chat) -> Page:
     """Lists the concepts."""
     return list_concepts(chat)
 
 
-@command("concept list", examples=["/concept list"], group=_GROUP, shell=True, needs_model=False)
+@command("concept list", examples=["/concept list"], shell=True, needs_model=False)
 def list_concepts(
     chat: Chat, *, evaluate: Annotated[bool, Option("measure every concept instead, as /concept evaluate does")] = False
 ) -> Page:
@@ -46,7 +46,7 @@ def list_concepts(
     return list_page(entries(chat.library, _fingerprint(chat)))
 
 
-@command("concept show", examples=["/concept show happy"], group=_GROUP, shell=True)
+@command("concept show", examples=["/concept show happy"], shell=True)
 def show(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> Page:
     """Shows a concept: its pairs, how well they agree and separate at each layer, and the most similar concepts."""
     library, engine = chat.library, chat.session.engine
@@ -79,7 +79,6 @@ def show(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> Page:
         "/concept new grumpy --examples grumpy.csv 14",
         "/concept new",
     ],
-    group=_GROUP,
     shell=True,
 )
 def new(
@@ -89,11 +88,9 @@ def new(
     negative: Annotated[str | None, Text("a text like it that does not", metavar="WITHOUT")] = None,
     layer: Annotated[str | None, Layer("the recommended layer: 16, 12-20, or 55%")] = None,
     *,
-    examples: Annotated[
-        Path | None, Option("a TOML, JSONL or CSV file with prompt, positive, negative", PathArg)
-    ] = None,
+    examples: Annotated[Path | None, Option("a TOML, JSONL or CSV file of contrast pairs", PathArg)] = None,
     method: _Method = "",
-    replace: _Replace = False,
+    replace: Replace = False,
 ) -> Page | Iterator[Event]:
     """Makes a concept from two texts or a file of pairs; without arguments, asks for them.
 
@@ -124,7 +121,7 @@ def new(
     return _add(chat, concept, layer, method)
 
 
-@command("concept edit", examples=["/concept edit happy"], group=_GROUP, shell=True, needs_model=False)
+@command("concept edit", examples=["/concept edit happy"], shell=True, needs_model=False)
 def edit(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> list[object]:
     """Opens your copy of a concept in $EDITOR, or prints its path."""
     library = chat.library
@@ -148,12 +145,12 @@ def edit(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> list[ob
     return [*notes, f"{concept} is saved; its vector is extracted again at the next use."]
 
 
-@command("concept delete", examples=["/concept delete eager"], group=_GROUP, shell=True, needs_model=False)
+@command("concept delete", examples=["/concept delete eager"], shell=True, needs_model=False)
 def delete(
     chat: Chat,
     concept: Annotated[str, Concept("a concept of your own")],
     *,
-    yes: Annotated[bool, Option("delete without asking")] = False,
+    yes: Yes = False,
 ) -> str:
     """Deletes a concept of your own; a shipped concept that it hid comes back."""
     chat.library.check_deletable(concept)
@@ -171,7 +168,6 @@ def delete(
 @command(
     "concept export",
     examples=["/concept export happy happy.gguf", "/concept export happy happy.safetensors"],
-    group=_GROUP,
     shell=True,
 )
 def export(
@@ -179,7 +175,7 @@ def export(
     concept: Annotated[str, Concept("the concept")],
     file: Annotated[Path, PathArg("a .safetensors file, or a .gguf file for llama.cpp and repeng")],
     *,
-    replace: _Replace = False,
+    replace: Replace = False,
 ) -> list[object]:
     """Writes a concept's vector as safetensors, or as a GGUF control vector for llama.cpp and repeng.
 
@@ -210,7 +206,6 @@ def export(
 @command(
     "concept import",
     examples=["/concept import joy joy.gguf", "/concept import joy direction.npy --layer 14"],
-    group=_GROUP,
     shell=True,
 )
 def import_(
@@ -219,7 +214,7 @@ def import_(
     file: Annotated[Path, PathArg("a .safetensors file, a .gguf control vector, or an .npy array")],
     *,
     layer: Annotated[str, Option("of a plain direction: the block whose output it steers, counted from 0", Layer)] = "",
-    replace: _Replace = False,
+    replace: Replace = False,
 ) -> list[object]:
     """Imports a vector of steerchat, llama.cpp or repeng, or a plain direction.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..slash.arguments import Choice, Rest
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..values.errors import shorten
 from ..values.results import Event
 
-_GROUP = "Conversation"
+command = partial(registry.command, group="Conversation")
 
 
-@command("new", examples=["/new"], group=_GROUP, aliases=["reset", "clear"])
+@command("new", examples=["/new"], aliases=["reset", "clear"])
 def new(chat: Chat) -> str:
     """Begins a new conversation; the recipe stays."""
     session = chat.session
@@ -26,7 +27,7 @@ def new(chat: Chat) -> str:
     return f"A new conversation.{note} Steering stays: {session.recipe}."
 
 
-@command("retry", examples=["/retry", "/retry same"], group=_GROUP)
+@command("retry", examples=["/retry", "/retry same"])
 def retry(
     chat: Chat, how: Annotated[str, Choice("same", meaning="with the same seed and recipe")] = ""
 ) -> Iterator[Event]:
@@ -34,7 +35,7 @@ def retry(
     return chat.session.retry(same=how == "same")
 
 
-@command("undo", examples=["/undo"], group=_GROUP)
+@command("undo", examples=["/undo"])
 def undo(chat: Chat) -> str:
     """Takes the last message and its answers back."""
     turn = chat.session.undo()
@@ -42,7 +43,7 @@ def undo(chat: Chat) -> str:
     return f"Taken back: {shorten(turn.user)!r}. {left} {'turn' if left == 1 else 'turns'} left."
 
 
-@command("edit", examples=["/edit", "/edit Tell me about the sea"], group=_GROUP)
+@command("edit", examples=["/edit", "/edit Tell me about the sea"])
 def edit(chat: Chat, text: Annotated[str, Rest("the new message")] = "") -> Iterator[Event] | None:
     """Replaces the last message and answers it; without a text, puts the last message on the line for editing."""
     if not text:
@@ -51,13 +52,13 @@ def edit(chat: Chat, text: Annotated[str, Rest("the new message")] = "") -> Iter
     return chat.session.edit(text)
 
 
-@command("continue", examples=["/continue The meeting went"], group=_GROUP)
+@command("continue", examples=["/continue The meeting went"])
 def carry_on(chat: Chat, text: Annotated[str, Rest("the text to continue")]) -> Iterator[Event]:
     """Continues a text, without the chat template."""
     return chat.session.carry_on(text)
 
 
-@command("system", examples=["/system You answer in one sentence.", "/system"], group=_GROUP)
+@command("system", examples=["/system You answer in one sentence.", "/system"])
 def system(chat: Chat, text: Annotated[str | None, Rest("the system message; - removes it")] = None) -> str:
     """Sets the system message, or shows it."""
     if text:

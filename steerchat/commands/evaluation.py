@@ -33,14 +33,10 @@ _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain
 )
 def evaluate(
     chat: Chat,
-    concepts: Annotated[
-        tuple[TermRequest, ...], Many(TermWord, "concepts, each with or without a setting; by default all")
-    ] = (),
+    concepts: Annotated[tuple[TermRequest, ...], Many(TermWord, "concepts with or without a setting, or all")] = (),
     *,
     seeds: Annotated[int, Option("the number of answers to each prompt", Int(least=1, most=50))] = 3,
-    prompts: Annotated[
-        Path | None, Option("a file with a prompt a line, in place of the shipped prompts", PathArg)
-    ] = None,
+    prompts: Annotated[Path | None, Option("a file with a prompt a line, for other prompts", PathArg)] = None,
     prompts_used: Annotated[int, Option("the number of prompts", Int(least=2, most=100))] = 12,
     directions: Annotated[int, Option("the number of random directions to compare with", Int(least=1, most=50))] = 3,
 ) -> Page:
@@ -53,7 +49,7 @@ def evaluate(
     from ..experiments.trials import evaluate as evaluate_each
 
     named = concepts or tuple(parse_term(name) for name in chat.library.names() if name in INDEPENDENT)
-    chosen = folders.read_prompts(prompts) if prompts else _shipped("evaluation")
+    chosen = folders.read_prompts(prompts) if prompts else shipped_prompts("evaluation")
     if len(chosen) < 2:
         raise UsageError(f"{prompts} holds one prompt", "an interval over prompts needs at least two")
     trials = _trials(chat, chosen[:prompts_used], seeds)
@@ -89,7 +85,7 @@ def chance(chat: Chat, *, quick: Annotated[bool, Option("use fewer directions, f
     from ..experiments.trials import measure_chance
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
-    trials = _trials(chat, _shipped("tuning")[: 4 if quick else 6], 2 if quick else 4)
+    trials = _trials(chat, shipped_prompts("tuning")[: 4 if quick else 6], 2 if quick else 4)
     measured = measure_chance(trials, names, 4 if quick else 6)
     path = chat.session.calibration.keep_chance(measured)
     cells = []
@@ -113,7 +109,8 @@ def _version() -> str:
     return f"{__version__}+{commit.stdout.strip()}"
 
 
-def _shipped(part: str) -> list[str]:
+def shipped_prompts(part: str) -> list[str]:
+    """The shipped prompts for `evaluation` or for `tuning`."""
     text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)[part]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from ..conversation.chat import Chat
@@ -15,36 +14,37 @@ from ..experiments import pages as experiment_pages
 from ..experiments import tuning
 from ..experiments.outcomes import Setting
 from ..experiments.run import Experiment
-from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, mix_notes, with_controls
+from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
 from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId, Rest, Strength
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..storage.records import StoredPair
-from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
-from ..values.recipe import Recipe, TermRequest, parse_parts
 from ..values.results import BenchReport, Event, Notice, Strip
+from .evaluation import shipped_prompts
 
-_GROUP = "Experiments"
+command = partial(registry.command, group="Experiments")
+_Prompt = Annotated[str, Rest("the prompt; by default the last message")]
+_Concept = Annotated[str | None, Option("a concept or mix in place of the recipe", MixSpec(metavar="CONCEPT"))]
+_Seeds = Annotated[int, Option("the number of seeds", Int(least=1, most=200))]
+_Tokens = Annotated[int, Option("the longest answer, in tokens", Int(least=1, most=1000))]
+_Raw = Annotated[bool, Option("continue the prompt itself, without the chat template")]
 
 
 @command(
     "compare",
     examples=["/compare Tell me about the weather", "/compare --repeats 5", "/compare --repeats 5 --control"],
-    group=_GROUP,
     shell=True,
     parallel=True,
 )
 def compare(
     chat: Chat,
-    prompt: Annotated[str, Rest("the prompt; by default the last message")] = "",
+    prompt: _Prompt = "",
     *,
-    repeats: Annotated[int, Option("the number of seeds", Int(least=1, most=200))] = 1,
-    control: Annotated[
-        bool, Option("also run controls: random directions of equal strength, and asking for the concept")
-    ] = False,
-    raw: Annotated[bool, Option("continue the prompt itself, without the chat template")] = False,
+    repeats: _Seeds = 1,
+    control: Annotated[bool, Option("also run random directions of equal strength, and ask for the concept")] = False,
+    raw: _Raw = False,
 ) -> Iterator[Event] | Page:
     """Answers a prompt normal and steered, outside the conversation.
 
@@ -65,23 +65,17 @@ def compare(
 
 
 @command(
-    "layers",
-    examples=["/layers Tell me about the weather", "/layers --raw In my opinion,"],
-    group=_GROUP,
-    shell=True,
-    parallel=True,
+    "layers", examples=["/layers Tell me about the weather", "/layers --raw In my opinion,"], shell=True, parallel=True
 )
 def layers(
     chat: Chat,
-    prompt: Annotated[str, Rest("the prompt; by default the last message")] = "",
+    prompt: _Prompt = "",
     *,
-    concept: Annotated[
-        str | None, Option("a concept or mix in place of the recipe", MixSpec(metavar="CONCEPT"))
-    ] = None,
+    concept: _Concept = None,
     strength: Annotated[float | None, Option("a strength in place of the recipe's", Strength)] = None,
-    repeats: Annotated[int, Option("the number of seeds", Int(least=1, most=50))] = 4,
-    tokens: Annotated[int, Option("the longest answer, in tokens", Int(least=1, most=1000))] = 40,
-    raw: Annotated[bool, Option("continue the prompt itself, without the chat template")] = False,
+    repeats: _Seeds = 4,
+    tokens: _Tokens = 40,
+    raw: _Raw = False,
 ) -> Page:
     """Steers at every layer, one at a time, and shows effect and cost.
 
@@ -97,21 +91,18 @@ def layers(
 @command(
     "strengths",
     examples=["/strengths Tell me about the weather", "/strengths --concept happy --layer 16 How was your day?"],
-    group=_GROUP,
     shell=True,
     parallel=True,
 )
 def strengths(
     chat: Chat,
-    prompt: Annotated[str, Rest("the prompt; by default the last message")] = "",
+    prompt: _Prompt = "",
     *,
-    concept: Annotated[
-        str | None, Option("a concept or mix in place of the recipe", MixSpec(metavar="CONCEPT"))
-    ] = None,
+    concept: _Concept = None,
     layer: Annotated[str | None, Option("layers in place of the recipe's", Layer)] = None,
-    repeats: Annotated[int, Option("the number of seeds", Int(least=1, most=50))] = 4,
-    tokens: Annotated[int, Option("the longest answer, in tokens", Int(least=1, most=1000))] = 40,
-    raw: Annotated[bool, Option("continue the prompt itself, without the chat template")] = False,
+    repeats: _Seeds = 4,
+    tokens: _Tokens = 40,
+    raw: _Raw = False,
 ) -> Page:
     """Steers with strengths from negative to too high, and shows where steering begins and where it breaks fluency.
 
@@ -139,73 +130,7 @@ def _prompt_and_concept(name: str, chat: Chat, prompt: str, concept: str | None)
     return last, prompt
 
 
-@command(
-    "mix",
-    examples=[
-        "/mix happy:0.7,excited:0.3",
-        "/mix formal:0.5,friendly:0.5 16 2.0",
-        "/mix happy:1,sad:-1 Tell me about the weather",
-    ],
-    group="Steering",
-    shell=True,
-    parallel=True,
-)
-def mix(
-    chat: Chat,
-    spec: Annotated[str, MixSpec("concepts with weights; a negative weight pushes away")],
-    where: Annotated[str | None, Layer("the layers; by default those of the heaviest concept")] = None,
-    push: Annotated[float | None, Strength("the strength; by default that of the heaviest concept")] = None,
-    prompt: Annotated[str, Rest("a prompt to answer at once, normal and steered")] = "",
-    *,
-    layer: Annotated[str | None, Option("the layers, as an option", Layer)] = None,
-    strength: Annotated[float | None, Option("the strength, as an option", Strength)] = None,
-    raw: Annotated[bool, Option("continue the prompt itself, without the chat template")] = False,
-) -> list[object] | Iterator[Event]:
-    """Steers towards a mix of concepts.
-
-    Weights are divided by the sum of their absolute values; the weighted directions are added and rescaled to unit
-    length, so a mix pushes no harder than a single concept. Every answer then shows the effect of each part.
-    """
-    session = chat.session
-    request = TermRequest(parse_parts(spec), layer or where, push if strength is None else strength)
-    term, notes = session.resolve(request)
-    notes += mix_notes(session, term)
-    session.recipe = Recipe((term,), chat.settings.scope)
-    if not prompt:
-        return [*map(Notice, notes), session.recipe]
-    return itertools.chain(map(Notice, notes), session.compare(prompt, raw=raw, kind="mix"))
-
-
-@command("ablate", examples=["/ablate sad", "/ablate sad 12-20"], group="Steering")
-def ablate(
-    chat: Chat,
-    concept: Annotated[str, Concept("the concept to remove")],
-    layer: Annotated[str | None, Layer("the layers: 16, a range 12-20, a depth 55%, or all")] = None,
-) -> list[object]:
-    """Removes a concept's direction from the residual stream, in addition to the recipe.
-
-    The residual stream keeps everything except its component along that direction. /steer drop CONCEPT ends it.
-    """
-    notes = chat.session.steer([TermRequest(parse_parts(concept), layer, operation="ablate")], keep=True)
-    return [*map(Notice, notes), chat.session.recipe]
-
-
-@command("replace", examples=["/replace happy", "/replace happy 16 2.0"], group="Steering")
-def replace_state(
-    chat: Chat,
-    concept: Annotated[str, Concept("the concept that replaces the state")],
-    layer: Annotated[str | None, Layer("the layers: 16, a range 12-20, a depth 55%, or all")] = None,
-    strength: Annotated[float | None, Strength("the length of the new state; by default 2.0")] = None,
-) -> list[object]:
-    """Replaces the residual stream with a concept's direction, in addition to the recipe.
-
-    Everything else at those positions is lost, which shows why steering adds. /steer drop CONCEPT ends it.
-    """
-    notes = chat.session.steer([TermRequest(parse_parts(concept), layer, strength, operation="replace")], keep=True)
-    return [*map(Notice, notes), chat.session.recipe]
-
-
-@command("why", examples=["/why", "/why 1"], group=_GROUP, shell=True)
+@command("why", examples=["/why", "/why 1"], shell=True)
 def why(
     chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the last steered one", metavar="ID")] = None
 ) -> Page:
@@ -228,7 +153,7 @@ def why(
     return experiment_pages.why(stored.pair, tokens, likeliest, _probe(session, names, stored))
 
 
-@command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], group=_GROUP, shell=True)
+@command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], shell=True)
 def probe(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "the concepts; by default the steered ones")] = (),
@@ -259,7 +184,7 @@ def probe(
     return experiment_pages.probe(strips, names if keeps_on else ())
 
 
-@command("probe off", examples=["/probe off"], group=_GROUP)
+@command("probe off", examples=["/probe off"])
 def probe_off(chat: Chat) -> Notice:
     """Stops showing concepts under each answer."""
     names = " and ".join(chat.session.probes)
@@ -273,7 +198,7 @@ def _probe(session: Session, concepts: Sequence[str], stored: StoredPair) -> tup
     )
 
 
-@command("lens", examples=["/lens", "/lens 16 The capital of France is"], group=_GROUP, shell=True)
+@command("lens", examples=["/lens", "/lens 16 The capital of France is"], shell=True)
 def lens(
     chat: Chat,
     layer: Annotated[int | None, Int("a layer; by default all of them", metavar="LAYER", least=0)] = None,
@@ -296,16 +221,14 @@ def lens(
     return experiment_pages.lens(predictions(engine, ids), layer, text)
 
 
-@command(
-    "tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], group=_GROUP, shell=True, parallel=True
-)
+@command("tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], shell=True, parallel=True)
 def tune(
     chat: Chat,
     concept: Annotated[str | None, Concept("the concept to tune; by default the steered one")] = None,
     layer: Annotated[str | None, Layer("try only these layers, in finer steps of strength")] = None,
     *,
     prompts_used: Annotated[int, Option("the number of tuning prompts", Int(least=1, most=24))] = 4,
-    tokens: Annotated[int, Option("the longest answer, in tokens", Int(least=1, most=1000))] = 40,
+    tokens: _Tokens = 40,
     keep: Annotated[bool, Option("keep the best setting as the concept's own on this model")] = False,
 ) -> Page:
     """Finds layers and strength for a concept by measuring answers.
@@ -317,21 +240,20 @@ def tune(
     recipe = chosen(session, concept)
     places, strengths = ((layer,), tuning.FINER) if layer else (tuning.LAYERS, tuning.STRENGTHS)
     settings = tuning.grid(recipe, places, strengths, session.engine.n_layers)
-    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
-    result = tuning.tune(session, settings, tomllib.loads(text)["tuning"][:prompts_used], tokens)
+    result = tuning.tune(session, settings, shipped_prompts("tuning")[:prompts_used], tokens)
     best = tuning.tuned(result.outcomes)
     kept = tuning.keep(session, best.setting.recipe) if keep and best is not None else ""
     return experiment_pages.tuning(result, recipe, best, kept)
 
 
-@command("tune keep", examples=["/tune keep"], group=_GROUP)
+@command("tune keep", examples=["/tune keep"])
 def tune_keep(chat: Chat) -> Notice:
     """Keeps the recipe's layers and strength as the concept's setting on this model."""
     name = tuning.keep(chat.session, chat.session.recipe)
     return Notice(f"/steer {name} uses this setting from now on; /concept delete {name} restores the shipped one.")
 
 
-@command("bench", examples=["/bench --quick", "/bench --kernels", "/bench"], group=_GROUP, shell=True)
+@command("bench", examples=["/bench --quick", "/bench --kernels", "/bench"], shell=True)
 def bench(
     chat: Chat,
     *,

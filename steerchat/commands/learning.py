@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +15,14 @@ from ..course.lesson import Condition, LessonError
 from ..course.report import write_report
 from ..course.tutor import tutor
 from ..slash.arguments import Int, Option, PathArg, Rest
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..values.errors import SteerchatError, UsageError, unknown
 from ..values.page import Page, Table
 
-_GROUP = "Learning"
+command = partial(registry.command, group="Learning")
 
 
-@command("lesson", examples=["/lesson", "/lesson 1", "/lesson first-steering"], group=_GROUP)
+@command("lesson", examples=["/lesson", "/lesson 1", "/lesson first-steering"])
 def lesson(
     chat: Chat, name: Annotated[str, Rest("a lesson's number or name", metavar="N or NAME")] = ""
 ) -> list[object]:
@@ -29,7 +30,7 @@ def lesson(
     return tutor(chat).start(name) if name else tutor(chat).listing()
 
 
-@command("lesson list", examples=["/lesson list"], group=_GROUP, shell=True, needs_model=False)
+@command("lesson list", examples=["/lesson list"], shell=True, needs_model=False)
 def lesson_list(
     chat: Chat, *, check: Annotated[bool, Option("validate the lessons' files instead, as /lesson check does")] = False
 ) -> Page | str:
@@ -44,7 +45,7 @@ def lesson_list(
     return Page(teacher.listing(), objects)
 
 
-@command("lesson check", examples=["/lesson check"], group=_GROUP, shell=True, needs_model=False)
+@command("lesson check", examples=["/lesson check"], shell=True, needs_model=False)
 def lesson_check(chat: Chat) -> str:
     """Validates the lessons' files: their form, hints, commands and facts."""
     course = tutor(chat).course
@@ -55,67 +56,67 @@ def lesson_check(chat: Chat) -> str:
     return f"{len(course.lessons)} lessons with {steps} steps are in order."
 
 
-@command("lesson next", examples=["/lesson next"], group=_GROUP)
+@command("lesson next", examples=["/lesson next"])
 def lesson_next(chat: Chat) -> list[object]:
     """Goes on to the next step."""
     return tutor(chat).next()
 
 
-@command("lesson answer", examples=["/lesson answer 2"], group=_GROUP, aliases=["answer"])
+@command("lesson answer", examples=["/lesson answer 2"], aliases=["answer"])
 def lesson_answer(chat: Chat, number: Annotated[int, Int("the answer's number", least=1)]) -> list[object]:
     """Answers the question of the step; the claim of the answer is then measured."""
     return tutor(chat).answer(number)
 
 
-@command("lesson back", examples=["/lesson back"], group=_GROUP)
+@command("lesson back", examples=["/lesson back"])
 def lesson_back(chat: Chat) -> list[object]:
     """Shows the previous step."""
     return tutor(chat).back()
 
 
-@command("lesson hint", examples=["/lesson hint"], group=_GROUP)
+@command("lesson hint", examples=["/lesson hint"])
 def lesson_hint(chat: Chat) -> list[object]:
     """Gives a hint, and another one at each call."""
     return tutor(chat).hint()
 
 
-@command("lesson solution", examples=["/lesson solution"], group=_GROUP)
+@command("lesson solution", examples=["/lesson solution"])
 def lesson_solution(chat: Chat) -> list[object]:
     """Shows the solution of the step."""
     return tutor(chat).solution()
 
 
-@command("lesson skip", examples=["/lesson skip"], group=_GROUP)
+@command("lesson skip", examples=["/lesson skip"])
 def lesson_skip(chat: Chat) -> list[object]:
     """Skips the step."""
     return tutor(chat).skip()
 
 
-@command("lesson reset", examples=["/lesson reset", "/lesson reset first-steering"], group=_GROUP)
+@command("lesson reset", examples=["/lesson reset", "/lesson reset first-steering"])
 def lesson_reset(chat: Chat, name: Annotated[str, Rest("a lesson; by default the running one")] = "") -> list[object]:
     """Deletes the progress in a lesson."""
     return tutor(chat).reset(name)
 
 
-@command("lesson quit", examples=["/lesson quit"], group=_GROUP)
+@command("lesson quit", examples=["/lesson quit"])
 def lesson_quit(chat: Chat) -> list[object]:
     """Leaves the lesson; the progress stays."""
     return tutor(chat).quit()
 
 
-@command("lesson track", examples=["/lesson track", "/lesson track look"], group=_GROUP)
+@command("lesson track", examples=["/lesson track", "/lesson track look"])
 def lesson_track(chat: Chat, name: Annotated[str, Rest("a track's name")] = "") -> list[object]:
     """Lists the tracks, shorter paths through the course, or chooses one."""
     return tutor(chat).track(name)
 
 
-@command("lesson report", examples=["/lesson report my-lessons.md"], group=_GROUP)
+@command("lesson report", examples=["/lesson report my-lessons.md"])
 def lesson_report(chat: Chat, file: Annotated[Path, PathArg("the file to write")]) -> list[object]:
     """Writes your answers and measurements as Markdown, to hand in."""
     return write_report(tutor(chat), file)
 
 
-@command("expect", examples=["/expect happy > 0"], group=_GROUP)
+@command("expect", examples=["/expect happy > 0"])
 def expect(
     chat: Chat, what: Annotated[str, Rest("a condition, such as pair-cost < 3", metavar="FACT SIGN NUMBER")]
 ) -> str:
@@ -138,7 +139,7 @@ def expect(
     return f"As expected: {what}."
 
 
-@command("glossary", examples=["/glossary", "/glossary activation"], group=_GROUP)
+@command("glossary", examples=["/glossary", "/glossary activation"])
 def glossary(chat: Chat, word: Annotated[str, Rest("a word", metavar="WORD")] = "") -> Table | str:
     """Explains the technical terms."""
     entries = read_glossary(course_folder(chat.settings.lessons))

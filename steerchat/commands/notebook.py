@@ -6,21 +6,22 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import fork, rerun, use
 from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..storage.pages import pair_page, pair_table, when
 from ..storage.records import Filters, SearchHit
 from ..storage.store import Store
 from ..values.errors import StoreError, UsageError, shorten
 from ..values.page import Page, Shaded
 from ..values.results import Event, Notice
-from .asking import confirm
+from .asking import Yes, confirm
 
-_GROUP = "Notebook"
+command = partial(registry.command, group="Notebook")
 _DAYS = {"today": 0, "yesterday": 1}
 _AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -62,10 +63,15 @@ class Since(Kind):
             ) from None
 
 
+OnlyConcept = Annotated[str | None, Option("only pairs steered with this concept, alone or in a mix", Concept)]
+OnlyKind = Annotated[str | None, Option("only pairs of this kind: chat, compare, layers, strengths, mix ...")]
+OnlySession = Annotated[int | None, Option("only pairs of this session", Int(least=1))]
+_Pair = Annotated[int, PairId("the pair", metavar="ID")]
+
+
 @command(
     "history",
     examples=["/history", "/history 3", "/history --search weather", "/history --concept happy --since 2d"],
-    group=_GROUP,
     shell=True,
     needs_model=False,
     exports=True,
@@ -75,15 +81,15 @@ def history(
     pair: Annotated[int | None, PairId("a pair to show in full")] = None,
     *,
     search: Annotated[str, Option("only pairs that contain these words")] = "",
-    concept: Annotated[str | None, Option("only pairs steered with this concept, alone or in a mix", Concept)] = None,
+    concept: OnlyConcept = None,
     layer: Annotated[int | None, Option("only pairs steered at this layer", Int(least=0))] = None,
     strength: Annotated[tuple[float, float] | None, Option("only pairs steered with this strength", Range)] = None,
     min_effect: Annotated[float | None, Option("only pairs with at least this effect", Float)] = None,
     model: Annotated[str | None, Option("only pairs of this model, as the history names it")] = None,
     since: Annotated[datetime | None, Option("only pairs since this time", Since)] = None,
-    kind: Annotated[str | None, Option("only pairs of this kind: chat, compare, layers, strengths, mix ...")] = None,
+    kind: OnlyKind = None,
     rated: Annotated[bool, Option("only pairs that you rated")] = False,
-    session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
+    session: OnlySession = None,
     limit: Annotated[int, Option("the most pairs to list", Int(least=1, most=100_000))] = 20,
     before: Annotated[int | None, Option("only pairs older than this pair", PairId(metavar="ID"))] = None,
 ) -> Page:
@@ -120,30 +126,30 @@ def _hit_lines(hit: SearchHit) -> list[object]:
     return [Notice("   ".join(facts)), *places]
 
 
-@command("history rerun", examples=["/history rerun 1"], group=_GROUP, shell=True)
-def history_rerun(chat: Chat, pair: Annotated[int, PairId("the pair", metavar="ID")]) -> Iterator[Event]:
+@command("history rerun", examples=["/history rerun 1"], shell=True)
+def history_rerun(chat: Chat, pair: _Pair) -> Iterator[Event]:
     """Repeats a pair: gives the same two texts, or says what differs."""
     return rerun(chat.session, pair)
 
 
-@command("history use", examples=["/history use 1"], group=_GROUP)
-def history_use(chat: Chat, pair: Annotated[int, PairId("the pair", metavar="ID")]) -> list[object]:
+@command("history use", examples=["/history use 1"])
+def history_use(chat: Chat, pair: _Pair) -> list[object]:
     """Takes over the recipe, settings and seed of a pair."""
     return use(chat.session, pair)
 
 
-@command("history fork", examples=["/history fork 1"], group=_GROUP)
-def history_fork(chat: Chat, pair: Annotated[int, PairId("the pair", metavar="ID")]) -> list[object]:
+@command("history fork", examples=["/history fork 1"])
+def history_fork(chat: Chat, pair: _Pair) -> list[object]:
     """Continues from a pair as a new conversation; the old one is unchanged."""
     return fork(chat.session, pair)
 
 
-@command("history delete", examples=["/history delete 1 --yes"], group=_GROUP, shell=True, needs_model=False)
+@command("history delete", examples=["/history delete 1 --yes"], shell=True, needs_model=False)
 def history_delete(
     chat: Chat,
-    pair: Annotated[int, PairId("the pair", metavar="ID")],
+    pair: _Pair,
     *,
-    yes: Annotated[bool, Option("delete without asking")] = False,
+    yes: Yes = False,
 ) -> str:
     """Deletes a pair from the history, with its answers and measures."""
     store = open_store(chat)

@@ -17,7 +17,7 @@ from ..storage.store import Store
 from ..system.folders import write_whole
 from ..values.errors import StoreError, UsageError
 from ..values.results import Notice
-from .asking import confirm_replacing
+from .asking import Replace, confirm_replacing
 from .notebook import open_store
 
 
@@ -35,7 +35,7 @@ def report(
     pair: Annotated[int | None, Option("report one pair", PairId(metavar="ID"))] = None,
     experiment: Annotated[int | None, Option("report one experiment", Int(least=1))] = None,
     session: Annotated[int | None, Option("report this session", Int(least=1))] = None,
-    replace: Annotated[bool, Option("replace an existing file")] = False,
+    replace: Replace = False,
 ) -> Notice:
     """Writes this conversation, or one experiment or pair, as an HTML page, Markdown or JSON.
 

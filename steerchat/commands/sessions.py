@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import resume
 from ..slash.arguments import Int, Option, SessionId
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..storage.pages import when
 from ..values.page import Page, Table
-from .asking import confirm
+from .asking import Yes, confirm
 from .notebook import open_store
 
-_GROUP = "Notebook"
+command = partial(registry.command, group="Notebook")
 
 
-@command("session", examples=["/session"], group=_GROUP)
+@command("session", examples=["/session"])
 def session(chat: Chat) -> Page:
     """Lists the conversations, newest first."""
     return session_list(chat)
 
 
-@command("session list", examples=["/session list --limit 5"], group=_GROUP, shell=True, needs_model=False)
+@command("session list", examples=["/session list --limit 5"], shell=True, needs_model=False)
 def session_list(
     chat: Chat, *, limit: Annotated[int, Option("the most sessions to list", Int(least=1, most=100_000))] = 20
 ) -> Page:
@@ -49,7 +50,7 @@ def session_list(
     return Page([table], [asdict(stored) for stored in sessions])
 
 
-@command("session resume", examples=["/session resume", "/session resume 1"], group=_GROUP)
+@command("session resume", examples=["/session resume", "/session resume 1"])
 def session_resume(
     chat: Chat, session: Annotated[int | None, SessionId("the session; by default the last one")] = None
 ) -> list[object]:
@@ -57,12 +58,12 @@ def session_resume(
     return resume(chat.session, session)
 
 
-@command("session delete", examples=["/session delete 1 --yes"], group=_GROUP, shell=True, needs_model=False)
+@command("session delete", examples=["/session delete 1 --yes"], shell=True, needs_model=False)
 def session_delete(
     chat: Chat,
     session: Annotated[int, SessionId("the session")],
     *,
-    yes: Annotated[bool, Option("delete without asking")] = False,
+    yes: Yes = False,
 ) -> str:
     """Deletes a conversation from the history, with all of its pairs and experiments."""
     store = open_store(chat)

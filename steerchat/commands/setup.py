@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from ..conversation.chat import Chat, config_path, history_path
@@ -9,16 +10,16 @@ from ..course.files import course_folder, trouble
 from ..models.installed import model_choices
 from ..models.memory import gigabytes
 from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingValue
-from ..slash.registry import command
+from ..slash.registry import registry
 from ..system.settings import description
 from ..values.errors import UsageError
 from ..values.page import Page, Table
 from ..values.results import Notice
 
-_GROUP = "Setup"
+command = partial(registry.command, group="Setup")
 
 
-@command("set", examples=["/set temperature 0", "/set carry steered", "/set"], group=_GROUP)
+@command("set", examples=["/set temperature 0", "/set carry steered", "/set"])
 def set_(
     chat: Chat,
     name: Annotated[str | None, Setting("the setting")] = None,
@@ -38,7 +39,7 @@ def set_(
     return f"{name} is now {chat.settings.change(name, value)}"
 
 
-@command("config", examples=["/config"], group=_GROUP, shell=True, needs_model=False)
+@command("config", examples=["/config"], shell=True, needs_model=False)
 def config(chat: Chat) -> Page:
     """Shows every setting with the source of its value, and the paths of the configuration and the history."""
     objects = [{"name": name, "value": value, "from": source} for name, value, source in chat.settings.items()]
@@ -57,7 +58,7 @@ def _settings(chat: Chat) -> Table:
     )
 
 
-@command("view", examples=["/view steered", "/view both"], group=_GROUP)
+@command("view", examples=["/view steered", "/view both"])
 def view(
     chat: Chat, which: Annotated[str | None, Choice("both", "steered", "normal", meaning="the answers to show")] = None
 ) -> str:
@@ -65,7 +66,7 @@ def view(
     return set_(chat, "view", which)
 
 
-@command("model", examples=["/model", "/model smollm2"], group=_GROUP)
+@command("model", examples=["/model", "/model smollm2"])
 def model(
     chat: Chat, name: Annotated[str | None, ModelName("an alias, Hub id, folder or .gguf file")] = None
 ) -> str | Page:
@@ -81,7 +82,7 @@ def model(
     return f"{engine.name} is loaded. Concepts are extracted from it on first use."
 
 
-@command("model list", examples=["/model list"], group=_GROUP, shell=True, needs_model=False)
+@command("model list", examples=["/model list"], shell=True, needs_model=False)
 def model_list(chat: Chat) -> Page:
     """Lists the models on this machine, with their size and whether they fit."""
     from ..models.load import free_memory, target
@@ -118,7 +119,7 @@ def model_list(chat: Chat) -> Page:
     return Page(parts, objects)
 
 
-@command("help", examples=["/help", "/help steer", "/help trouble"], group=_GROUP)
+@command("help", examples=["/help", "/help steer", "/help trouble"])
 def help_(
     chat: Chat, name: Annotated[str, CommandName("a command, or trouble for help with common failures")] = ""
 ) -> Any:
@@ -128,7 +129,7 @@ def help_(
     return chat.registry.help(name)
 
 
-@command("quit", examples=["/quit"], group=_GROUP, aliases=["exit"])
+@command("quit", examples=["/quit"], aliases=["exit"])
 def quit_(chat: Chat) -> None:
     """Ends the chat; the history has everything."""
     chat.leaving = True

@@ -1,26 +1,29 @@
-"""/steer: the recipe."""
+"""/steer, /mix, /ablate and /replace: change the recipe."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 from ..conversation.chat import Chat
-from ..slash.arguments import Concept, Layer, Strength
-from ..slash.registry import command
+from ..experiments.settings import mix_notes
+from ..slash.arguments import Concept, Layer, MixSpec, Option, Rest, Strength
+from ..slash.registry import registry
 from ..values.recipe import Recipe, TermRequest, ambiguous, parse_parts
-from ..values.results import Notice
+from ..values.results import Event, Notice
 
-_GROUP = "Steering"
+command = partial(registry.command, group="Steering")
+_Layers = Annotated[str | None, Layer("the layers: 16, a range 12-20, a depth 55%, or all")]
 
 
-@command("steer", examples=["/steer happy 16 2.0", "/steer happy", "/steer sad 12-20 -1.5", "/steer"], group=_GROUP)
+@command("steer", examples=["/steer happy 16 2.0", "/steer happy", "/steer sad 12-20 -1.5", "/steer"])
 def steer(
     chat: Chat,
     concept: Annotated[str | None, Concept("the concept to steer towards")] = None,
-    layer: Annotated[str | None, Layer("the layers: 16, a range 12-20, a depth 55%, or all")] = None,
-    strength: Annotated[
-        float | None, Strength("the strength; 2.0 is a good first try, a negative one steers away")
-    ] = None,
+    layer: _Layers = None,
+    strength: Annotated[float | None, Strength("2.0 is a good first try; a negative one steers away")] = None,
 ) -> list[object]:
     """Steers towards a concept, or shows the recipe.
 
@@ -29,61 +32,124 @@ def steer(
     """
     if concept is None:
         return [chat.session.recipe]
-    return _change(chat, concept, layer, strength, keep=False)
+    return _steer(chat, _add_request(chat, concept, layer, strength), keep=False)
 
 
-@command("steer add", examples=["/steer add formal 14 1.0"], group=_GROUP)
+@command("steer add", examples=["/steer add formal 14 1.0"])
 def add(
     chat: Chat,
     concept: Annotated[str, Concept("the concept to add")],
-    layer: Annotated[str | None, Layer("the layers")] = None,
+    layer: _Layers = None,
     strength: Annotated[float | None, Strength("the strength")] = None,
 ) -> list[object]:
     """Adds a concept to the recipe."""
-    return _change(chat, concept, layer, strength, keep=True)
+    return _steer(chat, _add_request(chat, concept, layer, strength))
 
 
-@command("steer drop", examples=["/steer drop happy"], group=_GROUP)
+@command("steer drop", examples=["/steer drop happy"])
 def drop(chat: Chat, concept: Annotated[str, Concept("the concept to remove")]) -> Recipe:
     """Removes a concept from the recipe."""
     chat.session.drop(concept)
     return chat.session.recipe
 
 
-@command("steer off", examples=["/steer off"], group=_GROUP)
+@command("steer off", examples=["/steer off"])
 def off(chat: Chat) -> Recipe:
     """Pauses steering; the recipe stays."""
     chat.session.switch(False)
     return chat.session.recipe
 
 
-@command("steer on", examples=["/steer on"], group=_GROUP)
+@command("steer on", examples=["/steer on"])
 def on(chat: Chat) -> Recipe:
     """Resumes steering."""
     chat.session.switch(True)
     return chat.session.recipe
 
 
-@command("steer clear", examples=["/steer clear"], group=_GROUP)
+@command("steer clear", examples=["/steer clear"])
 def clear(chat: Chat) -> Recipe:
     """Empties the recipe."""
     chat.session.recipe = Recipe(scope=chat.settings.scope)
     return chat.session.recipe
 
 
-def _change(chat: Chat, concept: str, layer: str | None, strength: float | None, keep: bool) -> list[object]:
-    if layer is not None and strength is None and ambiguous(layer):
-        layer, strength, notes = _layer_or_strength(chat, layer)
-    else:
-        notes = ()
-    request = TermRequest(parse_parts(concept), layer, strength, notes=notes)
+@command(
+    "mix",
+    examples=[
+        "/mix happy:0.7,excited:0.3",
+        "/mix formal:0.5,friendly:0.5 16 2.0",
+        "/mix happy:1,sad:-1 Tell me about the weather",
+    ],
+    shell=True,
+    parallel=True,
+)
+def mix(
+    chat: Chat,
+    spec: Annotated[str, MixSpec("concepts with weights; a negative weight pushes away")],
+    where: Annotated[str | None, Layer("the layers; by default those of the heaviest concept")] = None,
+    push: Annotated[float | None, Strength("the strength; by default that of the heaviest concept")] = None,
+    prompt: Annotated[str, Rest("a prompt to answer at once, normal and steered")] = "",
+    *,
+    layer: Annotated[str | None, Option("the layers, as an option", Layer)] = None,
+    strength: Annotated[float | None, Option("the strength, as an option", Strength)] = None,
+    raw: Annotated[bool, Option("continue the prompt itself, without the chat template")] = False,
+) -> list[object] | Iterator[Event]:
+    """Steers towards a mix of concepts.
+
+    Weights are divided by the sum of their absolute values; the weighted directions are added and rescaled to unit
+    length, so a mix pushes no harder than a single concept. Every answer then shows the effect of each part.
+    """
+    session = chat.session
+    request = TermRequest(parse_parts(spec), layer or where, push if strength is None else strength)
+    term, notes = session.resolve(request)
+    notes += mix_notes(session, term)
+    session.recipe = Recipe((term,), chat.settings.scope)
+    if not prompt:
+        return [*map(Notice, notes), session.recipe]
+    return itertools.chain(map(Notice, notes), session.compare(prompt, raw=raw, kind="mix"))
+
+
+@command("ablate", examples=["/ablate sad", "/ablate sad 12-20"])
+def ablate(
+    chat: Chat,
+    concept: Annotated[str, Concept("the concept to remove")],
+    layer: _Layers = None,
+) -> list[object]:
+    """Removes a concept's direction from the residual stream, in addition to the recipe.
+
+    The residual stream keeps everything except its component along that direction. /steer drop CONCEPT ends it.
+    """
+    return _steer(chat, TermRequest(parse_parts(concept), layer, operation="ablate"))
+
+
+@command("replace", examples=["/replace happy", "/replace happy 16 2.0"])
+def replace_state(
+    chat: Chat,
+    concept: Annotated[str, Concept("the concept that replaces the state")],
+    layer: _Layers = None,
+    strength: Annotated[float | None, Strength("the length of the new state; by default 2.0")] = None,
+) -> list[object]:
+    """Replaces the residual stream with a concept's direction, in addition to the recipe.
+
+    Everything else at those positions is lost, which shows why steering adds. /steer drop CONCEPT ends it.
+    """
+    return _steer(chat, TermRequest(parse_parts(concept), layer, strength, operation="replace"))
+
+
+def _steer(chat: Chat, request: TermRequest, keep: bool = True) -> list[object]:
+    """Change the recipe and show it; `keep` keeps its other terms."""
     return [*map(Notice, chat.session.steer([request], keep=keep)), chat.session.recipe]
 
 
-def _layer_or_strength(chat: Chat, number: str) -> tuple[str | None, float | None, tuple[str, ...]]:
-    """A single small number could be either: ask the user, or take it as the layer with a note."""
-    if chat.can_ask:
-        if chat.ask(f"Is {number} the layer or the strength?", ["layer", "strength"]) == "strength":
-            return None, float(number), ()
-        return number, None, ()
-    return number, None, (f"{number} is taken as the layer; for strength {number} type {number}.0",)
+def _add_request(chat: Chat, concept: str, layer: str | None, strength: float | None) -> TermRequest:
+    """A single small number could be layer or strength: ask the user, or take it as the layer with a note."""
+    parts = parse_parts(concept)
+    if layer is None or strength is not None or not ambiguous(layer):
+        return TermRequest(parts, layer, strength)
+    if not chat.can_ask:
+        note = f"{layer} is taken as the layer; for strength {layer} type {layer}.0"
+        return TermRequest(parts, layer, notes=(note,))
+    if chat.ask(f"Is {layer} the layer or the strength?", ["layer", "strength"]) == "strength":
+        return TermRequest(parts, None, float(layer))
+    return TermRequest(parts, layer)

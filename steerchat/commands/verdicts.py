@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, cast
 
 from ..conversation.chat import Chat
-from ..slash.arguments import Concept, Int, Option, PairId, Rest
-from ..slash.registry import command
+from ..slash.arguments import Int, Option, PairId, Rest
+from ..slash.registry import registry
 from ..storage.ratings import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
 from ..storage.records import Filters, Rating
 from ..storage.store import Store
@@ -15,14 +16,14 @@ from ..values.errors import UsageError, shorten
 from ..values.page import Page, Table
 from ..values.results import Event, Finished, Notice, Pair, Started
 from ..values.text import fit
-from .notebook import open_store
+from .notebook import OnlyConcept, OnlyKind, OnlySession, open_store
 
-_GROUP = "Notebook"
+command = partial(registry.command, group="Notebook")
 _BAR_CELLS = 10
 _MOST_PAIRS = 100_000  # that /stats counts
 
 
-@command("rate", examples=["/rate steered", "/rate 3 tie both were dull"], group=_GROUP)
+@command("rate", examples=["/rate steered", "/rate 3 tie both were dull"])
 def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE]")]) -> Notice:
     """Records which answer showed the concept, in your judgement: steered, normal or tie.
 
@@ -42,13 +43,13 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
     return Notice(f"pair {pair}, {shorten(store.pair(pair).pair.prompt, 40)!r}: {first.lower()}")
 
 
-@command("review", examples=["/review", "/review --concept happy"], group=_GROUP)
+@command("review", examples=["/review", "/review --concept happy"])
 def review(
     chat: Chat,
     *,
-    concept: Annotated[str | None, Option("only pairs steered with this concept", Concept)] = None,
-    kind: Annotated[str | None, Option("only pairs of this kind: chat, compare, layers ...")] = None,
-    session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
+    concept: OnlyConcept = None,
+    kind: OnlyKind = None,
+    session: OnlySession = None,
     limit: Annotated[int, Option("the most pairs to show", Int(least=1, most=500))] = 10,
 ) -> Iterator[Event]:
     """Shows pairs that you have not rated, their answers unlabelled and in random order, and asks for a verdict.
@@ -95,13 +96,13 @@ def _revealed(pair: Pair, steered: str) -> str:
     return "   ".join([*facts, f"pair {pair.id}"])
 
 
-@command("stats", examples=["/stats", "/stats --concept happy"], group=_GROUP, shell=True, needs_model=False)
+@command("stats", examples=["/stats", "/stats --concept happy"], shell=True, needs_model=False)
 def stats(
     chat: Chat,
     *,
-    concept: Annotated[str | None, Option("only pairs steered with this concept", Concept)] = None,
-    kind: Annotated[str | None, Option("only pairs of this kind: chat, compare, layers ...")] = None,
-    session: Annotated[int | None, Option("only pairs of this session", Int(least=1))] = None,
+    concept: OnlyConcept = None,
+    kind: OnlyKind = None,
+    session: OnlySession = None,
 ) -> Page:
     """Shows how often you chose the steered answer, by setting and by measured effect."""
     filters = Filters(concept=concept, kind=kind, session=session, rated=True)
