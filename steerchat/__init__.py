@@ -6,17 +6,13 @@ methods and attributes. They are imported on first use.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .system.manners import set_manners
 
-# torch's linear layers on a CPU keep kernels for the last 1024 shapes, nearly half a megabyte each, though most lengths
-# never come again. One number of rows takes six; making them again costs a sweep about a hundredth of its time.
-# Read when torch is imported, which is later than this.
-for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_variable, "32")
+set_manners()
 
 if TYPE_CHECKING:
     from .api import Model, history, load

@@ -51,8 +51,8 @@ class LinearBackend(Protocol):
         """The product of `rows`, (n, in) float32, with a prepared weight: (n, out) float32."""
         ...
 
-    def bytes(self, weight: Tensor) -> int:
-        """Memory that a form takes beside the weight itself."""
+    def bytes(self, shape: tuple[int, int]) -> int:
+        """Memory that the form of a weight (out, in) takes beside the weight itself."""
         ...
 
 
@@ -70,7 +70,7 @@ class Plain:
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return nn.functional.linear(rows, form)
 
-    def bytes(self, weight: Tensor) -> int:
+    def bytes(self, shape: tuple[int, int]) -> int:
         return 0
 
 
@@ -91,7 +91,7 @@ class Flipped:
         # Columns must each lie in one piece, and the result's rows too: attention is slow on interleaved ones.
         return torch.mm(form, vectors.contiguous().T).T[: len(rows)].contiguous()
 
-    def bytes(self, weight: Tensor) -> int:
+    def bytes(self, shape: tuple[int, int]) -> int:
         return 0
 
 
@@ -109,8 +109,8 @@ class Packed:
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, form, None, "none", [], "")
 
-    def bytes(self, weight: Tensor) -> int:
-        return weight.numel() * 4
+    def bytes(self, shape: tuple[int, int]) -> int:
+        return shape[0] * shape[1] * 4
 
 
 class Bfloat16:
@@ -130,8 +130,8 @@ class Bfloat16:
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows.bfloat16(), form, None, "none", [], "").float()
 
-    def bytes(self, weight: Tensor) -> int:
-        return weight.numel() * 2
+    def bytes(self, shape: tuple[int, int]) -> int:
+        return shape[0] * shape[1] * 2
 
 
 class FourBit:
@@ -155,12 +155,15 @@ class FourBit:
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), form[0], GROUP, form[1]).float()
 
-    def bytes(self, weight: Tensor) -> int:
-        return weight.numel() // 2 + weight.numel() // GROUP * 4
+    def bytes(self, shape: tuple[int, int]) -> int:
+        return shape[0] * shape[1] // 2 + shape[0] * shape[1] // GROUP * 4
 
 
 class EightBit:
-    """Whole numbers of eight bits with a scale for each output: for embeddings that a file holds in eight bits."""
+    """Whole numbers of eight bits with a scale for each output, for embeddings that a file holds in eight bits.
+
+    The file has a scale for every 32 numbers, so this one rounds a little: by 1/254 of a row's largest number at most.
+    """
 
     name, exact = "8-bit", False
 
@@ -174,12 +177,12 @@ class EightBit:
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
 
-    def bytes(self, weight: Tensor) -> int:
-        return weight.numel() + weight.shape[0] * 2
+    def bytes(self, shape: tuple[int, int]) -> int:
+        return shape[0] * (shape[1] + 2)
 
 
-PLAIN = Plain()
-BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FourBit(), EightBit())
+PLAIN, EIGHT_BIT = Plain(), EightBit()
+BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FourBit(), EIGHT_BIT)
 
 
 def multiplies_bfloat16() -> bool:

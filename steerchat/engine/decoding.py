@@ -93,7 +93,7 @@ class Decoding:
             self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
         with self._lower or nullcontext(), self._steering:
             logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
-        if bool(logits.isnan().any()):
+        if bool(logits.amax().isnan()):  # NaN is the largest of what holds one
             raise NoNumbers(self._first_overflow(width, lengths))
         self._tokens = self._sampler.step(logits).cpu()
         finished: list[int] = []

@@ -107,7 +107,9 @@ class Engine:
 
     @property
     def dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
+        """How its weights are held."""
+        held = str(self.model.dtype).removeprefix("torch.")
+        return held if self.kernels is None or held != "float32" else self.kernels.precision
 
     def generate(
         self,
@@ -230,7 +232,8 @@ class Engine:
     @property
     def size(self) -> int:
         """Bytes of its weights."""
-        return sum(weight.numel() * weight.itemsize for weight in self.model.parameters())
+        held = sum(weight.numel() * weight.itemsize for weight in self.model.parameters())
+        return held + (0 if self.kernels is None else self.kernels.size)
 
     # A run of rows that fit into memory together.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import hidden_of, with_hidden
-from .linear import FastLinear
+from .linear import FastLinear, Part
 from .transformers_api import Cache, DynamicLayer, cached
 
 _CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -54,6 +54,17 @@ class LeanBlock:
         self._wide = _joined([feed_forward.gate_proj, feed_forward.up_proj])
         self._down = FastLinear.in_place_of(feed_forward.down_proj)
         self.layers = [self._inward, self._outward, self._wide, self._down]
+        self._parents = ((attention, ("q_proj", "k_proj", "v_proj"), self._inward),)
+        self._parents += ((feed_forward, ("gate_proj", "up_proj"), self._wide),)
+
+    def detach(self) -> None:
+        """Let the block's own layers hold no weights any more: from now on they ask the joined ones."""
+        for parent, names, whole in self._parents:
+            start = 0
+            for name in names:
+                end = start + getattr(parent, name).out_features
+                setattr(parent, name, Part(whole, slice(start, end)))
+                start = end
 
     def __call__(
         self,
@@ -70,7 +81,7 @@ class LeanBlock:
         assert position_embeddings is not None
         rows, positions, hidden = hidden_states.shape
         state = hidden_states.reshape(rows * positions, hidden)
-        inward = self._inward(_normed(self._before, state)).view(rows, positions, -1, self._size)
+        inward = self._inward.product(_normed(self._before, state)).view(rows, positions, -1, self._size)
         turned, values = inward.split((self._heads + self._shared, self._shared), dim=2)
         turned = _turned(turned, *position_embeddings).transpose(1, 2)
         queries, keys = turned.split((self._heads, self._shared), dim=1)
@@ -79,9 +90,9 @@ class LeanBlock:
         if kept is not None:
             keys, values = kept.update(keys, values, self._number)
         mixed = self._attend(queries, keys, values, attention_mask)
-        state = self._outward(mixed.reshape(rows * positions, -1)).add_(state)
-        gate, up = self._wide(_normed(self._between, state)).chunk(2, dim=-1)
-        state = self._down(self._activation(gate).mul_(up)).add_(state)
+        state = self._outward.product(mixed.reshape(rows * positions, -1)).add_(state)
+        gate, up = self._wide.product(_normed(self._between, state)).chunk(2, dim=-1)
+        state = self._down.product(self._activation(gate).mul_(up)).add_(state)
         return state.view(rows, positions, hidden)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -197,7 +208,10 @@ def _joined(layers: list[nn.Linear]) -> FastLinear:
 
 
 def _normed(norm: Any, state: Tensor) -> Tensor:
-    return nn.functional.rms_norm(state, (state.shape[-1],), norm.weight, norm.variance_epsilon)
+    """RMSNorm of (rows, hidden): torch's own is a dozen operations on a CPU."""
+    scale = torch.linalg.vector_norm(state, dim=-1, keepdim=True).square_()
+    scale = scale.mul_(1 / state.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+    return (state * scale).mul_(norm.weight)
 
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

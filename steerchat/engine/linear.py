@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import BACKENDS, PLAIN, LinearBackend, Unfit
+from .backends import BACKENDS, EIGHT_BIT, PLAIN, LinearBackend, Unfit
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
 ROWS = (1, 2, 5, 16, 32)
 # What is not torch's own product, or costs memory, must be this much quicker than what it stands in for.
 _WORTH = 0.87
+# Which of ROWS a chat is judged by: an answer, and a pair.
+_CHAT = (0, 1)
 
 Shape = tuple[int, int]
 # By shape (out, in) and backend: seconds of one product, for each number in ROWS.
@@ -59,14 +61,62 @@ class FastLinear(nn.Linear):
         rows = input.numel() // self.in_features
         if rows == 0 or (torch.is_grad_enabled() and self._needs_gradients(input)):
             return nn.functional.linear(input, self.weight, self.bias)
-        backend, form = self._by_rows[min(rows, ROWS[-1])]
-        output = backend.multiply(input.reshape(rows, self.in_features), form)
-        if self.bias is not None:
-            output = output + self.bias
-        return output.reshape(*input.shape[:-1], self.out_features)
+        return self.product(input.reshape(rows, self.in_features)).reshape(*input.shape[:-1], self.out_features)
+
+    def product(self, rows: Tensor) -> Tensor:
+        """`forward` for (rows, in) without a gradient, in a new tensor; a module's call would cost as much again."""
+        backend, form = self._by_rows[min(len(rows), ROWS[-1])]
+        output = backend.multiply(rows, form)
+        return output if self.bias is None else output.add_(self.bias)
 
     def _needs_gradients(self, input: Tensor) -> bool:
         return input.requires_grad or any(parameter.requires_grad for parameter in self.parameters(recurse=False))
+
+
+class SmallLinear(FastLinear):
+    """A layer whose float32 weight is gone: what it multiplies with is all that there is."""
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The weight that it multiplies with, (out, in) float32, computed anew each time."""
+        backend, form = self._by_rows[1]
+        return backend.multiply(torch.eye(self.in_features), form).T
+
+
+class SmallEmbedding(nn.Embedding):
+    """A table of embeddings that is held in the form of the output layer with the same weight."""
+
+    form: tuple[Tensor, Tensor]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        return self(torch.arange(self.num_embeddings))
+
+    def forward(self, input: Tensor) -> Tensor:
+        numbers, scale = self.form
+        return numbers[input].float() * scale[input, None].float()
+
+
+class Part(nn.Module):
+    """A linear layer that is a part of a joined one, for whoever calls it apart.
+
+    Args:
+        whole: the joined layer.
+        rows: which of its outputs.
+    """
+
+    def __init__(self, whole: FastLinear, rows: slice) -> None:
+        super().__init__()
+        self._whole = (whole,)  # in a tuple, so that it is no submodule of several
+        self._rows = rows
+        self.in_features, self.out_features = whole.in_features, rows.stop - rows.start
+
+    @property
+    def weight(self) -> Tensor:
+        return self._whole[0].weight[self._rows]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._whole[0](input)[..., self._rows]
 
 
 class Kernels:
@@ -79,7 +129,10 @@ class Kernels:
     Attributes:
         layers: all layers that a step runs through, the joined ones first.
         times: what the choice is by.
+        precision: how the weights are held: `float32`, or the form that takes least memory of most of them.
     """
+
+    precision = "float32"
 
     def __init__(self, model: nn.Module, joined: Sequence[FastLinear] = ()) -> None:
         self.layers: list[FastLinear] = list(joined)
@@ -102,10 +155,55 @@ class Kernels:
         self.times = times
         for layer in self.layers:
             found = _timed(times, layer, exact=True)
-            light = {b: seconds for b, seconds in found.items() if not b.bytes(layer.weight)}
+            light = {b: seconds for b, seconds in found.items() if not b.bytes(layer.shape)}
             self._light[layer.shape] = quickest(light, [PLAIN] * len(ROWS))
             self._best[layer.shape] = quickest(found, self._light[layer.shape])
         self.shrink()
+
+    @torch.inference_mode()
+    def make_small(self, embeddings: nn.Module, free: int) -> bool:
+        """Hold weights with no more bits than they have, in place of float32, if that makes a chat quicker.
+
+        Args:
+            embeddings: the model's input embeddings, which may share the output layer's weight.
+            free: bytes that a second form, for many rows, may take.
+
+        Returns:
+            whether weights are held so now. It cannot be undone: the float32 numbers are gone.
+        """
+        plans: dict[Shape, list[LinearBackend]] = {}
+        before = after = 0.0
+        for layer in self.layers:
+            exact, small = (_timed(self.times, layer, kind) for kind in (True, False))
+            if not exact or not small:
+                continue
+            least = min(small, key=lambda backend: backend.bytes(layer.shape))
+            plans[layer.shape] = quickest(small, [least] * len(ROWS))
+            for place in _CHAT:
+                before += exact[self._light[layer.shape][place]][place]
+                after += small[plans[layer.shape][place]][place]
+        if not plans or after > _WORTH * before:
+            return False
+        held: Counter[str] = Counter()
+        for layer in self.layers:
+            if (plan := plans.get(layer.shape)) is None:
+                continue
+            needs = {backend: backend.bytes(layer.shape) for backend in plan}
+            least = min(needs, key=lambda backend: needs[backend])
+            more = sum(needs.values()) - needs[least]
+            plan = plan if more <= free else [least] * len(ROWS)
+            size, tied = layer.weight.numel(), layer.weight is getattr(embeddings, "weight", None)
+            if not _install(layer, plan):
+                continue
+            free -= more if more <= free else 0
+            held[least.name] += size
+            _drop_weight(layer)
+            if tied:
+                _drop_table(embeddings, layer)
+        for shape in plans:
+            del self._best[shape], self._light[shape]
+        self.precision = held.most_common(1)[0][0] if held else "float32"
+        return bool(held)
 
     def grow(self, rows: int, free: int) -> None:
         """Add the forms of weights that are quickest for so many rows, if all of them fit into `free` bytes.
@@ -121,7 +219,7 @@ class Kernels:
             for layer, backend in wanted
             if not layer.uses(backend) and backend not in self._light[layer.shape]
         ]
-        if sum(backend.bytes(layer.weight) for layer, backend in new) > free:
+        if sum(backend.bytes(layer.shape) for layer, backend in new) > free:
             return
         for layer, added in new:
             best, light = self._best[layer.shape], self._light[layer.shape]
@@ -133,6 +231,12 @@ class Kernels:
         for layer in self.layers:
             if layer.shape in self._light:
                 _install(layer, self._light[layer.shape])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the forms that weights are held in, which are no parameters of the model."""
+        kept = [(layer.shape, {backend for backend, _ in layer._by_rows}) for layer in self.layers]
+        return sum(backend.bytes(shape) for shape, backends in kept for backend in backends)
 
     @property
     def description(self) -> str:
@@ -174,6 +278,21 @@ def _install(layer: FastLinear, by_rows: Iterable[LinearBackend]) -> bool:
         return False
     layer.use([(backend, forms[backend]) for backend in chosen])
     return True
+
+
+def _drop_weight(layer: FastLinear) -> None:
+    layer.__class__ = SmallLinear
+    del layer._parameters["weight"]
+
+
+def _drop_table(embeddings: Any, output: FastLinear) -> None:
+    """Input embeddings that share the output layer's weight share its eight-bit form; of another form they keep it."""
+    for backend, form in output._by_rows:
+        if backend is EIGHT_BIT:
+            embeddings.__class__ = SmallEmbedding
+            embeddings.form = form
+            del embeddings._parameters["weight"]
+            return
 
 
 def _nearest(rows: int) -> int:

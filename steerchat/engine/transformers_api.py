@@ -9,10 +9,9 @@ import inspect
 from typing import Any
 
 import transformers
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.cache_utils import Cache, DynamicLayer
 
-__all__ = ["Cache", "DynamicLayer", "LogitsProcessorList", "RepetitionPenaltyLogitsProcessor", "cached", "transformers"]
+__all__ = ["Cache", "DynamicLayer", "cached", "transformers"]
 
 
 @functools.cache

@@ -27,6 +27,8 @@ from .kernel_times import times_for
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
+# What part of the free memory weights may take in a second form, for many rows.
+_SECOND_FORM = 4
 _CODE = "custom code"  # in what transformers says of a model that needs its own Python files
 
 
@@ -84,11 +86,26 @@ def load(
     _check_memory_of_text(model, found.name)
     model.eval()
     model.requires_grad_(False)
-    lean = make_lean(model, find_blocks(model))
-    kernels = Kernels(model, [layer for block in lean for layer in block.layers])
-    kernels.choose(times_for(kernels.layers, found.fingerprint))
+    kernels = _quick(model, found.fingerprint, small=dtype == "auto")
     given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where), kernels)
     return Engine(*given) if team is None else SharedEngine(team, *given)
+
+
+def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
+    """Let the model compute in the quickest way that there is here.
+
+    Args:
+        model: just loaded.
+        fingerprint: its own.
+        small: whether weights may be held with as few bits as they have; else every number stays float32.
+    """
+    lean = make_lean(model, find_blocks(model))
+    kernels = Kernels(model, [layer for block in lean for layer in block.layers])
+    kernels.choose(times_for(kernels.layers, fingerprint))
+    if small and kernels.make_small(model.get_input_embeddings(), free_memory(torch.device("cpu")) // _SECOND_FORM):
+        for block in lean:
+            block.detach()
+    return kernels
 
 
 @contextmanager

@@ -47,7 +47,9 @@ class Settings:
 
     model: str = _setting("smollm2", "alias (smollm2, mistral, phi3), Hub id, folder or .gguf file")
     device: Device = _setting("auto", "where the model runs", at_start=True)
-    dtype: Dtype = _setting("auto", "precision of the weights; auto is float32 on a CPU", at_start=True)
+    dtype: Dtype = _setting(
+        "auto", "precision of the weights; auto is the quickest that keeps what the file holds", at_start=True
+    )
     memory: str = _setting(
         "auto", "most memory that weights may take on the device, such as 6GB; auto is what is free", at_start=True
     )

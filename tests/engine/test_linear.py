@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from engines import answers, push, tiny_engine
+from engines import answers, push, tiny_engine, tiny_tokenizer
 from torch import Tensor, nn
 
 from steerchat.engine import timing
 from steerchat.engine.backends import BACKENDS, GROUP, PLAIN, LinearBackend
 from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine
+from steerchat.engine.lean import make_lean
 from steerchat.engine.linear import ROWS, FastLinear, Kernels, Times
 from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
@@ -121,6 +123,87 @@ def test_a_sweep_says_the_same_by_any_exact_backend() -> None:
         assert [output.answer.text for output in answers(engine, rows, sampling)] == expected
 
 
+# Weights of few bits
+
+
+def a_small_model(seed: int = 0) -> Any:
+    """A tiny Llama whose layers hold four-bit numbers and whose tied embeddings hold eight-bit ones."""
+    model = tiny_engine(seed=seed).model
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            groups = parameter.data.reshape(parameter.shape[0], -1, GROUP)
+            low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+            step = (high - low) / 15
+            if "embed" in name or "head" in name:
+                step, low = groups.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127, torch.zeros(1)
+            parameter.data = (((groups - low) / step).round() * step + low).reshape(parameter.shape)
+    model.lm_head.weight = model.model.embed_tokens.weight
+    return model
+
+
+def small_engine(lean: bool) -> Engine:
+    """An engine on `a_small_model`, its weights held in as few bits as they have."""
+    model = a_small_model()
+    engine = Engine(model, tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
+    blocks = make_lean(model, engine.blocks) if lean else []
+    engine.kernels = Kernels(model, [layer for block in blocks for layer in block.layers])
+    small = {b: [0.1] * len(ROWS) for b in ("4-bit", "8-bit")}
+    times = {
+        layer.shape: {
+            "plain": [1.0] * len(ROWS),
+            **{b.name: small[b.name] for b in BACKENDS if b.name in small and b.fits(layer.weight)},
+        }
+        for layer in engine.kernels.layers
+    }
+    engine.kernels.choose(times)
+    assert engine.kernels.make_small(model.get_input_embeddings(), 1 << 30)
+    for block in blocks:
+        block.detach()
+    return engine
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_model_of_small_weights_says_nearly_what_it_says_in_float32(lean: bool) -> None:
+    usual = Engine(a_small_model(), tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
+    small = small_engine(lean)
+    assert (usual.dtype, small.dtype) == ("float32", "4-bit")
+    assert not any(p.dim() == 2 for p in small.model.parameters())
+    reading, expected = (engine.read(range(60, 75), range(80, 110)) for engine in (small, usual))
+    assert reading.perplexity == pytest.approx(expected.perplexity, rel=0.05)
+    similar = torch.cosine_similarity(reading.states, expected.states, dim=-1)
+    assert float(similar.min()) > 0.999
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool) -> None:
+    engine = small_engine(lean)
+    rows = [Row(tuple(range(60, 75)), (push(index % 4, index),), index) for index in range(9)]
+    sampling = Sampling(max_tokens=10)
+    together = [output.answer.token_ids for output in answers(engine, rows, sampling)]
+    assert [answers(engine, [row], sampling)[0].answer.token_ids for row in rows] == together
+
+
+def test_layers_of_small_weights_still_tell_their_numbers() -> None:
+    engine, model = small_engine(True), a_small_model()
+    for name in ("q_proj", "v_proj", "o_proj"):
+        found, wanted = (getattr(m.model.layers[1].self_attn, name) for m in (engine.model, model))
+        torch.testing.assert_close(found.weight, wanted.weight, atol=2e-2, rtol=2e-2)
+        states = torch.randn(2, 3, found.in_features)
+        torch.testing.assert_close(found(states), wanted(states), atol=0.1, rtol=0.1)
+    ids = torch.tensor([[5, 7]])
+    tables = (m.get_input_embeddings()(ids) for m in (engine.model, model))
+    torch.testing.assert_close(*tables, atol=2e-2, rtol=2e-2)
+
+
+def test_weights_stay_float32_where_fewer_bits_are_no_quicker_or_lose_numbers() -> None:
+    _, fast, kernels = layers(True)
+    kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS), "bfloat16": [1.0] * len(ROWS)}})
+    assert not kernels.make_small(nn.Embedding(2, 2), 1 << 30)
+    kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS)}})
+    assert not kernels.make_small(nn.Embedding(2, 2), 1 << 30)
+    assert kernels.precision == "float32" and type(fast) is FastLinear
+
+
 # Measuring and keeping
 
 
@@ -138,7 +221,7 @@ class Failing:
     def multiply(self, rows: Tensor, form: Any) -> Tensor:
         raise RuntimeError("no such operation")
 
-    def bytes(self, weight: Tensor) -> int:
+    def bytes(self, shape: tuple[int, int]) -> int:
         return 0
 
 

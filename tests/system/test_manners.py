@@ -1,0 +1,38 @@
+"""torch's threads are told to wait politely, unless the user said how they are to wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from steerchat.system import manners
+
+
+def test_what_the_user_set_stays_and_the_rest_is_set() -> None:
+    environment = {"LRU_CACHE_CAPACITY": "7"}
+    manners.set_manners(environment)
+    assert environment["LRU_CACHE_CAPACITY"] == "7"
+    assert {"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"} <= environment.keys()
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_who_chose_a_way_of_waiting_gets_no_other(name: str) -> None:
+    environment = {name: "active"}
+    manners.set_manners(environment)
+    assert [environment.get(other) for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")] == [
+        "active" if other == name else None for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    ]
+
+
+def test_importing_steerchat_is_enough_and_another_program_can_be_started_without_it() -> None:
+    code = "import os, steerchat; from steerchat.system.manners import without_ours; "
+    code += "print(os.environ['GOMP_SPINCOUNT'], without_ours(os.environ).get('GOMP_SPINCOUNT'))"
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    count, without = done.stdout.split()
+    assert count.isdecimal() and without == "None"
