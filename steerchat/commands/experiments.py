@@ -272,5 +272,5 @@ def bench(
 
     settings, session = chat.settings, chat.session
     if kernels:
-        return choose_again(session.engine)
+        return choose_again(chat)
     return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from ..engine.engine import Engine
-from ..engine.linear import ROWS
-from ..models.kernel_times import machine, times_for
+from ..conversation.chat import Chat
 from ..values.errors import ModelError
 from ..values.page import Page, Table
 
 
-def choose_again(engine: Engine) -> Page:
-    """Time every backend for the engine's model, use the quickest from now on, and show what was found.
+def choose_again(chat: Chat) -> Page:
+    """Load the model once more, which times every backend for it, and show what was found.
 
     Raises:
         ModelError: when there is nothing to choose, as on a GPU.
     """
-    kernels = engine.kernels
-    times = times_for(kernels.layers, engine.fingerprint, again=True) if kernels is not None else {}
-    if kernels is None or not times:
-        raise ModelError("this model's products are not chosen by measuring", "a CPU's are, of any but tiny models")
-    kernels.choose(times)
+    from ..engine.linear import ROWS
+    from ..models.kernel_times import forget_times, machine
+
+    forget_times(chat.session.engine.fingerprint)
+    kernels = chat.switch_model(chat.loader.name).kernels
+    if kernels is None or not kernels.times:
+        raise ModelError(
+            "this model's products are not chosen by measuring",
+            "those of a CPU are, for any but tiny models, unless other programs keep the machine too busy",
+        )
     rows, objects = [], []
-    for (out, size), found in times.items():
+    for (out, size), found in kernels.times.items():
         for name, seconds in found.items():
             best = [min(other[place] for other in found.values()) for place in range(len(ROWS))]
             cells = [f"{s * 1e6:.0f}{' *' if s == least else ''}" for s, least in zip(seconds, best, strict=True)]

@@ -27,7 +27,6 @@ _TINY = 8 * 1024 * 1024
 def times_for(
     layers: Sequence[FastLinear],
     fingerprint: str,
-    again: bool = False,
     measured: Callable[[Sequence[FastLinear]], Times] = measure,
 ) -> Times:
     """How quick each backend is here: as kept, or measured now and kept.
@@ -35,7 +34,6 @@ def times_for(
     Args:
         layers: the model's.
         fingerprint: the model's.
-        again: measure even when there is a record.
         measured: does the measuring.
 
     Returns:
@@ -43,13 +41,12 @@ def times_for(
     """
     if sum(layer.in_features * layer.out_features * 4 for layer in layers) < _TINY:
         return {}
-    path = cache_dir() / "kernels" / f"{re.sub(r'[^0-9A-Za-z]', '', fingerprint)[:32] or 'model'}.json"
-    records, key = _read(path), json.dumps(machine(), sort_keys=True)
-    if not again:
-        with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
-            kept = _parsed(records[key])
-            if all(layer.shape in kept for layer in layers):
-                return kept
+    path, key = _path(fingerprint), json.dumps(machine(), sort_keys=True)
+    records = _read(path)
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
+        kept = _parsed(records[key])
+        if all(layer.shape in kept for layer in layers):
+            return kept
     times = measured(layers)
     if not times:
         return times
@@ -57,6 +54,12 @@ def times_for(
     with suppress(OSError):  # a cache that cannot be written costs a measurement at every start
         write_whole(path, json.dumps(records, indent=1).encode())
     return times
+
+
+def forget_times(fingerprint: str) -> None:
+    """Let the next start measure this model again, on every machine."""
+    with suppress(OSError):
+        _path(fingerprint).unlink(missing_ok=True)
 
 
 def machine() -> dict[str, Any]:
@@ -87,6 +90,10 @@ def instructions() -> str:
         if getattr(torch.cpu, name, bool)():
             found.append(label)
     return " ".join(found)
+
+
+def _path(fingerprint: str) -> Path:
+    return cache_dir() / "kernels" / f"{re.sub(r'[^0-9A-Za-z]', '', fingerprint)[:32] or 'model'}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

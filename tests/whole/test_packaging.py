@@ -42,7 +42,14 @@ def test_an_installed_copy_finds_the_data_inside_it_and_not_a_neighbour(tmp_path
     (package / "_data" / "vectors").mkdir(parents=True)
     (tmp_path / "site" / "vectors").mkdir()  # some other package of that name
     (tmp_path / "site" / "tutorials").mkdir()
-    for name in ("__init__.py", "_version.py", "system/folders.py", "system/untrusted.py", "values/errors.py"):
+    for name in (
+        "__init__.py",
+        "_version.py",
+        "system/manners.py",
+        "system/folders.py",
+        "system/untrusted.py",
+        "values/errors.py",
+    ):
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_bytes((ROOT / "steerchat" / name).read_bytes())
     code = """
