@@ -1,5 +1,5 @@
-"""Pairs, experiments and conversations as Markdown, HTML, JSON, CSV and notebook cells.
+"""Reports of the history and of experiments: Markdown, JSON, HTML, CSV, and HTML for notebook cells.
 
-May import: experiments, screen and what is below.
-Start reading: chapters.py.
+May import: every package but commands and terminal.
+Start reading: report.py, then chapters.py.
 """

@@ -1,4 +1,4 @@
-"""Answers that stream in columns, and which of their lines are final."""
+"""Answers that stream in columns, and the lines of them that are final."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ class Column:
     accent: bool
     text: Wrapper
     marks: list[tuple[int, int, str]] = field(default_factory=list)
-    taken: int = 0
+    taken: int = 0  # final lines that are printed
     opened: bool = False  # whether the answer begins inside a thought
-    _said: str | None = ""  # the answer, until it is known where its thought ends
-    _thought: int = 0  # its first characters, which are the thought's
+    _beginning: str | None = ""  # the answer so far, until the end of its thought is known
+    _thought: int = 0  # length of the thought at the answer's beginning
 
     def feed(self, text: str) -> None:
         """Appends clean `text`; a thought before the reply is dimmed."""
-        if self._said is not None:
-            self._said += text
-            goes_on = thinking(self._said, self.opened)
-            self._thought = len(self._said) if goes_on else reply_start(self._said, self.opened)
-            if not goes_on:
-                self._said = None
+        if self._beginning is not None:
+            self._beginning += text
+            unfinished = thinking(self._beginning, self.opened)
+            self._thought = len(self._beginning) if unfinished else reply_start(self._beginning, self.opened)
+            if not unfinished:
+                self._beginning = None
         self.text.feed(text)
 
     def head(self) -> Text:
-        """`─ title ──────`, as wide as the column."""
+        """The heading `─ title ──────`, as wide as the column."""
         width = self.text.width
         head = Text().append("─ ", DIM)
         head.append(fit(self.title, width - 4), f"bold {ACCENT}" if self.accent else "bold")
         return head.append(" " + "─" * (width - head.cell_len - 1), DIM)
 
     def draw(self, line: Line) -> Text:
-        """`line` in its styles."""
+        """`line` with its styles."""
         drawn, end = Text(line.text), line.start + len(line.text)
         for low, high, style in [(0, self._thought, DIM), *self.marks]:
             if low < end and high > line.start:
@@ -55,30 +55,31 @@ class Column:
         return drawn
 
     def close(self, note: str) -> None:
+        """Completes the text, with a dim `note` at its end."""
         note = note or ("(no text)" if self.text.empty else "")
-        if self._said is not None and not self.opened and not self._said.lstrip().startswith(OPEN):
-            self._thought = 0  # as short as the beginning of a tag
+        if self._beginning is not None and not self.opened and not self._beginning.lstrip().startswith(OPEN):
+            self._thought = 0  # the whole answer only looked like the beginning of a tag
         start = self.text.close(note)
         self.marks.append((start, start + len(note), DIM))
 
 
 class Block:
-    """Columns of answers, side by side or one under the other, that tell their final lines from the others.
+    """Columns of answers, side by side or stacked, whose final lines are known apart from those that may change.
 
     Args:
-        titles: each column's heading, and whether it is a steered one.
+        titles: each column's heading, and whether it is the steered one.
         width: cells of the whole block.
-        beside: side by side; else the second column follows when the first is complete.
+        beside: side by side; if not, the second column follows when the first is complete.
     """
 
     def __init__(self, titles: Sequence[tuple[str, bool]], width: int, beside: bool) -> None:
         self.beside = beside
         self.columns = [Column(title, accent, Wrapper(1)) for title, accent in titles]
-        self._headed = 0  # columns whose heading is out
+        self._headed = 0  # columns whose heading is printed
         self.resize(width)
 
     def resize(self, width: int) -> None:
-        """Lays out what is not yet final for another width."""
+        """Wraps the lines that are not printed yet for another width."""
         self.width = width
         share = min((width - GAP) // 2, MAX_COLUMN) if self.beside else min(width, MAX_SINGLE)
         for column in self.columns:
@@ -86,7 +87,7 @@ class Block:
 
     @property
     def extent(self) -> int:
-        """Cells that it covers from the left edge."""
+        """Cells from the left edge to the right end of the block."""
         return sum(c.text.width for c in self.columns) + GAP if self.beside else self.columns[0].text.width
 
     @property
@@ -94,11 +95,11 @@ class Block:
         return all(column.text.closed for column in self.columns)
 
     def take(self) -> list[Text]:
-        """The lines that have become final since the last call."""
+        """The lines that became final since the last call."""
         return self._take_beside() if self.beside else self._take_stacked()
 
     def tail(self) -> list[Text]:
-        """The lines after the final ones, as they look now."""
+        """The lines after the final ones, in their present form."""
         if self.beside:
             return self._rows([[*c.text.lines[c.taken :], *c.text.tail] for c in self.columns])
         open_column = next((c for c in self.columns if not c.text.closed), None)
@@ -122,10 +123,10 @@ class Block:
         if not self._headed:
             self._headed = len(self.columns)
             lines.append(self._join([column.head() for column in self.columns]))
-        taken = self.columns[0].taken  # the columns go in step: a row is final when each one's line is
+        taken = self.columns[0].taken  # equal for all columns: a row is final when its line in each column is
         lengths = [len(column.text.lines) for column in self.columns]
-        waiting = [length for length, c in zip(lengths, self.columns, strict=True) if not c.text.closed]
-        ready = min(waiting) if waiting else max(lengths)
+        unfinished = [length for length, c in zip(lengths, self.columns, strict=True) if not c.text.closed]
+        ready = min(unfinished) if unfinished else max(lengths)
         if ready > taken:
             lines += self._rows([column.text.lines[taken:ready] for column in self.columns])
             for column in self.columns:
@@ -152,12 +153,12 @@ class Block:
 
 
 class Stream:
-    """A block while its answers arrive.
+    """Draws a block while its answers arrive.
 
     Args:
-        block: where they go.
-        rows: for each row of the events the column it goes to; other rows are not shown.
-        width: gives the block's width, which changes when the terminal's does.
+        block: the columns.
+        rows: the column of each row of the events; other rows are not shown.
+        width: gives the present width for the block, which follows the terminal's.
         clock: seconds, from any start.
     """
 
@@ -180,18 +181,18 @@ class Stream:
         self._draw()
 
     def add(self, row: int, text: str) -> None:
-        """Appends clean `text` to a row, on the screen at the latest a moment later."""
+        """Appends clean `text` to a row, and draws it unless the last drawing is very recent."""
         column = self._columns.get(row)
         if column is None or column.text.closed:
             return
         column.feed(text)
-        # The rows of a step come together: drawing before the last of them would leave it a step behind.
+        # The rows of a decoding step arrive together; drawing before the last of them would show it a step late.
         last = max(r for r, c in self._columns.items() if not c.text.closed)
         if row == last and self._clock() - self._drawn >= REDRAW_SECONDS:
             self._draw()
 
     def finish(self, row: int, text: str, note: str) -> None:
-        """Completes a row; `text` is all of it, for when it did not stream."""
+        """Completes a row; `text` is the whole answer, which is shown if it did not stream."""
         column = self._columns.get(row)
         if column is None or column.text.closed:
             return
@@ -201,7 +202,7 @@ class Stream:
         self._draw()
 
     def close(self) -> None:
-        """Prints whatever is left, finished or not, and gives the cursor back."""
+        """Prints the remaining lines, finished or not, and shows the cursor again."""
         for column in self.block.columns:
             if not column.text.closed:
                 column.close("")

@@ -1,7 +1,7 @@
-"""Painting lines: each final one exactly once, and a changing tail under them.
+"""Prints final lines once, with a changing tail below them.
 
-A final line is printed and never touched again, so that it scrolls away like any other output. Only the
-lines that may still change are erased and drawn again, and never more of them than the screen has.
+A final line is printed and never changed again, so that it scrolls away like any other output. Only the tail, the lines
+that may still change, is erased and redrawn, and it is never longer than the screen.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from rich.text import Text
 
 from ..values.text import cell_len, clean, fit
 
-ACCENT = "magenta"  # what steering did; one of the few that read on a light and on a dark ground
+ACCENT = "magenta"  # for steering; one of the few colours that read on light and dark backgrounds
 DIM = "dim"
 REDRAW_SECONDS = 0.1
-# What bars, charts and strips are drawn with, on screens that have none of it.
+# Replacements for the characters of bars, charts and strips on a screen without Unicode.
 _ASCII = str.maketrans("─━│┃█▓▒░·▁▂▃▄▅▆▇", "-=||##-.. .:-=+*")
-_LINE_SECONDS = 5.0  # between two lines about the same long work, in plain mode
+_LINE_SECONDS = 5.0  # between two progress lines of one task, in plain mode
 
 
 class Painter:
-    """Prints final lines once and keeps a changing tail under them.
+    """Prints final lines once, with a changing tail below them.
 
     Args:
-        console: where to; one that records gets no tail, for nothing can be erased in a recording.
-        plain: no colour and no cursor movement, hence no tail.
+        console: the output; a recording console gets no tail, because nothing can be erased in a recording.
+        plain: no colour and no cursor movement, and therefore no tail.
     """
 
     def __init__(self, console: Console, plain: bool) -> None:
@@ -38,7 +38,7 @@ class Painter:
         self._tail: list[Text] = []
 
     def draw(self, final: Iterable[Text], tail: Sequence[Text] = ()) -> None:
-        """Prints `final` where the old tail was, and `tail` after it, cut to the screen's height."""
+        """Prints `final` in place of the old tail, and then `tail`, cut to the screen's height."""
         final = list(final)
         if self.still:
             for line in final:
@@ -47,7 +47,7 @@ class Painter:
         shown = list(tail[: max(self.console.height - 1, 1)])
         if not final and shown == self._tail:
             return
-        with self.console:  # one write for all of it, so that nothing flickers
+        with self.console:  # writes everything at once, so that nothing flickers
             self._erase()
             for line in final:
                 self._print(line)
@@ -57,7 +57,7 @@ class Painter:
 
     @property
     def unicode(self) -> bool:
-        """Whether the screen can show more than its own code page."""
+        """Whether the console encodes Unicode."""
         return self.console.encoding.lower().startswith("utf")
 
     def _print(self, line: Text, end: str = "\n") -> None:
@@ -71,7 +71,7 @@ class Painter:
         if not self._tail:
             return
         width = max(self.console.width, 1)
-        # a tail drawn before the terminal became narrower takes more rows now
+        # A tail drawn before the terminal became narrower takes more rows now.
         rows = sum(max(1, -(-cell_len(line.plain) // width)) for line in self._tail)
         up = [(ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)] * (rows - 1)
         self.console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up))
@@ -79,7 +79,7 @@ class Painter:
 
 
 class Bar:
-    """One line about long work: redrawn in place on a terminal, a few lines in plain mode."""
+    """The progress of a long task: one line that is redrawn in place, or a few lines in plain mode."""
 
     def __init__(self, painter: Painter, clock: Callable[[], float]) -> None:
         self._painter = painter
@@ -88,25 +88,25 @@ class Bar:
         self._drawn = 0.0
 
     def show(self, label: str, done: float, total: float | None) -> None:
-        """The work called `label` is at `done` of `total` (None: unknown)."""
+        """Shows that the task `label` has done `done` of `total` steps (None: unknown)."""
         label = clean(label)
-        fresh, complete = label != self._label, total is not None and done >= total
+        started, complete = label != self._label, total is not None and done >= total
         wait = _LINE_SECONDS if self._painter.plain else REDRAW_SECONDS
-        if not fresh and not complete and self._clock() - self._drawn < wait:
+        if not started and not complete and self._clock() - self._drawn < wait:
             return
         share = min(max(done / total, 0.0), 1.0) if total else None
         if not self._painter.plain:
             self._painter.draw([], [self._line(label, share)])
         elif complete:
             self._painter.draw([Text(f"  {label}: done")])
-        elif fresh:
+        elif started:
             self._painter.draw([Text(f"  {label} ...")])
         elif share is not None:
             self._painter.draw([Text(f"  {label}: {share:.0%}")])
         self._label, self._drawn = label, self._clock()
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Removes the line."""
         if self._label:
             self._painter.draw([])
         self._label = ""

@@ -1,4 +1,4 @@
-"""A chat's lines as one SVG picture: what a terminal would show, drawn by rich, with no font to fetch."""
+"""A recorded chat as an SVG picture of a terminal, drawn by rich, without fonts to download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FONTS = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace'
 
 
 def recorder(width: int = WIDTH) -> Console:
-    """A console that shows nothing and keeps everything; a `Screen` draws only final lines on it."""
+    """A console that records its output and shows nothing; a `Screen` draws only final lines on it."""
     return Console(
         file=io.StringIO(),
         record=True,
@@ -30,13 +30,13 @@ def recorder(width: int = WIDTH) -> Console:
 
 
 def picture(recorded: Console, title: str) -> str:
-    """What was recorded, as SVG: the same text for the same lines."""
+    """The recording as SVG; equal recordings give equal text."""
     drawn = recorded.export_svg(title=clean(title), clear=False, unique_id="steerchat")
-    # Less the fonts that it would fetch. What was said cannot match: its blanks are no-break ones in a picture.
+    # Removes the fonts that it would download. The chat's text cannot match: rich writes its blanks as no-break ones.
     drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.S).replace("Fira Code, monospace", _FONTS)
     return "\n".join(line.rstrip() for line in drawn.splitlines()) + "\n"
 
 
 def words(recorded: Console) -> str:
-    """The same as plain text."""
+    """The recording as plain text."""
     return "\n".join(line.rstrip() for line in recorded.export_text(clear=False).splitlines()) + "\n"

@@ -1,5 +1,5 @@
-"""A slash command, declared once: help, completion, parsing and the shell derive from its signature.
+"""Slash commands: each is declared once, and its signature gives parsing, help, completion and the shell's options.
 
-May import: values and system.
+May import: values and system; it draws nothing and runs no command.
 Start reading: registry.py.
 """

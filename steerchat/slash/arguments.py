@@ -1,13 +1,13 @@
 """The kinds of argument that a command can take.
 
-A kind turns a typed word into a value and offers completions for it. A handler names one per parameter:
+A kind parses a typed word into a value and offers completions for it. A handler annotates each parameter with one:
 
     layer: Annotated[str | None, Layer] = None               # the kind as it is
-    prompt: Annotated[str, Rest("what to ask")] = ""         # with a meaning of its own
-    concepts: Annotated[tuple[str, ...], Many(Concept)] = () # every word that is left
+    prompt: Annotated[str, Rest("what to ask")] = ""         # with its own meaning in help
+    concepts: Annotated[tuple[str, ...], Many(Concept)] = () # all remaining words
     *, repeats: Annotated[int, Option("how many seeds", Int(least=1))] = 1
 
-Without one, `int`, `float`, `str` and `Path` stand for `Int`, `Float`, `Text` and `PathArg`, `bool` for a flag.
+Without an annotation, `int`, `float`, `str`, `Path` and `bool` stand for `Int`, `Float`, `Text`, `PathArg` and `Flag`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Candidate = tuple[str, str]
 
 
 class Completions(Protocol):
-    """What completion asks of a chat. Every answer comes at once: no model, no torch, no network."""
+    """What completion needs from a chat. Every method answers at once, without a model, torch or network access."""
 
     @property
     def n_layers(self) -> int | None:
@@ -41,15 +41,15 @@ class Completions(Protocol):
         ...
 
     def recommended(self, concept: str) -> tuple[str, float] | None:
-        """The layers, as one would type them, and the strength that suit a concept; None if unknown."""
+        """A concept's recommended layers, as a user types them, and strength; None if unknown."""
         ...
 
     def settings(self) -> Iterable[tuple[str, str, Sequence[str]]]:
-        """(name, help, choices) of every setting; no choices: any value."""
+        """(name, help, choices) of every setting; empty choices mean any value."""
         ...
 
     def models(self) -> Iterable[Candidate]:
-        """(name, meaning) of the models at hand."""
+        """(name, meaning) of the installed models."""
         ...
 
     def commands(self) -> Iterable[Candidate]:
@@ -66,27 +66,27 @@ class Completions(Protocol):
 
 
 class Kind:
-    """One word of text. Subclasses say what it must look like and what could stand there.
+    """One word of text. Subclasses define its form and its completions.
 
     Args:
-        meaning: for help; the kind's own when empty.
-        metavar: how usage lines show it; the kind's own when empty, else the parameter's name in capitals.
+        meaning: for help; empty: the kind's own.
+        metavar: the placeholder in usage lines; empty: the kind's own, or the parameter's name in capitals.
     """
 
     meaning = ""
     metavar = ""
-    takes_rest = False  # whether it takes the rest of the line as typed, instead of one word
+    takes_rest = False  # whether it takes the rest of the line as typed instead of one word
 
     def __init__(self, meaning: str = "", *, metavar: str = "") -> None:
         self.meaning = meaning or self.meaning
         self.metavar = metavar or self.metavar
 
     def parse(self, text: str) -> Any:
-        """The value of `text`. Raises UsageError if it is none."""
+        """The value of `text`. Raises UsageError for an invalid one."""
         return text
 
     def fits(self, text: str) -> bool:
-        """Whether `text` looks like one; an optional argument that it does not fit may be left out."""
+        """Whether `text` has the form of a value; an optional argument is skipped for a word that does not."""
         try:
             self.parse(text)
         except UsageError:
@@ -94,7 +94,7 @@ class Kind:
         return True
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        """What could stand where `word` is being typed; `earlier` has the words before, by parameter name."""
+        """(value, meaning) of what `word` may become; `earlier` holds the words before it, by parameter name."""
         return ()
 
 
@@ -103,7 +103,7 @@ class Text(Kind):
 
 
 class Rest(Kind):
-    """The rest of the line exactly as typed, outer blanks aside. Always the last argument."""
+    """The rest of the line exactly as typed, without outer blanks. Always the last argument."""
 
     takes_rest = True
 
@@ -116,7 +116,7 @@ class Flag(Kind):
 
 
 class Many(Kind):
-    """Every word that is left, each of one kind; the value is a tuple."""
+    """All remaining words, each of one kind; the value is a tuple."""
 
     def __init__(self, kind: Kind | type[Kind], meaning: str = "") -> None:
         self.item = kind() if isinstance(kind, type) else kind
@@ -131,7 +131,7 @@ class Concept(Kind):
 
     def parse(self, text: str) -> str:
         if not text.strip():
-            raise UsageError("a concept has a name", "/concept lists them")
+            raise UsageError("the concept's name is empty", "/concept lists the names")
         return text.strip().lower()
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
@@ -148,7 +148,7 @@ class TermWord(Concept):
 
 
 class MixSpec(Kind):
-    """Validated, and given on as typed."""
+    """Validated; the value is the text as typed."""
 
     meaning = "concepts with weights, such as happy:0.7,excited:0.3"
     metavar = "SPEC"
@@ -158,12 +158,12 @@ class MixSpec(Kind):
         return text
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        done = word[: word.rfind(",") + 1]
-        return [(f"{done}{name}:", meaning) for name, meaning in chat.concepts()]
+        earlier_parts = word[: word.rfind(",") + 1]
+        return [(f"{earlier_parts}{name}:", meaning) for name, meaning in chat.concepts()]
 
 
 class Layer(Kind):
-    """Checked for its form only, and given on as typed: the number of layers is known once a model is."""
+    """Only its form is checked, since the number of layers depends on the model; the value is the text as typed."""
 
     meaning = "a layer 16, a range 12-20, a depth 55%, or all"
     metavar = "LAYER"
@@ -175,13 +175,11 @@ class Layer(Kind):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
-        found = {recommended[0]: "recommended"} if recommended else {}
         count = chat.n_layers or 0
-        for layer in range(count):
-            found.setdefault(str(layer), f"{100 * layer / max(1, count - 1):.0f}% deep")
-        found.setdefault("55%", "a little past the middle, on any model")
-        found.setdefault("all", "every layer")
-        return found.items()
+        meanings = {str(layer): f"{100 * layer / max(1, count - 1):.0f}% deep" for layer in range(count)}
+        meanings |= {"55%": "a little past the middle, on any model", "all": "every layer"}
+        first = {recommended[0]: "recommended"} if recommended else {}
+        return {**first, **meanings, **first}.items()  # the recommended one first
 
 
 class Strength(Kind):
@@ -193,17 +191,16 @@ class Strength(Kind):
 
     def fits(self, text: str) -> bool:
         try:
-            float(text)  # a number out of bounds is still meant as a strength, and told so
+            float(text)  # a number out of range is meant as a strength too, and `parse` reports the range
         except ValueError:
             return False
         return True
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
-        found = {format_strength(recommended[1]): "recommended"} if recommended else {}
-        for value, meaning in (("1.5", "gentle"), ("2.0", "a good first try"), ("3.0", "strong"), ("-2.0", "away")):
-            found.setdefault(value, meaning)
-        return found.items()
+        first = {format_strength(recommended[1]): "recommended"} if recommended else {}
+        meanings = {"1.5": "gentle", "2.0": "a good first try", "3.0": "strong", "-2.0": "away"}
+        return {**first, **meanings, **first}.items()  # the recommended one first
 
 
 class _Number(Kind):
@@ -223,11 +220,11 @@ class _Number(Kind):
             value = type(self).convert(text)
         except ValueError:
             value = math.nan
-        if value != value or value in (math.inf, -math.inf):  # isfinite() takes no whole number of 400 digits
+        if value != value or value in (math.inf, -math.inf):  # isfinite() fails on an integer of 400 digits
             raise UsageError(f"{shorten(text, 20)!r} is not a {self.noun}")
         if not self.least <= value <= self.most:
             bound = f"at least {self.least:g}" if value < self.least else f"at most {self.most:g}"
-            raise UsageError(f"{shorten(text, 20)} is out of range, it is {bound}")
+            raise UsageError(f"{shorten(text, 20)} is out of range: use {bound}")
         return value
 
 
@@ -244,32 +241,27 @@ class Float(_Number):
 
 
 class PairId(Kind):
-    meaning = "a pair's number in the history"
+    meaning = "a pair's id in the history"
     metavar = "ID"
+    noun, lists = "pair", "/history lists the pairs"
 
     def parse(self, text: str) -> int:
         digits = text.removeprefix("#")
         # 18 digits always fit SQLite's integers
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-            raise UsageError(f"{shorten(text, 20)!r} is not a pair's number", "/history lists them")
+            raise UsageError(f"{shorten(text, 20)!r} is not the id of a {self.noun}", self.lists)
         return int(digits)
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return [(str(number), shorten(prompt)) for number, prompt in chat.pairs()]
+        return [(str(pair_id), shorten(prompt)) for pair_id, prompt in chat.pairs()]
 
 
 class SessionId(PairId):
-    meaning = "a conversation's number"
-
-    def parse(self, text: str) -> int:
-        try:
-            return super().parse(text)
-        except UsageError:
-            hint = "/session lists them"
-            raise UsageError(f"{shorten(text, 20)!r} is not a conversation's number", hint) from None
+    meaning = "a session's id"
+    noun, lists = "session", "/session lists the sessions"
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return [(str(number), shorten(title)) for number, title in chat.sessions()]
+        return [(str(session_id), shorten(title)) for session_id, title in chat.sessions()]
 
 
 class PathArg(Kind):
@@ -278,9 +270,9 @@ class PathArg(Kind):
 
     def parse(self, text: str) -> Path:
         if not text.strip():
-            raise UsageError("a file has a name")
+            raise UsageError("the file's name is empty")
         if only_text(text) != text or re.search("[\n\t\u2028-\u202e\u2066-\u2069]", text):
-            raise UsageError(f"{shorten(text, 60)!r} holds characters that no file's name should", "type it again")
+            raise UsageError(f"the file's name {shorten(text, 60)!r} contains control characters", "type it again")
         return Path(os.path.expanduser(text))
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
@@ -288,11 +280,11 @@ class PathArg(Kind):
         typed = word[: len(word) - len(name)]
         try:
             with os.scandir(os.path.expanduser(folder) or ".") as entries:
-                found = [(entry.name, entry.is_dir()) for entry in entries]
+                files = [(entry.name, entry.is_dir()) for entry in entries]
         except (OSError, ValueError):
             return ()
-        shown = sorted(item for item in found if not item[0].startswith(".") or name.startswith("."))
-        return [(f"{typed}{name}/", "folder") if is_folder else (typed + name, "") for name, is_folder in shown]
+        visible = sorted(file for file in files if not file[0].startswith(".") or name.startswith("."))
+        return [(f"{typed}{name}/", "folder") if is_folder else (typed + name, "") for name, is_folder in visible]
 
 
 class Setting(Kind):
@@ -307,14 +299,14 @@ class Setting(Kind):
 
 
 class SettingValue(Kind):
-    """Offers the choices of the setting in the parameter `name`."""
+    """Offers the choices of the setting that the parameter `name` holds."""
 
     meaning = "its new value"
     metavar = "VALUE"
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        wanted = Setting().parse(earlier.get("name", ""))
-        return [(choice, "") for name, _, choices in chat.settings() if name == wanted for choice in choices]
+        setting = Setting().parse(earlier.get("name", ""))
+        return [(choice, "") for name, _, choices in chat.settings() if name == setting for choice in choices]
 
 
 class ModelName(Kind):
@@ -357,7 +349,7 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Option:
-    """The meaning of an option and, where its type does not say enough, its kind."""
+    """The meaning of an option, and its kind where the parameter's type does not determine it."""
 
     meaning: str
     kind: Kind | type[Kind] | None = None

@@ -1,8 +1,8 @@
-"""Reading the words of a slash line against a command's parameters.
+"""Parses the words of a slash line as a command's arguments and options.
 
-Not click, argparse or shlex: those trip over `-2.0`, exit the program, and fail on "don't". The rules:
-blanks part words; "..." at the start of a word makes one word of several; an apostrophe is a letter.
-`--words` are options until `--`, or until the argument that takes the rest of the line has begun.
+Not with click, argparse or shlex: they take `-2.0` for an option, exit the program, and fail on "don't". The rules:
+blanks separate words; "..." at the start of a word holds blanks; an apostrophe is a letter.
+`--words` are options until `--`, or until the argument that takes the rest of the line begins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BARE = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a line, without its quotation marks, at `start` to `end` with them."""
+    """A word of a line: its text without quotation marks, and its place (`start` to `end`) with them."""
 
     text: str
     start: int
@@ -36,7 +36,7 @@ class Word:
 
 
 def next_word(line: str, position: int) -> Word | None:
-    """The first word at or after `position`; None when only blanks are left."""
+    """The first word at or after `position`; None when only blanks follow."""
     blanks = _BLANKS.match(line, position)
     start = blanks.end() if blanks else position
     quoted = _QUOTED.match(line, start)
@@ -49,7 +49,7 @@ def next_word(line: str, position: int) -> Word | None:
 
 
 def last_word(line: str) -> Word:
-    """The word that the end of the line touches; an empty one after a blank."""
+    """The word at the very end of the line; an empty one after a blank."""
     word, position = None, 0
     while following := next_word(line, position):
         word, position = following, following.end
@@ -58,14 +58,14 @@ def last_word(line: str) -> Word:
 
 @dataclass
 class Reading:
-    """What a line's words were taken for, as text.
+    """The texts of a line by parameter, and what may follow it.
 
     Attributes:
-        given: by parameter name; a list for `Many`, an empty text for a flag.
-        places: the positional parameters that still wait for a word, in order.
-        awaiting: an option that was named and waits for its value.
-        rest: the parameter that took the rest of the line, and where that begins.
-        options_ended: whether `--` was met.
+        given: texts by parameter name; a list for `Many`, an empty text for a flag.
+        places: the arguments that have no word yet, in order.
+        awaiting: an option that still needs its value.
+        rest: the argument that took the rest of the line, and where that text starts.
+        options_ended: whether the line has a `--`.
     """
 
     places: list[Parameter]
@@ -76,24 +76,24 @@ class Reading:
 
     @property
     def words(self) -> Mapping[str, str]:
-        """The single words given, by parameter name."""
+        """The texts of parameters that take one word, by parameter name."""
         return {name: text for name, text in self.given.items() if isinstance(text, str)}
 
 
 def read(line: str, parameters: Sequence[Parameter], usage: str) -> Reading:
-    """Puts each word of `line` (what follows the command's name) in its place; misses nothing yet.
+    """Assigns each word of `line`, the text after the command's name, to a parameter. Arguments may be missing yet.
 
     Raises:
-        UsageError: for an unknown option, a word too many, or a quotation that does not end.
+        UsageError: for an unknown option, an unexpected argument, or a missing closing quotation mark.
     """
-    reading = Reading([one for one in parameters if not one.option])
-    options = {one.label: one for one in parameters if one.option}
+    reading = Reading([parameter for parameter in parameters if not parameter.option])
+    options = {parameter.label: parameter for parameter in parameters if parameter.option}
     position = 0
     while word := next_word(line, position):
         position = word.end
         if word.is_option and not reading.options_ended:
             if word.text == "--":
-                _no_option_waits(reading, usage)
+                _check_awaiting(reading, usage)
                 reading.options_ended = True
             else:
                 _read_option(reading, word, options, usage)
@@ -105,25 +105,25 @@ def read(line: str, parameters: Sequence[Parameter], usage: str) -> Reading:
                 reading.rest = (place, word.start)
                 break
         if not word.closed:
-            raise UsageError(f"the quotation {shorten(word.text, 30)!r} does not end", f'close it with "; {usage}')
+            raise UsageError(f'a closing " is missing after {shorten(word.text, 30)!r}', usage)
         _give(reading, word.text)
     return reading
 
 
 def bind(line: str, parameters: Sequence[Parameter], usage: str) -> dict[str, Any]:
-    """The values in `line` by parameter name; what is not given is left to the handler's defaults.
+    """The values in `line` by parameter name, without the parameters that the line omits.
 
     Raises:
-        UsageError: as `read`, and for a missing argument or a value that does not parse.
+        UsageError: as `read`, and for a missing argument or an invalid value.
     """
     reading = read(line, parameters, usage)
-    _no_option_waits(reading, usage)
+    _check_awaiting(reading, usage)
     return values(reading.given, parameters, usage)
 
 
 def place_words(words: Iterable[str], parameters: Sequence[Parameter], usage: str) -> dict[str, Any]:
-    """Ready-made words (a shell's) in the places where the same words of a slash line would go, as text."""
-    reading = Reading([one for one in parameters if not one.option])
+    """The texts by parameter name of words that a shell has split already, assigned as in a slash line."""
+    reading = Reading([parameter for parameter in parameters if not parameter.option])
     remaining = list(words)
     while remaining:
         if _place(reading, remaining[0], usage).kind.takes_rest:
@@ -137,20 +137,20 @@ def values(given: Mapping[str, Any], parameters: Sequence[Parameter], usage: str
     """Parses the texts of `read` or `place_words`.
 
     Raises:
-        UsageError: naming the argument that is missing or does not parse.
+        UsageError: an argument is missing or invalid; the message names it.
     """
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for parameter in parameters:
         if parameter.name not in given:
             if parameter.required:
                 raise UsageError(f"{parameter.metavar} is missing", usage)
         elif parameter.flag:
-            found[parameter.name] = True
+            parsed[parameter.name] = True
         elif parameter.many:
-            found[parameter.name] = tuple(_value(parameter, text, usage) for text in given[parameter.name])
+            parsed[parameter.name] = tuple(_value(parameter, text, usage) for text in given[parameter.name])
         else:
-            found[parameter.name] = _value(parameter, given[parameter.name], usage)
-    return found
+            parsed[parameter.name] = _value(parameter, given[parameter.name], usage)
+    return parsed
 
 
 def _value(parameter: Parameter, text: str, usage: str) -> Any:
@@ -161,31 +161,31 @@ def _value(parameter: Parameter, text: str, usage: str) -> Any:
 
 
 def _read_option(reading: Reading, word: Word, options: Mapping[str, Parameter], usage: str) -> None:
-    _no_option_waits(reading, usage)
+    _check_awaiting(reading, usage)
     label, equals, value = word.text.partition("=")
     label = label.lower().replace("_", "-")
     option = options.get(label)
     if option is None:
-        raise unknown("option", label, options, f"{usage}; text that begins with -- goes after a lone --")
+        raise unknown("option", label, options, f"{usage}; put -- before a text that begins with --")
     if option.name in reading.given:
         raise UsageError(f"{label} is given twice", usage)
     if option.flag and equals:
         raise UsageError(f"{label} takes no value", usage)
     if not word.closed:
-        raise UsageError(f"the quotation after {label} does not end", f'close it with "; {usage}')
+        raise UsageError(f'a closing " is missing after {label}', usage)
     if option.flag or equals:
         reading.given[option.name] = value
     else:
         reading.awaiting = option
 
 
-def _no_option_waits(reading: Reading, usage: str) -> None:
+def _check_awaiting(reading: Reading, usage: str) -> None:
     if reading.awaiting:
         raise UsageError(f"{reading.awaiting.label} needs a value", usage)
 
 
 def _place(reading: Reading, text: str, usage: str) -> Parameter:
-    """The parameter for the next word; optional ones that it does not fit are left out for one that it does."""
+    """The argument for the next word. Optional arguments that it does not fit are skipped for one that it fits."""
     places = reading.places
     for index, place in enumerate(places):
         if place.kind.fits(text):
@@ -194,12 +194,12 @@ def _place(reading: Reading, text: str, usage: str) -> Parameter:
         if place.required:
             break
     if not places:
-        raise UsageError(f"{shorten(text, 30)!r} is one word too many", usage)
+        raise UsageError(f"unexpected argument {shorten(text, 30)!r}", usage)
     return places[0]
 
 
 def _give(reading: Reading, text: str) -> None:
-    """A word to the option that waits for it, else to the first place."""
+    """Assigns a word to the option that needs a value, else to the first argument without a word."""
     if reading.awaiting:
         reading.given[reading.awaiting.name] = text
         reading.awaiting = None

@@ -1,4 +1,4 @@
-"""A command's parameters, as its handler's signature declares them."""
+"""Reads a command's parameters from its handler's signature."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .arguments import Flag, Float, Int, Kind, Many, Option, PathArg, Text
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument or option of a command, read from its handler's signature."""
+    """One argument or option of a command."""
 
     name: str
     kind: Kind
@@ -32,17 +32,17 @@ class Parameter:
 
     @property
     def metavar(self) -> str:
-        """How its value is shown: `CONCEPT`, `N`; empty for a flag."""
+        """The placeholder for its value: `CONCEPT`, `N`; empty for a flag."""
         return "" if self.flag else self.kind.metavar or self.name.upper().replace("_", "-")
 
     @property
     def label(self) -> str:
-        """How a message names it: `--repeats`, or `CONCEPT`."""
+        """Its name in messages: `--repeats`, or `CONCEPT`."""
         return f"--{self.name.replace('_', '-')}" if self.option else self.metavar
 
     @property
     def shown(self) -> str:
-        """How help lists it: `--repeats N`, or `CONCEPT`."""
+        """Its form in usage lines: `--repeats N`, or `CONCEPT`."""
         return f"{self.label} {self.metavar}".rstrip() if self.option else self.metavar
 
 
@@ -50,14 +50,14 @@ def parameters_of(handler: Callable[..., Any]) -> tuple[Parameter, ...]:
     """A handler's parameters after the first, which is the chat.
 
     Raises:
-        ValueError: for a signature that no line could be bound to; a mistake in the program.
+        ValueError: no line could be parsed for this signature, which is a mistake in the program.
     """
-    declared = list(inspect.signature(handler).parameters.values())[1:]
-    found = tuple(_parameter(handler, one) for one in declared)
-    places = [one for one in found if not one.option]
-    if any(one.kind.takes_rest or one.many for one in places[:-1]):
+    _, *declared = inspect.signature(handler).parameters.values()
+    parameters = tuple(_parameter(handler, parameter) for parameter in declared)
+    arguments = [parameter for parameter in parameters if not parameter.option]
+    if any(argument.kind.takes_rest or argument.many for argument in arguments[:-1]):
         raise ValueError(f"{handler.__qualname__}: only the last argument can take the rest of the line")
-    return found
+    return parameters
 
 
 def _parameter(handler: Callable[..., Any], declared: inspect.Parameter) -> Parameter:
@@ -65,7 +65,7 @@ def _parameter(handler: Callable[..., Any], declared: inspect.Parameter) -> Para
     option = declared.kind is declared.KEYWORD_ONLY
     required = declared.default is declared.empty
     if declared.kind in (declared.VAR_POSITIONAL, declared.VAR_KEYWORD):
-        raise ValueError(f"{where}: write Many(KIND) in place of stars")
+        raise ValueError(f"{where}: use Many(KIND) instead of * or **")
     if option and required:
         raise ValueError(f"{where}: an option needs a default")
     kind, meaning = _kind(where, handler, declared)
@@ -77,7 +77,7 @@ def _parameter(handler: Callable[..., Any], declared: inspect.Parameter) -> Para
 def _kind(where: str, handler: Callable[..., Any], declared: inspect.Parameter) -> tuple[Kind, str]:
     annotation = declared.annotation
     if isinstance(annotation, str):
-        # One by one, as the chat's own type is often imported for type checkers only.
+        # Each annotation by itself: the chat's own type is often imported for type checkers only.
         annotation = eval(annotation, handler.__globals__)
     plain, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     kind, meaning = None, ""
@@ -87,7 +87,7 @@ def _kind(where: str, handler: Callable[..., Any], declared: inspect.Parameter) 
         elif isinstance(note, Kind) or (isinstance(note, type) and issubclass(note, Kind)):
             kind = note
     if kind is None:
-        types = [one for one in get_args(plain) or (plain,) if one is not type(None)]
+        types = [member for member in get_args(plain) or (plain,) if member is not type(None)]
         kind = _KIND_OF_TYPE.get(types[0]) if len(types) == 1 else None
     if kind is None:
         raise ValueError(f"{where}: its annotation names no kind of argument")

@@ -4,14 +4,14 @@ To add one, write a function in the commands package; its first parameter is the
 
     @command("history", examples=["/history 3", "/history --search weather"], group="Notebook", shell=True)
     def history(chat: Chat, pair: Annotated[int | None, PairId] = None, *,
-                search: Annotated[str, Option("only pairs with these words")] = "") -> None:
-        \"\"\"Lists the pairs, or shows one whole.\"\"\"
-        chat.show_history(pair, search)
+                search: Annotated[str, Option("only pairs with these words")] = "") -> Page:
+        \"\"\"Lists the pairs, or shows one in full.\"\"\"
+        return pages(chat, pair, search)
 
-That is all. Positional parameters are its arguments, keyword-only ones its options (`--search WORDS`; a bool is a
-flag), defaults make them optional. The docstring's first line is its summary. `steerchat.slash.arguments` has the kinds
-of argument. Usage, help, completion, the table of commands in tutorials/ and the shell's subcommand follow from this.
-A name of two words is a noun with its verb: "/history rerun 3" finds "history rerun" before "history".
+Positional parameters are the command's arguments, keyword-only ones its options (`--search WORDS`; a bool is a flag);
+those with a default are optional. The docstring's first line is the summary. `steerchat.slash.arguments` has the kinds
+of argument. Usage, help, completion, the table of commands in tutorials/ and the shell's subcommand derive from this.
+A name of two words is a noun with a verb, its subcommand: "/history rerun 3" calls "history rerun", not "history".
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Command:
     """One command as declared.
 
     Attributes:
-        name: "compare", or a noun and its verb, "steer add".
-        handler: called with the chat and the values given.
-        summary: one line.
+        name: "compare", or a noun and a verb, "steer add".
+        handler: called with the chat and the parsed values.
+        summary: the docstring's first line.
         body: the rest of the docstring; may be empty.
         examples: slash lines.
-        group: the heading that help lists it under.
-        shell: whether `steerchat` has it as a subcommand too.
-        aliases: other names for it.
+        group: its heading in /help.
+        shell: whether `steerchat` also has it as a subcommand.
+        aliases: its other names.
         needs_model: whether the shell starts to load the model for it.
         parallel: whether several processes, started together, can divide its answers among them.
         exports: whether its JSON objects are stored pairs, which the shell also writes as CSV and Markdown.
@@ -68,13 +68,14 @@ class Command:
     @property
     def usage(self) -> str:
         """`/compare [--repeats N] [--raw] [PROMPT]`."""
-        ordered = sorted(self.parameters, key=lambda one: not one.option)
-        return " ".join([f"/{self.name}", *(one.shown if one.required else f"[{one.shown}]" for one in ordered)])
+        ordered = sorted(self.parameters, key=lambda parameter: not parameter.option)
+        words = [parameter.shown if parameter.required else f"[{parameter.shown}]" for parameter in ordered]
+        return " ".join([f"/{self.name}", *words])
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A command with the values for one call; what the user left out stays with the handler's defaults."""
+    """A command with the values for one call; the handler's defaults stand for the values that the line omits."""
 
     command: Command
     kwargs: dict[str, Any]
@@ -117,18 +118,18 @@ class Registry:
         def declare(handler: Handler) -> Handler:
             summary, _, body = (inspect.getdoc(handler) or "").partition("\n")
             if not summary:
-                raise ValueError(f"/{name} has no docstring to take its summary from")
-            for one in (name, *aliases):
-                if one in self._commands or one in self._aliases:
-                    raise ValueError(f"/{one} is declared twice")
-                if not re.fullmatch(r"[a-z][a-z-]*( [a-z][a-z-]*)?", one):
-                    raise ValueError(f"{one!r} is not one or two lower-case words")
+                raise ValueError(f"/{name} needs a docstring, whose first line is the summary")
+            for label in (name, *aliases):
+                if label in self:
+                    raise ValueError(f"/{label} is declared twice")
+                if not re.fullmatch(r"[a-z][a-z-]*( [a-z][a-z-]*)?", label):
+                    raise ValueError(f"a name is one or two lower-case words, not {label!r}")
             self._commands[name] = Command(
                 name,
                 handler,
                 parameters_of(handler),
                 summary,
-                # Its line breaks are the source's; a blank line parts paragraphs.
+                # Only a blank line separates paragraphs; other line breaks belong to the source.
                 re.sub(r"(?<!\n)\n(?!\n)", " ", body.strip()),
                 tuple(examples),
                 group,
@@ -149,21 +150,21 @@ class Registry:
         """The command called `name`, with or without a slash, by its own name or an alias.
 
         Raises:
-            UnknownName: with the nearest name.
+            UnknownName: there is no such command; the hint suggests the nearest name.
         """
         plain = " ".join(name.lower().removeprefix("/").split())
         noun, _, verb = plain.partition(" ")
         full = f"{self._aliases.get(noun, noun)} {verb}".strip()
-        found = self._commands.get(self._aliases.get(full, full))
-        if found is None:
+        command = self._commands.get(self._aliases.get(full, full))
+        if command is None:
             raise self._unknown(plain)
-        return found
+        return command
 
     def split(self, line: str) -> tuple[Command, str]:
-        """The command that a line calls, and the line after its name.
+        """The command that a line calls, and the rest of the line.
 
         Raises:
-            UsageError: when it calls none.
+            UsageError: the line calls no known command.
         """
         head = _HEAD.match(line)
         if head is None or not head[1]:
@@ -179,8 +180,9 @@ class Registry:
                 raise
             if verb:
                 raise self._unknown(f"{noun} {verb}") from None
-            known = ", ".join(f"/{noun} {one}" for one, _ in self.verbs(noun))
-            raise UsageError(f"/{noun} needs one word more", known) from None
+            verbs = [name for name, _ in self.verbs(noun)]
+            message = f"/{noun} needs a subcommand: {', '.join(verbs)}"
+            raise UsageError(message, f"for example: /{noun} {verbs[0]}") from None
         if verb and not verb.startswith("-") and not command.parameters and self.verbs(noun):
             raise self._unknown(f"{command.name} {verb}")
         return command, line[head.end(1) :]
@@ -189,37 +191,38 @@ class Registry:
         """A slash line as a call of its command.
 
         Raises:
-            UsageError: for an unknown command, or arguments that it does not take.
+            UsageError: the command is unknown, or does not take the arguments.
         """
         command, tail = self.split(line)
         return Bound(command, bind(tail, command.parameters, command.usage))
 
     def _unknown(self, name: str) -> UsageError:
-        names = [f"/{one}" for one in (*self._commands, *self._aliases)]
-        return unknown("command", f"/{name}", names, _LISTED)
+        return unknown("command", f"/{name}", [f"/{label}" for label in (*self._commands, *self._aliases)], _LISTED)
 
-    # What completion and concept names need
+    # For completion and for the names of concepts
 
     def nouns(self) -> list[Candidate]:
-        """Every first word, with its summary; of a noun that has no command itself, its verbs."""
-        found: dict[str, str] = {}
+        """Every first word, with its command's summary; with its verbs where it is no command itself."""
+        summaries: dict[str, str] = {}
         for name in self._commands:
             noun = name.partition(" ")[0]
             bare = self._commands.get(noun)
-            found[noun] = bare.summary if bare else ", ".join(verb for verb, _ in self.verbs(noun))
-        for alias, name in self._aliases.items():
-            if " " not in alias:
-                found[alias] = f"same as /{name}"
-        return list(found.items())
+            summaries[noun] = bare.summary if bare else ", ".join(verb for verb, _ in self.verbs(noun))
+        summaries |= {alias: f"same as /{name}" for alias, name in self._aliases.items() if " " not in alias}
+        return list(summaries.items())
 
     def verbs(self, noun: str) -> list[Candidate]:
         """The second words that a noun takes, with their summaries."""
         noun = self._aliases.get(noun, noun)
-        named = [*self._commands.items(), *((alias, self._commands[name]) for alias, name in self._aliases.items())]
-        return [(name.partition(" ")[2], one.summary) for name, one in named if name.startswith(f"{noun} ")]
+        aliased = ((alias, self._commands[name]) for alias, name in self._aliases.items())
+        return [
+            (name.partition(" ")[2], command.summary)
+            for name, command in (*self._commands.items(), *aliased)
+            if name.startswith(f"{noun} ")
+        ]
 
     def reserved_words(self) -> frozenset[str]:
-        """Words that a concept cannot be called, as they would be taken for a verb or a built-in."""
+        """Names that a concept cannot have, because a line would take them for a verb or a built-in concept."""
         names = [*self._commands, *self._aliases]
         return frozenset({"all", "random", *(name.partition(" ")[2] for name in names if " " in name)})
 
@@ -228,23 +231,25 @@ class Registry:
     def overview(self) -> dict[str, list[Candidate]]:
         """(usage, summary) of every command, by group."""
         groups: dict[str, list[Candidate]] = {}
-        for one in self:
-            groups.setdefault(one.group, []).append((one.usage, one.summary))
+        for command in self:
+            groups.setdefault(command.group, []).append((command.usage, command.summary))
         return groups
 
     def help(self, name: str = "") -> Page:
-        """Help on one command, or the list of all commands without a name. Raises UnknownName."""
+        """Help on one command; without a name, the list of all commands. Raises UnknownName."""
         if not name:
             return Page([Definitions(group, commands) for group, commands in self.overview().items()])
         command = self.get(name)
-        arguments = [(one.shown, one.meaning) for one in command.parameters if not one.option]
-        options = [(one.shown, one.meaning) for one in command.parameters if one.option]
-        subcommands = [(one.usage, one.summary) for one in self if one.name.startswith(f"{command.name} ")]
-        sections = [("Arguments", arguments), ("Options", options), ("See also", subcommands)]
-        sections.append(("Aliases", [(f"/{alias}", "") for alias in command.aliases]))
-        sections.append(("Examples", [(example, "") for example in command.examples]))
+        parameters = command.parameters
+        sections = {
+            "Arguments": [(parameter.shown, parameter.meaning) for parameter in parameters if not parameter.option],
+            "Options": [(parameter.shown, parameter.meaning) for parameter in parameters if parameter.option],
+            "See also": [(other.usage, other.summary) for other in self if other.name.startswith(f"{command.name} ")],
+            "Aliases": [(f"/{alias}", "") for alias in command.aliases],
+            "Examples": [(example, "") for example in command.examples],
+        }
         text = f"{command.usage}\n{command.summary}" + (f"\n\n{command.body}" if command.body else "")
-        return Page([text, *(Definitions(*section) for section in sections if section[1])])
+        return Page([text, *(Definitions(heading, entries) for heading, entries in sections.items() if entries)])
 
     def markdown_table(self) -> str:
         """Every command as a table in Markdown, with a heading row for each group."""
@@ -266,10 +271,10 @@ command = registry.command
 
 
 def is_command(line: str) -> bool:
-    """Whether a line calls a command, rather than being a message."""
+    """Whether a line calls a command; if not, it is a message."""
     return line.lstrip().startswith("/") and not line.lstrip().startswith("//")
 
 
 def message_text(line: str) -> str:
-    """What a line that is no command says to the model: `//usr/bin` says `/usr/bin`."""
+    """The message in a line that calls no command: `//usr/bin` stands for `/usr/bin`."""
     return line.replace("//", "/", 1) if line.lstrip().startswith("//") else line

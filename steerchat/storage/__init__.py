@@ -1,5 +1,5 @@
-"""The notebook in SQLite: pairs, experiments, conversations, ratings.
+"""The history in SQLite: pairs, experiments, conversations and ratings.
 
 May import: values and system.
-Start reading: store.py; journal.py writes a conversation as it happens.
+Start reading: the tables in migrations.py, then store.py; journal.py logs a conversation while it happens.
 """

@@ -1,4 +1,4 @@
-"""The machine: folders, settings, other processes, and reading files that may be hostile.
+"""The machine: folders, settings, and reading files that may be hostile.
 
 May import: values.
 Start reading: settings.py.

@@ -1,4 +1,4 @@
-"""Where steerchat keeps things on this machine, where the files that ship with it are, and how it writes one."""
+"""The folders that steerchat reads and writes, the files that ship with it, and writing a file without half-writes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,17 @@ HOME_VARIABLE = "STEERCHAT_HOME"
 
 
 def data_dir() -> Path:
-    """The folder of what the user made: history, concepts. `$STEERCHAT_HOME` itself when that is set.
-
-    Like the other two it is only named here, not created.
-    """
+    """The folder of the user's history and concepts: `$STEERCHAT_HOME` when that is set. It may not exist yet."""
     return _home() or platformdirs.user_data_path(APP, appauthor=False)
 
 
 def config_dir() -> Path:
-    """The folder of `config.toml`. `$STEERCHAT_HOME` itself when that is set."""
+    """The folder of `config.toml`: `$STEERCHAT_HOME` when that is set. It may not exist yet."""
     return _home() or platformdirs.user_config_path(APP, appauthor=False)
 
 
 def cache_dir() -> Path:
-    """The folder of what can be made again: the converted model. `$STEERCHAT_HOME/cache` when that is set."""
+    """The folder of files that can be made again, such as the converted model: `$STEERCHAT_HOME/cache` when set."""
     home = _home()
     return home / "cache" if home else platformdirs.user_cache_path(APP, appauthor=False)
 
@@ -41,21 +38,21 @@ def packaged(name: Literal["vectors", "tutorials"]) -> Path:
     """A folder that ships with steerchat, in an installed wheel or in a checkout.
 
     Raises:
-        SteerchatError: when the installation lacks it.
+        SteerchatError: the installation does not have it.
     """
     package = Path(__file__).resolve().parent.parent
     installed = package / "_data" / name
     if installed.is_dir():
         return installed
-    # Beside an installed package lie other packages, so a sibling folder counts only in a checkout.
+    # In a folder of installed packages, a folder of that name may be another package: it counts in a checkout only.
     checkout = package.parent / name
     if checkout.is_dir() and (package.parent / "pyproject.toml").is_file():
         return checkout
-    raise SteerchatError(f"the folder {name}, which ships with steerchat, is missing", "install steerchat again")
+    raise SteerchatError(f"the folder {name}, which ships with steerchat, is missing", "reinstall steerchat")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old one or the new one and nothing between."""
+    """Write a file so that readers see the old content or the new, never a part, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.new"
     try:
@@ -75,17 +72,17 @@ def _home() -> Path | None:
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """The prompts of a text file, one a line; of standard input for `-`.
+    """The prompts in a text file, one on each line; `-` is standard input.
 
     Raises:
-        UsageError: it cannot be read, or holds none.
+        UsageError: the file cannot be read, or has no prompt.
     """
     try:
         with nullcontext(sys.stdin) if str(file) == "-" else Path(file).expanduser().open(encoding="utf-8") as stream:
             text = read_stream(stream)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "a text file with a prompt a line") from None
+        raise UsageError(f"{file} cannot be read: {error}", "use a text file with one prompt on each line") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise UsageError(f"{file} holds no prompt", "one a line")
+        raise UsageError(f"{file} has no prompt", "write one prompt on each line")
     return lines

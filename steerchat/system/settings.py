@@ -1,7 +1,7 @@
 """Settings: declared once, read from the command line, the environment, a file, and defaults, in that order.
 
-A field of `Settings` is a setting; its name with hyphens is what `/set`, `--options` and config.toml use, and
-in capitals after STEERCHAT_ it is the environment variable.
+Each field of `Settings` is a setting. `/set`, options and config.toml use its name with hyphens; the environment
+variable is its name in capitals after STEERCHAT_.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Switch = Literal["off", "on"]
 
 ENVIRONMENT = "STEERCHAT_"
-# Variables that are not settings but share the prefix.
+# Variables with the same prefix that are not settings.
 _RESERVED = {"STEERCHAT_HOME", "STEERCHAT_MODELS"}
 
 
@@ -43,7 +43,7 @@ def _setting(
 
 @dataclass
 class Settings:
-    """Every setting with its value. Build it with `load_settings`; change one with `change`."""
+    """The value of every setting. `load_settings` builds it; `change` changes one setting."""
 
     model: str = _setting("smollm2", "alias (smollm2, mistral, phi3), Hub id, folder or .gguf file")
     device: Device = _setting("auto", "where the model runs", at_start=True)
@@ -51,34 +51,34 @@ class Settings:
         "auto", "precision of the weights; auto is the quickest that keeps what the file holds", at_start=True
     )
     memory: str = _setting(
-        "auto", "most memory that weights may take on the device, such as 6GB; auto is what is free", at_start=True
+        "auto", "most memory for the weights on the device, such as 6GB; auto: all that is free", at_start=True
     )
-    offload: str = _setting(
-        "off", "a folder for weights that do not fit into memory: slow, but it answers", at_start=True
-    )
+    offload: str = _setting("off", "a folder for weights that do not fit into memory; slow", at_start=True)
     fallback: Switch = _setting(
         "off", "take the next smaller model when one does not fit, without asking", at_start=True
     )
-    trust_remote_code: Switch = _setting(
-        "off", "run the code that a model brings; without this none is run", at_start=True
-    )
-    seed: int = _setting(0, "where the random numbers start; every answer's own seed is logged", 0, 2**63 - 1)
+    trust_remote_code: Switch = _setting("off", "run code from a model's repository; off runs none", at_start=True)
+    seed: int = _setting(0, "first seed of the random numbers; the history logs every answer's seed", 0, 2**63 - 1)
     max_tokens: int = _setting(200, "longest answer, in tokens", 1, 100_000)
     temperature: float = _setting(0.7, "randomness of the choice of tokens; 0 is greedy", 0, 5)
-    top_p: float = _setting(0.9, "the likeliest tokens that together have this probability", 0.01, 1)
+    top_p: float = _setting(0.9, "sample from the likeliest tokens with this total probability", 0.01, 1)
     repetition_penalty: float = _setting(1.1, "above 1 discourages tokens already seen", 0.5, 5)
-    scope: Scope = _setting("generated", "which positions are pushed")
-    steer_thinking: Switch = _setting("on", "whether a model that thinks first is pushed while it thinks")
+    scope: Scope = _setting("generated", "which positions are steered")
+    steer_thinking: Switch = _setting("on", "whether to steer a model while it thinks before its reply")
     carry: Carry = _setting("own", "which answers the next turn's context holds", in_shell=False)
     view: View = _setting("both", "which answers the screen shows", in_shell=False)
-    lessons: str = _setting("shipped", "a folder of lessons of your own, or those that ship")
+    lessons: str = _setting("shipped", "a folder with your own lessons; shipped: the built-in ones")
     sources: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
 
     def change(self, name: str, text: Any, source: str = "/set") -> Any:
-        """Set one setting from what a user typed, and return its value.
+        """Set one setting from a user's text, and return its value.
+
+        Args:
+            name: with hyphens.
+            source: what `items` gives as the value's origin.
 
         Raises:
-            UsageError: for an unknown name (the nearest is suggested) or a value that does not fit.
+            UsageError: for an unknown name (the hint suggests the nearest) or an invalid value.
         """
         value = description(name).parse(text)
         setattr(self, name.replace("-", "_"), value)
@@ -86,7 +86,7 @@ class Settings:
         return value
 
     def items(self) -> list[tuple[str, Any, str]]:
-        """(name, value, where it comes from) of each."""
+        """(name, value, source) of each setting."""
         return [
             (name, getattr(self, name.replace("-", "_")), self.sources.get(name, "default")) for name in descriptions()
         ]
@@ -94,10 +94,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Description:
-    """What a setting is called, takes and means.
+    """A setting's name, type, default, help and range.
 
     Attributes:
-        in_shell: whether it is an option of the shell too.
+        in_shell: whether it is also an option of the shell.
         at_start: whether it is fixed once a model is loaded.
     """
 
@@ -115,7 +115,7 @@ class Description:
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     def parse(self, text: Any) -> Any:
-        """The value that `text` means. Raises UsageError when it means none."""
+        """The value of `text`. Raises UsageError for an invalid one."""
         word = str(text).strip()
         if self.choices:
             if word.lower() not in self.choices:
@@ -133,19 +133,14 @@ class Description:
         if not (low <= number <= high):
             kind = "a whole number" if self.type is int else "a number"
             raise UsageError(f"{self.name} is {kind} from {low} to {high}, not {shorten(word, 20)!r}", self.help)
-        return number or self.type(0)  # and never -0.0
+        return number or self.type(0)  # -0.0 becomes 0.0
 
 
 def descriptions() -> dict[str, Description]:
     """Every setting by its hyphenated name."""
     types = get_type_hints(Settings)
     return {
-        (name := entry.name.replace("_", "-")): Description(
-            name,
-            types[entry.name],
-            entry.default,
-            **entry.metadata,
-        )
+        (name := entry.name.replace("_", "-")): Description(name, types[entry.name], entry.default, **entry.metadata)
         for entry in fields(Settings)
         if not entry.metadata.get("internal")
     }
@@ -162,10 +157,10 @@ def description(name: str) -> Description:
 def load_settings(
     options: Mapping[str, Any], file: Path | None = None, environment: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Settings from command-line options (None: not given) over the environment over `file` over defaults.
+    """Settings from command-line options (None: not given), the environment, `file` and defaults, in that order.
 
     Raises:
-        UsageError: for an unknown name or unfit value, with where it stands.
+        UsageError: for an unknown name or an invalid value; the message begins with its source.
     """
     settings = Settings()
     layers: list[tuple[str, dict[str, Any]]] = [
@@ -196,4 +191,4 @@ def _read(file: Path | None) -> dict[str, Any]:
     try:
         return read_toml(file, 64 << 10)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "mend it or move it away") from None
+        raise UsageError(f"{file} cannot be read: {error}", "correct the file or move it away") from None

@@ -1,7 +1,7 @@
-"""Reading files that may come from strangers: what it costs is bounded before anything is parsed.
+"""Reads files that may be hostile: their size and structure are checked before they are parsed.
 
-TOML is read by Python code, so that a megabyte made for it takes minutes; JSON makes a hundred bytes of objects out of
-three bytes of text.
+Python code parses TOML, and a malicious megabyte takes it minutes; JSON turns three bytes of text into a hundred bytes
+of objects.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import tomllib
 from pathlib import Path
 from typing import IO, Any
 
-# Of a safetensors file that holds a few tensors; the format would allow a hundred times as much.
+# Bytes of the header of a safetensors file with a few tensors; the format allows a hundred times as much.
 MAX_HEADER = 1 << 20
 MAX_TOML = 2 << 20
 MAX_JSON = 16 << 20
-# Marks between values, which is what time and memory go by; a text of prose has a tenth of that.
+# Separators between values, whose number decides time and memory; prose of the same size has a tenth of them.
 _MAX_MARKS_TOML = 200_000
 _MAX_MARKS_JSON = 1_000_000
-# A key of a thousand parts costs a million steps. In prose, so many words with a stop after each do not happen.
+# A key of a thousand parts costs a million steps. Prose has no 16 words in a row with a full stop after each.
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 
 
 def read_small(path: Path, most: int = 32 << 20) -> str:
-    """The UTF-8 text of a regular file of at most `most` bytes: a device could go on for ever.
+    """The UTF-8 text of a regular file of at most `most` bytes. A device could be endless.
 
     Raises:
-        OSError: it is something else, too large, or cannot be read.
-        UnicodeDecodeError: it is no text.
+        OSError: it is not a regular file, too large, or cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
     """
     _check_regular(path)
     if path.stat().st_size > most:
@@ -37,11 +37,11 @@ def read_small(path: Path, most: int = 32 << 20) -> str:
 
 
 def read_stream(stream: IO[str], most: int = 32 << 20) -> str:
-    """All of a pipe, a terminal or a file that a person named, of at most `most` characters.
+    """The whole text of a pipe, a terminal or a file that the user named, of at most `most` characters.
 
     Raises:
-        OSError: it goes on beyond that, or cannot be read.
-        UnicodeDecodeError: it is no text.
+        OSError: it is longer, or cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
     """
     text = stream.read(most + 1)
     if len(text) > most:
@@ -50,17 +50,17 @@ def read_stream(stream: IO[str], most: int = 32 << 20) -> str:
 
 
 def check_toml(text: str, most: int = MAX_TOML) -> None:
-    """Raises ValueError for what could not be parsed within about a second."""
+    """Raises ValueError for text that would take longer than about a second to parse."""
     if len(text) > most:
         raise ValueError(f"it is larger than {_size(most)}")
     if sum(map(text.count, ".=,[{")) > _MAX_MARKS_TOML:
-        raise ValueError("it holds too many values")
+        raise ValueError("it has too many values")
     if _LONG_KEY.search(text):
         raise ValueError("it has a key of too many parts")
 
 
 def parse_toml(text: str, most: int = MAX_TOML) -> dict[str, Any]:
-    """Raises ValueError for what is no TOML, and as `check_toml`."""
+    """The table in a text. Raises ValueError for invalid TOML, and as `check_toml`."""
     check_toml(text, most)
     try:
         return tomllib.loads(text)
@@ -74,12 +74,12 @@ def read_toml(path: Path, most: int = MAX_TOML) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Raises ValueError for what is no JSON, or more than fits into little memory."""
+    """The value in a text. Raises ValueError for invalid JSON, and for JSON that would need much memory."""
     if len(text) > MAX_JSON:
         raise ValueError(f"it is larger than {_size(MAX_JSON)}")
     marks = (b",", b":", b"[", b"{") if isinstance(text, bytes) else (",", ":", "[", "{")
     if sum(text.count(mark) for mark in marks) > _MAX_MARKS_JSON:  # type: ignore[arg-type]
-        raise ValueError("it holds too many values")
+        raise ValueError("it has too many values")
     try:
         return json.loads(text)
     except RecursionError:
@@ -87,15 +87,15 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
-    """What a JSON file holds. Raises OSError as `read_small`, ValueError as `parse_json`."""
+    """The value in a JSON file. Raises OSError as `read_small`, ValueError as `parse_json`."""
     return parse_json(read_small(path, most))
 
 
 def claimed_header(path: Path) -> int:
-    """How many bytes a safetensors file says its header has, all of which are parsed before anything is checked.
+    """The length in bytes that a safetensors file gives for its header. Check it first: a reader parses all of it.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
     """
     _check_regular(path)
     with path.open("rb") as file:
@@ -104,7 +104,7 @@ def claimed_header(path: Path) -> int:
 
 def _check_regular(path: Path) -> None:
     if not path.is_file():
-        raise OSError("it is missing, or no regular file")
+        raise OSError("it does not exist, or is not a regular file")
 
 
 def _size(most: int) -> str:

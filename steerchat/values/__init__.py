@@ -1,5 +1,5 @@
-"""What everything passes around: errors, recipes, pairs and events, pages of tables and text.
+"""Values that all packages exchange: errors, recipes, answers, pairs and events, pages and their text.
 
-May import: Only the standard library; no other package of steerchat.
-Start reading: results.py, whose events every screen draws.
+May import: the standard library and rich's character widths; no other package of steerchat.
+Start reading: results.py, whose events every screen draws; recipe.py says what steering is.
 """

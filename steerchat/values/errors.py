@@ -16,10 +16,10 @@ class ExitCode(IntEnum):
 
 
 class SteerchatError(Exception):
-    """Something a user can mend. Shown as two short lines, never as a traceback.
+    """A problem that the user can solve. It is shown as two short lines, never as a traceback.
 
     Args:
-        message: what happened, one sentence without a final stop.
+        message: what happened: one sentence without a full stop.
         hint: what to do about it; may be empty.
     """
 
@@ -38,7 +38,7 @@ class UsageError(SteerchatError):
 
 
 class UnknownName(UsageError):
-    """A name that nothing answers to."""
+    """A name that does not exist."""
 
 
 class ConceptError(SteerchatError):
@@ -53,9 +53,9 @@ class TooLarge(ModelError):
     """A model needs more memory than is free.
 
     Args:
-        message, hint: as ever.
-        smaller: an alias to take instead; None when none would fit either.
-        missing: bytes that there are too few, as far as they are known.
+        message, hint: as in `SteerchatError`.
+        smaller: the alias of a model to use instead; None when none would fit.
+        missing: bytes of memory that are missing, as far as known.
     """
 
     def __init__(self, message: str, hint: str = "", smaller: str | None = None, missing: int = 0) -> None:
@@ -69,7 +69,11 @@ class StoreError(SteerchatError):
 
 
 class Interrupted(SteerchatError):
-    """The user stopped long work; nothing is broken."""
+    """The user stopped a long task.
+
+    Args:
+        what: the task, as the subject of a sentence.
+    """
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -78,13 +82,13 @@ class Interrupted(SteerchatError):
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> UnknownName:
-    """The error for an unknown name, with the nearest known one.
+    """The error for an unknown name; its hint suggests the nearest known name.
 
     Args:
-        kind: what was named, in the singular ("concept", "setting").
+        kind: of the name, in the singular ("concept", "setting").
         name: what the user typed.
-        choices: every name that would have been right.
-        hint: said when nothing is near.
+        choices: all valid names.
+        hint: when no known name is similar.
     """
     import difflib  # late: an interrupt while the program starts needs ExitCode alone
 

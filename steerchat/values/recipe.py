@@ -1,7 +1,6 @@
-"""What is being steered: terms of (concept, layers, strength), their scope, on or off.
+"""Recipes: terms of (concept, layers, strength), their scope, and whether steering is on.
 
-Values only: nothing here knows a model, a vector or a screen. A term's layers are already resolved
-against a model's number of layers; `TermRequest` is a term as a user types it, with parts left out.
+A `Term` has layers of a certain model; a `TermRequest` is a term as a user types it, where parts may be missing.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ Scope = Literal["generated", "all"]
 OPERATIONS: tuple[Operation, ...] = ("add", "ablate", "replace")
 SCOPES: tuple[Scope, ...] = ("generated", "all")
 
-# The concept that means nothing: a direction drawn by the seed, to compare others with.
+# The built-in concept without a meaning: a random direction, drawn by the seed, for comparison.
 RANDOM = "random"
 
-# Strength 1 pushes by this share of the layer's typical residual length. Calibrated on the default model so
-# that 2.0 is a good first try and 6 is broken; `steerchat concepts --evaluate` shows both.
+# Strength 1 adds a vector of this share of the layer's typical residual length. Calibrated on the default model: 2.0 is
+# a good first try, and 6 produces broken text.
 UNIT = 0.125
 
-# Beyond this a push only makes noise, and float16 overflows; refusing says more than gibberish does.
+# A stronger push only produces noise, and overflows float16; an error explains that better than such an answer.
 MAX_STRENGTH = 100.0
 
 Parts = tuple[tuple[str, float], ...]
@@ -34,13 +33,13 @@ Parts = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Term:
-    """One concept, or a mix of several, pushed at some layers.
+    """One concept, or a mix of several, applied at some layers.
 
     Attributes:
         parts: (concept, weight) pairs; the weights' absolute values sum to 1.
         layers: zero-based decoder blocks, ascending.
-        strength: in units of a layer's typical residual length (see `UNIT`), shared over the layers.
-        operation: what is done at those layers.
+        strength: in `UNIT`s of a layer's typical residual length, divided among the layers.
+        operation: how the vector changes the residual stream at those layers.
     """
 
     parts: Parts
@@ -50,12 +49,12 @@ class Term:
 
     @property
     def concept(self) -> str:
-        """The name as one would type it: `happy`, or `happy:0.7,excited:0.3`."""
+        """The name as a user types it: `happy`, or `happy:0.7,excited:0.3`."""
         return format_parts(self.parts)
 
     @property
     def per_layer(self) -> float:
-        """The strength at each layer: pushes of one direction add up along the residual stream."""
+        """The strength at each layer, a share of the whole, since pushes add up along the residual stream."""
         return self.strength / len(self.layers)
 
     def __str__(self) -> str:
@@ -76,7 +75,7 @@ class Term:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Term:
-        """What `to_json` gave. Raises ValueError, KeyError or TypeError for what it never gives."""
+        """The term that `to_json` describes. Raises ValueError, KeyError or TypeError for any other data."""
         term = cls(
             parts=tuple((str(name), float(weight)) for name, weight in data["parts"].items()),
             layers=tuple(int(layer) for layer in data["layers"]),
@@ -84,15 +83,15 @@ class Term:
             operation=data["operation"],
         )
         sizes = [weight for _, weight in term.parts] + [term.strength]
-        sound = all(math.isfinite(one) for one in sizes) and abs(term.strength) <= MAX_STRENGTH
-        if not (sound and term.parts and term.layers and min(term.layers) >= 0 and term.operation in OPERATIONS):
-            raise ValueError("it is no recipe")
+        finite = all(math.isfinite(size) for size in sizes) and abs(term.strength) <= MAX_STRENGTH
+        if not (finite and term.parts and term.layers and min(term.layers) >= 0 and term.operation in OPERATIONS):
+            raise ValueError("it is not a recipe")
         return term
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every term that is pushed, where, and whether it is pushed now."""
+    """All terms, the positions that they apply to, and whether steering is on."""
 
     terms: tuple[Term, ...] = ()
     scope: Scope = "generated"
@@ -100,21 +99,21 @@ class Recipe:
 
     @property
     def active(self) -> bool:
-        """Whether a turn under this recipe has a steered answer at all."""
+        """Whether a turn with this recipe has a steered answer."""
         return self.on and bool(self.terms)
 
     @property
     def concepts(self) -> tuple[str, ...]:
-        """The names of every concept in it, once each, in order."""
+        """The name of each concept, once, in order."""
         return tuple(dict.fromkeys(name for term in self.terms for name, _ in term.parts))
 
     def add(self, term: Term) -> Recipe:
+        """With one more term, and on."""
         return replace(self, terms=(*self.terms, term), on=True)
 
     def drop(self, concept: str) -> Recipe:
         """Without the terms of `concept` (a name or a whole mix)."""
-        kept = tuple(t for t in self.terms if t.concept != concept and concept not in dict(t.parts))
-        return replace(self, terms=kept)
+        return replace(self, terms=tuple(t for t in self.terms if concept not in (t.concept, *dict(t.parts))))
 
     def __str__(self) -> str:
         if not self.terms:
@@ -129,29 +128,29 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recipe:
-        """What `to_json` gave. Raises as `Term.from_json`."""
+        """The recipe that `to_json` describes. Raises as `Term.from_json`."""
         if data["scope"] not in SCOPES:
-            raise ValueError("it has no scope")
+            raise ValueError("it has no valid scope")
         return cls(tuple(Term.from_json(t) for t in data["terms"]), data["scope"], bool(data["on"]))
 
 
 @dataclass(frozen=True)
 class TermRequest:
-    """A term as typed; None means: take the concept's recommended value."""
+    """A term as typed; None stands for the concept's recommended value."""
 
     parts: Parts
     layers: str | None = None
     strength: float | None = None
     operation: Operation = "add"
-    # What a reader guessed about an ambiguous line, to be said to the user.
+    # How an ambiguous text was understood, for the user.
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def parse_strength(text: str) -> float:
-    """A finite strength of at most `MAX_STRENGTH` either way.
+    """A finite strength between -`MAX_STRENGTH` and `MAX_STRENGTH`.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: for any other text.
     """
     try:
         value = float(text)
@@ -161,7 +160,7 @@ def parse_strength(text: str) -> float:
         raise UsageError(f"a strength is a finite number, not {text}", "try 2.0; negative ones push away")
     if abs(value) > MAX_STRENGTH:
         raise UsageError(
-            f"strength {value:g} is beyond {MAX_STRENGTH:g}", "1.5 to 3.0 is the useful range; 6 is already noise"
+            f"strength {value:g} exceeds {MAX_STRENGTH:g}", "1.5 to 3.0 is the useful range; 6 is already noise"
         )
     return value + 0.0  # -0.0 becomes 0.0
 
@@ -175,17 +174,17 @@ def is_layers(text: str) -> bool:
 
 
 def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
-    """Layers named by a number `16`, a range `12-20`, a depth `55%`, a range of depths, or `all`.
+    """Layers from a number `16`, a range `12-20`, a depth `55%`, a range of depths, several with commas, or `all`.
 
     Args:
         text: as typed.
-        n_layers: how many decoder blocks the model has.
+        n_layers: the model's number of decoder blocks.
 
     Returns:
         ascending zero-based layers, at least one.
 
     Raises:
-        UsageError: for another form, or a layer the model lacks.
+        UsageError: for another form, or a layer that the model does not have.
     """
     if text.lower() == "all":
         return tuple(range(n_layers))
@@ -195,22 +194,22 @@ def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
         if match is None:
             raise UsageError(
                 f"{shorten(text, 20)!r} is not a layer",
-                f"a number 0 to {n_layers - 1}, a range 12-20, a depth 55%, or all",
+                f"use a number from 0 to {n_layers - 1}, a range 12-20, a depth 55%, or all",
             )
-        first = _one_layer(match[1], n_layers)
-        last = _one_layer(match[2], n_layers) if match[2] else first
+        first = _parse_layer(match[1], n_layers)
+        last = _parse_layer(match[2], n_layers) if match[2] else first
         if last < first:
-            raise UsageError(f"the range {run} runs backwards", f"{match[2]}-{match[1]}?")
+            raise UsageError(f"the range {run} is backwards", f"did you mean {match[2]}-{match[1]}?")
         layers.update(range(first, last + 1))
     return tuple(sorted(layers))
 
 
-def _one_layer(text: str, n_layers: int) -> int:
+def _parse_layer(text: str, n_layers: int) -> int:
     last = n_layers - 1
     if text.endswith("%"):
         depth = float(text[:-1])
         if depth > 100:
-            raise UsageError(f"a depth is at most 100%, not {text}", "55% is a little past the middle")
+            raise UsageError(f"a depth is at most 100%, not {text}", "for example, 55% is a little past the middle")
         return round(depth / 100 * last)
     if len(text) > 9 or int(text) > last:
         raise UsageError(
@@ -237,15 +236,15 @@ def format_layers(layers: Sequence[int]) -> str:
 
 
 def name_layers(layers: Sequence[int]) -> str:
-    """`layer 16`, or `layers 12-20`, for a sentence."""
+    """`layer 16`, or `layers 12-20`, for use in a sentence."""
     return f"layer{'s' if len(layers) > 1 else ''} {format_layers(layers)}"
 
 
 def parse_parts(text: str) -> Parts:
-    """A mix `happy:0.7,excited:0.3`, or one concept; weights are divided by the sum of their sizes.
+    """A mix `happy:0.7,excited:0.3`, or one concept; weights are divided by the sum of their absolute values.
 
     Raises:
-        UsageError: for a missing name, a weight that is no number, or weights that are all zero.
+        UsageError: for a missing name, a weight that is not a number, or weights that are all zero.
     """
     weights: dict[str, float] = {}
     for piece in text.split(","):
@@ -267,58 +266,49 @@ def parse_parts(text: str) -> Parts:
 
 
 def format_strength(strength: float) -> str:
-    """With a point always, so that it is not taken for a layer: `2.0`."""
+    """Always with a decimal point, so that nobody takes it for a layer: `2.0`."""
     text = f"{strength:g}"
     return text if "." in text or "e" in text else text + ".0"
 
 
 def format_parts(parts: Parts) -> str:
+    """The mix as a user types it, or the name of a single concept."""
     if len(parts) == 1 and parts[0][1] == 1.0:
         return parts[0][0]
     return ",".join(f"{name}:{round(weight, 4):g}" for name, weight in parts)
 
 
 def parse_term(text: str) -> TermRequest:
-    """A term of the shell's `--steer`: `happy 16 2.0`, `happy:16:2.0`, or parts of either left out.
+    """A term as a user types it: `happy 16 2.0` or `happy:16:2.0`, where layer and strength may be missing.
 
-    In the colon form the second field is a layer and the third a strength; `happy::2.0` leaves the layer out.
+    A lone number with a point or a sign is a strength. A lone whole number is a layer; up to 6 it could be either, and
+    the request gets a note. In the form with colons, `happy::2.0` omits the layer.
 
     Raises:
-        UsageError: when neither form fits.
+        UsageError: the text has neither form.
     """
     words = text.split()
     if not words:
         raise UsageError("--steer needs a concept", '--steer "happy 16 2.0"')
     if len(words) == 1 and "," not in text:
         words = [word or None for word in text.split(":")]  # type: ignore[misc]  # None: field left out
-    if words[0] is None or len(words) > 3:
+    concept, *numbers = words
+    if concept is None or len(numbers) > 2:
         raise UsageError(f"{shorten(text)!r} is not CONCEPT LAYER STRENGTH", '--steer "happy 16 2.0"')
-    return term_request(words[0], words[1:])
-
-
-def term_request(concept: str, rest: Sequence[str | None]) -> TermRequest:
-    """A typed concept with up to two more words, LAYER then STRENGTH, either of which may be missing.
-
-    A lone number with a point or a sign is a strength; a lone whole number is a layer, and one up to 6,
-    which could be either, is noted.
-    """
     parts = parse_parts(concept)
     layers, strength, notes = None, None, ()
-    values = list(rest)
-    if len(values) > 2:
-        raise UsageError("too many words after the concept", "CONCEPT LAYER STRENGTH: happy 16 2.0")
-    if len(values) == 1 and values[0] is not None and not is_layers(values[0]):
-        strength = parse_strength(values[0])
-    elif len(values) == 1 and values[0] is not None:
-        layers = values[0]
-        if ambiguous(values[0]):
+    if len(numbers) == 1 and numbers[0] is not None and not is_layers(numbers[0]):
+        strength = parse_strength(numbers[0])
+    elif len(numbers) == 1 and numbers[0] is not None:
+        layers = numbers[0]
+        if ambiguous(layers):
             notes = (f"{layers} is taken as the layer; for strength {layers} type {layers}.0",)
-    elif len(values) == 2:
-        layers = values[0]
-        strength = None if values[1] is None else parse_strength(values[1])
+    elif len(numbers) == 2:
+        layers = numbers[0]
+        strength = None if numbers[1] is None else parse_strength(numbers[1])
     return TermRequest(parts, layers, strength, notes=notes)
 
 
 def ambiguous(text: str) -> bool:
-    """Whether a lone number could be meant as a layer or as a strength."""
+    """Whether a lone number could be a layer or a strength."""
     return text.isdigit() and int(text) <= 6

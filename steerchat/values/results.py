@@ -1,4 +1,4 @@
-"""What the engine and the session give back: answers, pairs, and the events on the way to them."""
+"""Results of the engine and the session: answers, pairs, and the events while they are generated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENDINGS: dict[Finish, str] = {"end": "", "length": "max tokens", "interrupted":
 
 @singledispatch
 def html(value: object) -> str | None:
-    """A value for a notebook's cell; None, which shows its repr, until `cells` has registered what it looks like."""
+    """A value as HTML for a notebook's cell. None, which shows its repr, until `reports.cells` registers its type."""
     return None
 
 
@@ -26,13 +26,13 @@ class Answer:
     """One generated text.
 
     Attributes:
-        text: what the model said, without special tokens; with its thought, where it thinks first.
-        tokens: how many tokens it generated, the end token not counted.
-        finish: `end` (it ended its turn), `length` (max tokens), `interrupted` or `failed`.
-        perplexity: of the reply as the unsteered model reads it after its prompt and thought; None while unmeasured.
+        text: the generated text without special tokens; with the thought of a model that thinks first.
+        tokens: number of generated tokens, without the end token.
+        finish: `end` (the model ended its turn), `length` (max tokens), `interrupted` or `failed`.
+        perplexity: of the reply, read by the unsteered model after its prompt and thought; None while unmeasured.
         concept_score: mean projection of the reply on the recipe's direction in standard deviations of the neutral
             corpus.
-        repetition: share of its 3-grams that came before.
+        repetition: share of its 3-grams that are repeats.
         token_ids: the sampled ids.
     """
 
@@ -67,7 +67,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Pair:
-    """One prompt answered normal and steered, as logged. `steered` is None for an unsteered turn."""
+    """One prompt with its normal and its steered answer.
+
+    Attributes:
+        id: in the history; None when it is not logged.
+        steered: None for an unsteered turn.
+        raw: whether the prompt was sent without the chat template.
+        effect: how far steering moved the reply along the recipe's direction, in standard deviations of the neutral
+            corpus; None while unmeasured.
+        effects: the effect along each concept of the recipe, by name.
+        chance: the lowest and highest effect that random directions of equal strength would have.
+        diverges_at: index of the first token that differs; None when the answers are identical or unmeasured.
+        layer, strength: the pair's place in a sweep.
+    """
 
     id: int | None
     prompt: str
@@ -91,13 +103,13 @@ class Pair:
 
     @property
     def perplexity_ratio(self) -> float | None:
-        """What steering cost: above 1 the unsteered model finds the steered answer less likely."""
+        """What steering cost: above 1, the unsteered model finds the steered answer less likely than the normal one."""
         if self.steered is None or not self.steered.perplexity or not self.normal.perplexity:
             return None
         return self.steered.perplexity / self.normal.perplexity
 
     def to_json(self) -> dict[str, Any]:
-        """The object of design section 8; keys stay, new ones may join."""
+        """An object for programs: keys are never renamed or removed, and new ones may be added."""
         data: dict[str, Any] = {
             "id": self.id,
             "prompt": self.prompt,
@@ -121,7 +133,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Figure:
-    """Something measured several times: the median, the lowest and the highest."""
+    """The median, lowest and highest of several measurements."""
 
     median: float
     low: float
@@ -133,12 +145,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What `bench` measured. Ratios are steerchat's time over the other's, so that below 1 is faster.
+    """The figures of `bench`. A ratio is steerchat's time over the other's, so that below 1 steerchat is faster.
 
     Attributes:
-        model, device, dtype, threads: what it was measured on; `threads` is None on a GPU.
-        repeats: how often each figure was measured, by its name.
-        figures: by name, in the order in which they were measured.
+        model, device, dtype, threads: what the figures were measured on; `threads` is None on a GPU.
+        repeats: the number of measurements of each figure, by its name.
+        figures: by name, in the order of measurement.
     """
 
     model: str
@@ -149,7 +161,7 @@ class BenchReport:
     figures: dict[str, Figure]
 
     def to_json(self) -> dict[str, Any]:
-        """The object of design section 8; keys stay, new ones may join."""
+        """An object for programs: keys are never renamed or removed, and new ones may be added."""
         return {
             "model": self.model,
             "device": self.device,
@@ -162,12 +174,13 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class Strip:
-    """A concept read over an answer by the unsteered model.
+    """How strongly the unsteered model reads a concept in each token of an answer.
 
     Attributes:
-        column: whose answer.
+        column: the answer.
         tokens: its text, token by token.
-        values: of each token, how far it lies along the concept, in deviations from the normal answer's tokens.
+        values: each token's projection on the concept, in standard deviations from the mean of the normal answer's
+            tokens.
         score: of the whole answer (`Profile.score`).
     """
 
@@ -188,19 +201,19 @@ class Strip:
         }
 
 
-# Events, in the order in which a screen meets them.
+# Events, in the order in which a screen receives them.
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence for the user about something that was done or changed for them."""
+    """A sentence for the user about something that the program did or changed."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Long work is at `done` of `total` (None: unknown)."""
+    """A long task has done `done` of `total` steps (None: unknown)."""
 
     label: str
     done: float
@@ -212,8 +225,8 @@ class Started:
     """Text is about to stream.
 
     Attributes:
-        titles: a heading for each column that streams, left to right; row i of later events is column i.
-        thinking: whether the answers begin inside a thought, which the prompt opened.
+        titles: a heading for each streaming column, left to right; row i of later events is column i.
+        thinking: whether the answers begin inside a thought that the prompt opened.
     """
 
     titles: tuple[str, ...]
@@ -222,7 +235,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Delta:
-    """New text in a row. Whole characters only."""
+    """New text in a row, never a part of a character."""
 
     row: int
     text: str
@@ -245,7 +258,7 @@ class PairDone:
 
 @dataclass(frozen=True)
 class Probed:
-    """What the unsteered model reads in a pair's answers, by concept and then by column."""
+    """The strips of a pair's answers, by concept and then by column."""
 
     strips: tuple[Strip, ...]
 
@@ -264,7 +277,7 @@ def format_cost(ratio: float) -> str:
 
 
 def divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Index of the first token at which two answers part; None when they are the same."""
+    """Index of the first token at which two answers diverge; None when they are identical."""
     for index, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return index
@@ -272,6 +285,6 @@ def divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """Share of 3-grams that occurred earlier in the same answer, 0 to 1."""
+    """Share of 3-grams that occurred earlier in the same answer, from 0 to 1."""
     grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

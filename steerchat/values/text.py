@@ -1,7 +1,6 @@
-"""Text that is safe to put on a screen, broken into lines of a given width, and tables of it.
+"""Text that is safe on a screen, wrapped into lines of a given width.
 
-Nothing here draws. Widths are in terminal cells: most characters take one, East Asian ones and emoji two,
-combining marks none.
+Widths are in terminal cells: most characters take one cell, East Asian ones and emoji two, combining marks none.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ Span = tuple[int, int]
 
 REPLACEMENT = "\ufffd"
 _TAB = "    "
-MOST_MARKS = 8  # no script puts as many on one letter
-_ZERO_WIDTH_NON_JOINER = "\u200c"  # Persian is misspelt without it, and it moves nothing
-# Terminals disagree on how wide a character is with one of these after it; columns would come out ragged.
+MOST_MARKS = 8  # combining marks on one letter; no script uses as many
+_ZERO_WIDTH_NON_JOINER = "\u200c"  # part of Persian spelling, and it moves no other character
+# Terminals disagree on the width of a character that one of these follows, which would break columns.
 _MODIFIERS = re.compile("[\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]")
 
 
@@ -44,11 +43,11 @@ def _safe(char: str) -> str:
 
 
 def clean(text: str) -> str:
-    """`text` without anything that a terminal would obey instead of show.
+    """`text` without characters that control a terminal.
 
-    Each character is judged alone, so a text cleaned in pieces is the same text cleaned at once, wherever the
-    pieces end, even inside an escape sequence. Newlines stay, a tab becomes four blanks, control characters
-    (ESC among them) become U+FFFD, invisible format characters (bidirectional overrides, joiners) go.
+    Each character is handled on its own, so that cleaning a text in pieces gives the same as cleaning it whole, even
+    where a piece ends inside an escape sequence. Newlines stay, a tab becomes four blanks, control characters such as
+    ESC become U+FFFD, and invisible format characters (bidirectional overrides, joiners) are removed.
     """
     return text if text.isascii() and text.isprintable() else "".join(map(_safe, text))
 
@@ -60,59 +59,60 @@ _BEYOND = re.compile("[\ud800-\udfff\U000e0000-\U000e007f]")
 
 
 def to_json(value: object, indent: int | None = None) -> str:
-    """JSON that says the same to a program, and that a terminal obeys no character of: those are escaped."""
+    """JSON in which characters that control a terminal are escaped; a program reads the same value from it."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:  # JSON has no NaN and no infinity
         text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    return _BEYOND.sub(lambda found: json.dumps(found[0])[1:-1], _UNSAFE.sub(lambda c: f"\\u{ord(c[0]):04x}", text))
+    text = _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _BEYOND.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def _finite(value: object) -> object:
+    """`value` with None for numbers that are not finite."""
     match value:
         case Mapping():
-            return {name: _finite(one) for name, one in value.items()}
+            return {name: _finite(member) for name, member in value.items()}
         case list() | tuple():
-            return [_finite(one) for one in value]
+            return [_finite(member) for member in value]
         case float() if not math.isfinite(value):
             return None
     return value
 
 
 def only_text(text: str) -> str:
-    """`text` for a file of lines that others read: as `clean`, but tabs and all that only joins or turns stay."""
+    """`text` for a file: as `clean`, but tabs and invisible format characters stay."""
     return "".join(REPLACEMENT if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text)
 
 
 def thin(text: str) -> str:
-    """`text` with at most `MOST_MARKS` characters without a width in a row: a letter may have a thousand accents."""
+    """`text` with at most `MOST_MARKS` combining marks in a row; a hostile letter may have a thousand."""
     if text.isascii():
         return text
-    kept, run = [], 0
+    chars, marks = [], 0
     for char in text:
-        run = 0 if cell_len(char) else run + 1
-        if run <= MOST_MARKS:
-            kept.append(char)
-    return "".join(kept)
+        marks = 0 if cell_len(char) else marks + 1
+        if marks <= MOST_MARKS:
+            chars.append(char)
+    return "".join(chars)
 
 
 class Line(NamedTuple):
-    """A line of a wrapped text, and the offset in that text at which it starts."""
+    """A line of a wrapped text, and its offset in that text."""
 
     text: str
     start: int
 
 
 class Wrapper:
-    """Breaks a text that arrives in pieces into lines, at blanks where it can.
+    """Wraps a text that arrives in pieces into lines, at blanks where possible.
 
-    Newlines, indentation and blank lines inside the text are kept, blank lines around it are not. The work for
-    a piece is in proportion to the piece, however long the text is by then; how the text was cut into pieces
-    makes no difference.
+    Newlines, indentation and blank lines inside the text stay; blank lines before and after it are removed. A piece
+    takes time in proportion to its own length, not to the text's. The result does not depend on how the text is cut.
 
     Attributes:
-        width: cells a line may have.
-        lines: the lines that more text cannot change.
+        width: cells in a line.
+        lines: the final lines, which further text cannot change.
         closed: whether the text is complete.
     """
 
@@ -123,18 +123,18 @@ class Wrapper:
         self._pieces: list[str] = []
         self._at = 0  # offset of the next character
         self._line, self._start, self._cells = "", 0, 0
-        self._blank: list[int] = []  # offsets of blank lines that wait for text to follow them
-        self._wrapped = False  # whether the unfinished line goes on a paragraph
-        self._marks = 0  # characters without a width, since the last that has one
+        self._blank: list[int] = []  # offsets of blank lines that count only if text follows
+        self._wrapped = False  # whether the unfinished line continues a paragraph
+        self._marks = 0  # combining marks since the last other character
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to see."""
+        """Whether the text has no visible character."""
         return not self.lines and not self._line.strip(" ")
 
     @property
     def tail(self) -> list[Line]:
-        """What follows `lines` and may still change: the unfinished line, after any blank ones before it."""
+        """The lines after `lines`, which may still change: the unfinished line and the blank lines before it."""
         if not self._line:
             return []
         return [*(Line("", at) for at in self._blank), Line(self._line, self._start)]
@@ -146,7 +146,7 @@ class Wrapper:
             self._put(char)
 
     def close(self, note: str = "") -> int:
-        """Completes the text with `note` at its very end.
+        """Completes the text, with `note` at its end.
 
         Returns:
             the offset at which the note starts.
@@ -163,7 +163,7 @@ class Wrapper:
         return start
 
     def rewrap(self, width: int, kept: int) -> None:
-        """Goes on with another width; the first `kept` of `lines` stay as they are."""
+        """Changes the width; the first `kept` of `lines` stay as they are."""
         waiting = [*self.lines[kept:], *self.tail] or [Line("", at) for at in self._blank]
         del self.lines[kept:]
         self.width = width
@@ -206,7 +206,7 @@ class Wrapper:
         self._line, self._cells, self._wrapped = "", 0, False
 
     def _break(self, char: str, at: int) -> None:
-        """Starts a new line, since `char` does not fit on this one."""
+        """Starts a new line, because `char` does not fit on this one."""
         line, start = self._line, self._start
         cut = line.rfind(" ")
         if not line.strip(" "):  # deeper indentation than there is room for
@@ -245,43 +245,43 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def fit(text: str, width: int) -> str:
-    """`text` on one line of at most `width` cells, its end left out when it is longer."""
+    """`text` on one line of at most `width` cells; a longer one is cut and ends in dots."""
     line = thin(" ".join(text.split()))
     if cell_len(line) <= width:
         return line
     dots = "..."[: max(width, 0)]
-    room, kept = width - len(dots), 0
+    room, cells = width - len(dots), 0
     for index, char in enumerate(line):
-        kept += cell_len(char)
-        if kept > room:
+        cells += cell_len(char)
+        if cells > room:
             return line[:index].rstrip() + dots
     return line
 
 
 def pad(text: str, width: int, right: bool = False) -> str:
-    """`text` filled up with blanks to `width` cells; `right` puts them before it."""
+    """`text` padded with blanks to `width` cells, on its left if `right`."""
     blanks = " " * (width - cell_len(text))
     return blanks + text if right else text + blanks
 
 
 def changes(first: str, second: str) -> tuple[list[Span], list[Span]]:
-    """The runs of words in which two texts differ, as spans of offsets in each."""
+    """The runs of words in which two texts differ, as (start, end) offsets in each."""
     words = [list(re.finditer(r"\S+", text)) for text in (first, second)]
     names = [[match[0] for match in matches] for matches in words]
     spans: tuple[list[Span], list[Span]] = ([], [])
     for tag, *ends in difflib.SequenceMatcher(None, *names, autojunk=False).get_opcodes():
         if tag == "equal":
             continue
-        for found, matches, (low, high) in zip(spans, words, (ends[:2], ends[2:]), strict=True):
+        for changed, matches, (low, high) in zip(spans, words, (ends[:2], ends[2:]), strict=True):
             if low < high:
-                found.append((matches[low].start(), matches[high - 1].end()))
+                changed.append((matches[low].start(), matches[high - 1].end()))
     return spans
 
 
 def column_widths(
     headings: Sequence[str], rows: Sequence[Sequence[str]], room: int, gap: int, least: int = 6
 ) -> list[int] | None:
-    """Cells for each column so that all fit in `room`, the widest giving way first; None when they cannot."""
+    """The width of each column so that all fit in `room`, or None. The widest column shrinks first."""
     widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
     excess = sum(widths) + gap * (len(widths) - 1) - room
     while excess > 0:

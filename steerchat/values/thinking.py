@@ -1,7 +1,7 @@
 """Models that think before they reply: where the thought in an answer ends.
 
-Such a model writes `<think> ... </think>` and then its reply; the chat templates of some open the thought themselves.
-An answer's text has all of it, tags included. What is measured of it is the reply.
+Such a model writes `<think> ... </think>` and then its reply; some chat templates open the thought themselves.
+An answer's text holds both, with the tags. Only the reply is measured.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 def thinking(text: str, opened: bool = False) -> bool:
-    """Whether an answer that has got as far as `text` is still inside its thought, or may yet begin one.
+    """Whether an answer that begins with `text` is still inside its thought, or may still begin one.
 
     Args:
         text: from the answer's beginning.
@@ -21,11 +21,11 @@ def thinking(text: str, opened: bool = False) -> bool:
 
 
 def reply_start(text: str, opened: bool = False) -> int:
-    """The offset in an answer at which its reply begins: 0 without a thought, its length where the thought never ended.
+    """The offset at which an answer's reply begins: 0 without a thought, the length where the thought never ended.
 
     Args:
         text: the answer.
-        opened: whether the prompt ends inside the thought. A closing tag alone says so too.
+        opened: whether the prompt ends inside the thought. A closing tag without an opening one implies it.
     """
     thought, tag, reply = text.partition(CLOSE)
     if tag and (opened or OPEN not in thought or thought.lstrip().startswith(OPEN)):

@@ -188,17 +188,21 @@ def test_a_value_that_does_not_parse_names_its_argument():
     assert fails("/steer happy 16 much").message.startswith("STRENGTH: ")
     assert fails("/steer happy 500.0").message.startswith("STRENGTH: ")
     assert fails("/compare --repeats many Hi").message == "--repeats: 'many' is not a whole number"
-    assert fails("/compare --repeats 0 Hi").message == "--repeats: 0 is out of range, it is at least 1"
+    assert fails("/compare --repeats 0 Hi").message == "--repeats: 0 is out of range: use at least 1"
     assert fails("/history --max-cost inf").message == "--max-cost: 'inf' is not a number"
-    assert fails("/history three").message == "ID: 'three' is not a pair's number"
+    assert fails("/history three").message == "ID: 'three' is not the id of a pair"
     assert fails("/mix happy:1,sad:0.x").message.startswith("SPEC: ")
     assert fails("/retry sam").message == "same: 'sam' is not one of same"
+
+
+def test_a_noun_that_is_no_command_lists_its_subcommands():
+    assert fails("/lesson").message == "/lesson needs a subcommand: next"
 
 
 def test_too_few_and_too_many_words_show_the_usage():
     too_few, too_many = fails("/steer add"), fails("/steer add happy 16 2.0 more")
     assert too_few.message == "CONCEPT is missing"
-    assert too_many.message == "'more' is one word too many"
+    assert too_many.message == "unexpected argument 'more'"
     assert too_few.hint == too_many.hint == "/steer add CONCEPT [LAYER] [STRENGTH]"
     assert fails("/continue   ").message == "TEXT is missing"
 
@@ -252,8 +256,8 @@ def test_quotation_marks_join_words_and_apostrophes_are_letters():
     assert values('/history --search "two words"') == {"search": "two words"}
     assert values('/history --search="two words" 4') == {"search": "two words", "pair": 4}
     assert values('/concept new loud "--file" ""') == {"name": "loud", "positive": "--file", "negative": ""}
-    assert "does not end" in fails('/concept new loud "I am').message
-    assert "does not end" in fails('/history --search="two').message
+    assert 'closing " is missing' in fails('/concept new loud "I am').message
+    assert 'closing " is missing' in fails('/history --search="two').message
 
 
 def test_the_rest_keeps_its_quotes_and_inner_blanks():

@@ -39,7 +39,7 @@ def test_a_missing_file_is_no_file(file: Path):
         ("max-tokens = 1.5", {}, "max-tokens is a whole number from 1 to 100000, not '1.5'", ""),
         ('carry = "both"', {}, "no value of carry called 'both'", "own, steered, normal"),
         ('model = ""', {}, "model is empty", ""),
-        ("seed = ", {}, "cannot be read", "mend it"),
+        ("seed = ", {}, "cannot be read", "correct the file"),
         ("[seed]\nvalue = 1", {}, "seed is a whole number", ""),
     ],
 )

@@ -209,7 +209,7 @@ def test_a_message_may_begin_with_a_slash(start: Start):
         ("/steer hapy 2 2.0", "no concept called 'hapy'", "did you mean happy?"),
         ("/steer happy 99 2", "no layer 99: this model has layers 0 to 3", "55%"),
         ("/steer happy 2 nan", "a strength is a finite number, not nan", "2.0"),
-        ("/steer happy 2 2 2", "one word too many", "/steer"),
+        ("/steer happy 2 2 2", "unexpected argument", "/steer"),
         ("/retry", "nothing was said yet", "say something first"),
         ("/history 99", "no pair 99", "/history"),
         ("/continue", "TEXT is missing", "/continue TEXT"),
