@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from chats import Shell, Start
+from chats import Shell, Start, prepare_home
 from places import ROOT
 from rich.console import Console
-from tiny import a_session, save_model, tiny_engine, write_concepts
+from tiny import CONCEPTS, a_session, save_model, tiny_engine, write_concepts
 
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat
@@ -28,21 +28,19 @@ from steerchat.storage.store import Store
 from steerchat.system import folders
 from steerchat.system.settings import Settings
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
+
 
 def pytest_configure() -> None:
     """Share the cores among the workers of pytest-xdist: more threads than cores would wait for one another."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        torch.set_num_threads(threads)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
+    torch.set_num_threads(1)
+    if WORKERS > 1:
+        os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("model") and "engine" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("engine"))  # one worker loads the default model for all of them
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
 
@@ -54,13 +52,11 @@ def cheap_collections() -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Threads that wait for each other at every tiny product cost forty times the work on a machine with other work."""
-    threads = torch.get_num_threads()
-    if request.node.get_closest_marker("model") is None:
-        torch.set_num_threads(1)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One thread for tiny models, whose threads would mostly wait for one another; more for the default model."""
+    torch.set_num_threads(THREADS if request.node.get_closest_marker("model") else 1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +83,22 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def tiny_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of the tiny model and its three small concepts, to be copied: nothing in it need be measured again."""
+    folder = tmp_path_factory.mktemp("prepared")
+    shipped = write_concepts(folder / "shipped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "packaged", lambda name: shipped)
+        return prepare_home(folder / "home", tiny_folder, CONCEPTS)
+
+
+@pytest.fixture(scope="session")
+def shipped_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of the tiny model and the concepts that ship which lessons use most, to be copied."""
+    return prepare_home(tmp_path_factory.mktemp("prepared") / "home", tiny_folder, ("happy", "sad", "formal"))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An empty history."""
@@ -101,9 +113,9 @@ def session(tmp_path: Path, tiny: Engine, store: Store) -> Session:
 
 
 @pytest.fixture
-def start(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start(tmp_path: Path, tiny_folder: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts chats with the tiny model and three small concepts, in a home of their own."""
-    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("STEERCHAT_HOME", str(shutil.copytree(tiny_home, tmp_path / "home")))
     shipped = write_concepts(tmp_path / "shipped")
     shutil.copy(folders.packaged("vectors") / "texts" / "lexicons.toml", shipped / "texts")
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
@@ -127,10 +139,12 @@ def start(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 def shell(
     tmp_path: Path,
     tiny_folder: Path,
+    tiny_home: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
-    home = tmp_path / "home"
+    """Runs command lines in this process, with the tiny model and three small concepts, in a home of their own."""
+    home = shutil.copytree(tiny_home, tmp_path / "home")
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
     shipped = write_concepts(tmp_path / "shipped")
     shutil.copy(ROOT / "vectors" / "texts" / "lexicons.toml", shipped / "texts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,9 +76,9 @@ because = "Nothing was added."
 
 
 @pytest.fixture
-def start(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start(tmp_path: Path, tiny_folder: Path, shipped_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts chats with the tiny model and all that ships, in a home of their own."""
-    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("STEERCHAT_HOME", str(shutil.copytree(shipped_home, tmp_path / "home")))
     chats: list[Chat] = []
 
     def begin(lessons: Path | str = "shipped", **changes) -> tuple[Chat, Screen]:
@@ -393,15 +394,16 @@ def test_layers_are_named_by_depth_so_that_a_model_of_32_layers_is_taught_too(st
 
 @pytest.mark.slow
 def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(
-    own: Path, tmp_path: Path, tiny_folder: Path, monkeypatch, capsys
+    own: Path, tmp_path: Path, tiny_folder: Path, shipped_home: Path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    home = shutil.copytree(shipped_home, tmp_path / "home")
+    monkeypatch.setenv("STEERCHAT_HOME", str(home))
     options = ["--model", str(tiny_folder), "--device", "cpu", "--max-tokens", "4"]
     path = own / "pushing.md"
     assert main(["run", str(path), *options]) == 0
     played = capsys.readouterr().out
     assert "> /lesson answer 1" in played and "No. There is nothing to add." in played
-    assert not (tmp_path / "lessons.json").exists()
+    assert not (home / "lessons.json").exists()
     path.write_text(LESSON.replace('"/steer sad"]', '"/steer happy 50% 3.0"]'), encoding="utf-8")
     assert main(["run", str(path), *options]) == 1
     assert "expected passed == 0; passed is 1" in capsys.readouterr().err

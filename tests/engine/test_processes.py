@@ -16,8 +16,7 @@ import pytest
 from places import ROOT, SUPPORT
 from tiny import ANSWERS, rows, write_concepts
 
-# One group: its tests share two long runs.
-pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 PROMPTS = [f"What is thing {number} like?" for number in range(5)]
 

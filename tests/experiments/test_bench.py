@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import torch
 from engines import tiny_engine
 from tiny import a_library, save_model
 
@@ -19,8 +18,7 @@ from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
 from steerchat.values.results import BenchReport, Notice, Progress
 
-# One group: its tests share one run.
-pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.xdist_group("bench")]
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 # Design section 8.
 PROMISED = [
@@ -36,15 +34,6 @@ PROMISED = [
     "extract_seconds",
     "start_seconds",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A tiny model is no work for several: they would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

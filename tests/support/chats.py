@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tiny import ANSWERS, rows
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat, history_path
 from steerchat.screen.render import Screen
+from steerchat.slash.registry import registry
+from steerchat.system.settings import Settings
 from steerchat.terminal import cli
 from steerchat.terminal.repl import run_line
 
@@ -60,3 +62,16 @@ def say(chat: Chat, screen: Screen, line: str) -> str:
 
 def history() -> list[dict]:
     return rows(history_path(), ANSWERS)
+
+
+def prepare_home(home: Path, model: Path, concepts: Iterable[str]) -> Path:
+    """Makes a home with what a chat with a model measures first: its profile, and the vectors of these concepts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERCHAT_HOME", str(home))
+        chat = Chat(Settings(model=str(model), device="cpu"), registry).start()
+        engine = chat.session.engine
+        for name in concepts:
+            chat.library.vector(name, engine)
+        chat.session.calibration.profile(engine)
+        chat.close()
+    return home

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import threading
 from collections.abc import Sequence
@@ -271,7 +272,8 @@ def test_ctrl_c_in_an_answer_keeps_what_came_and_the_next_line_runs(start: Start
     assert first["normal"]
 
 
-def test_ctrl_c_while_a_concept_is_read_says_so_and_logs_nothing(start: Start):
+def test_ctrl_c_while_a_concept_is_read_says_so_and_logs_nothing(start: Start, tmp_path: Path):
+    shutil.rmtree(tmp_path / "home" / "cache")  # so that there is no vector yet
     chat, screen = start()
     say(chat, screen, "/steer happy 2 1.0")
 
@@ -296,7 +298,6 @@ def test_ctrl_c_ends_a_script(start: Start):
 
 
 def test_a_history_that_cannot_be_opened_is_told_and_the_chat_goes_on(start: Start, tmp_path: Path):
-    (tmp_path / "home").mkdir()
     (tmp_path / "home" / "history.db").write_text("no database, and longer than a header of one hundred bytes" * 4)
     chat, screen = start()
     assert chat.session.journal.store is None

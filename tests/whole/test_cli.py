@@ -272,7 +272,6 @@ def test_ctrl_c_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_config_says_where_each_value_comes_from(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    shell.home.mkdir()
     (shell.home / "config.toml").write_text("temperature = 0.5\n")
     monkeypatch.setenv("STEERCHAT_TOP_P", "0.5")
     found = {row["name"]: (row["value"], row["from"]) for row in shell.json("config", "--seed", "3")}
@@ -329,7 +328,6 @@ def test_a_mistake_in_steerchat_itself_is_a_line_with_the_details_in_a_file(
 
 
 def test_a_wrong_setting_in_the_file_or_the_environment_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    shell.home.mkdir()
     (shell.home / "config.toml").write_text("temprature = 1\n")
     assert "did you mean temperature?" in shell("history", code=2)[1]
     (shell.home / "config.toml").write_text("temperature = 0\n")
@@ -340,7 +338,6 @@ def test_a_wrong_setting_in_the_file_or_the_environment_is_named(shell: Shell, m
 def test_settings_come_from_the_command_line_over_the_environment_over_the_file(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ):
-    shell.home.mkdir()
     (shell.home / "config.toml").write_text("seed = 1\ntop-p = 0.5\nrepetition-penalty = 1.2\n")
     monkeypatch.setenv("STEERCHAT_SEED", "2")
     monkeypatch.setenv("STEERCHAT_TOP_P", "0.6")

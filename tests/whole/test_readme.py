@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 import tiny
-from chats import Shell
+from chats import Shell, prepare_home
 from places import ROOT
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -102,14 +102,27 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save_model(tmp_path_factory.mktemp("models") / "deep", layers=30)
 
 
+@pytest.fixture(scope="module")
+def deep_home(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of that model, to be copied, in which nothing that the lines use need be measured again."""
+    return prepare_home(tmp_path_factory.mktemp("prepared") / "home", deep, ["happy"])
+
+
 Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(tmp_path: Path, deep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(
+    tmp_path: Path,
+    deep: Path,
+    deep_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
     """Runs lines of a shell; `steerchat` in them runs in this process, with the tiny model, and has to succeed."""
     monkeypatch.chdir(tmp_path)
-    environment = {"HOME": str(tmp_path / "home"), "MODEL": str(deep), "DEVICE": "cpu", "MAX_TOKENS": "4"}
+    home = shutil.copytree(deep_home, tmp_path / "home")
+    environment = {"HOME": str(home), "MODEL": str(deep), "DEVICE": "cpu", "MAX_TOKENS": "4"}
     for name, value in environment.items():
         monkeypatch.setenv(f"STEERCHAT_{name}", value)
     (tmp_path / "prompts.txt").write_text("One?\nTwo?\n", encoding="utf-8")
