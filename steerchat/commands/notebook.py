@@ -18,7 +18,7 @@ from ..storage.records import Filters, SearchHit
 from ..storage.store import Store
 from ..values.errors import StoreError, UsageError, shorten
 from ..values.page import Page, Shaded
-from ..values.results import Event, Notice
+from ..values.results import Event, Notice, format_effect
 from .asking import Yes, confirm
 
 command = partial(registry.command, group="Notebook")
@@ -121,7 +121,7 @@ def _hit_lines(hit: SearchHit) -> list[object]:
     """A pair in a line, and under it the places of the words."""
     pair = hit.stored.pair
     facts = [f"pair {pair.id}", when(hit.stored.created), str(pair.recipe)]
-    facts += [f"effect {pair.effect:+.1f}"] if pair.effect is not None else []
+    facts += [f"effect {format_effect(pair.effect)}"] if pair.effect is not None else []
     places = [Shaded([(f"{excerpt.where}: ", 0), *excerpt.pieces()]) for excerpt in hit.excerpts]
     return [Notice("   ".join(facts)), *places]
 

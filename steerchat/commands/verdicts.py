@@ -14,7 +14,7 @@ from ..storage.records import Filters, Rating
 from ..storage.store import Store
 from ..values.errors import UsageError, shorten
 from ..values.page import Page, Table
-from ..values.results import Event, Finished, Notice, Pair, Started
+from ..values.results import Event, Finished, Notice, Pair, Started, format_cost, format_effect
 from ..values.text import fit
 from .notebook import OnlyConcept, OnlyKind, OnlySession, open_store
 
@@ -90,9 +90,9 @@ def _review(chat: Chat, store: Store, pairs: Sequence[Blind]) -> Iterator[Event]
 def _revealed(pair: Pair, steered: str) -> str:
     facts = [f"{steered} was steered: {pair.recipe}"]
     if pair.effect is not None:
-        facts.append(f"effect {pair.effect:+.1f}")
+        facts.append(f"effect {format_effect(pair.effect)}")
     if pair.perplexity_ratio is not None:
-        facts.append(f"cost x{pair.perplexity_ratio:.1f}")
+        facts.append(f"cost {format_cost(pair.perplexity_ratio)}")
     return "   ".join([*facts, f"pair {pair.id}"])
 
 
@@ -142,7 +142,7 @@ def _table(heading: str, rows: Sequence[Tally]) -> Table:
                 _share(row),
                 str(row.ties),
                 f"{row.reads} of {row.compared}" if row.compared else "",
-                "" if row.effect is None else f"{row.effect:+.1f}",
+                "" if row.effect is None else format_effect(row.effect),
             )
             for row in rows
         ],

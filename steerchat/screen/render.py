@@ -135,7 +135,7 @@ class Screen:
     # Values
 
     def show(self, value: object) -> None:
-        """Draws any value that a command returns; None draws nothing.
+        """Draws any value that a command returns, or several; None draws nothing.
 
         Raises:
             TypeError: for a value that has no drawing.
@@ -149,7 +149,7 @@ class Screen:
                 self.error(value)
             case Pair():
                 self._pair(value)
-            case Page(parts):
+            case Page(parts) | list(parts):
                 for part in parts:
                     self.show(part)
             case _:

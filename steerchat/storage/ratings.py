@@ -15,7 +15,8 @@ from ..values.results import Answer, Column
 from .records import Filters, StoredPair
 from .store import Store
 
-# A review draws from this many of the newest pairs. In order, the pairs of a sweep would show which answer is steered.
+# A review draws from this many of the newest pairs: the pairs of one sweep share their normal answer, and a repeated
+# answer would show which one is steered.
 _NEWEST = 500
 # Bounds of the groups of effects, in standard deviations of the neutral corpus.
 _EDGES = (0.0, 1.0, 2.0, 4.0)

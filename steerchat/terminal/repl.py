@@ -76,9 +76,6 @@ def show(chat: Chat, screen: Screen, value: object) -> None:
     """Draw a command's result: a stream of events, a value, or several values."""
     if isinstance(value, Iterator):
         screen.stream(value, chat.settings.view)
-    elif isinstance(value, list) and not all(hasattr(part, "pair") for part in value):
-        for part in value:
-            screen.show(part)
     else:
         screen.show(value)
 
