@@ -37,7 +37,7 @@ def retry(
 
 @command("undo", examples=["/undo"])
 def undo(chat: Chat) -> str:
-    """Takes the last message and its answers back."""
+    """Takes back the last message and its answers."""
     turn = chat.session.undo()
     left = len(chat.session.turns)
     return f"Taken back: {shorten(turn.user)!r}. {left} {'turn' if left == 1 else 'turns'} left."

@@ -258,9 +258,7 @@ def bench(
     chat: Chat,
     *,
     quick: Annotated[bool, Option("use shorter answers and fewer repeats: rough figures in a minute or two")] = False,
-    kernels: Annotated[
-        bool, Option("choose again what multiplies the weights, a few seconds, and show the times")
-    ] = False,
+    kernels: Annotated[bool, Option("measure again which kernel multiplies the weights, and show the times")] = False,
 ) -> BenchReport | Page:
     """Measures steerchat's speed on this machine and model.
 

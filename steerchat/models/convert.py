@@ -1,8 +1,8 @@
-"""Turn a GGUF file into a folder of float32 safetensors and its tokenizer: `python -P convert.py GGUF FOLDER`.
+"""Convert a GGUF file into a folder of float32 safetensors and its tokenizer: `python -P convert.py GGUF FOLDER`.
 
-A program of its own, because transformers reports on the screen as it goes, keeps the interpreter busy for
-seconds, and can only be stopped in the middle by ending its process. It imports nothing of steerchat, so that
-it runs by its path from any working directory.
+It is a program of its own because transformers prints its progress, keeps the interpreter busy for seconds, and can
+only be stopped by ending its process. It imports nothing of steerchat, so that it runs by its path from any working
+directory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The weights are float32 by now, but the model still calls itself quantised and then refuses to be saved.
+    # The weights are float32 now, but the model is still marked as quantised, and would refuse to be saved.
     model.hf_quantizer = None
     del model.config.quantization_config
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -28,7 +28,7 @@ def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir()
     model.save_pretrained(folder, max_shard_size="100GB")
     tokenizer.save_pretrained(folder)
-    # safetensors makes its file private to the user, and a teacher may want to share the folder.
+    # safetensors makes its file readable for the user alone, and a teacher may want to share the folder.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 

