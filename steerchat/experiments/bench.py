@@ -3,6 +3,9 @@
 A machine is not equally fast from one minute to the next, so a ratio's two sides never run one after the other
 as wholes where they can be interleaved: contestants advance one token each by turns, and the time of each is
 added up. Every figure is measured several times and given with its lowest and highest value.
+
+The figures named `..._vs_generate` compare with transformers' own `generate` in a process that steerchat never touches.
+The others compare steerchat with itself: what a pair costs over an answer says nothing of how fast an answer is.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,10 +29,12 @@ from ..engine.engine import Engine, Output
 from ..engine.hooks import Edit
 from ..engine.sampling import Sampling
 from ..measures.calibration import Calibration
+from ..models.kernel_times import machine
 from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import BenchReport, Delta, Figure, Notice, Progress
+from .versus import Generate
 
 Report = Callable[[Notice | Progress], None]
 Samples = dict[str, float]
@@ -82,7 +86,13 @@ def run_bench(
         ModelError: when another steerchat does not start.
     """
     size = _QUICK if quick else _FULL
-    bench = _Bench(engine, library, settings, size, stopped)
+    report(Progress("starting transformers alone", 0, None))
+    with Generate(settings.model, engine) as other:
+        return _measure(_Bench(engine, library, settings, size, stopped, other), size, report, stopped)
+
+
+def _measure(bench: _Bench, size: _Size, report: Report, stopped: Callable[[], bool]) -> BenchReport:
+    engine = bench.engine
     plan: list[tuple[str, Callable[[], Samples], int]] = [
         ("a start", bench.start, size.sweeps),
         ("one answer, a pair, and hooks", bench.overheads, size.repeats),
@@ -109,6 +119,8 @@ def run_bench(
         str(engine.device),
         engine.dtype,
         engine.threads,
+        {**machine(), **bench.other.versions, "dtype of generate": bench.other.dtype},
+        "" if engine.kernels is None else engine.kernels.description,
         {name: len(values) for name, values in samples.items()},
         {name: Figure(statistics.median(values), min(values), max(values)) for name, values in samples.items()},
     )
@@ -118,9 +130,16 @@ class _Bench:
     """The measurements. Each method measures once and returns its figures by name."""
 
     def __init__(
-        self, engine: Engine, library: Library, settings: Settings, size: _Size, stopped: Callable[[], bool]
+        self,
+        engine: Engine,
+        library: Library,
+        settings: Settings,
+        size: _Size,
+        stopped: Callable[[], bool],
+        other: Generate,
     ) -> None:
-        self._engine = engine
+        self.engine = self._engine = engine
+        self.other = self._other = other
         self._library = library
         self._settings = settings
         self._size = size
@@ -153,44 +172,55 @@ class _Bench:
         }
 
     def bandwidth(self) -> Samples:
-        """Decoding steps by turns with reading every weight once.
+        """Decoding steps by turns with multiplying every weight once.
 
-        Reading is a product with one vector, or with two, which some BLAS libraries do on more cores: whichever
-        is quicker says what memory gives.
+        With kernels chosen by measuring, those multiply. Otherwise reading is a product with one vector, or with two,
+        which some BLAS libraries do on more cores: whichever is quicker says what memory gives.
         """
         self._seed += 1
-        weights = list(self._weights())
-        ones = {(w.shape[1], n): w.new_ones(w.shape[1], n) for w in weights for n in (1, 2)}
+        read_with = self._reads()
         steps: list[float] = []
-        reads: dict[int, list[float]] = {1: [], 2: []}
+        reads: list[list[float]] = [[] for _ in read_with]
         started = time.perf_counter()
         for event in self._engine.generate([self._row()], self._sampling(self._size.tokens), self._stopped):
             if isinstance(event, Delta):
                 steps.append(time.perf_counter() - started)
-                columns = 1 + len(steps) % 2
+                way = len(steps) % len(read_with)
                 started = time.perf_counter()
                 with torch.inference_mode():
-                    for weight in weights:
-                        torch.mm(weight, ones[weight.shape[1], columns])
+                    read_with[way]()
                 self._synchronize()
-                reads[columns].append(time.perf_counter() - started)
+                reads[way].append(time.perf_counter() - started)
             started = time.perf_counter()
         if self._stopped():
             raise Interrupted("bench")
         if len(steps) < 4:
             raise _too_short()
         # The first step holds the prompt.
-        step, read = statistics.median(steps[1:]), min(map(statistics.median, reads.values()))
+        step, read = statistics.median(steps[1:]), min(map(statistics.median, reads))
         return {"bandwidth_fraction": read / step, "tokens_per_second": 1 / step, "limit_tokens_per_second": 1 / read}
 
+    def _reads(self) -> list[Callable[[], object]]:
+        """Ways to multiply every weight once, to be tried by turns."""
+        kernels = self._engine.kernels
+        if kernels is not None:
+            vectors = {layer.shape: torch.ones(1, layer.in_features) for layer in kernels.layers}
+            return [lambda: [layer.product(vectors[layer.shape]) for layer in kernels.layers]]
+        weights = list(self._weights())
+        ones = {(w.shape[1], n): w.new_ones(w.shape[1], n) for w in weights for n in (1, 2)}
+        return [lambda n=n: [torch.mm(weight, ones[weight.shape[1], n]) for weight in weights] for n in (1, 2)]
+
     def against_generate(self) -> Samples:
-        """The whole of an answer: the prompt, its tokens, and, in steerchat, the reading that measures them."""
+        """One answer and a pair, each from prompt to measured answer, against a run of `generate` for each answer."""
         self._seed += 1
-        order = [self._ours, self._generate]
+        alone, pair = [self._row()], [self._row(), self._row(self._one_layer)]
         if self._seed % 2:
-            order.reverse()
-        seconds = {run.__name__: run() for run in order}
-        return {"vs_generate": seconds["_ours"] / seconds["_generate"]}
+            generate, ours = self._generate(self._size.tokens), self._ours(alone)
+        else:
+            ours, generate = self._ours(alone), self._generate(self._size.tokens)
+        both = self._ours(pair)
+        generate = (generate + self._generate(self._size.tokens)) / 2
+        return {"vs_generate": ours / generate, "pair_vs_generate": both / (2 * generate)}
 
     def first_tokens(self) -> Samples:
         """Both columns of a conversation, each with its own answers, as a chat of ten turns has them."""
@@ -229,8 +259,13 @@ class _Bench:
         return {"strengths_speedup": self._speedup([self._row(self._edits(middle, s)) for s in STRENGTHS])}
 
     def layers(self) -> Samples:
+        """A sweep against its rows one by one, and against a run of `generate` for each of its rows."""
         self._seed += 1
-        return {"layers_speedup": self._speedup([self._row(self._edits((n,))) for n in range(self._engine.n_layers)])}
+        rows = [self._row(self._edits((layer,))) for layer in range(self._engine.n_layers)]
+        before = self._generate(self._size.tokens)
+        sweep = self._ours(rows)
+        generate = (before + self._generate(self._size.tokens)) / 2
+        return {"layers_speedup": self._speedup(rows), "layers_vs_generate": sweep / (len(rows) * generate)}
 
     def extraction(self) -> Samples:
         concept = self._library.get(CONCEPT)
@@ -307,31 +342,15 @@ class _Bench:
             self._run([row], self._size.short)
         return (time.perf_counter() - started) / together
 
-    def _ours(self) -> float:
+    def _ours(self, rows: Sequence[Row]) -> float:
+        """Seconds a token of these rows together, prompts and readings included."""
         started = time.perf_counter()
-        outputs = self._run([self._row()], self._size.tokens)
+        outputs = self._run(rows, self._size.tokens)
         return _per_token(time.perf_counter() - started, outputs)
 
-    def _generate(self) -> float:
-        sampling = self._sampling(self._size.tokens)
-        ids = torch.tensor([self._prompt], device=self._engine.device)
-        with torch.random.fork_rng():
-            torch.manual_seed(self._seed)
-            started = time.perf_counter()
-            found: Any = self._engine.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=0,
-                repetition_penalty=sampling.repetition_penalty,
-                max_new_tokens=sampling.max_tokens,
-                pad_token_id=0,
-            )
-            self._synchronize()
-            seconds = time.perf_counter() - started
-        return seconds / (found.shape[1] - ids.shape[1])
+    def _generate(self, tokens: int) -> float:
+        """Seconds a token of one run of transformers' `generate`, its prompt included."""
+        return self._other.seconds(self._prompt, self._sampling(tokens), self._seed)
 
     def _weights(self) -> Iterator[torch.Tensor]:
         """Every matrix that a decoding step reads whole: a table of input embeddings is looked up, unless tied."""

@@ -147,18 +147,21 @@ def measured(pair: Pair, verdict: str | None = None) -> list[str]:
 
 
 # For each figure of `bench`: its name on the screen, and its unit.
+# The first three compare with another program; the other ratios compare steerchat with itself.
 _BENCH = {
-    "pair_vs_single": ("a pair over one answer", "time per token"),
+    "vs_generate": ("one answer over transformers' generate", "time per token"),
+    "pair_vs_generate": ("a pair over two runs of generate", "time per token"),
+    "layers_vs_generate": ("every layer over as many runs of generate", "time per token"),
+    "pair_vs_single": ("a pair over one answer of steerchat's", "time per token"),
     "hook_one_layer": ("one layer steered over none", "time per token"),
     "hook_all_layers": ("all layers steered over none", "time per token"),
     "hook_operations": ("add, ablate and replace in turn over none", "time per token"),
-    "bandwidth_fraction": ("share of the memory's reading speed", "1 is the limit"),
+    "bandwidth_fraction": ("products alone over one answer's step", "1 is the limit"),
     "tokens_per_second": ("one answer", "tokens per second"),
-    "limit_tokens_per_second": ("reading the weights alone", "times per second"),
-    "vs_generate": ("steerchat over model.generate", "time per token"),
+    "limit_tokens_per_second": ("products alone", "times per second"),
     "ttft_turn10_vs_turn2": ("first token, turn 10 over turn 2", "time"),
-    "strengths_speedup": ("nine strengths in one batch", "times faster than in sequence"),
-    "layers_speedup": ("every layer in one batch", "times faster than in sequence"),
+    "strengths_speedup": ("nine strengths in one batch", "times faster than steerchat in sequence"),
+    "layers_speedup": ("every layer in one batch", "times faster than steerchat in sequence"),
     "extract_seconds": ("extracting happy", "seconds"),
     "start_seconds": ("start, until the model is loaded", "seconds"),
 }
@@ -166,13 +169,16 @@ _BENCH = {
 
 def _bench_lines(report: BenchReport, width: int) -> list[Text]:
     threads = "" if report.threads is None else f", {report.threads} threads"
-    machine = f"{report.model}, {report.device} {report.dtype}{threads}; median of several runs, lowest, highest"
+    model = f"{report.model}, {report.device} {report.dtype}{threads}; median of several runs, lowest, highest"
+    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items() if name != "threads")
     rows = []
-    for name, figure in report.figures.items():
+    for name in sorted(report.figures, key=lambda name: list(_BENCH).index(name) if name in _BENCH else len(_BENCH)):
+        figure = report.figures[name]
         label, unit = _BENCH.get(name, (name, ""))
         rows.append([label, *(f"{value:.3g}" for value in (figure.median, figure.low, figure.high)), unit])
     table = Table(("figure", "median", "low", "high", "unit"), rows, right=frozenset({1, 2, 3}))
-    return [*paragraph(machine, width, DIM), *table_lines(table, width)]
+    facts = [line for text in (model, machine, report.kernels) if text for line in paragraph(text, width, DIM)]
+    return [*facts, *table_lines(table, width)]
 
 
 # Texts token by token

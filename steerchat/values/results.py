@@ -149,6 +149,8 @@ class BenchReport:
 
     Attributes:
         model, device, dtype, threads: what the figures were measured on; `threads` is None on a GPU.
+        machine: CPU, instruction sets and versions.
+        kernels: which products were chosen for this machine, in words; empty where there is no choice.
         repeats: the number of measurements of each figure, by its name.
         figures: by name, in the order of measurement.
     """
@@ -157,6 +159,8 @@ class BenchReport:
     device: str
     dtype: str
     threads: int | None
+    machine: dict[str, Any]
+    kernels: str
     repeats: dict[str, int]
     figures: dict[str, Figure]
 
@@ -167,6 +171,8 @@ class BenchReport:
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,
+            "machine": self.machine,
+            "kernels": self.kernels,
             "repeats": self.repeats,
             **{name: figure.to_json() for name, figure in self.figures.items()},
         }

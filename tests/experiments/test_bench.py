@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from engines import tiny_engine
-from tiny import a_library, save_model
+import torch
+from engines import tiny_engine, tiny_model, tiny_tokenizer
+from tiny import a_library
 
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.engine.engine import Engine
+from steerchat.engine.sampling import Sampling
+from steerchat.experiments import baseline
 from steerchat.experiments.bench import run_bench
+from steerchat.experiments.versus import Generate
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
@@ -31,6 +37,8 @@ PROMISED = [
     "ttft_turn10_vs_turn2",
     "bandwidth_fraction",
     "vs_generate",
+    "pair_vs_generate",
+    "layers_vs_generate",
     "extract_seconds",
     "start_seconds",
 ]
@@ -38,12 +46,14 @@ PROMISED = [
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Of a tiny model in files, so that another steerchat can start with it, away from the user's folders."""
+    """Of the measured model in files, so that other processes can start with it, away from the user's folders."""
     folder = tmp_path_factory.mktemp("bench")
+    tiny_model().save_pretrained(folder / "tiny")
+    tiny_tokenizer().save_pretrained(folder / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERCHAT_HOME", str(folder / "home"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield Settings(model=str(save_model(folder / "tiny")))
+        yield Settings(model=str(folder / "tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,7 @@ def test_the_object_has_every_figure_that_the_design_promises_with_its_spread(me
         assert 0 < data[name]["low"] <= data[name]["median"] <= data[name]["high"]
         assert data["repeats"][name] >= 1
     assert (data["model"], data["device"], data["dtype"]) == ("tiny-llama", "cpu", "float32")
+    assert {"cpu", "instructions", "threads", "torch", "transformers", "dtype of generate"} <= data["machine"].keys()
 
 
 def test_the_reading_limit_and_the_speed_are_what_the_fraction_divides(measured):
@@ -100,13 +111,29 @@ def test_a_model_that_ends_its_answers_at_once_is_an_error_that_says_so(tmp_path
         run_bench(engine, a_library(tmp_path), settings, quick=True)
 
 
+def test_the_baseline_is_a_process_without_anything_of_steerchats(settings):
+    engine = tiny_engine(stops=())
+    prompt = engine.prompter.chat([{"role": "user", "content": "Hello"}])
+    with Generate(settings.model, engine) as other:
+        assert other.versions["torch"] == torch.__version__
+        assert other.seconds(prompt, Sampling(max_tokens=4), 1) > 0
+    tree = ast.parse(Path(baseline.__file__).read_text(encoding="utf-8"))
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert [node.module for node in imported if node.level or "steerchat" in (node.module or "")] == []
+
+
+def test_a_baseline_that_ends_says_why(settings):
+    with Generate(settings.model, tiny_engine()) as other, pytest.raises(ModelError, match="transformers alone"):
+        other.seconds([10**6], Sampling(max_tokens=4), 1)
+
+
 def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path, settings):
-    nowhere = replace(settings, model=str(tmp_path / "nowhere"))
+    elsewhere = replace(settings, device="cuda")
     with pytest.raises(ModelError, match="another steerchat did not start"):
-        run_bench(tiny_engine(stops=()), a_library(tmp_path), nowhere, quick=True)
+        run_bench(tiny_engine(stops=()), a_library(tmp_path), elsewhere, quick=True)
 
 
 def test_bench_is_a_slash_command_and_a_subcommand_of_the_shell():
     bench = registry.get("bench")
     assert bench.shell
-    assert [registry.parse(example).kwargs for example in bench.examples] == [{"quick": True}, {}]
+    assert [registry.parse(example).kwargs for example in bench.examples] == [{"quick": True}, {"kernels": True}, {}]

@@ -1,0 +1,45 @@
+"""transformers as it comes, for comparison: `python -P baseline.py FOLDER DEVICE DTYPE THREADS [GGUF]`.
+
+A program of its own that imports nothing of steerchat, so that nothing steerchat changes in a model, in torch or in
+the environment can reach what it is compared with. It reads a JSON object a line, `{"prompt", "seed", "sampling"}`,
+answers that prompt once with `generate`, and writes `{"seconds", "tokens"}`. Its first line says its versions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+
+def serve(folder: str, device: str, dtype: str, threads: int, gguf: str | None) -> None:
+    """Load the model, then answer line by line until standard input ends."""
+    import torch
+    import transformers
+
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed must not come between
+    torch.set_num_threads(threads)
+    transformers.utils.logging.set_verbosity_error()
+    extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), local_files_only=True, **extra
+    )
+    model.to(device).eval()
+    print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), file=answers, flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        ids = torch.tensor([task["prompt"]], device=device)
+        torch.manual_seed(task["seed"])
+        started = time.perf_counter()
+        found = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, pad_token_id=0, **task["sampling"]
+        )
+        tokens = found[0, ids.shape[1] :].tolist()  # which waits for a GPU
+        report = {"seconds": time.perf_counter() - started, "tokens": len(tokens)}
+        print(json.dumps(report), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    folder, device, dtype, threads, *gguf = sys.argv[1:]
+    serve(folder, device, dtype, int(threads), gguf[0] if gguf else None)
