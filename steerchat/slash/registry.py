@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..values.errors import UsageError, unknown
-from ..values.page import Definitions, Page
+from ..values.page import Definitions, Heading, Page
 from .arguments import Candidate
 from .line import bind
 from .parameters import Parameter, parameters_of
@@ -244,12 +244,20 @@ class Registry:
         sections = {
             "Arguments": [(parameter.shown, parameter.meaning) for parameter in parameters if not parameter.option],
             "Options": [(parameter.shown, parameter.meaning) for parameter in parameters if parameter.option],
-            "See also": [(other.usage, other.summary) for other in self if other.name.startswith(f"{command.name} ")],
+            "Subcommands": [
+                (other.usage, other.summary) for other in self if other.name.startswith(f"{command.name} ")
+            ],
             "Aliases": [(f"/{alias}", "") for alias in command.aliases],
             "Examples": [(example, "") for example in command.examples],
         }
-        text = f"{command.usage}\n{command.summary}" + (f"\n\n{command.body}" if command.body else "")
-        return Page([text, *(Definitions(heading, entries) for heading, entries in sections.items() if entries)])
+        text = f"{command.summary}\n\n{command.body}".strip()
+        return Page(
+            [
+                Heading(command.usage),
+                text,
+                *(Definitions(heading, entries) for heading, entries in sections.items() if entries),
+            ]
+        )
 
     def markdown_table(self) -> str:
         """Every command as a table in Markdown, with a heading row for each group."""

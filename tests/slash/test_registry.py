@@ -32,7 +32,7 @@ from steerchat.slash.arguments import (
 from steerchat.slash.registry import Registry, is_command, message_text
 from steerchat.terminal.subcommands import subcommand
 from steerchat.values.errors import SteerchatError, UnknownName, UsageError
-from steerchat.values.page import Definitions
+from steerchat.values.page import Definitions, Heading
 
 registry = Registry()
 
@@ -316,15 +316,14 @@ def test_help_lists_by_group_and_explains_one_command():
     assert list(overview)[:2] == ["Steering", "Experiments"]
     assert ("/probe CONCEPT...", "Reads concepts live.") in overview["Experiments"]
     assert registry.help().parts == [Definitions(group, commands) for group, commands in overview.items()]
-    _, arguments, options, examples = registry.help("/compare").parts
+    *_, arguments, options, examples = registry.help("/compare").parts
     assert arguments == Definitions("Arguments", [("PROMPT", "what to ask")])
     assert isinstance(options, Definitions) and options.entries[0] == ("--repeats N", "how many seeds")
     assert examples == Definitions("Examples", [("/compare --repeats 5 Don't panic", "")])
-    text, *_, subcommands, examples = registry.help("steer").parts
-    assert (
-        text == f"{registry.get('steer').usage}\nSteers with one concept.\n\nIt replaces whatever was steered before."
-    )
-    assert subcommands == Definitions("See also", [("/steer add CONCEPT [LAYER] [STRENGTH]", "Adds a term.")])
+    usage, text, *_, subcommands, examples = registry.help("steer").parts
+    assert usage == Heading(registry.get("steer").usage)
+    assert text == "Steers with one concept.\n\nIt replaces whatever was steered before."
+    assert subcommands == Definitions("Subcommands", [("/steer add CONCEPT [LAYER] [STRENGTH]", "Adds a term.")])
     assert Definitions("Aliases", [("/h", "")]) in registry.help("h").parts
     with pytest.raises(UnknownName):
         registry.help("nonsense")
