@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -74,4 +75,6 @@ def prepare_home(home: Path, model: Path, concepts: Iterable[str]) -> Path:
             chat.library.vector(name, engine)
         chat.session.calibration.profile(engine)
         chat.close()
+    for leftover in home.glob("history.db*"):  # a copy begins without a history, as a first start does
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return home
