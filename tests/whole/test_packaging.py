@@ -114,6 +114,13 @@ print(sorted({"torch", "prompt_toolkit", "steerchat.commands"} & sys.modules.key
 
 
 @pytest.mark.subprocess
+def test_the_contracts_name_packages_and_few_modules():
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    lists = ("layers", "exhaustive_ignores", "allowed_importers")
+    names = {part for each in contracts for key in lists for name in each.get(key, ()) for part in name.split(" : ")}
+    assert len({name.removeprefix("steerchat.") for name in names}) <= 20
+
+
 @pytest.mark.slow
 def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
