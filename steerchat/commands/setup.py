@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from ..conversation.chat import Chat, config_path, history_path
@@ -95,7 +96,7 @@ def model_list(chat: Chat) -> Page:
         facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
         parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
     rows, objects = [], []
-    for choice in model_choices(precision.itemsize):
+    for choice in model_choices(precision.itemsize, Path.cwd()):
         needs = choice.needs
         total = needs.total if needs else None
         fits = None if total is None else total <= free

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine.engine import Engine
 from ..values.errors import ConceptError, Interrupted
-from ..values.results import Notice, Progress
+from ..values.results import Progress, Report
 from .concept import Concept, Example, Extraction
 from .vector import ConceptVector
 
@@ -30,7 +30,7 @@ def extract(
     engine: Engine,
     concept: Concept,
     method: Extraction = "mean",
-    report: Callable[[Notice | Progress], None] = lambda event: None,
+    report: Report = lambda event: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> ConceptVector:
     """A concept's vector on a model.
@@ -81,7 +81,7 @@ def _states(
     name: str,
     examples: tuple[Example, ...],
     method: Extraction,
-    report: Callable[[Notice | Progress], None],
+    report: Report,
     stopped: Callable[[], bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states of the positive and of the negative texts, each (pairs, layers, hidden); their lengths (pairs, 2)."""

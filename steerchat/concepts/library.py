@@ -20,15 +20,13 @@ from ..system.folders import write_whole
 from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError, shorten, unknown
 from ..values.recipe import RANDOM
-from ..values.results import Notice, Progress
+from ..values.results import Report
 from .concept import Concept, check_examples
 from .files import concept_toml, read_concept
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
     from .vector import ConceptVector
-
-Report = Callable[[Notice | Progress], None]
 
 RESERVED = frozenset({RANDOM, "all"})
 # The layers for a concept that was never tuned on the model. On the default model, slightly later layers do best.

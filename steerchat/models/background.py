@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from ..engine.processes import Team
 from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError, SteerchatError
-from ..values.results import Notice, Progress
+from ..values.results import Notice, Progress, Report
 from .find import find, size_to_fetch
 from .memory import parse_size
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
-
-Report = Callable[[Notice | Progress], None]
 
 # transformers patches itself for all threads while it loads: of two models at once, one would come out without a head.
 _one_at_a_time = threading.Lock()

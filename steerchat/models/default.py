@@ -25,9 +25,7 @@ import filelock
 
 from ..system.folders import cache_dir
 from ..values.errors import Interrupted, ModelError, shorten
-from ..values.results import Notice, Progress
-
-Report = Callable[[Progress | Notice], None]
+from ..values.results import Progress, Report
 
 MODELS_VARIABLE = "STEERCHAT_MODELS"
 _WORK_PREFIX = ".making-"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..values.errors import ModelError, SteerchatError, shorten, unknown
-from ..values.results import Notice, Progress
+from ..values.results import Notice, Progress, Report
 from . import default as default_model
-from .default import SMOLLM2, Gone, Report
+from .default import SMOLLM2, Gone
 from .fingerprint import fingerprint_folder, fingerprint_gguf, weight_files
 
 DEFAULT = "smollm2"

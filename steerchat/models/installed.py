@@ -33,12 +33,12 @@ class ModelChoice:
     needs: memory.Needs | None
 
 
-def model_choices(itemsize: int, here: Path | None = None) -> list[ModelChoice]:
+def model_choices(itemsize: int, here: Path) -> list[ModelChoice]:
     """The models on this machine, and the aliases, which can be fetched.
 
     Args:
         itemsize: bytes of a number in the precision of the weights.
-        here: a folder whose .gguf files are listed too; the current one when None.
+        here: a folder whose .gguf files are listed too.
     """
     cached = {choice.name: choice for choice in _hub(itemsize)}
     choices = [_default(itemsize, cached.pop(DEFAULT_ON_HUB, None))]
@@ -46,7 +46,7 @@ def model_choices(itemsize: int, here: Path | None = None) -> list[ModelChoice]:
         if alias != DEFAULT:
             on_disk = cached.pop(repository, None)
             choices.append(_alias(alias, on_disk.disk if on_disk else None, itemsize, on_disk and on_disk.needs))
-    return [*choices, *cached.values(), *_files(here or Path.cwd(), itemsize)]
+    return [*choices, *cached.values(), *_files(here, itemsize)]
 
 
 def _default(itemsize: int, on_hub: ModelChoice | None) -> ModelChoice:

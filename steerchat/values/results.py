@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Literal
@@ -270,6 +270,8 @@ class Probed:
 
 
 Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed
+# Long work calls it with its progress and with notices.
+Report = Callable[[Notice | Progress], None]
 
 
 def format_effect(value: float) -> str:
