@@ -1,114 +1,21 @@
-"""The course: lessons as a learner walks through them, as a teacher writes them, and as CI replays them."""
+"""The course: lessons as a learner walks through them, and as a teacher writes them."""
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from tiny import save_model
+from chats import Start
+from lessons import LESSON, say
 
 from steerchat import commands  # noqa: F401  # declares the commands
-from steerchat.conversation.chat import Chat
 from steerchat.course.files import course_folder
-from steerchat.course.lesson import Lesson, LessonError, read_course, read_lesson
+from steerchat.course.lesson import LessonError, read_course, read_lesson
 from steerchat.course.progress import Progress
 from steerchat.course.replay import replay
 from steerchat.course.tutor import tutor
-from steerchat.screen.render import Screen
-from steerchat.slash.registry import registry
-from steerchat.system.settings import Settings
 from steerchat.terminal.cli import main
-from steerchat.terminal.repl import run_line
-
-Start = Callable[..., tuple[Chat, Screen]]
-
-LESSON = """+++
-title = "Pushing"
-about = "A first push."
-minutes = 5
-+++
-
-## Look
-
-A paragraph over
-two lines, with *weight*.
-
-    a picture
-      of two lines
-
-## Push
-
-Now push.
-
-```task
-do = "/steer happy 50% 2.0"
-wrong = ["/steer happy 50% 0.5", "/steer sad"]
-hints = ["a gentle hint", "nearly the solution"]
-[pass]
-"happy > 1" = "push harder"
-```
-
-So that is a push.
-
-## Ask
-
-```task
-question = "What is left of a push of strength 0?"
-show = "zero happy"
-hints = ["look at the table"]
-
-[[choice]]
-text = "everything"
-right = "same == 0"
-because = "There is nothing to add."
-
-[[choice]]
-text = "nothing"
-right = "same == answers"
-because = "Nothing was added."
-```
-"""
-
-
-@pytest.fixture
-def start(tmp_path: Path, tiny_folder: Path, shipped_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts chats with the tiny model and all that ships, in a home of their own."""
-    monkeypatch.setenv("STEERCHAT_HOME", str(shutil.copytree(shipped_home, tmp_path / "home")))
-    chats: list[Chat] = []
-
-    def begin(lessons: Path | str = "shipped", **changes) -> tuple[Chat, Screen]:
-        screen = Screen(Console(file=io.StringIO(), width=100, color_system=None))
-        settings = Settings(
-            **{"model": str(tiny_folder), "device": "cpu", "max_tokens": 4, "lessons": str(lessons), **changes}
-        )
-        chat = Chat(settings, registry, screen.show).start()
-        chats.append(chat)
-        return chat, screen
-
-    yield begin
-    for chat in chats:
-        chat.close()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    folder = tmp_path / "lessons"
-    folder.mkdir()
-    (folder / "pushing.md").write_text(LESSON, encoding="utf-8")
-    return folder
-
-
-def say(chat: Chat, screen: Screen, line: str) -> str:
-    """What one line puts on the screen, its line breaks aside."""
-    screen.console.file = io.StringIO()
-    run_line(chat, screen, line)
-    return " ".join(screen.console.file.getvalue().split())
-
 
 # As a learner
 
@@ -363,61 +270,3 @@ def test_a_track_lists_its_lessons_and_names_the_next_of_them(start: Start):
     for _ in range(4):
         say(chat, screen, "skip")
     assert "Next is /lesson 4" in say(chat, screen, "skip")
-
-
-# As CI
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["first-steering", "tokens-and-states", "what-layers-do", "inside"])
-def test_lessons_go_on_to_their_end_on_a_random_model(start: Start, name: str):
-    """Nothing need be shown by it: what cannot be passed can be skipped, and nothing breaks."""
-    chat, screen = start()
-    lesson = tutor(chat).course.find(name)
-    for line in replay(tutor(chat), lesson):
-        said = say(chat, screen, line)
-        assert "steerchat failed" not in said, said
-        assert line != "/expect passed == 0" or "As expected" in said, lesson.name
-    assert chat.companion is None
-    assert tutor(chat).progress.done(lesson) == len(lesson.steps)
-
-
-@pytest.mark.slow
-def test_layers_are_named_by_depth_so_that_a_model_of_32_layers_is_taught_too(start: Start, tmp_path: Path):
-    chat, screen = start(model=str(save_model(tmp_path / "deep", layers=32)))
-    said = [say(chat, screen, line) for line in replay(tutor(chat), tutor(chat).course.find("inside"))]
-    assert not any("steerchat failed" in one for one in said)
-    assert any("happy at layers 11-19" in one and "[ layer 31 100% ]" in one for one in said)
-    assert any("The same tokens." in one for one in said)
-    assert "a stack of 32 layers" in say(chat, screen, "/lesson 1")
-
-
-@pytest.mark.slow
-def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(
-    own: Path, tmp_path: Path, tiny_folder: Path, shipped_home: Path, monkeypatch, capsys
-):
-    home = shutil.copytree(shipped_home, tmp_path / "home")
-    monkeypatch.setenv("STEERCHAT_HOME", str(home))
-    options = ["--model", str(tiny_folder), "--device", "cpu", "--max-tokens", "4"]
-    path = own / "pushing.md"
-    assert main(["run", str(path), *options]) == 0
-    played = capsys.readouterr().out
-    assert "> /lesson answer 1" in played and "No. There is nothing to add." in played
-    assert not (home / "lessons.json").exists()
-    path.write_text(LESSON.replace('"/steer sad"]', '"/steer happy 50% 3.0"]'), encoding="utf-8")
-    assert main(["run", str(path), *options]) == 1
-    assert "expected passed == 0; passed is 1" in capsys.readouterr().err
-    path.write_text(LESSON.replace('do = "/steer happy 50% 2.0"', 'do = "/steer happy 50% 1.0"'), encoding="utf-8")
-    assert main(["run", str(path), *options]) == 1
-    assert "expected passed == 1; passed is 0" in capsys.readouterr().err
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("lesson", read_course(course_folder("shipped")).lessons, ids=lambda lesson: lesson.name)
-def test_a_lesson_replays_on_the_default_model(
-    lesson: Lesson, default_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Each wrong answer is refused, and what the lesson says passes by what is measured."""
-    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
-    monkeypatch.setenv("STEERCHAT_MODELS", str(default_models))
-    assert main(["run", str(lesson.path), "--max-tokens", "30"]) == 0

@@ -1,0 +1,73 @@
+"""Lessons replayed from their own solutions: to their end on any model, and passed on the default one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from chats import Start
+from lessons import LESSON, say
+from tiny import save_model
+
+from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.course.files import course_folder
+from steerchat.course.lesson import Lesson, read_course
+from steerchat.course.replay import replay
+from steerchat.course.tutor import tutor
+from steerchat.terminal.cli import main
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["first-steering", "tokens-and-states", "what-layers-do", "inside"])
+def test_lessons_go_on_to_their_end_on_a_random_model(start: Start, name: str):
+    """Nothing need be shown by it: what cannot be passed can be skipped, and nothing breaks."""
+    chat, screen = start()
+    lesson = tutor(chat).course.find(name)
+    for line in replay(tutor(chat), lesson):
+        said = say(chat, screen, line)
+        assert "steerchat failed" not in said, said
+        assert line != "/expect passed == 0" or "As expected" in said, lesson.name
+    assert chat.companion is None
+    assert tutor(chat).progress.done(lesson) == len(lesson.steps)
+
+
+@pytest.mark.slow
+def test_layers_are_named_by_depth_so_that_a_model_of_32_layers_is_taught_too(start: Start, tmp_path: Path):
+    chat, screen = start(model=str(save_model(tmp_path / "deep", layers=32)))
+    said = [say(chat, screen, line) for line in replay(tutor(chat), tutor(chat).course.find("inside"))]
+    assert not any("steerchat failed" in one for one in said)
+    assert any("happy at layers 11-19" in one and "[ layer 31 100% ]" in one for one in said)
+    assert any("The same tokens." in one for one in said)
+    assert "a stack of 32 layers" in say(chat, screen, "/lesson 1")
+
+
+@pytest.mark.slow
+def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(
+    own: Path, tmp_path: Path, tiny_folder: Path, shipped_home: Path, monkeypatch, capsys
+):
+    home = shutil.copytree(shipped_home, tmp_path / "home")
+    monkeypatch.setenv("STEERCHAT_HOME", str(home))
+    options = ["--model", str(tiny_folder), "--device", "cpu", "--max-tokens", "4"]
+    path = own / "pushing.md"
+    assert main(["run", str(path), *options]) == 0
+    played = capsys.readouterr().out
+    assert "> /lesson answer 1" in played and "No. There is nothing to add." in played
+    assert not (home / "lessons.json").exists()
+    path.write_text(LESSON.replace('"/steer sad"]', '"/steer happy 50% 3.0"]'), encoding="utf-8")
+    assert main(["run", str(path), *options]) == 1
+    assert "expected passed == 0; passed is 1" in capsys.readouterr().err
+    path.write_text(LESSON.replace('do = "/steer happy 50% 2.0"', 'do = "/steer happy 50% 1.0"'), encoding="utf-8")
+    assert main(["run", str(path), *options]) == 1
+    assert "expected passed == 1; passed is 0" in capsys.readouterr().err
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("lesson", read_course(course_folder("shipped")).lessons, ids=lambda lesson: lesson.name)
+def test_a_lesson_replays_on_the_default_model(
+    lesson: Lesson, default_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each wrong answer is refused, and what the lesson says passes by what is measured."""
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    monkeypatch.setenv("STEERCHAT_MODELS", str(default_models))
+    assert main(["run", str(lesson.path), "--max-tokens", "30"]) == 0
