@@ -108,8 +108,8 @@ class Loader:
                 from .load import check_size
 
                 check_size(self.name, size, settings.device, settings.dtype, most, offload)
-            found = find(self.name, progress=self._report, code=code)
-            self._report(Progress(f"loading {found.name}", 0))
+            files = find(self.name, progress=self._report, code=code)
+            self._report(Progress(f"loading {files.name}", 0))
             from .load import load
 
             with _one_at_a_time:
@@ -117,7 +117,7 @@ class Loader:
                     return
                 self._loading = True
                 engine = load(
-                    found, settings.device, settings.dtype, most=most, offload=offload, code=code, team=self._team
+                    files, settings.device, settings.dtype, most=most, offload=offload, code=code, team=self._team
                 )
                 self._engine = None if self._dropped else engine
         except SteerchatError as error:

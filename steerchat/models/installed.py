@@ -10,7 +10,7 @@ from ..values.errors import ModelError
 from . import default as default_model
 from . import memory
 from .default import SMOLLM2
-from .find import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, Found
+from .find import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, ModelFiles
 from .fingerprint import json_object
 
 _SMALLEST = 1 << 20  # bytes; a smaller .gguf file has a vector, not a model
@@ -66,11 +66,11 @@ def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | No
 
 def _on_disk(name: str, model: str, path: Path, itemsize: int) -> ModelChoice:
     """The model in a folder or a .gguf file."""
-    files = path.iterdir() if path.is_dir() else [path]
-    disk = sum(file.stat().st_size for file in files if file.is_file())
-    found = Found(model, path, None, "") if path.is_dir() else Found(model, path.parent, path.name, "")
+    parts = path.iterdir() if path.is_dir() else [path]
+    disk = sum(file.stat().st_size for file in parts if file.is_file())
+    files = ModelFiles(model, path, None, "") if path.is_dir() else ModelFiles(model, path.parent, path.name, "")
     try:
-        return ModelChoice(name, model, disk, memory.needs(found, itemsize))
+        return ModelChoice(name, model, disk, memory.needs(files, itemsize))
     except ModelError:
         return ModelChoice(name, model, disk, None)
 

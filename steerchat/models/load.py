@@ -21,19 +21,16 @@ from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
 from ..values.errors import ModelError, TooLarge
 from . import memory
-from .find import Found
+from .find import ModelFiles
 from .kernel_times import times_for
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 # What part of the free memory weights may take in a second form, for many rows.
 _SECOND_FORM = 4
-_CODE = "custom code"  # in what transformers says of a model that needs its own Python files
+_CODE = "custom code"  # in transformers' message about a model that needs its own Python files
 
 
 def load(
-    found: Found,
+    files: ModelFiles,
     device: str = "auto",
     dtype: str = "auto",
     *,
@@ -45,49 +42,49 @@ def load(
     """Load a model that is on this machine.
 
     Args:
-        found: where it is.
-        device: one of `DEVICES`; auto takes CUDA, then MPS, then the CPU.
-        dtype: one of `DTYPES`; auto is float32 on the CPU and sixteen bits elsewhere.
-        most: bytes that weights may take in the device's memory; what is free when None.
-        offload: a folder for weights that fit into no memory.
-        code: whether Python files of the model's may be run.
-        team: this process among others, which share answers out.
+        files: the model's.
+        device, dtype: values of those settings; auto takes CUDA, then MPS, then the CPU, with float32 on the CPU and
+            sixteen bits elsewhere.
+        most: the most bytes for weights in the device's memory; None for the free ones.
+        offload: a folder for weights that do not fit into memory.
+        code: whether the model's own Python files may run.
+        team: this process among others, which divide the answers.
 
     Raises:
-        TooLarge: when it needs more memory than there is.
-        ModelError: when the device is not there, or the files cannot be loaded.
+        TooLarge: when it needs more memory than is free.
+        ModelError: when the device does not exist, or the files cannot be loaded.
     """
     where, precision = target(device, dtype)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    extra: dict[str, Any] = {"gguf_file": found.gguf} if found.gguf else {}
+    extra: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
     extra |= {"local_files_only": True, "trust_remote_code": code}
-    needs = memory.needs(found, precision.itemsize)
-    place = _placement(found.name, needs, where, precision, most, offload)
+    needs = memory.needs(files, precision.itemsize)
+    place = _placement(files.name, needs, where, precision, most, offload)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(found.path, **extra)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **extra)
         with _without_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                found.path, dtype=precision, **place, **extra
+                files.path, dtype=precision, **place, **extra
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
-            raise _too_large(found.name, needs, precision, free_memory(where)) from None
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        if _CODE in said:
+            raise _too_large(files.name, needs, precision, free_memory(where)) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if _CODE in reason:
             raise ModelError(
-                f"{found.name} brings Python code of its own, and steerchat runs none unasked",
-                f"read it in {found.path}; --trust-remote-code runs it",
+                f"{files.name} needs its own Python code, which steerchat does not run by default",
+                f"read the code in {files.path}; --trust-remote-code runs it",
             ) from None
         raise ModelError(
-            f"{found.name} cannot be loaded: {said}", "is it a causal language model, complete?"
+            f"{files.name} cannot be loaded: {reason}", "check that it is a complete causal language model"
         ) from error
-    _check_memory_of_text(model, found.name)
+    _check_memory_of_text(model, files.name)
     model.eval()
     model.requires_grad_(False)
-    kernels = _quick(model, found.fingerprint, small=dtype == "auto")
-    given = (model, tokenizer, found.name, found.fingerprint, lambda: free_memory(where), kernels)
+    kernels = _quick(model, files.fingerprint, small=dtype == "auto")
+    given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
     return Engine(*given) if team is None else SharedEngine(team, *given)
 
 
@@ -110,7 +107,7 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
 
 @contextmanager
 def _without_bar() -> Iterator[None]:
-    """transformers draws a bar while it unpacks a GGUF, which no setting of its own turns off, across the chat."""
+    """Without the bar that transformers draws while it unpacks a GGUF, and that no setting turns off."""
     module: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     bar = module.tqdm
     module.tqdm = lambda tensors, **options: tensors
@@ -121,20 +118,20 @@ def _without_bar() -> Iterator[None]:
 
 
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:
-    """Raises TooLarge when a model of so many parameters, which is not fetched yet, would not fit."""
+    """Raises TooLarge when a model that is not fetched yet would not fit into memory."""
     where, precision = target(device, dtype)
     weights = parameters * precision.itemsize
     _placement(name, memory.Needs(parameters, weights, 0), where, precision, most, offload)
 
 
 def target(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Where a model would be loaded, and in what precision. Raises ModelError for a device that is not there."""
+    """The device and the precision for a model. Raises ModelError for a device that does not exist."""
     where = _device(device)
     return where, _dtype(dtype, where)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still allocate on a device: on the CPU, its share of them."""
+    """The free bytes of a device; on the CPU, this process's share of them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available // processes.on_this_machine()
@@ -143,10 +140,10 @@ def free_memory(device: torch.device) -> int:
 def _placement(
     name: str, needs: memory.Needs, where: torch.device, precision: torch.dtype, most: int | None, offload: str | None
 ) -> dict[str, Any]:
-    """What `from_pretrained` is told about devices: all on one, or spread by accelerate over all that there is.
+    """The arguments of `from_pretrained` about devices: one device, or accelerate's spread over all of them.
 
     Raises:
-        TooLarge: when it fits nowhere.
+        TooLarge: when the model does not fit.
     """
     free = free_memory(where)
     limit = free if most is None else min(free, most + needs.beside)
@@ -155,7 +152,7 @@ def _placement(
     room: dict[Any, int] = {}
     if where.type == "cuda":
         cards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-        if processes.count() > 1:  # each has a card of its own
+        if processes.count() > 1:  # each process has its own card
             cards = [where]
         room = {card.index: min(free_memory(card), limit) - needs.beside for card in cards}
     room["cpu"] = (limit if where.type == "cpu" else free_memory(torch.device("cpu"))) - needs.beside
@@ -170,7 +167,7 @@ def _too_large(name: str, needs: memory.Needs, precision: torch.dtype, free: int
     ways = [f"/model {smaller} is the next smaller (in a script --fallback takes it)"] if smaller else []
     if precision == torch.float32:
         ways.append("--dtype bfloat16 needs half")
-    ways.append("--offload FOLDER keeps on the disk what does not fit")
+    ways.append("--offload FOLDER keeps the rest on the disk")
     kind = str(precision).removeprefix("torch.")
     return TooLarge(
         f"{name} needs {memory.gigabytes(needs.total)} of memory in {kind}, and {memory.gigabytes(free)} may be used",
@@ -181,14 +178,14 @@ def _too_large(name: str, needs: memory.Needs, precision: torch.dtype, free: int
 
 
 def _check_memory_of_text(model: Any, name: str) -> None:
-    """The batch keeps keys and values by position; a recurrent state has no positions to go back to."""
+    """Raises ModelError for recurrent layers: the batch crops keys and values by position, which their state lacks."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     unknown = sorted(kinds - {"full_attention", "sliding_attention"})
     if unknown or getattr(model, "_is_stateful", False):
         what = f"layers of the kind {unknown[0]}" if unknown else "recurrent layers"
         raise ModelError(
-            f"{name} has {what}, and steerchat handles attention only",
-            "choose a model whose layers all attend, such as Llama, Qwen3, Gemma 3, Phi or Mistral",
+            f"{name} has {what}, and steerchat supports attention only",
+            "choose a model with attention in all layers, such as Llama, Qwen3, Gemma 3, Phi or Mistral",
         )
 
 

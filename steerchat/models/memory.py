@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..values.errors import ModelError, UsageError
-from .find import PARAMETERS, Found
+from .find import PARAMETERS, ModelFiles
 from .fingerprint import json_object, tensors, weight_files
 
 # The tokens of a pair's two rows in the estimate.
@@ -38,18 +38,18 @@ class Needs:
         return self.weights + self.beside
 
 
-def needs(found: Found, itemsize: int) -> Needs:
-    """The memory that `found` needs with weights of `itemsize` bytes per number.
+def needs(files: ModelFiles, itemsize: int) -> Needs:
+    """The memory that a model needs with weights of `itemsize` bytes per number.
 
     Raises:
         ModelError: when its files cannot be read.
     """
-    if found.gguf:
-        count = _gguf_parameters(found.path / found.gguf)
+    if files.gguf:
+        count = _gguf_parameters(files.path / files.gguf)
         # transformers unpacks all weights to float32 before it puts them into the model.
         return Needs(count, count * itemsize, count * 4)
-    count = sum(math.prod(shape) for file in weight_files(found.path) for _, shape, _, _ in tensors(file))
-    config = json_object(found.path / "config.json")
+    count = sum(math.prod(shape) for file in weight_files(files.path) for _, shape, _, _ in tensors(file))
+    config = json_object(files.path / "config.json")
     return Needs(count, count * itemsize, _PAIR_TOKENS * _bytes_per_token(config, itemsize))
 
 

@@ -21,7 +21,7 @@ from steerchat.models import find as models
 from steerchat.models import load as loading
 from steerchat.models import memory
 from steerchat.models.background import Loader
-from steerchat.models.find import Found, find
+from steerchat.models.find import ModelFiles, find
 from steerchat.models.installed import model_choices
 from steerchat.models.load import load
 from steerchat.slash.registry import registry
@@ -241,7 +241,7 @@ def test_a_model_that_is_put_away_before_its_turn_is_not_loaded(
     loaded: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
 
-    def load(found: Found, *args: Any, **options: Any) -> Engine:
+    def load(found: ModelFiles, *args: Any, **options: Any) -> Engine:
         begun.set()
         go_on.wait(10)
         loaded.append(found.name)
@@ -358,7 +358,7 @@ def test_a_model_with_code_of_its_own_is_refused_by_name_and_runs_when_trusted(t
         "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
     )
     found = find(str(folder), progress=print)
-    with pytest.raises(ModelError, match="Python code of its own") as raised:
+    with pytest.raises(ModelError, match="its own Python code") as raised:
         load(found, "cpu", "float32")
     assert "--trust-remote-code" in raised.value.hint and not (tmp_path / "ran").exists()
     assert load(found, "cpu", "float32", code=True).n_layers == 4

@@ -315,7 +315,7 @@ def test_what_a_killed_or_cut_conversion_left_is_not_trusted(
 @pytest.mark.slow
 def test_starts_at_the_same_moment_share_one_conversion(tiny: Wheel, home: Path) -> None:
     events: list[Progress | Notice] = []
-    found: list[models.Found] = []
+    found: list[models.ModelFiles] = []
 
     def start() -> None:
         found.append(models.find("smollm2", progress=events.append))
@@ -512,14 +512,14 @@ def local_folder(folder: Path, config: str = '{"model_type": "llama"}', fill: by
 def test_a_local_folder_is_found_by_its_path(tmp_path: Path) -> None:
     folder = local_folder(tmp_path / "mine")
     found = models.find(str(folder), progress=ignore)
-    assert found == models.Found("mine", folder, None, fingerprint_folder(folder))
+    assert found == models.ModelFiles("mine", folder, None, fingerprint_folder(folder))
 
 
 def test_a_local_gguf_is_found_by_its_path_or_alone_in_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "tiny.gguf"
     write_tiny_gguf(file)
     found = models.find(str(file), progress=ignore)
-    assert found == models.Found("tiny", tmp_path, "tiny.gguf", fingerprint_gguf(file))
+    assert found == models.ModelFiles("tiny", tmp_path, "tiny.gguf", fingerprint_gguf(file))
     assert models.find(str(tmp_path), progress=ignore) == found
 
 
