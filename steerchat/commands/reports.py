@@ -76,5 +76,8 @@ def _form_of(suffix: str) -> Callable[[Report], str]:
     """The function that renders a report for a file of that ending. Raises UsageError for an unknown ending."""
     forms = {".md": to_markdown, ".markdown": to_markdown, ".json": to_json, ".html": to_html, ".htm": to_html}
     if suffix.lower() not in forms:
-        raise UsageError(f"no report format is called {suffix!r}", "end the name in .html, .md or .json")
+        raise UsageError(
+            f"no report has the ending {suffix!r}" if suffix else "the file's name has no ending",
+            "end the name in .html, .md or .json",
+        )
     return forms[suffix.lower()]

@@ -151,7 +151,7 @@ def test_a_disk_without_room_is_said_once_and_the_chat_goes_on(desk: Desk) -> No
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("/steer happy 2 1e9", "beyond 100"),
+        ("/steer happy 2 1e9", "exceeds 100"),
         ("/steer happy 2 nan", "finite number"),
         ("/set temperature -1", "from 0 to 5"),
         ("/set temperature 1e9", "from 0 to 5"),
