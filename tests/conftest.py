@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from chats import Shell, Start, prepare_home
+from filelock import FileLock
 from places import ROOT
 from rich.console import Console
 from tiny import CONCEPTS, a_session, save_model, tiny_engine, write_concepts
@@ -83,20 +84,36 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first worker to need it makes for all workers of this run."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            make(shared / f"{name}.part")
+            (shared / f"{name}.part").rename(shared / name)
+    return shared / name
+
+
 @pytest.fixture(scope="session")
 def tiny_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of the tiny model and its three small concepts, to be copied: nothing in it need be measured again."""
-    folder = tmp_path_factory.mktemp("prepared")
-    shipped = write_concepts(folder / "shipped")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folders, "packaged", lambda name: shipped)
-        return prepare_home(folder / "home", tiny_folder, CONCEPTS)
+    shipped = write_concepts(tmp_path_factory.mktemp("shipped"))
+
+    def make(home: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(folders, "packaged", lambda name: shipped)
+            prepare_home(home, tiny_folder, CONCEPTS)
+
+    return made_once(tmp_path_factory, "tiny_home", make)
 
 
 @pytest.fixture(scope="session")
 def shipped_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of the tiny model and the concepts that ship which lessons use most, to be copied."""
-    return prepare_home(tmp_path_factory.mktemp("prepared") / "home", tiny_folder, ("happy", "sad", "formal"))
+    concepts = ("happy", "sad", "formal")
+    return made_once(tmp_path_factory, "shipped_home", lambda home: prepare_home(home, tiny_folder, concepts))
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def history() -> list[dict]:
     return rows(history_path(), ANSWERS)
 
 
-def prepare_home(home: Path, model: Path, concepts: Iterable[str]) -> Path:
+def prepare_home(home: Path, model: Path, concepts: Iterable[str]) -> None:
     """Makes a home with what a chat with a model measures first: its profile, and the vectors of these concepts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERCHAT_HOME", str(home))
@@ -77,4 +77,3 @@ def prepare_home(home: Path, model: Path, concepts: Iterable[str]) -> Path:
         chat.close()
     for leftover in home.glob("history.db*"):  # a copy begins without a history, as a first start does
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    return home

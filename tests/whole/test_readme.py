@@ -105,7 +105,9 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def deep_home(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of that model, to be copied, in which nothing that the lines use need be measured again."""
-    return prepare_home(tmp_path_factory.mktemp("prepared") / "home", deep, ["happy"])
+    home = tmp_path_factory.mktemp("prepared") / "home"
+    prepare_home(home, deep, ["happy"])
+    return home
 
 
 Run = Callable[..., str]
