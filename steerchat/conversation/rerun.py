@@ -51,7 +51,7 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
 def differences(session: Session, stored: StoredPair) -> list[str]:
     """What is not as it was when a pair was answered, and may change its texts."""
     engine = session.engine
-    now = {**versions(), "processor": engine.processor}
+    now = {**versions(), "processor": engine.processor, "products": engine.products}
     then = {name: stored.versions.get(name, "") for name in now}
     now |= {"threads": str(engine.threads), "device": str(engine.device), "dtype": engine.dtype}
     then |= {"threads": str(stored.threads), "device": stored.device, "dtype": stored.dtype}

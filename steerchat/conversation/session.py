@@ -424,7 +424,7 @@ class Session:
             device=str(engine.device),
             dtype=engine.dtype,
             threads=engine.threads,
-            versions={"processor": engine.processor},
+            versions={"processor": engine.processor, "products": engine.products},
             vectors=self._digests(recipe, seed),
             **known,
         )

@@ -106,6 +106,11 @@ class Engine:
         return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
     @property
+    def products(self) -> str:
+        """How its linear layers multiply, by rows at once: another way may round differently."""
+        return "plain" if self.kernels is None else self.kernels.summary
+
+    @property
     def dtype(self) -> str:
         """How its weights are held."""
         held = str(self.model.dtype).removeprefix("torch.")

@@ -239,14 +239,21 @@ class Kernels:
         return sum(backend.bytes(shape) for shape, backends in kept for backend in backends)
 
     @property
-    def description(self) -> str:
-        """What multiplies, for people: the backend that most layers use, for each number in ROWS."""
+    def summary(self) -> str:
+        """The backend that most layers use, for each number in ROWS, such as `1: 4-bit, 2: 4-bit, 5: bfloat16`."""
         names = []
         for place, rows in enumerate(ROWS):
-            used = Counter(layer._by_rows[rows][0].name for layer in self.layers)
-            best = Counter(self._best[layer.shape][place].name for layer in self.layers if layer.shape in self._best)
-            names.append(f"{rows}: {(best or used).most_common(1)[0][0] if used else PLAIN.name}")
-        return "Products as measured on this machine, by rows at once: " + ", ".join(names) + "."
+            used = Counter(
+                self._best[layer.shape][place].name if layer.shape in self._best else layer._by_rows[rows][0].name
+                for layer in self.layers
+            )
+            names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
+        return ", ".join(names)
+
+    @property
+    def description(self) -> str:
+        """`summary` for people."""
+        return f"Weights in {self.precision}; products as measured on this machine, by rows at once: {self.summary}."
 
 
 def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend]) -> list[LinearBackend]:

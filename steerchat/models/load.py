@@ -19,6 +19,7 @@ from ..engine.linear import Kernels
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
+from ..system.manners import most_threads
 from ..values.errors import ModelError, TooLarge
 from . import memory
 from .find import ModelFiles
@@ -96,6 +97,8 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
         fingerprint: its own.
         small: whether weights may be held with as few bits as they have; else every number stays float32.
     """
+    if (threads := most_threads()) is not None:
+        torch.set_num_threads(min(threads, torch.get_num_threads()))
     lean = make_lean(model, find_blocks(model))
     kernels = Kernels(model, [layer for block in lean for layer in block.layers])
     kernels.choose(times_for(kernels.layers, fingerprint))

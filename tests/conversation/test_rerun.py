@@ -136,10 +136,11 @@ def test_what_is_not_as_it_was_is_named_where_the_texts_part(session: Session, s
     said = told(rerun(fresh, first.id))
     assert f"Not the same as pair {first.id}: the steered answer parts" in said
     assert "Not as it was: happy was made anew or changed." in said and "normal" not in said
-    other_versions = '{"torch": "1.0", "processor": "a slide rule"}'
+    other_versions = '{"torch": "1.0", "processor": "a slide rule", "products": "by hand"}'
     store._db.execute("UPDATE pairs SET versions = ?, threads = 77 WHERE id = ?", [other_versions, first.id])
     said = told(rerun(fresh, first.id))
-    for part in ("torch 1.0 then", "processor a slide rule then", "threads 77 then, 1 now", "happy was made anew"):
+    unlike = "torch 1.0 then", "processor a slide rule then", "products by hand then, plain now"
+    for part in (*unlike, "threads 77 then, 1 now", "happy was made anew"):
         assert part in said
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +38,32 @@ def test_importing_steerchat_is_enough_and_another_program_can_be_started_withou
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     count, without = done.stdout.split()
     assert count.isdecimal() and without == "None"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "least"),
+    [
+        ("cpu.max", "100000 100000", 1),
+        ("cpu.max", "50000 100000", 1),
+        ("cpu.max", "max 100000", None),
+        ("cpu.max", "nonsense", None),
+    ],
+)
+def test_threads_are_no_more_than_the_control_group_lets_compute(
+    tmp_path: Path, file: str, text: str, least: Any
+) -> None:
+    (tmp_path / file).write_text(text)
+    assert manners.most_threads({}, tmp_path) == (least or manners.most_threads({}, tmp_path / "none"))
+
+
+def test_the_first_version_of_control_groups_counts_too(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("100000")
+    assert manners.most_threads({}, tmp_path) == 1
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1")
+    assert manners.most_threads({}, tmp_path) == manners.most_threads({}, tmp_path / "none")
+
+
+def test_a_number_of_threads_that_the_user_chose_stays() -> None:
+    assert manners.most_threads({"OMP_NUM_THREADS": "7"}) is None
