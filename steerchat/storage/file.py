@@ -89,18 +89,14 @@ def open_file(path: Path) -> tuple[Database, Owner]:
 
 
 def _open_locked(path: Path) -> tuple[Database, Owner]:
-    db = connect(path)
-    try:
+    with contextlib.ExitStack() as undo:  # on an error
+        db = connect(path)
+        undo.callback(db.close)
         migrate(db, path)
         owner = Owner(path)
-        try:
-            _end_orphans(db, owner)
-        except BaseException:
-            owner.release()
-            raise
-    except BaseException:
-        db.close()
-        raise
+        undo.callback(owner.release)
+        _end_orphans(db, owner)
+        undo.pop_all()
     return db, owner
 
 
@@ -181,28 +177,18 @@ def backup(path: Path, target: Path) -> Path:
 
 
 def check(path: Path) -> list[str]:
-    """The damage that SQLite finds, in words; an empty list for an intact file. Slow on a large one.
+    """The damage in the file, its references and its full-text index, in words; an empty list for an intact file.
+
+    Slow on a large file.
 
     Raises:
-        StoreError: the file does not exist, or cannot be read at all.
+        StoreError: the file does not exist, is locked, or is too damaged to be read.
     """
     _require_file(path)
-    with explained(path):
-        return problems(path)
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():  # SQLite would create it
-        raise StoreError(f"there is no history at {path}", "the first chat creates it")
-
-
-def problems(path: Path) -> list[str]:
-    """As `check`, for a file that exists.
-
-    Raises:
-        sqlite3.Error: the file is locked, or too damaged to be checked.
-    """
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as conn:
+    with (
+        explained(path),
+        contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as conn,
+    ):
         damage = [line for (line,) in conn.execute("PRAGMA integrity_check") if line != "ok"]
         for table, row, parent, _ in conn.execute("PRAGMA foreign_key_check"):
             damage.append(f"{table} row {row} refers to a missing row of {parent}")
@@ -214,6 +200,11 @@ def problems(path: Path) -> list[str]:
                 raise
             damage.append("the full-text index does not match the texts")
     return damage
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():  # SQLite would create it
+        raise StoreError(f"there is no history at {path}", "the first chat creates it")
 
 
 def timestamp(when: datetime | None = None) -> str:

@@ -41,7 +41,7 @@ from steerchat.screen.render import Screen
 from steerchat.slash import arguments
 from steerchat.slash.parameters import Parameter
 from steerchat.slash.registry import registry
-from steerchat.storage.file import problems
+from steerchat.storage.file import check
 from steerchat.system import folders
 from steerchat.system.settings import Settings, descriptions
 from steerchat.terminal.completion import SlashCompleter
@@ -401,7 +401,7 @@ class Desk:
 
     def whole(self) -> None:
         """The history is sound, and nothing in it is still running."""
-        assert problems(history_path()) == []
+        assert check(history_path()) == []
         with closing(sqlite3.connect(history_path())) as db:
             assert db.execute("SELECT count(*) FROM pairs WHERE status = 'running'").fetchone() == (0,)
             self.pairs = db.execute("SELECT count(*) FROM pairs").fetchone()[0]
