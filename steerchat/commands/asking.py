@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 from ..conversation.chat import Chat
-from ..slash.arguments import Option
 from ..values.errors import Interrupted, UsageError
 
-Yes = Annotated[bool, Option("delete without asking")]
-Replace = Annotated[bool, Option("replace without asking")]
+Yes = Annotated[bool, "delete without asking"]
+Replace = Annotated[bool, "replace without asking"]
 
 
 def confirm(chat: Chat, question: str, option: str) -> bool:

@@ -14,7 +14,7 @@ from ..concepts.files import read_examples
 from ..concepts.library import DEFAULT_LAYERS
 from ..concepts.pages import default_description, entries, entry, extraction_lines, list_page, show_page
 from ..conversation.chat import Chat
-from ..slash.arguments import Choice, Concept, Layer, Option, PathArg, Text
+from ..slash.arguments import Choice, Concept, Layer, PathArg, Text
 from ..slash.registry import registry
 from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageError
 from ..values.page import Page
@@ -25,7 +25,7 @@ from .asking import Replace, Yes, confirm, confirm_replacing
 command = partial(registry.command, group="Concepts")
 # The wizard tries a new concept on this prompt: steering shows well on it.
 _TRY = "Tell me about the weather"
-_Method = Annotated[str, Option("how the vector is extracted from the pairs", Choice(*METHODS, metavar="METHOD"))]
+_Method = Annotated[str, Choice(*METHODS, metavar="METHOD", meaning="how the vector is extracted from the pairs")]
 
 
 @command("concept", examples=["/concept"])
@@ -36,7 +36,7 @@ def concept(chat: Chat) -> Page:
 
 @command("concept list", examples=["/concept list"], shell=True, needs_model=False)
 def list_concepts(
-    chat: Chat, *, evaluate: Annotated[bool, Option("measure every concept instead, as /concept evaluate does")] = False
+    chat: Chat, *, evaluate: Annotated[bool, "measure every concept instead, as /concept evaluate does"] = False
 ) -> Page:
     """Lists the concepts: kind, recommended layer and strength, how well their pairs agree."""
     if evaluate:
@@ -88,7 +88,7 @@ def new(
     negative: Annotated[str | None, Text("a text like it that does not", metavar="WITHOUT")] = None,
     layer: Annotated[str | None, Layer("the recommended layer: 16, 12-20, or 55%")] = None,
     *,
-    examples: Annotated[Path | None, Option("a TOML, JSONL or CSV file of contrast pairs", PathArg)] = None,
+    examples: Annotated[Path | None, PathArg("a TOML, JSONL or CSV file of contrast pairs")] = None,
     method: _Method = "",
     replace: Replace = False,
 ) -> Page | Iterator[Event]:
@@ -213,7 +213,7 @@ def import_(
     name: Annotated[str, Text("the name of the new concept", metavar="NAME")],
     file: Annotated[Path, PathArg("a .safetensors file, a .gguf control vector, or an .npy array")],
     *,
-    layer: Annotated[str, Option("of a plain direction: the block whose output it steers, counted from 0", Layer)] = "",
+    layer: Annotated[str, Layer("of a plain direction: the block whose output it steers, counted from 0")] = "",
     replace: Replace = False,
 ) -> list[object]:
     """Imports a vector of steerchat, llama.cpp or repeng, or a plain direction.

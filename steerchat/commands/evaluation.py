@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from .._version import __version__
 from ..conversation.chat import Chat
 from ..measures.words import INDEPENDENT
-from ..slash.arguments import Int, Many, Option, PathArg, TermWord
+from ..slash.arguments import Int, Many, PathArg, TermWord
 from ..slash.registry import command
 from ..system import folders
 from ..values.errors import Interrupted, UsageError
@@ -35,10 +35,10 @@ def evaluate(
     chat: Chat,
     concepts: Annotated[tuple[TermRequest, ...], Many(TermWord, "concepts with or without a setting, or all")] = (),
     *,
-    seeds: Annotated[int, Option("the number of answers to each prompt", Int(least=1, most=50))] = 3,
-    prompts: Annotated[Path | None, Option("a file with a prompt a line, for other prompts", PathArg)] = None,
-    prompts_used: Annotated[int, Option("the number of prompts", Int(least=2, most=100))] = 12,
-    directions: Annotated[int, Option("the number of random directions to compare with", Int(least=1, most=50))] = 3,
+    seeds: Annotated[int, Int("the number of answers to each prompt", least=1, most=50)] = 3,
+    prompts: Annotated[Path | None, PathArg("a file with a prompt a line, for other prompts")] = None,
+    prompts_used: Annotated[int, Int("the number of prompts", least=2, most=100)] = 12,
+    directions: Annotated[int, Int("the number of random directions to compare with", least=1, most=50)] = 3,
 ) -> Page:
     """Measures concepts by word lists and length, against random directions and against asking in the prompt.
 
@@ -75,7 +75,7 @@ def _command_line(row: Evaluation, options: str) -> str:
 
 
 @command("chance", examples=["/chance", "/chance --quick"], group="Experiments", shell=True, parallel=True)
-def chance(chat: Chat, *, quick: Annotated[bool, Option("use fewer directions, for a rougher band")] = False) -> Page:
+def chance(chat: Chat, *, quick: Annotated[bool, "use fewer directions, for a rougher band"] = False) -> Page:
     """Measures the chance band of this model: the effects of random directions. Keeps it.
 
     The model is steered with random directions, and every shipped concept is scored: the middle 95% of the effects is

@@ -16,7 +16,7 @@ from ..experiments.outcomes import Setting
 from ..experiments.run import Experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
-from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, Option, PairId, Rest, Strength
+from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, PairId, Rest, Strength
 from ..slash.registry import registry
 from ..storage.records import StoredPair
 from ..values.errors import UsageError
@@ -26,10 +26,10 @@ from .evaluation import shipped_prompts
 
 command = partial(registry.command, group="Experiments")
 _Prompt = Annotated[str, Rest("the prompt; by default the last message")]
-_Concept = Annotated[str | None, Option("a concept or mix in place of the recipe", MixSpec(metavar="CONCEPT"))]
-_Seeds = Annotated[int, Option("the number of seeds", Int(least=1, most=200))]
-_Tokens = Annotated[int, Option("the longest answer, in tokens", Int(least=1, most=1000))]
-_Raw = Annotated[bool, Option("continue the prompt itself, without the chat template")]
+_Concept = Annotated[str | None, MixSpec("a concept or mix in place of the recipe", metavar="CONCEPT")]
+_Seeds = Annotated[int, Int("the number of seeds", least=1, most=200)]
+_Tokens = Annotated[int, Int("the longest answer, in tokens", least=1, most=1000)]
+_Raw = Annotated[bool, "continue the prompt itself, without the chat template"]
 
 
 @command(
@@ -43,7 +43,7 @@ def compare(
     prompt: _Prompt = "",
     *,
     repeats: _Seeds = 1,
-    control: Annotated[bool, Option("also run random directions of equal strength, and ask for the concept")] = False,
+    control: Annotated[bool, "also run random directions of equal strength, and ask for the concept"] = False,
     raw: _Raw = False,
 ) -> Iterator[Event] | Page:
     """Answers a prompt normal and steered, outside the conversation.
@@ -72,7 +72,7 @@ def layers(
     prompt: _Prompt = "",
     *,
     concept: _Concept = None,
-    strength: Annotated[float | None, Option("a strength in place of the recipe's", Strength)] = None,
+    strength: Annotated[float | None, Strength("a strength in place of the recipe's")] = None,
     repeats: _Seeds = 4,
     tokens: _Tokens = 40,
     raw: _Raw = False,
@@ -99,7 +99,7 @@ def strengths(
     prompt: _Prompt = "",
     *,
     concept: _Concept = None,
-    layer: Annotated[str | None, Option("layers in place of the recipe's", Layer)] = None,
+    layer: Annotated[str | None, Layer("layers in place of the recipe's")] = None,
     repeats: _Seeds = 4,
     tokens: _Tokens = 40,
     raw: _Raw = False,
@@ -158,7 +158,7 @@ def probe(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "the concepts; by default the steered ones")] = (),
     *,
-    pair: Annotated[int | None, Option("a pair in place of the last one", PairId(metavar="ID"))] = None,
+    pair: Annotated[int | None, PairId("a pair in place of the last one", metavar="ID")] = None,
 ) -> Page:
     """Shows how much of each concept every token carries, for the last answers and under each new one.
 
@@ -227,9 +227,9 @@ def tune(
     concept: Annotated[str | None, Concept("the concept to tune; by default the steered one")] = None,
     layer: Annotated[str | None, Layer("try only these layers, in finer steps of strength")] = None,
     *,
-    prompts_used: Annotated[int, Option("the number of tuning prompts", Int(least=1, most=24))] = 4,
+    prompts_used: Annotated[int, Int("the number of tuning prompts", least=1, most=24)] = 4,
     tokens: _Tokens = 40,
-    keep: Annotated[bool, Option("keep the best setting as the concept's own on this model")] = False,
+    keep: Annotated[bool, "keep the best setting as the concept's own on this model"] = False,
 ) -> Page:
     """Finds layers and strength for a concept by measuring answers.
 
@@ -257,8 +257,8 @@ def tune_keep(chat: Chat) -> Notice:
 def bench(
     chat: Chat,
     *,
-    quick: Annotated[bool, Option("use shorter answers and fewer repeats: rough figures in a minute or two")] = False,
-    kernels: Annotated[bool, Option("measure again which kernel multiplies the weights, and show the times")] = False,
+    quick: Annotated[bool, "use shorter answers and fewer repeats: rough figures in a minute or two"] = False,
+    kernels: Annotated[bool, "measure again which kernel multiplies the weights, and show the times"] = False,
 ) -> BenchReport | Page:
     """Measures steerchat's speed on this machine and model.
 

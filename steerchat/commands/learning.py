@@ -14,7 +14,7 @@ from ..course.files import glossary as read_glossary
 from ..course.lesson import Condition, LessonError
 from ..course.report import write_report
 from ..course.tutor import tutor
-from ..slash.arguments import Int, Option, PathArg, Rest
+from ..slash.arguments import Int, PathArg, Rest
 from ..slash.registry import registry
 from ..values.errors import SteerchatError, UsageError, unknown
 from ..values.page import Page, Table
@@ -32,7 +32,7 @@ def lesson(
 
 @command("lesson list", examples=["/lesson list"], shell=True, needs_model=False)
 def lesson_list(
-    chat: Chat, *, check: Annotated[bool, Option("validate the lessons' files instead, as /lesson check does")] = False
+    chat: Chat, *, check: Annotated[bool, "validate the lessons' files instead, as /lesson check does"] = False
 ) -> Page | str:
     """Lists the lessons with your progress."""
     if check:

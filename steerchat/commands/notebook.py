@@ -11,7 +11,7 @@ from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import fork, rerun, use
-from ..slash.arguments import Concept, Float, Int, Kind, Option, PairId
+from ..slash.arguments import Concept, Float, Int, Kind, PairId
 from ..slash.registry import registry
 from ..storage.pages import pair_page, pair_table, when
 from ..storage.records import Filters, SearchHit
@@ -63,9 +63,9 @@ class Since(Kind):
             ) from None
 
 
-OnlyConcept = Annotated[str | None, Option("only pairs steered with this concept, alone or in a mix", Concept)]
-OnlyKind = Annotated[str | None, Option("only pairs of this kind: chat, compare, layers, strengths, mix ...")]
-OnlySession = Annotated[int | None, Option("only pairs of this session", Int(least=1))]
+OnlyConcept = Annotated[str | None, Concept("only pairs steered with this concept, alone or in a mix")]
+OnlyKind = Annotated[str | None, "only pairs of this kind: chat, compare, layers, strengths, mix ..."]
+OnlySession = Annotated[int | None, Int("only pairs of this session", least=1)]
 _Pair = Annotated[int, PairId("the pair", metavar="ID")]
 
 
@@ -80,18 +80,18 @@ def history(
     chat: Chat,
     pair: Annotated[int | None, PairId("a pair to show in full")] = None,
     *,
-    search: Annotated[str, Option("only pairs that contain these words")] = "",
+    search: Annotated[str, "only pairs that contain these words"] = "",
     concept: OnlyConcept = None,
-    layer: Annotated[int | None, Option("only pairs steered at this layer", Int(least=0))] = None,
-    strength: Annotated[tuple[float, float] | None, Option("only pairs steered with this strength", Range)] = None,
-    min_effect: Annotated[float | None, Option("only pairs with at least this effect", Float)] = None,
-    model: Annotated[str | None, Option("only pairs of this model, as the history names it")] = None,
-    since: Annotated[datetime | None, Option("only pairs since this time", Since)] = None,
+    layer: Annotated[int | None, Int("only pairs steered at this layer", least=0)] = None,
+    strength: Annotated[tuple[float, float] | None, Range("only pairs steered with this strength")] = None,
+    min_effect: Annotated[float | None, Float("only pairs with at least this effect")] = None,
+    model: Annotated[str | None, "only pairs of this model, as the history names it"] = None,
+    since: Annotated[datetime | None, Since("only pairs since this time")] = None,
     kind: OnlyKind = None,
-    rated: Annotated[bool, Option("only pairs that you rated")] = False,
+    rated: Annotated[bool, "only pairs that you rated"] = False,
     session: OnlySession = None,
-    limit: Annotated[int, Option("the most pairs to list", Int(least=1, most=100_000))] = 20,
-    before: Annotated[int | None, Option("only pairs older than this pair", PairId(metavar="ID"))] = None,
+    limit: Annotated[int, Int("the most pairs to list", least=1, most=100_000)] = 20,
+    before: Annotated[int | None, PairId("only pairs older than this pair", metavar="ID")] = None,
 ) -> Page:
     """Lists the pairs, newest first, or shows one in full. A listed pair passes all filters.
 

@@ -11,7 +11,7 @@ from ..reports.chapters import experiment_report, pair_report, session_report
 from ..reports.html import to_html
 from ..reports.markdown import to_markdown
 from ..reports.report import Report, to_json
-from ..slash.arguments import Int, Option, PairId, PathArg
+from ..slash.arguments import Int, PairId, PathArg
 from ..slash.registry import command
 from ..storage.store import Store
 from ..system.folders import write_whole
@@ -32,9 +32,9 @@ def report(
     chat: Chat,
     file: Annotated[Path, PathArg("the file to write; its ending gives the format: .html, .md or .json")],
     *,
-    pair: Annotated[int | None, Option("report one pair", PairId(metavar="ID"))] = None,
-    experiment: Annotated[int | None, Option("report one experiment", Int(least=1))] = None,
-    session: Annotated[int | None, Option("report this session", Int(least=1))] = None,
+    pair: Annotated[int | None, PairId("report one pair", metavar="ID")] = None,
+    experiment: Annotated[int | None, Int("report one experiment", least=1)] = None,
+    session: Annotated[int | None, Int("report this session", least=1)] = None,
     replace: Replace = False,
 ) -> Notice:
     """Writes this conversation, or one experiment or pair, as an HTML page, Markdown or JSON.

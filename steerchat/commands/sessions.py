@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..conversation.rerun import resume
-from ..slash.arguments import Int, Option, SessionId
+from ..slash.arguments import Int, SessionId
 from ..slash.registry import registry
 from ..storage.pages import when
 from ..values.page import Page, Table
@@ -26,7 +26,7 @@ def session(chat: Chat) -> Page:
 
 @command("session list", examples=["/session list --limit 5"], shell=True, needs_model=False)
 def session_list(
-    chat: Chat, *, limit: Annotated[int, Option("the most sessions to list", Int(least=1, most=100_000))] = 20
+    chat: Chat, *, limit: Annotated[int, Int("the most sessions to list", least=1, most=100_000)] = 20
 ) -> Page:
     """Lists the conversations, newest first, each with its title, model and pairs."""
     sessions = open_store(chat).sessions(limit)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..experiments.settings import mix_notes
-from ..slash.arguments import Concept, Layer, MixSpec, Option, Rest, Strength
+from ..slash.arguments import Concept, Layer, MixSpec, Rest, Strength
 from ..slash.registry import registry
 from ..values.recipe import Recipe, TermRequest, ambiguous, parse_parts
 from ..values.results import Event, Notice
@@ -91,9 +91,9 @@ def mix(
     push: Annotated[float | None, Strength("the strength; by default that of the heaviest concept")] = None,
     prompt: Annotated[str, Rest("a prompt to answer at once, normal and steered")] = "",
     *,
-    layer: Annotated[str | None, Option("the layers, as an option", Layer)] = None,
-    strength: Annotated[float | None, Option("the strength, as an option", Strength)] = None,
-    raw: Annotated[bool, Option("continue the prompt itself, without the chat template")] = False,
+    layer: Annotated[str | None, Layer("the layers, as an option")] = None,
+    strength: Annotated[float | None, Strength("the strength, as an option")] = None,
+    raw: Annotated[bool, "continue the prompt itself, without the chat template"] = False,
 ) -> list[object] | Iterator[Event]:
     """Steers towards a mix of concepts.
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, cast
 
 from ..conversation.chat import Chat
-from ..slash.arguments import Int, Option, PairId, Rest
+from ..slash.arguments import Int, PairId, Rest
 from ..slash.registry import registry
 from ..storage.ratings import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
 from ..storage.records import Filters, Rating
@@ -50,7 +50,7 @@ def review(
     concept: OnlyConcept = None,
     kind: OnlyKind = None,
     session: OnlySession = None,
-    limit: Annotated[int, Option("the most pairs to show", Int(least=1, most=500))] = 10,
+    limit: Annotated[int, Int("the most pairs to show", least=1, most=500)] = 10,
 ) -> Iterator[Event]:
     """Shows pairs that you have not rated, their answers unlabelled and in random order, and asks for a verdict.
 

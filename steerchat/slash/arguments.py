@@ -5,9 +5,10 @@ A kind parses a typed word into a value and offers completions for it. A handler
     layer: Annotated[str | None, Layer] = None               # the kind as it is
     prompt: Annotated[str, Rest("what to ask")] = ""         # with its own meaning in help
     concepts: Annotated[tuple[str, ...], Many(Concept)] = () # all remaining words
-    *, repeats: Annotated[int, Option("how many seeds", Int(least=1))] = 1
+    *, repeats: Annotated[int, Int("how many seeds", least=1)] = 1
+    raw: Annotated[bool, "without the chat template"] = False # the type gives the kind, the text its meaning
 
-Without an annotation, `int`, `float`, `str`, `Path` and `bool` stand for `Int`, `Float`, `Text`, `PathArg` and `Flag`.
+Without a kind, `int`, `float`, `str`, `Path` and `bool` stand for `Int`, `Float`, `Text`, `PathArg` and `Flag`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -345,11 +345,3 @@ class Choice(Kind):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         return [(choice, "") for choice in self.choices]
-
-
-@dataclass(frozen=True)
-class Option:
-    """The meaning of an option, and its kind where the parameter's type does not determine it."""
-
-    meaning: str
-    kind: Kind | type[Kind] | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from .arguments import Flag, Float, Int, Kind, Many, Option, PathArg, Text
+from .arguments import Flag, Float, Int, Kind, Many, PathArg, Text
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def _kind(where: str, handler: Callable[..., Any], declared: inspect.Parameter) 
     plain, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     kind, meaning = None, ""
     for note in notes:
-        if isinstance(note, Option):
-            kind, meaning = note.kind or kind, note.meaning
+        if isinstance(note, str):
+            meaning = note
         elif isinstance(note, Kind) or (isinstance(note, type) and issubclass(note, Kind)):
             kind = note
     if kind is None:

@@ -4,7 +4,7 @@ To add one, write a function in the commands package; its first parameter is the
 
     @command("history", examples=["/history 3", "/history --search weather"], group="Notebook", shell=True)
     def history(chat: Chat, pair: Annotated[int | None, PairId] = None, *,
-                search: Annotated[str, Option("only pairs with these words")] = "") -> Page:
+                search: Annotated[str, "only pairs with these words"] = "") -> Page:
         \"\"\"Lists the pairs, or shows one in full.\"\"\"
         return pages(chat, pair, search)
 

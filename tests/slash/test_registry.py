@@ -22,7 +22,6 @@ from steerchat.slash.arguments import (
     Layer,
     Many,
     MixSpec,
-    Option,
     PairId,
     Rest,
     Setting,
@@ -76,8 +75,8 @@ def compare(
     chat: Any,
     prompt: Annotated[str, Rest("what to ask")] = "",
     *,
-    repeats: Annotated[int, Option("how many seeds", Int(least=1))] = 1,
-    control: Annotated[bool, Option("random pushes too")] = False,
+    repeats: Annotated[int, Int("how many seeds", least=1)] = 1,
+    control: Annotated[bool, "random pushes too"] = False,
     raw: bool = False,
 ) -> None:
     """Answers a prompt normal and steered."""
@@ -110,8 +109,8 @@ def history(
     chat: Any,
     pair: Annotated[int | None, PairId] = None,
     *,
-    search: Annotated[str, Option("only those with these words")] = "",
-    max_cost: Annotated[float, Option("only cheaper ones", Float(least=0))] = 9.0,
+    search: Annotated[str, "only those with these words"] = "",
+    max_cost: Annotated[float, Float("only cheaper ones", least=0)] = 9.0,
 ) -> None:
     """Lists the pairs."""
 

@@ -23,7 +23,6 @@ from steerchat.slash.arguments import (
     Many,
     MixSpec,
     ModelName,
-    Option,
     PairId,
     PathArg,
     Rest,
@@ -88,8 +87,8 @@ def compare(
     chat: Any,
     prompt: Annotated[str, Rest] = "",
     *,
-    repeats: Annotated[int, Option("how many seeds", Int(least=1))] = 1,
-    concept: Annotated[str, Option("what to push", Concept)] = "",
+    repeats: Annotated[int, Int("how many seeds", least=1)] = 1,
+    concept: Annotated[str, Concept("what to push")] = "",
     raw: bool = False,
 ) -> None:
     """Answers a prompt twice."""
