@@ -132,7 +132,7 @@ def _prompt_and_concept(name: str, chat: Chat, prompt: str, concept: str | None)
 
 @command("why", examples=["/why", "/why 1"], shell=True)
 def why(
-    chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the last steered one", metavar="ID")] = None
+    chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the last steered one")] = None
 ) -> Page:
     """Shows a steered answer token by token, and where it diverges from the normal one.
 
@@ -158,7 +158,7 @@ def probe(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "the concepts; by default the steered ones")] = (),
     *,
-    pair: Annotated[int | None, PairId("a pair in place of the last one", metavar="ID")] = None,
+    pair: Annotated[int | None, PairId("a pair in place of the last one")] = None,
 ) -> Page:
     """Shows how much of each concept every token carries, for the last answers and under each new one.
 

@@ -66,7 +66,7 @@ class Since(Kind):
 OnlyConcept = Annotated[str | None, Concept("only pairs steered with this concept, alone or in a mix")]
 OnlyKind = Annotated[str | None, "only pairs of this kind: chat, compare, layers, strengths, mix ..."]
 OnlySession = Annotated[int | None, Int("only pairs of this session", least=1)]
-_Pair = Annotated[int, PairId("the pair", metavar="ID")]
+_Pair = Annotated[int, PairId("the pair")]
 
 
 @command(
@@ -91,7 +91,7 @@ def history(
     rated: Annotated[bool, "only pairs that you rated"] = False,
     session: OnlySession = None,
     limit: Annotated[int, Int("the most pairs to list", least=1, most=100_000)] = 20,
-    before: Annotated[int | None, PairId("only pairs older than this pair", metavar="ID")] = None,
+    before: Annotated[int | None, PairId("only pairs older than this pair")] = None,
 ) -> Page:
     """Lists the pairs, newest first, or shows one in full. A listed pair passes all filters.
 

@@ -32,7 +32,7 @@ def report(
     chat: Chat,
     file: Annotated[Path, PathArg("the file to write; its ending gives the format: .html, .md or .json")],
     *,
-    pair: Annotated[int | None, PairId("report one pair", metavar="ID")] = None,
+    pair: Annotated[int | None, PairId("report one pair")] = None,
     experiment: Annotated[int | None, Int("report one experiment", least=1)] = None,
     session: Annotated[int | None, Int("report this session", least=1)] = None,
     replace: Replace = False,
