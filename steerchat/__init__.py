@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from .api import Model, history, load
     from .concepts.concept import Example
     from .concepts.vector import ConceptVector
-    from .experiments.outcomes import Outcome, Result, Setting
+    from .experiments.outcomes import Outcome, Result
     from .storage.records import Filters, StoredPair
     from .values.errors import SteerchatError
     from .values.recipe import Recipe, Term
     from .values.results import Answer, Delta, Event, Finished, Notice, Pair, PairDone, Progress, Started
+    from .values.setting import Setting
 
 __all__ = [
     "Answer",
@@ -54,11 +55,12 @@ _HOMES = {
     "api": ("Model", "history", "load"),
     "concepts.concept": ("Example",),
     "values.errors": ("SteerchatError",),
-    "experiments.outcomes": ("Outcome", "Result", "Setting"),
+    "experiments.outcomes": ("Outcome", "Result"),
     "values.recipe": ("Recipe", "Term"),
     "storage.records": ("Filters", "StoredPair"),
     "values.results": ("Answer", "Delta", "Event", "Finished", "Notice", "Pair", "PairDone", "Progress", "Started"),
     "concepts.vector": ("ConceptVector",),
+    "values.setting": ("Setting",),
 }
 
 

@@ -11,7 +11,7 @@ from .concepts.library import Library
 from .conversation.chat import config_path, history_path
 from .conversation.session import Session
 from .experiments.outcomes import Result
-from .experiments.run import Experiment
+from .experiments.run import experiment
 from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
 from .models.background import Loader
 from .reports import cells  # noqa: F401  # declares what notebooks show
@@ -167,7 +167,7 @@ class Model:
         """
         recipe = chosen(self.session, concept, None, strength)
         settings = at_layers(recipe, self.n_layers)
-        return Experiment(self.session, "layers", prompt, settings, repeats, tokens=tokens).run()
+        return experiment(self.session, "layers", prompt, settings, repeats, tokens=tokens)
 
     def strengths(
         self,
@@ -186,7 +186,7 @@ class Model:
             strengths: those to try; a negative one pushes away.
         """
         settings = at_strengths(chosen(self.session, concept, layer), strengths)
-        return Experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens).run()
+        return experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens)
 
     def close(self) -> None:
         """Close the history."""

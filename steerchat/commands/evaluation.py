@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from .._version import __version__
 from ..conversation.chat import Chat
+from ..conversation.runner import Runner
 from ..measures.words import INDEPENDENT
 from ..slash.arguments import Int, Many, PathArg, TermWord
 from ..slash.registry import command
@@ -19,7 +20,7 @@ from ..values.page import Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
 
 if TYPE_CHECKING:
-    from ..experiments.trials import Evaluation, Trials
+    from ..experiments.evaluation import Evaluation
 
 _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain (95%)", "over random", "cost")
 
@@ -46,17 +47,16 @@ def evaluate(
     tuning; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal, above 0
     towards the concept; its interval is a bootstrap over prompts. All seventeen take half an hour on a laptop.
     """
-    from ..experiments.trials import evaluate as evaluate_each
+    from ..experiments.evaluation import evaluate as evaluate_each
 
     named = concepts or tuple(parse_term(name) for name in chat.library.names() if name in INDEPENDENT)
     chosen = folders.read_prompts(prompts) if prompts else shipped_prompts("evaluation")
     if len(chosen) < 2:
         raise UsageError(f"{prompts} holds one prompt", "an interval over prompts needs at least two")
-    trials = _trials(chat, chosen[:prompts_used], seeds)
     rows: list[Evaluation] = []
     version = _version()  # now: the checkout may be at another commit at the end
     try:
-        for row in evaluate_each(trials, chat.library, named, directions):
+        for row in evaluate_each(_runner(chat), chosen[:prompts_used], range(seeds), named, directions):
             rows.append(row)
     except Interrupted:
         if not rows:
@@ -82,11 +82,11 @@ def chance(chat: Chat, *, quick: Annotated[bool, "use fewer directions, for a ro
     the chance band, which is shown beside every effect. The default model's band ships. A quarter of an hour on a
     laptop.
     """
-    from ..experiments.trials import measure_chance
+    from ..experiments.chance import measure_chance
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
-    trials = _trials(chat, shipped_prompts("tuning")[: 4 if quick else 6], 2 if quick else 4)
-    measured = measure_chance(trials, names, 4 if quick else 6)
+    prompts, seeds, directions = (4, 2, 4) if quick else (6, 4, 6)
+    measured = measure_chance(_runner(chat), shipped_prompts("tuning")[:prompts], range(seeds), names, directions)
     path = chat.session.calibration.keep_chance(measured)
     cells = []
     for cell in measured.cells:
@@ -115,11 +115,9 @@ def shipped_prompts(part: str) -> list[str]:
     return tomllib.loads(text)[part]
 
 
-def _trials(chat: Chat, prompts: list[str], seeds: int) -> Trials:
-    from ..experiments.trials import Trials
-
-    session = chat.session
-    return Trials(session.engine, chat.library, prompts, range(seeds), session.report, session.stop.is_set)
+def _runner(chat: Chat) -> Runner:
+    """Answers outside the conversation, which are not logged; it remembers them."""
+    return Runner(chat.session.reader, memo={})
 
 
 def _shown(rows: list[Evaluation]) -> Iterator[object]:

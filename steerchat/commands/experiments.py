@@ -12,8 +12,7 @@ from ..conversation.rerun import logged, prompt_of
 from ..conversation.session import Session
 from ..experiments import pages as experiment_pages
 from ..experiments import tuning
-from ..experiments.outcomes import Setting
-from ..experiments.run import Experiment
+from ..experiments.run import experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
 from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, PairId, Rest, Strength
@@ -22,6 +21,7 @@ from ..storage.records import StoredPair
 from ..values.errors import UsageError
 from ..values.page import Page
 from ..values.results import BenchReport, Event, Notice, Strip
+from ..values.setting import Setting
 from .evaluation import shipped_prompts
 
 command = partial(registry.command, group="Experiments")
@@ -59,8 +59,8 @@ def compare(
     if not active or (repeats == 1 and not control):
         return session.compare(prompt, raw=raw, repeats=repeats, recipe=None if concept is None else base)
     recipe = replace(base, scope=chat.settings.scope)
-    settings = with_controls(recipe, raw) if control else [Setting("steered", recipe)]
-    result = Experiment(session, "compare", prompt, settings, repeats, raw).run()
+    settings = with_controls(session, recipe, raw) if control else [Setting("steered", recipe)]
+    result = experiment(session, "compare", prompt, settings, repeats, raw=raw)
     return experiment_pages.comparison(result, recipe)
 
 
@@ -84,7 +84,7 @@ def layers(
     prompt, concept = _prompt_and_concept("layers", chat, prompt, concept)
     recipe = chosen(chat.session, concept, None, strength)
     settings = at_layers(recipe, chat.session.engine.n_layers)
-    result = Experiment(chat.session, "layers", prompt, settings, repeats, raw, tokens).run()
+    result = experiment(chat.session, "layers", prompt, settings, repeats, raw=raw, tokens=tokens)
     return experiment_pages.layers(result, recipe)
 
 
@@ -111,7 +111,7 @@ def strengths(
     prompt, concept = _prompt_and_concept("strengths", chat, prompt, concept)
     recipe = chosen(chat.session, concept, layer)
     settings = at_strengths(recipe, STRENGTHS)
-    result = Experiment(chat.session, "strengths", prompt, settings, repeats, raw, tokens).run()
+    result = experiment(chat.session, "strengths", prompt, settings, repeats, raw=raw, tokens=tokens)
     return experiment_pages.strengths(result, recipe)
 
 
@@ -131,9 +131,7 @@ def _prompt_and_concept(name: str, chat: Chat, prompt: str, concept: str | None)
 
 
 @command("why", examples=["/why", "/why 1"], shell=True)
-def why(
-    chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the last steered one")] = None
-) -> Page:
+def why(chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the last steered one")] = None) -> Page:
     """Shows a steered answer token by token, and where it diverges from the normal one.
 
     Each token is shaded by how unlikely the unsteered model finds it. Where the answers diverge, the table has that
@@ -194,7 +192,7 @@ def probe_off(chat: Chat) -> Notice:
 
 def _probe(session: Session, concepts: Sequence[str], stored: StoredPair) -> tuple[Strip, ...]:
     return measuring.probe(
-        session, concepts, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")]
+        session.reader, concepts, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")]
     )
 
 

@@ -52,7 +52,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Concept:
-    """A named set of examples."""
+    """A named set of examples.
+
+    Attributes:
+        asking: how one asks for the concept in a prompt, such as `Answer happily.`; empty for `request` to say it.
+    """
 
     name: str
     kind: str
@@ -62,6 +66,12 @@ class Concept:
     method: Method = "mean"
     source: Source = "user"
     path: Path | None = field(default=None, compare=False)
+    asking: str = ""
+
+    @property
+    def request(self) -> str:
+        """What asks for the concept in a prompt."""
+        return self.asking or f"Be {self.name}."
 
     @property
     def digest(self) -> str:

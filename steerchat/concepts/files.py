@@ -49,6 +49,7 @@ def read_concept(path: Path) -> Concept:
             examples=examples if method == "imported" else check_examples(examples),
             tuned=tuple(_tuning(entry) for entry in data.get("tuned", [])),
             method=method,
+            asking=_string(data, "asking", ""),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ConceptError(f"{path.name}: {error} is missing or of the wrong type", "see vectors/happy.toml") from None
@@ -63,6 +64,8 @@ def concept_toml(concept: Concept) -> bytes:
         ConceptError: for a text that is not valid Unicode, or for more examples than `read_concept` takes.
     """
     data: dict[str, Any] = {"kind": concept.kind, "description": concept.description}
+    if concept.asking:
+        data["asking"] = concept.asking
     if concept.method != "mean":
         data["method"] = concept.method
     if concept.tuned:

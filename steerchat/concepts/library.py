@@ -21,7 +21,7 @@ from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError, shorten, unknown
 from ..values.recipe import RANDOM
 from ..values.results import Report
-from .concept import Concept, check_examples
+from .concept import Concept, Source, check_examples
 from .files import concept_toml, read_concept
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Library:
         self._cache = cache
         self._reserved = RESERVED | set(reserved)
         self._vectors: dict[tuple[str, str, str], ConceptVector] = {}
+        self._files: dict[Path, tuple[tuple[int, int, int], Concept]] = {}
 
     def names(self) -> list[str]:
         """The names of all concepts, `random` last."""
@@ -69,11 +70,20 @@ class Library:
         if name == RANDOM:
             description = "a random direction: shows the effect of any push of this size"
             return Concept(RANDOM, "control", description, (), source="shipped")
-        for folder, source in ((self._user, "user"), (self.shipped, "shipped")):
+        places: tuple[tuple[Path, Source], ...] = ((self._user, "user"), (self.shipped, "shipped"))
+        for folder, source in places:
             path = folder / f"{name}.toml"
             if _is_name(name) and path.is_file():
-                return replace(read_concept(path), source=source, path=path)
+                return self._read(path, source)
         raise unknown("concept", name, self.names(), "/concept lists them")
+
+    def _read(self, path: Path, source: Source) -> Concept:
+        """The concept in a file, which is parsed again only when it changed."""
+        status = path.stat()
+        state = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if path not in self._files or self._files[path][0] != state:
+            self._files[path] = state, replace(read_concept(path), source=source, path=path)
+        return self._files[path][1]
 
     def ships(self, name: str) -> bool:
         """Whether a concept of this name ships with steerchat, hidden or not."""

@@ -34,7 +34,7 @@ class Entry:
         report: of its extraction on this model; empty before the first one.
         shadows: whether it hides a shipped concept.
         error: why its file cannot be read.
-        measured: by word lists or length, at this setting (`experiments.trials.Evaluation`); None without.
+        measured: by word lists or length, at this setting (`experiments.evaluation.Evaluation`); None without.
     """
 
     concept: Concept

@@ -11,7 +11,9 @@ from ..storage.records import Filters
 from ..values.errors import UsageError
 from ..values.recipe import Recipe
 from ..values.results import Answer, Event, Notice, Pair, PairDone, divergence
-from .session import Message, Session, Turn
+from ..values.setting import Message, Setting
+from .runner import Question
+from .session import Session, Turn
 
 if TYPE_CHECKING:
     from ..engine.sampling import Sampling
@@ -30,18 +32,11 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     """
     stored = logged(session, pair_id)
     pair = stored.pair
-    messages = {column: list(messages) for column, messages in stored.messages.items()}
+    columns = {column: list(messages) for column, messages in stored.messages.items()}
+    question = Question(pair.prompt, columns["normal"], columns.get("steered"))
     unlike = differences(session, stored)
-    events = session.answer(
-        pair.prompt,
-        messages,
-        pair.seed,
-        pair.recipe,
-        kind="rerun",
-        raw=pair.raw,
-        sampling=_sampling(stored),
-        along=_along(session, stored),
-    )
+    setting = Setting("", pair.recipe, along=_along(session, stored))
+    events = session.answer(question, setting, pair.seed, kind="rerun", raw=pair.raw, sampling=_sampling(stored))
     for event in events:
         yield event
         if isinstance(event, PairDone):

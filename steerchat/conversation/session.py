@@ -6,42 +6,38 @@ its first token, so that what a user saw is never lost.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..concepts.library import Library
 from ..measures.calibration import Calibration
-from ..measures.pair import measured, probe
+from ..measures.pair import Reader, probe
 from ..storage.journal import Journal
-from ..storage.records import Messages, PairRecord
 from ..storage.store import Store
 from ..system.settings import Settings
 from ..values.errors import SteerchatError, UsageError
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
 from ..values.results import (
     Answer,
-    Delta,
     Event,
-    Finished,
     Notice,
     Pair,
     PairDone,
     Probed,
     Progress,
     Started,
+    tap,
 )
+from ..values.setting import Message, Setting
 from ..values.thinking import thinking
+from .runner import Log, Plan, Question, Runner, Trial
 
 if TYPE_CHECKING:
-    from ..engine.engine import Engine, Output, Row
-    from ..engine.hooks import Edit
+    from ..engine.engine import Engine
     from ..engine.sampling import Sampling
-
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -181,10 +177,11 @@ class Session:
             )
         draw = self._next_seed() if seed is None else seed
         context = [turn.pair_id for turn in self.turns[dropped:]]
-        messages = _columns(normal, steered, recipe)
-        pair = yield from self.answer(text, messages, draw, recipe, keep=True, context=context)
-        answer = None if pair.steered is None else pair.steered.text
-        self.turns.append(Turn(text, pair.normal.text, answer, pair.id, draw, recipe))
+        question = Question(text, normal, steered if recipe.active else None, tuple(context))
+        yield from self.answer(question, Setting("", recipe), draw, keep=True)
+        assert self.last is not None
+        answer = None if self.last.steered is None else self.last.steered.text
+        self.turns.append(Turn(text, self.last.normal.text, answer, self.last.id, draw, recipe))
 
     def carry_on(self, text: str) -> Iterator[Event]:
         """Continue `text` itself, without template and outside the conversation."""
@@ -203,17 +200,17 @@ class Session:
         if not prompt.strip():
             raise UsageError("the prompt is empty", "/compare Tell me about the weather")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
-        columns = self.columns(prompt, recipe)
+        question, setting = self.question(prompt, recipe), Setting("", recipe)
         first = self.settings.seed if seed is None else seed
         for number in range(repeats):
-            yield from self.answer(prompt, columns, first + number, recipe, kind=kind, raw=raw)
+            yield from self.answer(question, setting, first + number, kind=kind, raw=raw)
             if self.stop.is_set():
                 break
 
-    def columns(self, prompt: str, recipe: Recipe) -> dict[str, list[Message]]:
-        """What each column answers when a prompt stands outside the conversation."""
+    def question(self, prompt: str, recipe: Recipe) -> Question:
+        """A prompt that stands outside the conversation."""
         messages = [*self.head(), {"role": "user", "content": prompt}]
-        return _columns(messages, messages, recipe)
+        return Question(prompt, messages, messages if recipe.active else None)
 
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
@@ -337,68 +334,46 @@ class Session:
 
     def answer(
         self,
-        prompt: str,
-        messages: Mapping[str, list[Message]],
+        question: Question,
+        setting: Setting,
         seed: int,
-        recipe: Recipe,
         *,
         kind: str = "chat",
         raw: bool = False,
         keep: bool = False,
         sampling: Sampling | None = None,
-        context: Sequence[int | None] = (),
-        along: Recipe | None = None,
-    ) -> Generator[Event, None, Pair]:
-        """One pair, logged before its first token.
+    ) -> Iterator[Event]:
+        """One pair as it streams, logged before its first token.
 
         Args:
-            prompt: what the user said.
-            messages: what each column answers, by its name; without `steered` there is one answer.
+            question: what each column answers.
+            setting: what the steered column is pushed by.
             seed: of both columns.
-            recipe: what the steered column is pushed by.
             kind: for the log.
             raw: go on from the prompt itself.
             keep: whether the next turn goes on from here.
             sampling: instead of the settings'.
-            context: the pairs whose answers `messages` hold.
-            along: the recipe along which the effect is read, as for a control; None for its own.
         """
-        sampling = sampling or self.sampling()
-        rows = self.rows(prompt, messages, seed, recipe, raw)
-        record = self.record(
-            prompt, recipe, seed, kind, raw, messages, sampling=sampling.to_json(), context=tuple(context)
-        )
-        pair_id = self.journal.begin(record, self.system)
-        started = time.monotonic()
-        second = f"steered: {recipe}" if recipe.active else "asked for"  # in words, as a control does
-        opened = self.engine.prompter.opens_thought and not raw
-        yield Started(("normal", second)[: len(rows)], opened)
-        texts, done = ["" for _ in rows], False
-        try:
-            outputs: list[Output] = yield from _remember(
-                self.engine.generate(rows, sampling, self.stop.is_set, keep=keep), texts
-            )
-            seconds = time.monotonic() - started
-            pair = measured(self, pair_id, prompt, seed, recipe, outputs, raw, seconds, along)
-            done = True
-        finally:
-            if not done:
-                # Whatever broke this off, what came is kept.
-                self.journal.finish(_partial(pair_id, prompt, self.engine.name, seed, recipe, texts, raw), "failed")
-        stopped = any(output.answer.finish == "interrupted" for output in outputs)
-        self.journal.finish(pair, "interrupted" if stopped else "complete")
-        self.last = self.shown = pair
-        yield PairDone(pair)
-        if self.engine.prompter.thinks and any(_thinks(output.answer, opened) for output in outputs):
+        reader = self.reader
+        prompter, plan = reader.engine.prompter, self.plan(kind, raw, keep=keep)
+        run = Runner(reader).run([question], [setting], [seed], replace(plan, sampling=sampling or plan.sampling))
+        titles = ("normal", f"steered: {setting.recipe}" if setting.recipe.active else "asked for")
+        opened = prompter.opens_thought and not raw
+        yield Started(titles[: 1 if question.steered is None else 2], opened)
+        [trial] = yield from tap(run, self._show)
+        if prompter.thinks and any(_thinks(output.answer, opened) for output in trial.outputs):
             yield Notice("the model was still thinking when its tokens ran out; /set max-tokens gives it more")
         if self.probes:
-            yield from self._probed(pair, [row.prompt for row in rows])
-        return pair
+            yield from self._probed(trial, reader)
 
-    def _probed(self, pair: Pair, prompts: Sequence[Sequence[int]]) -> Iterator[Event]:
+    def _show(self, event: Event) -> None:
+        if isinstance(event, PairDone):
+            self.last = self.shown = event.pair
+
+    def _probed(self, trial: Trial, reader: Reader) -> Iterator[Event]:
         """What is read in a fresh pair. A concept that is gone by now must not cost its turn."""
         try:
-            strips = probe(self, self.probes, pair, prompts)
+            strips = probe(reader, self.probes, trial.pair, [row.prompt for row in trial.rows])
         except SteerchatError as error:
             self.probes = ()
             yield Notice(f"{error.message}; nothing is read under the answers any more")
@@ -406,61 +381,14 @@ class Session:
         if strips:
             yield Probed(strips)
 
-    def record(
-        self, prompt: str, recipe: Recipe, seed: int, kind: str, raw: bool, messages: Messages, **place: Any
-    ) -> PairRecord:
-        """All that is known of a pair before it is generated; `place` says where it stands in an experiment."""
-        engine = self.engine
-        known = {"sampling": self.sampling().to_json(), **place}
-        return PairRecord(
-            prompt,
-            recipe,
-            seed,
-            engine.name,
-            engine.fingerprint,
-            kind,
-            raw=raw,
-            messages=messages,
-            device=str(engine.device),
-            dtype=engine.dtype,
-            threads=engine.threads,
-            versions={"processor": engine.processor, "products": engine.products},
-            vectors=self._digests(recipe, seed),
-            **known,
-        )
+    @property
+    def reader(self) -> Reader:
+        """The concepts of the model, for one run."""
+        return Reader(self.engine, self.library, self.calibration, self.report, self.stop.is_set)
 
-    def rows(
-        self, prompt: str, messages: Mapping[str, list[Message]], seed: int, recipe: Recipe, raw: bool
-    ) -> list[Row]:
-        """What the engine is asked for one pair. Raises ModelError for a prompt that does not fit the model."""
-        engine = self.engine  # first: the thread that loads it is importing what Row needs
-        from ..engine.engine import Row
-
-        encode = engine.prompter.chat
-        ids = {name: tuple(engine.prompter.raw(prompt) if raw else encode(one)) for name, one in messages.items()}
-        for prompt_ids in ids.values():
-            engine.check(prompt_ids)
-        rows = [Row(ids["normal"], (), seed)]
-        if "steered" in ids:
-            edits = self.edits(recipe, seed) if recipe.active else ()
-            rows.append(Row(ids["steered"], edits, seed, recipe.scope))
-        return rows
-
-    def _digests(self, recipe: Recipe, seed: int) -> dict[str, str]:
-        """Which vector stood behind each name: a concept may be changed later."""
-        if not recipe.active:
-            return {}
-        names = (name for name in recipe.concepts if name != RANDOM)  # which follows from the seed
-        return {name: self.library.vector(name, self.engine, self.report, seed).digest for name in names}
-
-    def edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
-        """The recipe's pushes on this model; a concept it was never read from is extracted first."""
-        from ..concepts.vector import edits
-
-        engine = self.engine
-        stopped = self.stop.is_set
-        vectors = {name: self.library.vector(name, engine, self.report, seed, stopped) for name in recipe.concepts}
-        return edits(recipe, vectors, self.calibration.profile(engine, self.report, stopped).lengths)
+    def plan(self, kind: str, raw: bool = False, *, experiment: int | None = None, keep: bool = False) -> Plan:
+        """How a run of this conversation answers, and where it is logged."""
+        return Plan(self.sampling(), Log(self.journal, self.system, kind, experiment), raw, keep=keep)
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""
@@ -470,35 +398,9 @@ class Session:
         return Sampling(s.temperature, s.top_p, s.repetition_penalty, s.max_tokens, s.steer_thinking == "on")
 
 
-def _remember(
-    events: Generator[Delta | Finished, None, list[Output]], texts: list[str]
-) -> Generator[Event, None, list[Output]]:
-    """Pass events on, and keep each row's text in `texts` for the case that no end is reached."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
-        if isinstance(event, Delta):
-            texts[event.row] += event.text
-        yield event
-
-
-def _columns(normal: list[Message], steered: list[Message], recipe: Recipe) -> dict[str, list[Message]]:
-    return {"normal": normal, "steered": steered} if recipe.active else {"normal": normal}
-
-
 def _thinks(answer: Answer, opened: bool) -> bool:
     """Whether an answer ran out of tokens before its reply began."""
     return answer.finish == "length" and bool(answer.text) and thinking(answer.text, opened)
-
-
-def _partial(
-    pair_id: int | None, prompt: str, model: str, seed: int, recipe: Recipe, texts: Sequence[str], raw: bool
-) -> Pair:
-    """What is known of a pair that broke off."""
-    answers = [Answer(text, 0, "failed") for text in texts]
-    return Pair(pair_id, prompt, model, recipe, seed, answers[0], answers[1] if len(answers) > 1 else None, raw)
 
 
 def _turns(count: int) -> str:

@@ -10,19 +10,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from statistics import fmean as mean
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..concepts.extract import extract
-from ..experiments.trials import ASKING
+from ..concepts.vector import random_vector
+from ..experiments.evaluation import random_settings
+from ..measures.inspection import lens as read_off
+from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError, unknown
 from ..values.page import Table
-from ..values.recipe import UNIT, Term, format_layers, format_strength
-from .lab import DIRECTIONS, PROMPTS, SEEDS, TOKENS, Lab, Trial, random_cosine, source_by_hand
+from ..values.recipe import UNIT, Recipe, Term, format_layers, format_strength
+from ..values.setting import Setting
+from .by_hand import by_hand as steered_twice
+from .by_hand import source_by_hand
+from .lab import DIRECTIONS, PROMPTS, SEEDS, Comparison, Lab, setting, texts
 
 if TYPE_CHECKING:
     from ..conversation.session import Session
+    from ..engine.engine import Engine
 
 STRENGTHS = (0.5, 1.0, 1.5, 3.0, 6.0)
 DEPTHS = (8, 25, 50, 75, 92)
@@ -73,7 +81,7 @@ def run(name: str, lab: Lab, session: Session, words: tuple[str, ...]) -> Shown:
 def trial(lab: Lab, session: Session) -> Shown:
     """The recipe of the chat, over ten pairs of answers, against random directions."""
     term = _only_term(session)
-    found = lab.trial(term)
+    found = lab.compare([term])[0]
     table = Table(_HEADINGS[:-1], [_row(str(term), found)[:-1]], _RIGHT - {5})
     verdict = f"In words: {found.verdict}."
     return Shown([table, verdict, _how(found), f'One of them: "{found.sample}"'], found.facts)
@@ -82,7 +90,7 @@ def trial(lab: Lab, session: Session) -> Shown:
 @demonstration(_TRIAL_FACTS)
 def zero(lab: Lab, session: Session, concept: str) -> Shown:
     """Strength 0: the hooks are there and push nothing."""
-    found = lab.trial(lab.term(concept, strength=0.0), PROMPTS[:1])
+    found = lab.compare([lab.term(concept, strength=0.0)], PROMPTS[:1])[0]
     line = f"{found.same} of {len(found.effects)} steered answers are the normal one, word for word."
     return Shown([line], found.facts)
 
@@ -92,10 +100,9 @@ def control(lab: Lab, session: Session, concept: str) -> Shown:
     """A concept beside one random direction of the same strength and layers."""
     term = lab.term(concept)
     plain = Term((("random", 1.0),), term.layers, term.strength)
-    found, random = lab.sweep([term, plain])
-    outputs = lab.steered([plain])[0]
-    normal = lab.trials().normal(TOKENS)
-    moved = float((lab.scores(term, outputs) - lab.scores(term, normal)).mean())
+    found, random = lab.compare([term, plain])
+    [pushed] = lab.pairs([setting(plain, along=term)])
+    moved = mean([pair.effect or 0.0 for pair in pushed])
     rows = [
         (str(term), f"{found.effect:+.2f}", f"x{found.cost:.2f}", _number(found.words)),
         (str(plain), f"{moved:+.2f}", f"x{random.cost:.2f}", _number(found.random_words)),
@@ -119,7 +126,7 @@ def control(lab: Lab, session: Session, concept: str) -> Shown:
 @demonstration("first last window weak_cost strong_cost weak_effect strong_effect strong_repetition")
 def strengths(lab: Lab, session: Session, concept: str) -> Shown:
     """From hardly anything to too much; `first` is the least strength above chance, `last` the largest fluent one."""
-    trials = lab.sweep([lab.term(concept, strength=x) for x in STRENGTHS], PROMPTS[:1])
+    trials = lab.compare([lab.term(concept, strength=x) for x in STRENGTHS], PROMPTS[:1])
     rows = [_row(format_strength(x), one) for x, one in zip(STRENGTHS, trials, strict=True)]
     clear = [x for x, one in zip(STRENGTHS, trials, strict=True) if one.effect > one.chance[1]]
     fluent = [x for x, one in zip(STRENGTHS, trials, strict=True) if one.cost <= 2 and one.repetition <= 0.3]
@@ -151,7 +158,7 @@ def strengths(lab: Lab, session: Session, concept: str) -> Shown:
 @demonstration("most least first_gain second_gain third_gain")
 def styles(lab: Lab, session: Session, *concepts: str) -> Shown:
     """Several concepts where each is recommended, judged by words and length, never by their own vectors."""
-    trials = lab.sweep([lab.term(name) for name in concepts])
+    trials = lab.compare([lab.term(name) for name in concepts])
     rows = [(str(one.term), _number(one.words), _number(one.random_words), f"x{one.cost:.2f}") for one in trials]
     samples = [f'{one.term.concept}: "{one.sample}"' for one in trials]
     gains = [(one.words or 0.0) for one in trials]
@@ -170,9 +177,9 @@ def depths(lab: Lab, session: Session, concept: str, strength: str = "2.0") -> S
     count = lab.engine.n_layers
     layers = [round(depth / 100 * (count - 1)) for depth in DEPTHS]
     terms = [lab.term(concept, str(layer), float(strength)) for layer in layers]
-    trials = lab.sweep(terms, PROMPTS[:1], chance=False)
+    trials = lab.compare(terms, PROMPTS[:1], chance=False)
     middle = len(DEPTHS) // 2
-    random = lab.trial(terms[middle], PROMPTS[:1]).random_words or 0.0
+    random = lab.compare([terms[middle]], PROMPTS[:1])[0].random_words or 0.0
     rows = [
         (f"{depth}%", str(layer), _number(one.words), f"{one.effect:+.2f}", f"x{one.cost:.2f}", f"{one.repetition:.2f}")
         for depth, layer, one in zip(DEPTHS, layers, trials, strict=True)
@@ -195,7 +202,9 @@ def depths(lab: Lab, session: Session, concept: str, strength: str = "2.0") -> S
 def replacing(lab: Lab, session: Session, concept: str) -> Shown:
     """Adding a direction against putting it in the place of the state, at one middle layer."""
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
-    added, replaced = lab.sweep([lab.term(concept, layer, 2.0), lab.term(concept, layer, 2.0, "replace")], PROMPTS[:1])
+    added, replaced = lab.compare(
+        [lab.term(concept, layer, 2.0), lab.term(concept, layer, 2.0, "replace")], PROMPTS[:1]
+    )
     rows = [
         (name, f"{one.effect:+.2f}", f"x{one.cost:.1f}", f"{one.repetition:.2f}")
         for name, one in (("add", added), ("replace", replaced))
@@ -216,7 +225,7 @@ def replacing(lab: Lab, session: Session, concept: str) -> Shown:
 @demonstration("least most against count effect high")
 def spread(lab: Lab, session: Session, concept: str) -> Shown:
     """Single pairs of one setting, side by side: how much luck there is in one."""
-    found = lab.trial(lab.term(concept))
+    found = lab.compare([lab.term(concept)])[0]
     effects = sorted(found.effects)
     most = max(abs(effect) for effect in effects)
     lines = [f"    {effect:+.2f} {_bar(abs(effect), most, '#' if effect > 0 else '-')}" for effect in effects]
@@ -235,19 +244,18 @@ def spread(lab: Lab, session: Session, concept: str) -> Shown:
 @demonstration("steered asked random steered_gain asked_gain random_gain")
 def asking(lab: Lab, session: Session, concept: str) -> Shown:
     """Steering against saying it in the prompt, by a count of words."""
-    from ..measures.words import INDEPENDENT
-
     if concept not in INDEPENDENT:
         raise UsageError(f"there is no word list for {concept}", f"one of {', '.join(INDEPENDENT)}")
-    measure = INDEPENDENT[concept]
-    term, trials = lab.term(concept), lab.trials()
-    how = ASKING.get(concept, f"Be {concept}.")
-    mean = lambda outputs: sum(measure.towards(one.answer.text) for one in outputs) / len(outputs)  # noqa: E731
-    normal = mean(trials.normal(TOKENS))
+    measure, term = INDEPENDENT[concept], lab.term(concept)
+    how = lab.library.get(concept).request
+    asked = Setting("asked for", Recipe(), along=Recipe((term,)), asking=how)
+    steered, asking, *random = lab.pairs([setting(term), asked, *random_settings(term, DIRECTIONS)])
+    count = lambda answers: mean([measure.towards(text) for text in answers])  # noqa: E731
+    normal = count([pair.normal.text for pair in steered])
     figures = {
-        "steered": mean(lab.steered([term])[0]),
-        "asked": mean(trials.asked(how, TOKENS)),
-        "random": mean(trials.random(term, DIRECTIONS, TOKENS)),
+        "steered": count(texts(steered)),
+        "asked": count(texts(asking)),
+        "random": count([text for pairs in random for text in texts(pairs)]),
     }
     rows = [("normal", f"{normal:.2f}", "")]
     rows += [(name, f"{value:.2f}", f"{value - normal:+.2f}") for name, value in figures.items()]
@@ -264,11 +272,11 @@ def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
     layers, strength = alone[0].layers, alone[0].strength
     alone = [Term(((name, 1.0),), layers, strength) for name in names]
     mixed = Term(((first, 0.5), (second, 0.5)), layers, strength)
-    outputs = lab.steered([*alone, mixed])
-    normal = lab.trials().normal(TOKENS)
-    effect = lambda term, found: float((lab.scores(term, found) - lab.scores(term, normal)).mean())  # noqa: E731
-    grid = [[effect(term, found) for term in alone] for found in outputs]
-    vectors = lab.vectors(mixed)
+    steered = [*alone, mixed]
+    found = iter(lab.pairs([setting(term, along) for term in steered for along in alone]))
+    grid = [[mean([pair.effect or 0.0 for pair in next(found)]) for _ in alone] for _ in steered]
+    [whole] = lab.compare([mixed], chance=False)
+    vectors = {name: lab.reader.vector(name) for name in names}
     middle = layers[len(layers) // 2]
     cosine = float(vectors[first].cosine(vectors[second])[middle])
     rows = [
@@ -283,12 +291,12 @@ def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
         "first_kept": 100 * grid[2][0] / grid[0][0] if grid[0][0] > 0 else math.nan,
         "first_mixed": grid[2][0],
         "second_mixed": grid[2][1],
-        "cost": lab.sweep([mixed], chance=False)[0].cost,
+        "cost": whole.cost,
     }
     line = f"The cosine between the two directions at layer {middle} is {cosine:+.2f} (1: the same, 0: unrelated)."
     if grid[0][0] > 0:
         line += f" Of its effect alone, {first} keeps {facts['first_kept']:.0f}%."
-    return Shown([table, line, f'The mix: "{outputs[2][0].answer.text}"'], facts)
+    return Shown([table, line, f'The mix: "{whole.sample}"'], facts)
 
 
 # Vectors and states
@@ -304,18 +312,19 @@ def pairs(lab: Lab, session: Session, concept: str) -> Shown:
 @demonstration("bad_told good_told cosine unrelated bad_words good_words bad_cost good_cost")
 def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
     """Two concepts that should be one: what each tells of the good one's held-out pairs and adds of its words."""
-    from ..measures.words import INDEPENDENT
-
     where = lab.term(good)
     terms = [Term(((name, 1.0),), where.layers, where.strength) for name in (bad, good)]
-    outputs = lab.steered(terms)
-    normal = lab.trials().normal(TOKENS)
+    # Both are counted by the words of the good one.
+    found = lab.pairs([setting(term, along=terms[1]) for term in terms])
     measure = INDEPENDENT[good]
-    mean = lambda found: sum(measure.towards(one.answer.text) for one in found) / len(found)  # noqa: E731
-    gains = [mean(found) - mean(normal) for found in outputs]
-    trials = lab.sweep(terms, chance=False)
+    gains = [
+        mean([measure.towards(text) for text in texts(pairs)])
+        - mean([measure.towards(pair.normal.text) for pair in pairs])
+        for pairs in found
+    ]
+    trials = lab.compare(terms, chance=False)
     middle = where.layers[len(where.layers) // 2]
-    vectors = [lab.vectors(term)[name] for term, name in zip(terms, (bad, good), strict=True)]
+    vectors = [lab.reader.vector(name) for name in (bad, good)]
     cosine = float(vectors[0].cosine(vectors[1])[middle])
     told = [_told(lab, session, name, good, middle) for name in (bad, good)]
     rows = [
@@ -328,7 +337,7 @@ def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
         "bad_told": told[0],
         "good_told": told[1],
         "cosine": cosine,
-        "unrelated": random_cosine(lab.engine.hidden),
+        "unrelated": _random_cosine(lab.engine.hidden),
         "bad_words": gains[0],
         "good_words": gains[1],
         "bad_cost": trials[0].cost,
@@ -367,9 +376,9 @@ def context(lab: Lab, session: Session) -> Shown:
         "The boat drifted through the reeds until it touched the bank",
         "She paid the cheque into her account at the bank",
     )
-    states = torch.stack(lab.states(sentences))
+    states = _states(lab.engine, sentences)
     # What every text has in common at a layer would make all of them look alike.
-    states = states - lab.profile.states.float().mean(dim=0)
+    states = states - lab.reader.profile.states.float().mean(dim=0)
     layers = sorted({round(depth / 100 * (lab.engine.n_layers - 1)) for depth in (0, 25, 50, 75, 100)})
     rows, same, different = [], [], []
     for layer in layers:
@@ -399,7 +408,8 @@ def context(lab: Lab, session: Session) -> Shown:
 def lens(lab: Lab, session: Session, *words: str) -> Shown:
     """The next token read off after each layer; `settled` is the depth from which it stays what it is at the end."""
     prompt = " ".join(words) or "The capital of France is the city of"
-    guesses = lab.guesses(prompt)
+    steps = read_off(lab.engine, lab.engine.prompter.raw(prompt))
+    guesses = [(step.guess.text, step.guess.probability) for step in steps]
     last = len(guesses) - 1
     settled = last
     while settled and guesses[settled - 1][0] == guesses[last][0]:
@@ -435,7 +445,6 @@ def separability(lab: Lab, session: Session, concept: str) -> Shown:
         for layer in sorted(set(chosen))
     ]
     third = max(1, len(values) // 3)
-    mean = lambda part: sum(part) / len(part)  # noqa: E731
     best = max(range(len(values)), key=values.__getitem__)
     facts = {
         "first": values[0],
@@ -480,7 +489,7 @@ def hook(lab: Lab, session: Session, concept: str) -> Shown:
     """Those lines run: whether they say what the engine says."""
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
     term = lab.term(concept, layer, 2.0)
-    ours, theirs = lab.by_hand(term, PROMPTS[0])
+    ours, theirs = steered_twice(lab.reader, term, PROMPTS[0])
     text = lab.engine.prompter.text
     same = ours == theirs
     lines = [
@@ -491,13 +500,26 @@ def hook(lab: Lab, session: Session, concept: str) -> Shown:
     return Shown(lines, {"same": float(same)})
 
 
+def _states(engine: Engine, sentences: Sequence[str]) -> torch.Tensor:
+    """(texts, layers, hidden) after each block at the last token of each plain text."""
+    encoded = [engine.prompter.raw(text) for text in sentences]
+    return engine.states([(ids[:-1] or engine.prompter.start(), ids[-1:]) for ids in encoded], "last")
+
+
+def _random_cosine(hidden: int, directions: int = 20) -> float:
+    """The largest cosine between random directions of a width: what counts as unrelated."""
+    vectors = torch.stack([random_vector(seed, 1, hidden, "").directions[0] for seed in range(directions)])
+    between = (vectors @ vectors.T).fill_diagonal_(0)
+    return float(between.abs().max())
+
+
 def _only_term(session: Session) -> Term:
     if len(session.recipe.terms) != 1:
         raise UsageError("this measures one concept or one mix", "/steer happy")
     return session.recipe.terms[0]
 
 
-def _row(title: str, one: Trial) -> tuple[str, ...]:
+def _row(title: str, one: Comparison) -> tuple[str, ...]:
     low, high = one.chance
     return (
         title,
@@ -509,7 +531,7 @@ def _row(title: str, one: Trial) -> tuple[str, ...]:
     )
 
 
-def _how(one: Trial) -> str:
+def _how(one: Comparison) -> str:
     return (
         f"{len(one.effects)} pairs with {len(SEEDS)} seeds. Random pushes: where 95% of the means would fall if the "
         "direction meant nothing, by random directions of this strength just now."

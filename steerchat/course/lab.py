@@ -1,4 +1,4 @@
-"""Measurements for lessons: several answers under a few settings, in one batch, as figures that a lesson can judge.
+"""Measurements for lessons: settings against normal answers and random directions, as figures that a lesson can judge.
 
 Everything is measured on the model at hand. Answers to the same prompts with the same seeds differ by the setting
 alone; what random directions of the same strength do to them is the chance that a setting has to beat.
@@ -6,29 +6,28 @@ alone; what random directions of the same strength do to them is the chance that
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..concepts.vector import ConceptVector, edits, random_vector
-from ..engine.engine import Engine, Output, Row
-from ..engine.reading import head
+from ..conversation.runner import Plan, Runner
 from ..engine.sampling import Sampling
-from ..experiments.trials import Condition, Trials
+from ..experiments.evaluation import questions, random_settings
+from ..experiments.outcomes import Outcome
 from ..measures.calibration import Calibration
-from ..measures.chance import Chance, ChanceCell, clarity, fluency
-from ..measures.effect import recipe_direction
-from ..measures.words import INDEPENDENT
-from ..values.recipe import Recipe, Term, parse_layers
+from ..measures.chance import Chance, ChanceCell
+from ..measures.pair import Reader
+from ..values.errors import Interrupted
+from ..values.recipe import Operation, Recipe, Term, parse_layers
+from ..values.results import Pair, Report, drain
+from ..values.setting import Setting
 
 if TYPE_CHECKING:
-    from ..concepts.library import Library, Report
+    from ..concepts.library import Library
+    from ..engine.engine import Engine, Output
 
 PROMPTS = ("Tell me about the weather", "Describe your favourite place")
 SEEDS = range(5)
@@ -37,162 +36,145 @@ DIRECTIONS = 4
 
 
 @dataclass(frozen=True)
-class Trial:
+class Comparison:
     """A setting against normal answers and random directions, over every prompt and seed.
 
     Attributes:
-        effects: one a pair of answers, in standard deviations of the neutral corpus.
-        chance: (low, high), the band of random directions measured in the same run, for as many pairs.
-        cost: perplexity ratio, geometric mean.
-        repetition: mean share of repeated 3-grams.
-        words: mean gain by the concept's word list, towards the concept; None without such a list.
-        random_words: the same of the random directions.
-        sample: the first steered answer.
-        same: how many steered answers equal the normal one, token for token.
+        outcome: of the setting; its chance band is that of random directions measured in the same run.
+        random: of the random directions, read along the setting's recipe; None where they were not measured.
     """
 
     term: Term
-    effects: tuple[float, ...]
-    chance: tuple[float, float]
-    cost: float
-    repetition: float
-    words: float | None
-    random_words: float | None
-    sample: str
-    same: int
+    outcome: Outcome
+    random: Outcome | None
+
+    @property
+    def effects(self) -> list[float]:
+        """One a pair of answers, in standard deviations of the neutral corpus."""
+        return self.outcome.effects
 
     @property
     def effect(self) -> float:
-        return float(np.mean(self.effects))
+        return self.outcome.effect or 0.0
+
+    @property
+    def chance(self) -> tuple[float, float]:
+        return self.outcome.chance or (0.0, 0.0)
+
+    @property
+    def cost(self) -> float:
+        """Perplexity ratio, geometric mean; NaN when no answer could be read."""
+        return math.nan if self.outcome.cost is None else self.outcome.cost
+
+    @property
+    def repetition(self) -> float:
+        return self.outcome.repetition
+
+    @property
+    def words(self) -> float | None:
+        """Mean gain by the concept's word list, towards the concept; None without such a list."""
+        return self.outcome.words
+
+    @property
+    def random_words(self) -> float | None:
+        return 0.0 if self.random is None else self.random.words
 
     @property
     def verdict(self) -> str:
-        """On both axes, in the chat's own words."""
-        moved = clarity(self.effects, self.chance)
-        if moved != "within chance" and self.effect < self.chance[0]:
-            moved = "the other way"
-        return f"{moved}, {fluency(self.cost, self.repetition)}"
+        return self.outcome.verdict
+
+    @property
+    def sample(self) -> str:
+        """The first steered answer."""
+        return texts(self.outcome.pairs)[0]
+
+    @property
+    def same(self) -> int:
+        """How many steered answers equal the normal one, token for token."""
+        return sum(pair.diverges_at is None for pair in self.outcome.pairs)
 
     @property
     def facts(self) -> dict[str, float]:
-        found = {
+        figures = {
             "effect": self.effect,
             "low": self.chance[0],
             "high": self.chance[1],
             "cost": self.cost,
             "repetition": self.repetition,
             "same": self.same,
-            "answers": len(self.effects),
+            "answers": len(self.outcome.pairs),
         }
         if self.words is not None and self.random_words is not None:
-            found |= {"words": self.words, "random_words": self.random_words}
-        return found
+            figures |= {"words": self.words, "random_words": self.random_words}
+        return figures
 
 
 class Lab:
-    """Measures on one model, and remembers what it measured while the chat runs.
+    """Measures on one model, and remembers the answers while the chat runs.
 
     Args:
         engine: the model.
         library: the concepts.
-        report: told of progress.
-        stopped: asked between steps; Interrupted is raised once it says so.
+        report: receives progress.
+        stopped: asked between steps; Interrupted is raised once it returns True.
     """
 
-    def __init__(self, engine: Engine, library: Library, report: Report, stopped: Any) -> None:
+    def __init__(self, engine: Engine, library: Library, report: Report, stopped: Callable[[], bool]) -> None:
         self.engine = engine
         self.library = library
+        self._calibration = Calibration(library)
         self._report = report
         self._stopped = stopped
-        self._trials: dict[tuple[str, ...], Trials] = {
-            prompts: Trials(engine, library, prompts, SEEDS, report, stopped) for prompts in (PROMPTS, PROMPTS[:1])
-        }
-        self._kept: dict[Any, Trial] = {}
-        self.profile = Calibration(library).profile(engine, report)
+        self._memo: dict[object, Output] = {}
 
-    def term(self, concept: str, layers: str = "", strength: float | None = None, operation: Any = "add") -> Term:
-        """A concept where it is recommended on this model, unless told otherwise."""
-        where, guess, _ = self.library.recommended(concept, self.engine.fingerprint)
-        chosen = parse_layers(layers or where, self.engine.n_layers)
+    @property
+    def reader(self) -> Reader:
+        """The concepts of the model as they are now."""
+        return Reader(self.engine, self.library, self._calibration, self._report, self._stopped)
+
+    def term(self, concept: str, layers: str = "", strength: float | None = None, operation: Operation = "add") -> Term:
+        """A concept where it is recommended on this model, unless layers or strength are given."""
+        recommended, guess, _ = self.library.recommended(concept, self.engine.fingerprint)
+        chosen = parse_layers(layers or recommended, self.engine.n_layers)
         return Term(((concept, 1.0),), chosen, guess if strength is None else strength, operation)
 
-    def vectors(self, term: Term) -> dict[str, ConceptVector]:
-        return {name: self.library.vector(name, self.engine, self._report) for name, _ in term.parts}
+    def pairs(self, settings: Sequence[Setting], prompts: Sequence[str] = PROMPTS) -> list[list[Pair]]:
+        """The pairs of each setting, over every prompt and seed; answers that are remembered are not given again."""
+        plan = Plan(Sampling(max_tokens=TOKENS), thought=False, label=f"answering under {len(settings)} settings")
+        trials = drain(Runner(self.reader, self._memo).run(questions(prompts), settings, SEEDS, plan))
+        if self._stopped():
+            raise Interrupted(plan.label)
+        return [[trial.pair for trial in trials if trial.setting == index] for index in range(len(settings))]
 
-    def trials(self, prompts: Sequence[str] = PROMPTS) -> Trials:
-        return self._trials[tuple(prompts)]
-
-    def scores(self, term: Term, outputs: Sequence[Output]) -> np.ndarray:
-        """Each answer's concept score along a term's direction."""
-        found = recipe_direction(Recipe((self.added(term),)), self.vectors(term))
-        if found is None:
-            return np.zeros(len(outputs))
-        direction, layer = found
-        return np.array([self.profile.score(direction, layer, output.reading.states[layer]) for output in outputs])
-
-    def added(self, term: Term) -> Term:
-        """The same term as an addition: a direction is read alike, whatever is done with it."""
-        return Term(term.parts, term.layers, term.strength, "add")
-
-    def trial(self, term: Term, prompts: Sequence[str] = PROMPTS) -> Trial:
-        return self.sweep([term], prompts)[0]
-
-    def sweep(self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True) -> list[Trial]:
-        """A trial of each setting; those that were not measured yet go in one run.
+    def compare(self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True) -> list[Comparison]:
+        """Each term against normal answers, all in one run.
 
         Args:
-            terms: the settings.
-            prompts: one of `PROMPTS` or all.
-            chance: whether to measure random directions too, which takes four times as long as the settings.
+            terms: what is steered.
+            prompts: what is answered.
+            chance: whether to measure random directions too, which takes four times as long as the terms. A push of
+                strength 0 has no chance to beat: whatever it changes is a mistake.
         """
-        keys = [(self._digest(term), tuple(prompts), chance) for term in terms]
-        new = [term for term, key in zip(terms, keys, strict=True) if key not in self._kept]
-        if new:
-            trials = self.trials(prompts)
-            beaten = [self.added(term) for term in new if term.strength and chance]
-            controls = {one.name: one for term in beaten for one in trials.at_random(term, DIRECTIONS)}
-            answered = self.steered(new, prompts, [Condition("normal"), *controls.values()])
-            normal = trials.normal(TOKENS)
-            for term, outputs in zip(new, answered, strict=True):
-                # A push of strength 0 has no chance to beat: whatever it changes is a mistake.
-                random = trials.random(self.added(term), DIRECTIONS, TOKENS) if term.strength and chance else normal
-                self._kept[self._digest(term), tuple(prompts), chance] = self._judged(term, normal, outputs, random)
-        return [self._kept[key] for key in keys]
+        settings = [setting(term) for term in terms]
+        controls = {term: random_settings(added(term), DIRECTIONS) for term in terms if term.strength and chance}
+        flat = [control for several in controls.values() for control in several]
+        found = self.pairs([*settings, *flat], prompts)
+        random = dict(zip(flat, found[len(settings) :], strict=True))
+        return [
+            self._comparison(term, pairs, [random[control] for control in controls.get(term, ())])
+            for term, pairs in zip(terms, found, strict=False)
+        ]
 
-    def steered(
-        self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, beside: Sequence[Condition] = ()
-    ) -> list[list[Output]]:
-        """Answers under each of `terms`; those that are not kept yet go in one run, together with other conditions."""
-        trials = self.trials(prompts)
-        pushed = [replace(trials.pushed(term), name=f"steered {self._digest(term)}") for term in terms]
-        conditions = [*pushed, *beside]
-        return trials.answers(conditions, TOKENS, f"answering under {len(conditions)} settings")[: len(terms)]
-
-    def _digest(self, term: Term) -> Any:
-        concepts = (self.library.get(name) for name, _ in term.parts)
-        return term, tuple(concept.digest for concept in concepts)
-
-    def _judged(self, term: Term, normal: list[Output], steered: list[Output], random: list[Output]) -> Trial:
-        count = len(normal)
-        base = self.scores(term, normal)
-        effects = self.scores(term, steered) - base
-        chance = self._chance(term, self.scores(term, random).reshape(-1, count) - base)
-        measure = INDEPENDENT.get(term.parts[0][0]) if len(term.parts) == 1 else None
-        words = random_words = None
-        if measure is not None:
-            towards = lambda outputs: float(np.mean([measure.towards(one.answer.text) for one in outputs]))  # noqa: E731
-            words, random_words = towards(steered) - towards(normal), towards(random) - towards(normal)
-        return Trial(
-            term,
-            tuple(float(effect) for effect in effects),
-            chance.band(term.strength, TOKENS, count),
-            cost(steered, normal),
-            float(np.mean([one.answer.repetition or 0.0 for one in steered])),
-            words,
-            random_words,
-            steered[0].answer.text,
-            sum(a.answer.token_ids == b.answer.token_ids for a, b in zip(normal, steered, strict=True)),
-        )
+    def _comparison(self, term: Term, pairs: Sequence[Pair], random: Sequence[Sequence[Pair]]) -> Comparison:
+        """Of a term's pairs and those of each random direction."""
+        outcome = Outcome(setting(term), tuple(pairs), None)
+        if not random:
+            return Comparison(term, outcome, None)
+        effects = np.array([[pair.effect or 0.0 for pair in direction] for direction in random])
+        band = self._chance(term, effects).band(term.strength, TOKENS, len(pairs))
+        control = replace(outcome.setting, along=Recipe((added(term),)))
+        pushed = Outcome(control, tuple(pair for direction in random for pair in direction), None)
+        return Comparison(term, replace(outcome, chance=band), pushed)
 
     def _chance(self, term: Term, effects: np.ndarray) -> Chance:
         """The chance band of random effects, (directions, pairs)."""
@@ -203,104 +185,18 @@ class Lab:
         )
         return Chance(self.engine.fingerprint, (cell,))
 
-    # Reading
 
-    def states(self, texts: Sequence[str]) -> list[Tensor]:
-        """(layers, hidden) after each block at the last token of each plain text."""
-        encoded = [self.engine.prompter.raw(text) for text in texts]
-        pairs = [(ids[:-1] or self.engine.prompter.start(), ids[-1:]) for ids in encoded]
-        return list(self.engine.states(pairs, "last"))
-
-    @torch.inference_mode()
-    def guesses(self, prompt: str) -> list[tuple[str, float]]:
-        """The logit lens: the likeliest next token after each block, as if the model stopped there, and its chance."""
-        states = self.states([prompt])[0].to(self.engine.device, self.engine.model.dtype)
-        probabilities = head(self.engine.model, self._norm(states)).float().softmax(dim=-1)
-        best = probabilities.max(dim=-1)
-        return [
-            (self.engine.prompter.text([int(token)]), float(chance))
-            for token, chance in zip(best.indices, best.values, strict=True)
-        ]
-
-    def _norm(self, states: Tensor) -> Tensor:
-        """The model's last norm, which stands between the last block and the output embeddings."""
-        model = self.engine.model
-        decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
-            if (norm := getattr(decoder, name, None)) is not None:
-                return norm(states)
-        return states
-
-    # By hand
-
-    def by_hand(self, term: Term, prompt: str, count: int = 12) -> tuple[list[int], list[int]]:
-        """The same greedy answer twice: by `steer_by_hand`, and by the engine."""
-        engine = self.engine
-        pushes = edits(Recipe((term,)), self.vectors(term), self.profile.lengths)
-        ids = engine.prompter.chat([{"role": "user", "content": prompt}])
-        greedy = Sampling(temperature=0.0, repetition_penalty=1.0, max_tokens=count)
-        run = engine.generate([Row(tuple(ids), pushes, 0)], greedy)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                theirs = list(end.value[0].answer.token_ids)
-                break
-        push = pushes[0]
-        block = engine.blocks[push.layer]
-        return steer_by_hand(engine.model, block, push.vector.to(engine.device), ids, len(theirs)), theirs
+def added(term: Term) -> Term:
+    """The same term as an addition: a direction is read alike, whatever is done with it."""
+    return replace(term, operation="add")
 
 
-# A lesson shows these lines, in a terminal of 80.
-@torch.inference_mode()
-def steer_by_hand(
-    model: Any,
-    block: Any,
-    push: Tensor,
-    prompt: list[int],
-    count: int,
-) -> list[int]:
-    # The answer begins at the last position of the prompt.
-    start = len(prompt) - 1
-
-    def add_the_push(module: Any, inputs: Any, output: Any) -> Any:
-        # The stream is (batch, position, hidden); some blocks
-        # give a tuple that begins with it.
-        alone = isinstance(output, Tensor)
-        stream = (output if alone else output[0]).clone()
-        stream[:, start:] += push
-        return stream if alone else (stream, *output[1:])
-
-    handle = block.register_forward_hook(add_the_push)
-    try:
-        tokens = list(prompt)
-        for _ in range(count):
-            read = torch.tensor([tokens], device=push.device)
-            scores = model(read).logits[0, -1]
-            tokens.append(int(scores.argmax()))
-    finally:
-        # Or every later answer would be steered too.
-        handle.remove()
-    return tokens[len(prompt) :]
+def setting(term: Term, along: Term | None = None) -> Setting:
+    """A term as a setting of the lab: `random` means the same direction in every answer."""
+    read = added(term) if along is None else along
+    return Setting(str(term), Recipe((term,)), along=Recipe((read,)), direction=0)
 
 
-def source_by_hand() -> str:
-    """The lines of `steer_by_hand` as they run."""
-    return inspect.getsource(steer_by_hand).rstrip()
-
-
-def cost(steered: Sequence[Output], normal: Sequence[Output]) -> float:
-    """Perplexity ratio, geometric mean; NaN when no answer could be read."""
-    logs = [
-        math.log(a.answer.perplexity / b.answer.perplexity)
-        for a, b in zip(steered, normal, strict=True)
-        if a.answer.perplexity and b.answer.perplexity
-    ]
-    return math.exp(float(np.mean(logs))) if logs else math.nan
-
-
-def random_cosine(hidden: int, directions: int = 20) -> float:
-    """The largest cosine between random directions of a width: what counts as unrelated."""
-    vectors = torch.stack([random_vector(seed, 1, hidden, "").directions[0] for seed in range(directions)])
-    between = (vectors @ vectors.T).fill_diagonal_(0)
-    return float(between.abs().max())
+def texts(pairs: Sequence[Pair]) -> list[str]:
+    """The steered answers of pairs."""
+    return [pair.steered.text for pair in pairs if pair.steered is not None]

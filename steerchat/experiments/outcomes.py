@@ -1,4 +1,4 @@
-"""What an experiment is made of and what comes of it: settings, their outcomes over seeds, the whole result."""
+"""What comes of an experiment: the outcome of each setting over seeds, and the whole result."""
 
 from __future__ import annotations
 
@@ -11,36 +11,8 @@ from typing import Any
 
 from ..measures.chance import Chance, clarity, fluency, total_strength
 from ..measures.words import INDEPENDENT
-from ..values.recipe import Recipe
-from ..values.results import Pair, html
-
-# The stored measure of a pair that says which of its experiment's settings, counted from 0, it was answered under.
-SETTING = "setting"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One condition.
-
-    Attributes:
-        label: for people.
-        recipe: what is pushed.
-        layer, strength: its place in a sweep.
-        along: the recipe along which a control is read; None for its own.
-        asking: what a control says after the prompt, in place of a push.
-    """
-
-    label: str
-    recipe: Recipe
-    layer: int | None = None
-    strength: float | None = None
-    along: Recipe | None = None
-    asking: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """For the log: `recall` makes a setting of it again."""
-        control = {} if self.along is None else {"along": self.along.to_json(), "asking": self.asking}
-        return {"label": self.label, "recipe": self.recipe.to_json()} | control
+from ..values.results import Pair, html, mean_cost
+from ..values.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -75,9 +47,7 @@ class Outcome:
 
     @property
     def cost(self) -> float | None:
-        """Perplexity ratio, geometric mean."""
-        logs = [math.log(ratio) for pair in self.pairs if (ratio := pair.perplexity_ratio)]
-        return math.exp(statistics.fmean(logs)) if logs else None
+        return mean_cost(self.pairs)
 
     @property
     def repetition(self) -> float:
@@ -86,7 +56,7 @@ class Outcome:
     @property
     def words(self) -> float | None:
         """Gain by the concept's own word measure, which does not use its vector; None where there is none."""
-        recipe = self.setting.along or self.setting.recipe
+        recipe = self.setting.read_along
         if len(recipe.concepts) != 1 or recipe.concepts[0] not in INDEPENDENT:
             return None
         measure = INDEPENDENT[recipe.concepts[0]]
@@ -171,7 +141,7 @@ def outcome(chance: Chance | None, setting: Setting, pairs: Sequence[Pair]) -> O
         return None
     # The one place where a chance band joins a mean over seeds.
     tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
-    strength = total_strength(setting.along or setting.recipe)
+    strength = total_strength(setting.read_along)
     return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ..conversation.runner import SETTING
 from ..measures.calibration import Calibration
 from ..storage.records import Filters, StoredExperiment, StoredPair
 from ..storage.store import Store
 from ..values.errors import StoreError, shorten
 from ..values.recipe import Recipe
-from .outcomes import SETTING, Outcome, Result, Setting, outcome
+from ..values.setting import Setting
+from .outcomes import Outcome, Result, outcome
 
 # More pairs than any experiment has.
 _ALL = 1_000_000

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..conversation.session import Session
 from ..values.errors import UsageError
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers, parse_parts
-from .outcomes import Setting
+from ..values.setting import Setting
 
 # From pushing away to too much.
 STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -66,16 +66,14 @@ def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
     return [Setting(format_strength(one), scaled(one), layer, one) for one in strengths]
 
 
-def with_controls(recipe: Recipe, raw: bool) -> list[Setting]:
+def with_controls(session: Session, recipe: Recipe, raw: bool) -> list[Setting]:
     """The recipe; random directions of its size, another for each seed; and, in a chat, asking for it in the prompt."""
-    from .trials import ASKING
-
     adding = [term for term in recipe.terms if term.operation == "add"]
     random = Recipe(tuple(replace(term, parts=((RANDOM, 1.0),)) for term in adding), recipe.scope)
     wanted = [name for term in adding for name, weight in term.parts if weight * term.strength > 0 and name != RANDOM]
     settings = [Setting("steered", recipe), Setting("random push", random, along=recipe)]
     if wanted and not raw:
-        asking = " ".join(ASKING.get(name, f"Be {name}.") for name in dict.fromkeys(wanted))
+        asking = " ".join(session.library.get(name).request for name in dict.fromkeys(wanted))
         settings.append(Setting("asked for", Recipe(), along=recipe, asking=asking))
     return settings
 
@@ -86,11 +84,12 @@ def mix_notes(session: Session, term: Term) -> list[str]:
     Raises:
         ConceptError: when the parts cancel out at one of its layers.
     """
-    session.edits(Recipe((term,)), session.settings.seed)
+    reader = session.reader
+    reader.edits(Recipe((term,)), session.settings.seed)
     if len(term.parts) == 1:
         return []
     layer = term.layers[0]
-    vectors = [session.library.vector(name, session.engine, session.report) for name, _ in term.parts]
+    vectors = [reader.vector(name) for name, _ in term.parts]
     weights = ", ".join(f"{name} {100 * weight:.0f}%" for name, weight in term.parts)
     angles = ", ".join(
         f"{a.name} and {b.name} {math.degrees(math.acos(max(-1.0, min(1.0, float(a.cosine(b)[layer]))))):.0f} degrees"

@@ -10,8 +10,9 @@ from ..conversation.session import Session
 from ..values.errors import UsageError
 from ..values.recipe import RANDOM, Recipe, format_layers, parse_layers
 from ..values.results import Pair
-from .outcomes import Outcome, Result, Setting, outcome
-from .run import Experiment
+from ..values.setting import Setting
+from .outcomes import Outcome, Result, outcome
+from .run import experiment
 
 # Where it looks: single layers through the depth, and two ranges.
 LAYERS = ("25%", "40%", "50%", "60%", "70%", "80%", "90%", "33%-60%", "60%-90%")
@@ -41,7 +42,7 @@ def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], 
     by_key = {_key(setting): setting for setting in settings}
     for number, prompt in enumerate(prompts, 1):
         label = f"tune: prompt {number} of {len(prompts)}"
-        result = Experiment(session, "tune", prompt, settings, 1, tokens=tokens, label=label).run()
+        result = experiment(session, "tune", prompt, settings, 1, tokens=tokens, label=label)
         for one in result.outcomes:
             found.setdefault(_key(one.setting), []).extend(one.pairs)
         if result.stopped:

@@ -2,7 +2,7 @@
 
 Any push changes the text, and a changed text scores differently along any direction. How differently is measured
 once for a model, by random directions of the same size read along every concept (`measure_chance` in
-`experiments.trials`), and kept. An effect inside the band is no effect.
+`experiments.chance`), and kept. An effect inside the band is no effect.
 """
 
 from __future__ import annotations

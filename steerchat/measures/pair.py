@@ -1,102 +1,165 @@
-"""What a pair's answers show: scores along the recipe, the effect and its chance band, concepts token by token."""
+"""What a pair's answers show: scores along a recipe, the effect and its chance band, concepts token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from ..concepts.library import Library, Report
-from ..values.recipe import Recipe
-from ..values.results import Answer, Column, Pair, Strip, divergence
+from ..concepts.library import Library
+from ..values.recipe import RANDOM, Recipe
+from ..values.results import Answer, Column, Pair, Report, Strip, divergence
+from ..values.setting import Setting
 from .calibration import Calibration
-from .chance import total_strength
+from .chance import Chance, total_strength
 
 if TYPE_CHECKING:
+    from ..concepts.vector import ConceptVector
     from ..engine.engine import Engine, Output
+    from ..engine.hooks import Edit
+    from .profile import Profile
 
 
-class Reader(Protocol):
-    """What reading a pair needs; a session has it."""
+class Reader:
+    """The concepts of one model, for steering and for reading. One serves one run: every vector is resolved once.
 
-    library: Library
-    calibration: Calibration
-    report: Report
+    Args:
+        engine: the model.
+        library: the concepts.
+        calibration: the model's profile and chance band.
+        report: receives the progress of extractions and measurements.
+        stopped: asked while something is extracted or measured; Interrupted is raised once it returns True.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        library: Library,
+        calibration: Calibration,
+        report: Report = lambda event: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.engine = engine
+        self.library = library
+        self.report = report
+        self.stopped = stopped
+        self._calibration = calibration
+        self._vectors: dict[tuple[str, int], ConceptVector] = {}
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What is typical of the model's residual stream; measured on first use."""
+        return self._calibration.profile(self.engine, self.report, self.stopped)
 
     @property
-    def engine(self) -> Engine: ...
+    def chance(self) -> Chance | None:
+        """The model's chance band; None when it was never measured."""
+        return self._calibration.chance(self.engine.fingerprint)
+
+    def vector(self, name: str, seed: int = 0) -> ConceptVector:
+        """A concept's vector on the model; extracted when there is none. `seed` is that of `random`.
+
+        Raises:
+            UnknownName: the concept does not exist.
+            ConceptError: its files are broken.
+        """
+        key = (name, seed if name == RANDOM else 0)
+        if key not in self._vectors:
+            self._vectors[key] = self.library.vector(name, self.engine, self.report, seed, self.stopped)
+        return self._vectors[key]
+
+    def vectors(self, recipe: Recipe, seed: int) -> dict[str, ConceptVector]:
+        """The vectors of a recipe's concepts, by name."""
+        return {name: self.vector(name, seed) for name in recipe.concepts}
+
+    def digests(self, recipe: Recipe, seed: int) -> dict[str, str]:
+        """Which vector each name stands for: a concept may be changed later. `random` follows from the seed."""
+        vectors = self.vectors(recipe, seed)
+        return {name: vector.digest for name, vector in vectors.items() if name != RANDOM}
+
+    def edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
+        """What the recipe does to a row, whether it is on or not."""
+        from ..concepts.vector import edits
+
+        return edits(recipe, self.vectors(recipe, seed), self.profile.lengths)
 
 
 def measured(
-    session: Reader,
-    pair_id: int | None,
+    reader: Reader,
+    setting: Setting,
     prompt: str,
     seed: int,
-    recipe: Recipe,
-    outputs: list[Output],
-    raw: bool,
-    seconds: float,
-    along: Recipe | None = None,
+    outputs: Sequence[Output],
+    *,
+    pair_id: int | None = None,
+    raw: bool = False,
+    seconds: float = 0.0,
 ) -> Pair:
-    """The pair of one or two outputs; its effect is along another recipe's direction when `along` names one."""
-    read_on = recipe if along is None else along
+    """The pair of one or two outputs, with its effect along the setting's recipe.
+
+    Args:
+        reader: the model and its concepts.
+        setting: what the second output was steered by.
+        prompt: as the user typed it.
+        seed: of both answers.
+        outputs: the normal one and, if there is one, the steered one.
+        pair_id: its id in the history.
+        raw: whether the answers go on from the prompt itself, without the chat template.
+        seconds: how long the answers took.
+    """
     answers = [output.answer for output in outputs]
     normal, steered = answers[0], answers[1] if len(answers) > 1 else None
-    effect: float | None = None
-    effects: dict[str, float] = {}
-    if steered is not None and read_on.terms:
-        normal_score, steered_score, effects = _scores(session, read_on, seed, outputs)
-        normal = replace(normal, concept_score=normal_score)
-        steered = replace(steered, concept_score=steered_score)
-        if normal_score is not None and steered_score is not None:
-            effect = steered_score - normal_score
+    along, effect, effects = setting.read_along, None, {}
+    if steered is not None and along.terms:
+        scores, effects = _scores(reader, along, setting.drawn(seed), outputs)
+        normal, steered = (
+            replace(answer, concept_score=score) for answer, score in zip((normal, steered), scores, strict=True)
+        )
+        if scores[0] is not None and scores[1] is not None:
+            effect = scores[1] - scores[0]
+    chance = None
+    if effect is not None and reader.chance is not None:
+        chance = reader.chance.band(total_strength(along), max(answer.tokens for answer in answers))
     return Pair(
         pair_id,
         prompt,
-        session.engine.name,
-        recipe,
+        reader.engine.name,
+        setting.recipe,
         seed,
         normal,
         steered,
         raw,
         effect,
         effects,
-        chance=None if effect is None else _chance(session, read_on, outputs),
+        chance=chance,
         diverges_at=None if steered is None else divergence(normal.token_ids, steered.token_ids),
         seconds=seconds,
         tokens_per_second=sum(answer.tokens for answer in answers) / max(seconds, 1e-9),
+        layer=setting.layer,
+        strength=setting.strength,
     )
 
 
-def _chance(session: Reader, recipe: Recipe, outputs: list[Output]) -> tuple[float, float] | None:
-    """Which effects a push without meaning would have, if that was ever measured on this model."""
-    chance = session.calibration.chance(session.engine.fingerprint)
-    if chance is None:
-        return None
-    return chance.band(total_strength(recipe), max(output.answer.tokens for output in outputs))
-
-
 def _scores(
-    session: Reader, recipe: Recipe, seed: int, outputs: list[Output]
-) -> tuple[float | None, float | None, dict[str, float]]:
+    reader: Reader, recipe: Recipe, seed: int, outputs: Sequence[Output]
+) -> tuple[list[float | None], dict[str, float]]:
     """Both answers' scores along the recipe's direction, and the effect along each of its concepts."""
     from .effect import concept_effects, recipe_scores
 
     if any(not output.reading.tokens for output in outputs):
-        return None, None, {}
-    engine = session.engine
-    vectors = {name: session.library.vector(name, engine, session.report, seed) for name in recipe.concepts}
-    profile = session.calibration.profile(engine, session.report)
-    states = [output.reading.states for output in outputs]
-    scores = recipe_scores(recipe, vectors, profile, states)
-    return scores[0], scores[1], concept_effects(recipe, vectors, profile, states[0], states[1])
+        return [None, None], {}
+    vectors = reader.vectors(recipe, seed)
+    normal, steered = (output.reading.states for output in outputs)
+    scores = recipe_scores(recipe, vectors, reader.profile, (normal, steered))
+    return scores, concept_effects(recipe, vectors, reader.profile, normal, steered)
 
 
-def probe(session: Reader, concepts: Sequence[str], pair: Pair, prompts: Sequence[Sequence[int]]) -> tuple[Strip, ...]:
+def probe(reader: Reader, concepts: Sequence[str], pair: Pair, prompts: Sequence[Sequence[int]]) -> tuple[Strip, ...]:
     """Concepts read off a pair's answers, token by token, by the unsteered model.
 
     Args:
-        session: its model and its concepts.
+        reader: the model and its concepts.
         concepts: what to read.
         pair: with the answers.
         prompts: the ids that the normal and the steered answer go on from.
@@ -109,15 +172,14 @@ def probe(session: Reader, concepts: Sequence[str], pair: Pair, prompts: Sequenc
     """
     from . import inspection
 
-    engine = session.engine
-    vectors = [session.library.vector(name, engine, session.report, pair.seed) for name in concepts]
+    vectors = [reader.vector(name, pair.seed) for name in concepts]
     both: tuple[tuple[Column, Answer | None], ...] = (("normal", pair.normal), ("steered", pair.steered))
     # As scores are taken: off the text, which may be other tokens than the sampled ones.
     answers: list[tuple[Column, Sequence[int], Sequence[int]]] = [
-        (side, prompt, engine.prompter.reply(one.text))
-        for prompt, (side, one) in zip(prompts, both, strict=False)
-        if one is not None
+        (side, prompt, reader.engine.prompter.reply(answer.text))
+        for prompt, (side, answer) in zip(prompts, both, strict=False)
+        if answer is not None
     ]
     if any(len(ids) < 2 for _, _, ids in answers):
         return ()
-    return tuple(inspection.probe(engine, session.calibration.profile(engine, session.report), vectors, answers))
+    return tuple(inspection.probe(reader.engine, reader.profile, vectors, answers))

@@ -168,7 +168,7 @@ def _results(chat: Chat, command: Command, values: dict[str, Any], prompts: Sequ
     if prompts is None:
         yield command.handler(chat, **values)
     elif plain:
-        from ..experiments.prompts import compare_all
+        from ..experiments.run import compare_all
 
         yield compare_all(chat.session, prompts, values.get("raw", False))
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import statistics
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from .recipe import Recipe
 from .thinking import reply_start
@@ -129,6 +131,12 @@ class Pair:
         if self.layer is not None or self.strength is not None:
             data |= {"layer": self.layer, "strength": self.strength}
         return data
+
+
+def mean_cost(pairs: Iterable[Pair]) -> float | None:
+    """Geometric mean of the pairs' perplexity ratios; None when no pair could be read."""
+    logs = [math.log(ratio) for pair in pairs if (ratio := pair.perplexity_ratio)]
+    return math.exp(statistics.fmean(logs)) if logs else None
 
 
 @dataclass(frozen=True)
@@ -272,6 +280,33 @@ class Probed:
 Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed
 # Long work calls it with its progress and with notices.
 Report = Callable[[Notice | Progress], None]
+
+_E = TypeVar("_E")
+_T = TypeVar("_T")
+
+
+def tap(events: Generator[_E, None, _T], see: Callable[[_E], None]) -> Generator[_E, None, _T]:
+    """The same events and the same return value; each event is shown to `see` first."""
+    try:
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+            see(event)
+            yield event
+    finally:
+        events.close()
+
+
+def drain(events: Generator[_E, None, _T], see: Callable[[_E], None] = lambda event: None) -> _T:
+    """Runs `events` to their end, shows each to `see`, and gives what they return."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        see(event)
 
 
 def format_effect(value: float) -> str:

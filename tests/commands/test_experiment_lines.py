@@ -16,7 +16,7 @@ from tiny import LAYERS, finish, rows
 from steerchat.conversation.chat import history_path
 from steerchat.conversation.rerun import logged, prompt_of
 from steerchat.experiments import run as experiments
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen
 from steerchat.slash.registry import registry
 from steerchat.system import folders
@@ -50,7 +50,7 @@ def test_a_sweep_that_goes_on_from_a_text_agrees_row_by_row_with_the_same_runs_o
     session = chat.session
     recipe = chosen(session, "happy", "2", 6.0)
     settings = {"layers": at_layers(recipe, LAYERS), "strengths": at_strengths(recipe, [-6.0, 0.0, 3.0, 9.0])}[kind]
-    result = Experiment(session, kind, PROMPT, settings, repeats=2, raw=True).run()
+    result = experiment(session, kind, PROMPT, settings, repeats=2, raw=True)
     swept = [(one.setting.recipe, pair) for one in result.outcomes for pair in one.pairs]
     assert len(swept) == 2 * len(settings) and all(pair.raw for _, pair in swept)
     for own, pair in swept:
@@ -81,11 +81,11 @@ def test_a_mix_away_from_a_concept_pushes_along_the_difference_of_the_two(start:
     assert "happy 50%, sad -50%" in say(chat, screen, "/mix happy:1,sad:-1 2 4.0")
     session = chat.session
     happy, sad = (session.library.vector(name, session.engine).directions[2] for name in ("happy", "sad"))
-    [edit] = session.edits(session.recipe, 0)
+    [edit] = session.reader.edits(session.recipe, 0)
     difference = (happy - sad) / (happy - sad).norm()
     assert torch.allclose(edit.vector / edit.vector.norm(), difference, atol=1e-5)
     say(chat, screen, "/steer happy 2 4.0")
-    [alone] = session.edits(session.recipe, 0)
+    [alone] = session.reader.edits(session.recipe, 0)
     assert float(edit.vector.norm()) == pytest.approx(float(alone.vector.norm()), rel=1e-5)
 
 
@@ -183,7 +183,7 @@ def test_a_concept_read_where_texts_end_is_said_to_show_in_their_length(start: S
 def test_ctrl_c_in_the_middle_keeps_shows_and_logs_what_was_finished(
     start: Start, monkeypatch: pytest.MonkeyPatch, line: str, stop_at: int | None
 ):
-    monkeypatch.setattr(experiments, "_ROWS", 10)  # so that several batches are needed
+    monkeypatch.setattr(experiments, "ROWS", 10)  # so that several batches are needed
     chat, screen = start()
     say(chat, screen, "/steer happy 2 4.0")
     told = chat.report
@@ -191,7 +191,9 @@ def test_ctrl_c_in_the_middle_keeps_shows_and_logs_what_was_finished(
     def report(event: Any) -> None:
         told(event)
         second = stop_at is None and isinstance(event, Progress) and event.label.startswith("tune: prompt 2")
-        if second or (stop_at is not None and isinstance(event, Progress) and event.done >= stop_at):
+        if second or (
+            stop_at is not None and isinstance(event, Progress) and event.done >= stop_at * chat.settings.max_tokens
+        ):
             chat.session.stop.set()
 
     chat.report = report

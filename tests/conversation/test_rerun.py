@@ -16,14 +16,14 @@ from tiny import a_session, finish
 
 from steerchat.conversation.rerun import fork, rerun, resume, use
 from steerchat.conversation.session import Session
-from steerchat.experiments.outcomes import Setting
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
-from steerchat.storage.records import Filters
+from steerchat.storage.records import Filters, PairRecord
 from steerchat.storage.store import Store
 from steerchat.values.errors import UnknownName, UsageError
 from steerchat.values.recipe import Recipe, parse_term
 from steerchat.values.results import Notice, PairDone
+from steerchat.values.setting import Setting
 
 
 def steer(session: Session, *terms: str) -> None:
@@ -84,10 +84,10 @@ def script(session: Session) -> None:
     finish(session.compare("Three seeds", repeats=3))
     finish(session.carry_on("The meeting went"))
     recipe = chosen(session, "happy", "2", 6.0)
-    Experiment(session, "compare", "With controls", with_controls(recipe, raw=False), 2).run()
-    Experiment(session, "strengths", "A sweep", at_strengths(recipe, [-4.0, 0.0, 4.0]), 2, tokens=5).run()
-    Experiment(session, "layers", "Every layer", at_layers(recipe, 4), 1, raw=True).run()
-    Experiment(session, "mix", "A mix alone", [Setting("mix", chosen(session, "sad:1,formal:-1", "1", 5.0))], 1).run()
+    experiment(session, "compare", "With controls", with_controls(session, recipe, raw=False), 2)
+    experiment(session, "strengths", "A sweep", at_strengths(recipe, [-4.0, 0.0, 4.0]), 2, tokens=5)
+    experiment(session, "layers", "Every layer", at_layers(recipe, 4), 1, raw=True)
+    experiment(session, "mix", "A mix alone", [Setting("mix", chosen(session, "sad:1,formal:-1", "1", 5.0))], 1)
 
 
 @pytest.mark.subprocess
@@ -158,15 +158,18 @@ def test_a_stopped_answer_repeats_as_far_as_it_went(session: Session, store: Sto
 
 
 def test_a_pair_that_broke_off_is_answered_and_called_so(session: Session, store: Store):
-    broken = store.begin_pair(session.record("How?", session.recipe, 3, "chat", False, {"normal": USER}))
+    broken = store.begin_pair(a_record(session))
     assert f"Pair {broken} broke off" in told(rerun(session, broken))
 
 
-USER = [{"role": "user", "content": "How?"}]
+def a_record(session: Session) -> PairRecord:
+    engine, messages = session.engine, {"normal": [{"role": "user", "content": "How?"}]}
+    sampling = session.sampling().to_json()
+    return PairRecord("How?", session.recipe, 3, engine.name, engine.fingerprint, messages=messages, sampling=sampling)
 
 
 def test_a_pair_of_another_model_is_refused_by_name(session: Session, store: Store):
-    record = session.record("How?", session.recipe, 3, "chat", False, {"normal": USER})
+    record = a_record(session)
     number = store.begin_pair(replace(record, model="gpt-9", fingerprint="other"))
     with pytest.raises(UsageError, match="gpt-9"):
         list(rerun(session, number))
@@ -197,7 +200,7 @@ def test_use_takes_recipe_sampling_and_seed_over_and_says_so(session: Session):
 def test_use_refuses_a_layer_that_the_model_lacks_and_changes_nothing(session: Session, store: Store):
     steer(session, "happy 2 4.0")
     deep = Recipe((replace(session.recipe.terms[0], layers=(9,)),))
-    record = session.record("How?", session.recipe, 3, "chat", False, {"normal": USER})
+    record = a_record(session)
     number = store.begin_pair(replace(record, recipe=deep))
     before = session.recipe
     with pytest.raises(UsageError, match="layer 9"):

@@ -23,7 +23,7 @@ from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
 from steerchat.engine.hooks import Edit
 from steerchat.engine.prompting import Prompter
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_strengths
 from steerchat.screen.render import Screen
 from steerchat.storage.store import Store
@@ -137,7 +137,7 @@ def test_a_push_begins_with_the_thought_or_after_it(
     for prompt in prompts:
         pair = finish(session.compare(prompt))
         ids = engine.prompter.chat([{"role": "user", "content": prompt}])
-        pushes = session.edits(session.recipe, pair.seed)
+        pushes = session.reader.edits(session.recipe, pair.seed)
         assert pair.steered is not None
         assert pair.normal.token_ids == reference(engine, mask, ids, (), True)
         assert pair.steered.token_ids == reference(engine, mask, ids, pushes, steered == "on")
@@ -154,12 +154,12 @@ def test_rows_of_a_sweep_end_their_thoughts_each_by_itself(thinker: tuple[Engine
     session.settings.change("steer-thinking", "off")
     session.steer([parse_term("random 2 8.0")])
     settings = at_strengths(session.recipe, [-8.0, 0.0, 4.0, 8.0])
-    result = Experiment(session, "strengths", "Tell me", settings, 2).run()
+    result = experiment(session, "strengths", "Tell me", settings, 2)
     ids = engine.prompter.chat([{"role": "user", "content": "Tell me"}])
     said = set()
     for outcome in result.outcomes:
         for pair in outcome.pairs:
-            pushes = session.edits(outcome.setting.recipe, pair.seed)
+            pushes = session.reader.edits(outcome.setting.recipe, pair.seed)
             assert pair.steered is not None
             assert pair.steered.token_ids == reference(engine, mask, ids, pushes, False)
             said.add(pair.steered.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from engines import recording_blocks
 from tiny import LAYERS, finish, rows
 
+from steerchat.concepts.concept import Concept
+from steerchat.concepts.files import read_concept
 from steerchat.concepts.vector import read_layer
 from steerchat.conversation.rerun import logged as logged_pair
 from steerchat.conversation.rerun import prompt_of
@@ -19,11 +22,10 @@ from steerchat.conversation.session import Session
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
-from steerchat.experiments.outcomes import Outcome, Setting, best
+from steerchat.experiments.outcomes import Outcome, best
 from steerchat.experiments.pages import bar, comparison, strengths, tuning, why
-from steerchat.experiments.prompts import compare_all
 from steerchat.experiments.recall import pairs_of, recalled
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import compare_all, experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls
 from steerchat.experiments.tuning import grid, tune, tuned
 from steerchat.experiments.tuning import keep as keep_setting
@@ -35,6 +37,7 @@ from steerchat.values.errors import UsageError
 from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
 from steerchat.values.results import Answer, Notice, Pair, PairDone, Probed, Progress
+from steerchat.values.setting import Setting
 
 PROMPT = "How are you?"
 
@@ -47,7 +50,7 @@ def logged(session: Session, sql: str) -> list[dict[str, object]]:
 @pytest.mark.slow
 def test_every_layer_in_one_batch_answers_as_each_would_alone(session: Session):
     recipe = chosen(session, "happy", "1", 6.0)
-    result = Experiment(session, "layers", PROMPT, at_layers(recipe, LAYERS), repeats=2).run()
+    result = experiment(session, "layers", PROMPT, at_layers(recipe, LAYERS), repeats=2)
     assert [one.setting.layer for one in result.outcomes] == list(range(LAYERS))
     for one in result.outcomes:
         for pair in one.pairs:
@@ -60,11 +63,11 @@ def test_every_layer_in_one_batch_answers_as_each_would_alone(session: Session):
 
 def test_a_sweep_is_one_experiment_whose_pairs_share_each_seeds_normal_answer(session: Session):
     recipe = chosen(session, "happy", "2")
-    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 4.0, 8.0]), repeats=2).run()
-    [experiment] = logged(session, "SELECT * FROM experiments")
-    assert (experiment["id"], experiment["kind"], experiment["status"]) == (result.experiment, "strengths", "complete")
+    result = experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 4.0, 8.0]), repeats=2)
+    [row] = logged(session, "SELECT * FROM experiments")
+    assert (row["id"], row["kind"], row["status"]) == (result.experiment, "strengths", "complete")
     pairs = logged(session, "SELECT * FROM pairs")
-    assert len(pairs) == 6 and {pair["experiment_id"] for pair in pairs} == {experiment["id"]}
+    assert len(pairs) == 6 and {pair["experiment_id"] for pair in pairs} == {row["id"]}
     assert {pair["status"] for pair in pairs} == {"complete"}
     assert {(pair["strength"], pair["layer"]) for pair in pairs} == {(0.0, 2), (4.0, 2), (8.0, 2)}
     assert len({pair["normal_id"] for pair in pairs}) == 2  # one a seed
@@ -74,7 +77,7 @@ def test_a_sweep_is_one_experiment_whose_pairs_share_each_seeds_normal_answer(se
 
 def test_a_push_away_is_shown_below_zero_and_judged_along_its_sign(session: Session):
     recipe = chosen(session, "happy", "2")
-    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [-8.0, 8.0]), repeats=2).run()
+    result = experiment(session, "strengths", PROMPT, at_strengths(recipe, [-8.0, 8.0]), repeats=2)
     away, towards = result.outcomes
     assert away.effect is not None and away.towards == -away.effect
     assert towards.towards == towards.effect
@@ -84,7 +87,7 @@ def test_a_push_away_is_shown_below_zero_and_judged_along_its_sign(session: Sess
 
 def test_controls_are_read_along_the_concept_and_named(session: Session):
     recipe = chosen(session, "happy", "2", 8.0)
-    result = Experiment(session, "compare", PROMPT, with_controls(recipe, raw=False), repeats=2).run()
+    result = experiment(session, "compare", PROMPT, with_controls(session, recipe, raw=False), repeats=2)
     steered, random, asked = result.outcomes
     assert random.pairs[0].recipe.concepts == ("random",) and list(random.pairs[0].effects) == ["happy"]
     assert random.pairs[0].steered != random.pairs[1].steered
@@ -93,28 +96,41 @@ def test_controls_are_read_along_the_concept_and_named(session: Session):
     assert [item.get("control") for item in page.objects[::2]] == [None, "random push", "asked for"]
     assert sum(isinstance(part, Table) for part in page.parts) == 1
     assert [one.setting.label for one in (steered, random, asked)] == ["steered", "random push", "asked for"]
-    assert len(with_controls(recipe, raw=True)) == 2  # nobody can be asked in a text that is only continued
+    # nobody can be asked in a text that is only continued
+    assert len(with_controls(session, recipe, raw=True)) == 2
 
 
 def test_each_pair_of_a_sweep_is_logged_with_its_share_of_the_seconds(session: Session):
     started = time.monotonic()
-    Experiment(session, "strengths", PROMPT, at_strengths(chosen(session, "happy", "2"), [2.0, 4.0]), repeats=3).run()
+    experiment(session, "strengths", PROMPT, at_strengths(chosen(session, "happy", "2"), [2.0, 4.0]), repeats=3)
     took = time.monotonic() - started
     seconds = [cast(float, pair["seconds"]) for pair in logged(session, "SELECT seconds FROM pairs")]
     assert len(seconds) == 6 and 0 < sum(seconds) <= took
 
 
+def test_a_sweep_reads_each_concept_file_once(session: Session, monkeypatch: pytest.MonkeyPatch):
+    reads: list[str] = []
+
+    def counted(path: Path) -> Concept:
+        reads.append(path.stem)
+        return read_concept(path)
+
+    monkeypatch.setattr("steerchat.concepts.library.read_concept", counted)
+    recipe = chosen(session, "happy:1,sad:-1", "1", 4.0)
+    experiment(session, "layers", PROMPT, at_layers(recipe, LAYERS), repeats=4, tokens=2)
+    assert sorted(reads) == ["happy", "sad"]
+
+
 @pytest.mark.parametrize("how", ["sweep", "prompts"])
 def test_an_error_while_measuring_leaves_no_pair_running(session: Session, monkeypatch: pytest.MonkeyPatch, how: str):
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("measuring broke")
 
     recipe = chosen(session, "happy", "2", 4.0)
-    monkeypatch.setattr("steerchat.experiments.run.measured", fails)
-    monkeypatch.setattr("steerchat.experiments.prompts.measured", fails)
+    monkeypatch.setattr("steerchat.conversation.runner.measured", fails)
     with pytest.raises(RuntimeError, match="measuring broke"):
         if how == "sweep":
-            Experiment(session, "strengths", PROMPT, at_strengths(recipe, [2.0, 4.0]), repeats=2).run()
+            experiment(session, "strengths", PROMPT, at_strengths(recipe, [2.0, 4.0]), repeats=2)
         else:
             session.recipe = recipe
             list(compare_all(session, [PROMPT, "Why?"]))
@@ -124,7 +140,7 @@ def test_an_error_while_measuring_leaves_no_pair_running(session: Session, monke
 
 def test_settings_of_one_recipe_are_recalled_apart(session: Session):
     recipe = chosen(session, "random", "2", 8.0)
-    result = Experiment(session, "compare", PROMPT, with_controls(recipe, raw=True), repeats=2).run()
+    result = experiment(session, "compare", PROMPT, with_controls(session, recipe, raw=True), repeats=2)
     steered, random = result.outcomes
     assert steered.setting.recipe == random.setting.recipe  # what told them apart before
     store = session.journal.store
@@ -148,7 +164,7 @@ def test_a_stop_keeps_what_came_and_logs_the_rest_as_interrupted(session: Sessio
 
     session.report = report  # type: ignore[method-assign]
     settings = [Setting(str(number), recipe) for number in range(15)]
-    result = Experiment(session, "strengths", PROMPT, settings, repeats=6).run()
+    result = experiment(session, "strengths", PROMPT, settings, repeats=6)
     assert result.stopped and 0 < result.finished < 6
     assert seen == sorted(seen)
     statuses = [pair["status"] for pair in logged(session, "SELECT status FROM pairs")]
@@ -163,10 +179,10 @@ def test_what_did_best_is_the_pair_that_is_looked_into_afterwards_and_never_a_co
     # No answer of random weights is fluent, so which settings show is said here.
     monkeypatch.setattr(Outcome, "shows", property(lambda one: one.setting.label != "0.0"))
     recipe = chosen(session, "happy", "3")
-    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 2.0, 8.0]), repeats=2).run()
+    result = experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 2.0, 8.0]), repeats=2)
     peak = best(result.outcomes)
     assert peak is not None and peak is not result.outcomes[0] and session.last == peak.pairs[0]
-    controls = Experiment(session, "compare", PROMPT, with_controls(recipe, raw=False), repeats=2).run()
+    controls = experiment(session, "compare", PROMPT, with_controls(session, recipe, raw=False), repeats=2)
     assert session.last == controls.outcomes[0].pairs[0]
 
 
@@ -174,7 +190,7 @@ def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, 
     chance = Chance(tiny.fingerprint, (ChanceCell(8.0, 8, mean=0.0, between=0.1, within=1.0),))
     session.calibration.keep_chance(chance)
     recipe = chosen(session, "happy", "2")
-    result = Experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 8.0]), repeats=4).run()
+    result = experiment(session, "strengths", PROMPT, at_strengths(recipe, [0.0, 8.0]), repeats=4)
     unpushed, pushed = result.outcomes
     assert unpushed.clarity == "within chance" and not unpushed.shows
     assert pushed.chance == chance.band(8.0, 8, 4) != chance.band(8.0, 8, 1)
@@ -191,7 +207,7 @@ def test_an_experiment_without_anything_steered_says_what_to_do(session: Session
     session.recipe = replace(chosen(session, "happy"), on=False)
     assert chosen(session, None).on  # an experiment is about the recipe even while it is paused
     with pytest.raises(UsageError, match="empty"):
-        Experiment(session, "layers", " ", at_layers(chosen(session, None), LAYERS), 1)
+        experiment(session, "layers", " ", at_layers(chosen(session, None), LAYERS), 1)
 
 
 def test_a_mix_of_one_concept_is_that_concept_and_parts_that_cancel_are_refused(session: Session):
@@ -209,7 +225,7 @@ def test_a_mix_of_one_concept_is_that_concept_and_parts_that_cancel_are_refused(
 def test_an_ablated_direction_is_gone_at_every_pushed_position_and_nothing_else_is(session: Session, tiny: Engine):
     term, _ = session.resolve(TermRequest(parse_parts("sad"), "2", operation="ablate"))
     prompt = tuple(tiny.prompter.raw(PROMPT))
-    run = tiny.generate([Row(prompt, session.edits(Recipe((term,)), 0))], Sampling(max_tokens=6))
+    run = tiny.generate([Row(prompt, session.reader.edits(Recipe((term,)), 0))], Sampling(max_tokens=6))
     direction = session.library.vector("sad", tiny).directions[2]
     with recording_blocks(tiny, 2) as (computed, handed_on):
         for _ in range(3):
@@ -240,7 +256,7 @@ def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: S
     there = plain[len(prompt) - 1 + pair.diverges_at].topk(5)
     rather = wanted(tiny, [*prompt, *answer[: pair.diverges_at]])
     assert [one.probability for one in rather] == pytest.approx(there.values.tolist(), rel=1e-3)
-    strips = probe(session, ["happy"], stored.pair, [prompt_of(session, stored, "normal"), prompt])
+    strips = probe(session.reader, ["happy"], stored.pair, [prompt_of(session, stored, "normal"), prompt])
     [item] = why(stored.pair, tokens, rather, strips).objects
     assert item["diverges_at"] == pair.diverges_at
     assert item["concepts"] == [one.to_json() for one in strips] and len(strips) == 2
@@ -252,7 +268,7 @@ def test_a_probe_reads_each_answer_with_the_score_that_it_was_logged_with(sessio
     stored = logged_pair(session, None)
     assert pair.steered is not None
     prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
-    normal, steered = probe(session, ["happy"], pair, prompts)
+    normal, steered = probe(session.reader, ["happy"], pair, prompts)
     assert normal.score == pytest.approx(pair.normal.concept_score, abs=1e-3)
     assert steered.score == pytest.approx(pair.steered.concept_score, abs=1e-3)
     assert sum(normal.values) == pytest.approx(0.0, abs=1e-3) and len(steered.values) == len(steered.tokens)
@@ -264,7 +280,7 @@ def test_a_probe_reads_the_plain_states_of_the_text_at_the_concepts_read_layer(s
     stored = logged_pair(session, None)
     assert pair.steered is not None
     prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
-    strips = probe(session, ["sad", "happy"], pair, prompts)
+    strips = probe(session.reader, ["sad", "happy"], pair, prompts)
     assert [(one.concept, one.column) for one in strips] == list(
         itertools.product(("sad", "happy"), ("normal", "steered"))
     )

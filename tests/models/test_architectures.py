@@ -21,7 +21,7 @@ from torch import Tensor
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
 from steerchat.engine.hooks import Edit
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths
 from steerchat.models.find import find
 from steerchat.models.load import load
@@ -167,7 +167,7 @@ def test_a_pair_is_what_a_plain_loop_says(found: tuple[Kind, Engine], session: S
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How are you?"}]
     prompt = engine.prompter.chat(messages)
     assert "brief" in engine.prompter.text(prompt)  # a refused system message opens the first one
-    pushes = session.edits(session.recipe, 5)
+    pushes = session.reader.edits(session.recipe, 5)
     assert len({edit.layer for edit in pushes}) == 2
     assert pair.steered is not None
     assert pair.normal.token_ids == greedy(kind, engine, prompt, (), END, 6)
@@ -203,12 +203,12 @@ def test_a_sweeps_rows_are_what_plain_loops_say(found: tuple[Kind, Engine], sess
     session.steer([parse_term("random 1 6.0")])
     prompt = engine.prompter.chat([{"role": "user", "content": "Tell me"}])
     settings = [*at_layers(session.recipe, LAYERS), *at_strengths(session.recipe, [-6.0, 0.0])]
-    result = Experiment(session, "layers", "Tell me", settings, 2).run()
+    result = experiment(session, "layers", "Tell me", settings, 2)
     assert len(result.outcomes) == LAYERS + 2
     answers = set()
     for outcome in result.outcomes:
         for pair in outcome.pairs:
-            pushes = session.edits(outcome.setting.recipe, pair.seed)
+            pushes = session.reader.edits(outcome.setting.recipe, pair.seed)
             assert pair.steered is not None
             assert pair.steered.token_ids == greedy(kind, engine, prompt, pushes, END, 6)
             answers.add(pair.steered.token_ids)
@@ -232,7 +232,7 @@ def test_turns_that_reuse_their_caches_say_what_turns_without_say(found: tuple[K
         return said, engine.work.positions - before
 
     session.steer([parse_term("random 1 6.0")])
-    session.edits(session.recipe, 3)  # what is measured once is measured now
+    session.reader.edits(session.recipe, 3)  # what is measured once is measured now
     kept, little = talk(forget=False)
     fresh, much = talk(forget=True)
     assert kept == fresh and any(normal != steered for normal, steered in kept)

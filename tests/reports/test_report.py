@@ -18,9 +18,8 @@ from tiny import LAYERS
 
 from steerchat.conversation.session import Session
 from steerchat.experiments import pages as experiment_pages
-from steerchat.experiments.outcomes import Setting
 from steerchat.experiments.recall import pairs_of, recalled
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
 from steerchat.experiments.tuning import grid
 from steerchat.reports.html import chart
@@ -31,6 +30,7 @@ from steerchat.terminal import repl
 from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair
+from steerchat.values.setting import Setting
 from steerchat.values.text import clean
 
 HOSTILE = (
@@ -153,14 +153,14 @@ def test_an_experiment_out_of_the_history_shows_what_it_showed_when_it_ended(ses
     settings: dict[str, list[Setting]] = {
         "layers": at_layers(recipe, LAYERS),
         "strengths": at_strengths(recipe, [-4.0, 0.0, 8.0]),
-        "compare": with_controls(recipe, raw=False),
+        "compare": with_controls(session, recipe, raw=False),
         "tune": grid(recipe, ["1", "2", "1-2"], [2.0, 8.0], LAYERS),
     }
-    result = Experiment(session, kind, "How are you?", settings[kind], repeats=2).run()
+    result = experiment(session, kind, "How are you?", settings[kind], repeats=2)
     store = session.journal.store
     assert store is not None and result.experiment is not None
-    experiment = store.experiment(result.experiment)
-    again = recalled(session.calibration, experiment, pairs_of(store, Filters(experiment=experiment.id)))
+    stored = store.experiment(result.experiment)
+    again = recalled(session.calibration, stored, pairs_of(store, Filters(experiment=stored.id)))
     assert again == result
     assert experiment_pages.page(again) == experiment_pages.page(result)
     assert len(experiment_pages.page(again).parts) > 2
@@ -168,7 +168,7 @@ def test_an_experiment_out_of_the_history_shows_what_it_showed_when_it_ended(ses
 
 def test_of_an_experiment_that_lost_pairs_the_others_are_shown(session: Session):
     recipe = chosen(session, "happy", "2", 8.0)
-    result = Experiment(session, "layers", "How are you?", at_layers(recipe, LAYERS), repeats=1).run()
+    result = experiment(session, "layers", "How are you?", at_layers(recipe, LAYERS), repeats=1)
     store = session.journal.store
     assert store is not None and result.experiment is not None
     store.delete_pair(2)

@@ -20,14 +20,14 @@ from steerchat.concepts.concept import Concept
 from steerchat.concepts.library import DEFAULT_LAYERS, Library
 from steerchat.concepts.vector import random_vector
 from steerchat.conversation.session import Session
-from steerchat.experiments.outcomes import Setting
-from steerchat.experiments.run import Experiment
+from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import chosen
 from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.system import folders
 from steerchat.system.settings import Settings
 from steerchat.values.recipe import Recipe, Term, parse_layers
+from steerchat.values.setting import Setting
 
 CONCEPTS = ("happy", "formal", "poetic")
 SEEDS, EACH = 5, 2
@@ -53,7 +53,7 @@ def main(tokens: int) -> None:
                 pushed = Recipe((Term(((name, 1.0),), layers, 2.0),))
                 settings.append(Setting("random", pushed, along=settings[0].recipe))
             session.settings.seed = SEEDS * number
-            result = Experiment(session, "compare", prompt, settings, SEEDS).run()
+            result = experiment(session, "compare", prompt, settings, SEEDS)
             for one in result.outcomes:
                 found[one.setting.label].append((one.clarity, one.effects))
             print(f"{number + 1} of 10: {prompt}", file=sys.stderr, flush=True)

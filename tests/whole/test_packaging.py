@@ -80,7 +80,14 @@ def test_every_folder_of_data_is_packed_into_the_wheel():
 
 
 # Modules of packages that do without torch which need it: to time a model, and to show steering by hand.
-WITH_TORCH = ("experiments.bench", "experiments.trials", "course.lab", "course.demonstrations")
+WITH_TORCH = (
+    "experiments.bench",
+    "experiments.chance",
+    "experiments.evaluation",
+    "course.by_hand",
+    "course.lab",
+    "course.demonstrations",
+)
 # Modules of packages with torch that do without it: the chat imports them before a model is asked for.
 WITHOUT_TORCH = (
     "engine.processes",

@@ -1,0 +1,72 @@
+"""/chance: which effects pushes in random directions have on a model, read along every concept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..concepts.library import DEFAULT_LAYERS
+from ..concepts.vector import ConceptVector, read_layer
+from ..conversation.runner import Plan, Runner, Trial
+from ..engine.sampling import Sampling
+from ..measures.chance import Chance, ChanceCell
+from ..measures.profile import Profile
+from ..values.errors import Interrupted
+from ..values.recipe import RANDOM, Term, parse_layers
+from ..values.results import drain
+from .evaluation import questions, random_settings
+
+# At which strengths and lengths of answer the chance band is measured.
+CHANCE_STRENGTHS = (1.0, 2.0, 4.0)
+CHANCE_TOKENS = (40, 120)
+
+
+def measure_chance(
+    runner: Runner, prompts: Sequence[str], seeds: Sequence[int], names: Sequence[str], directions: int = 6
+) -> Chance:
+    """Push answers in random directions and read them along every concept in `names`.
+
+    Seeds of one prompt are alike, so that more of them do not make a band as narrow as more prompts would: what
+    belongs to a direction on a prompt is told from what belongs to a seed. There are at least two seeds.
+
+    Raises:
+        Interrupted: when the runner was stopped.
+    """
+    engine, profile = runner.reader.engine, runner.reader.profile
+    vectors = [runner.reader.vector(name) for name in names]
+    layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
+    cells = []
+    for tokens in CHANCE_TOKENS:
+        plan = Plan(Sampling(max_tokens=tokens), thought=False, label=f"random directions: answers of {tokens} tokens")
+        for strength in CHANCE_STRENGTHS:
+            settings = random_settings(Term(((RANDOM, 1.0),), layers, strength), directions)
+            trials = drain(runner.run(questions(prompts), settings, seeds, plan))
+            if runner.reader.stopped():
+                raise Interrupted("chance")
+            effects = np.stack([_effects(profile, vector, trials, directions) for vector in vectors])
+            by_prompt = effects.reshape(*effects.shape[:2], len(prompts), -1)
+            cells.append(ChanceCell(strength, tokens, *(round(value, 3) for value in spreads(by_prompt))))
+    return Chance(engine.fingerprint, tuple(cells))
+
+
+def spreads(effects: np.ndarray) -> tuple[float, float, float]:
+    """Mean, `between` and `within` of a `ChanceCell`, from effects (..., prompts, seeds) with at least two seeds."""
+    means, variances = effects.mean(axis=-1), effects.var(axis=-1, ddof=1)
+    within = math.sqrt(float(variances.mean()))
+    # An observed mean differs from the true one by what single pairs add to it.
+    between = math.sqrt(max(0.0, float(means.var()) - within**2 / effects.shape[-1]))
+    return float(effects.mean()), between, within
+
+
+def _effects(profile: Profile, vector: ConceptVector, trials: Sequence[Trial], directions: int) -> np.ndarray:
+    """(directions, answers) how far each pushed answer moved along a vector's direction."""
+    layer = read_layer(vector)
+    direction = vector.directions[layer]
+
+    def moved(trial: Trial) -> float:
+        normal, pushed = (profile.score(direction, layer, output.reading.states[layer]) for output in trial.outputs)
+        return pushed - normal
+
+    return np.array([[moved(trial) for trial in trials if trial.setting == number] for number in range(directions)])

@@ -1,0 +1,175 @@
+"""/concept evaluate: do concepts do what their names say, by measures that use no concept's vector?
+
+It judges the settings that `/tune` chose, on other prompts than it did, against two controls: random directions of the
+same size, and asking for the concept in the prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..conversation.runner import Plan, Question, Runner, Trial
+from ..engine.sampling import Sampling
+from ..measures.words import INDEPENDENT, Measure
+from ..values.errors import ConceptError, Interrupted
+from ..values.recipe import RANDOM, Recipe, Term, TermRequest, parse_layers
+from ..values.results import Answer, Pair, drain, mean_cost
+from ..values.setting import Setting
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A concept at its recommended setting. Intervals are 95%, bootstrapped over prompts.
+
+    Attributes:
+        unit: what the independent measure counts.
+        normal, steered, random, asked: mean of the measure; `random` over all random directions.
+        gain: (mean, low, high) of steered minus normal, turned so that above 0 is towards the concept.
+        over_random: the same of steered minus random.
+        over_asking: the same of steered minus asked.
+        samples: (prompt, normal, steered) of the first few prompts.
+    """
+
+    concept: str
+    layers: str
+    strength: float
+    unit: str
+    normal: float
+    steered: float
+    random: float
+    asked: float
+    gain: tuple[float, float, float]
+    over_random: tuple[float, float, float]
+    over_asking: tuple[float, float, float]
+    perplexity_ratio: float
+    repetition: float
+    answers: int
+    samples: list[tuple[str, str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def questions(prompts: Sequence[str]) -> list[Question]:
+    """Prompts without a system message, for measurements that are not part of a conversation."""
+    messages = ([{"role": "user", "content": prompt}] for prompt in prompts)
+    return [Question(prompt, message, message) for prompt, message in zip(prompts, messages, strict=True)]
+
+
+def random_settings(term: Term, directions: int) -> list[Setting]:
+    """Settings that push in random directions, at the layers and strength of `term`, read along `term`."""
+    recipe = Recipe((Term(((RANDOM, 1.0),), term.layers, term.strength),))
+    along = Recipe((term,))
+    return [Setting(f"random {seed}", recipe, along=along, direction=seed) for seed in range(directions)]
+
+
+def evaluate(
+    runner: Runner, prompts: Sequence[str], seeds: Sequence[int], requests: Sequence[TermRequest], directions: int = 4
+) -> Iterator[Evaluation]:
+    """Judge one concept after the other on this model.
+
+    Args:
+        runner: remembers answers, so that normal and random ones are shared by concepts.
+        prompts: every setting answers all of them, with every seed.
+        seeds: common random numbers: a setting differs from the normal answers by its own doing alone.
+        requests: one concept each; layers and strength are the recommended ones where they are None.
+        directions: how many random ones to compare with.
+
+    Raises:
+        ConceptError: for a mix, or a concept that nothing measures but its own vector.
+        Interrupted: when the runner was stopped; the concepts before are finished.
+    """
+    library, engine = runner.reader.library, runner.reader.engine
+    terms = []
+    for request in requests:
+        if len(request.parts) != 1:
+            raise ConceptError("a mix is not measured here", "name one concept after the other")
+        name = request.parts[0][0]
+        layers, strength, _ = library.recommended(name, engine.fingerprint)
+        layers = layers if request.layers is None else request.layers
+        strength = strength if request.strength is None else request.strength
+        terms.append((measure_of(name), layers, Term(((name, 1.0),), parse_layers(layers, engine.n_layers), strength)))
+    for measure, layers, term in terms:
+        concept = library.get(term.concept)
+        recipe = Recipe((term,))
+        settings = [
+            Setting("steered", recipe),
+            Setting("asked for", Recipe(), along=recipe, asking=concept.request),
+            *random_settings(term, directions),
+        ]
+        sampling = Sampling(max_tokens=120 if concept.kind == "length" else 60)
+        plan = Plan(sampling, thought=False, label=f"measuring {concept.name}")
+        trials = drain(runner.run(questions(prompts), settings, seeds, plan))
+        if runner.reader.stopped():
+            raise Interrupted(plan.label)
+        yield _evaluation(measure, layers, term, prompts, trials)
+
+
+def _evaluation(
+    measure: Measure, layers: str, term: Term, prompts: Sequence[str], trials: Sequence[Trial]
+) -> Evaluation:
+    def pairs(*settings: int) -> list[list[Pair]]:
+        """The pairs of some settings, prompt by prompt."""
+        return [
+            [trial.pair for trial in trials if trial.question == prompt and trial.setting in settings]
+            for prompt in range(len(prompts))
+        ]
+
+    steered, asked = pairs(0), pairs(1)
+    others = pairs(*range(2, 1 + max(trial.setting for trial in trials)))
+    normal = _means(measure, [[pair.normal for pair in group] for group in steered])
+    moved, by_asking, chance = (
+        _means(measure, [[_steered(pair) for pair in group] for group in groups]) for groups in (steered, asked, others)
+    )
+    flat = [pair for group in steered for pair in group]
+    cost = mean_cost(flat)
+    sign = measure.direction
+    return Evaluation(
+        concept=term.concept,
+        layers=layers,
+        strength=term.strength,
+        unit=measure.unit,
+        normal=float(normal.mean()) * sign,
+        steered=float(moved.mean()) * sign,
+        random=float(chance.mean()) * sign,
+        asked=float(by_asking.mean()) * sign,
+        gain=_interval(moved - normal),
+        over_random=_interval(moved - chance),
+        over_asking=_interval(moved - by_asking),
+        perplexity_ratio=math.inf if cost is None else cost,
+        repetition=float(np.mean([_steered(pair).repetition or 0.0 for pair in flat])),
+        answers=len(flat),
+        samples=[
+            (prompt, group[0].normal.text, _steered(group[0]).text)
+            for prompt, group in zip(prompts[:3], steered, strict=False)
+        ],
+    )
+
+
+def measure_of(name: str) -> Measure:
+    """The measure of a concept that does not use its vector. Raises ConceptError when there is none."""
+    if name not in INDEPENDENT:
+        raise ConceptError(f"nothing measures {name} but its own vector", "judge it by reading: /compare --repeats 5")
+    return INDEPENDENT[name]
+
+
+def _steered(pair: Pair) -> Answer:
+    assert pair.steered is not None
+    return pair.steered
+
+
+def _means(measure: Measure, answers: Sequence[Sequence[Answer]]) -> np.ndarray:
+    """(prompts,) the mean of the measure, higher towards the concept, over each prompt's answers."""
+    return np.array([np.mean([measure.towards(answer.reply) for answer in group]) for group in answers])
+
+
+def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95% bootstrap interval. Prompts are drawn, not answers: seeds of one prompt are alike."""
+    draws = np.random.default_rng(0).choice(differences, size=(4000, len(differences))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)

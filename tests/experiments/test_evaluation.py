@@ -1,0 +1,136 @@
+"""Concepts judged by measures that do not use their vectors, on a tiny engine: the arithmetic, not the science."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import a_library
+
+from steerchat.concepts.library import Library
+from steerchat.conversation.runner import Plan, Runner
+from steerchat.engine.engine import Engine
+from steerchat.engine.sampling import Sampling
+from steerchat.experiments import chance
+from steerchat.experiments.chance import measure_chance, spreads
+from steerchat.experiments.evaluation import Evaluation, evaluate, questions, random_settings
+from steerchat.measures.calibration import Calibration
+from steerchat.measures.chance import Chance, ChanceCell
+from steerchat.measures.pair import Reader
+from steerchat.measures.words import INDEPENDENT
+from steerchat.values.errors import ConceptError, Interrupted
+from steerchat.values.recipe import Recipe, Term, parse_term
+from steerchat.values.results import Delta, Event, Finished, drain
+from steerchat.values.setting import Setting
+
+PROMPTS = ["How are you?", "What is rain?"]
+SEEDS = [1, 2]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return a_library(tmp_path)
+
+
+def runner_of(engine: Engine, library: Library, **extra: Any) -> Runner:
+    return Runner(Reader(engine, library, Calibration(library), **extra), memo={})
+
+
+def evaluated(runner: Runner, *terms: str, directions: int = 1) -> list[Evaluation]:
+    return list(evaluate(runner, PROMPTS, SEEDS, [parse_term(term) for term in terms], directions))
+
+
+@pytest.mark.slow
+def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, library: Library) -> None:
+    [zero] = evaluated(runner_of(tiny, library), "happy 1 0.0")
+    assert zero.gain == (0.0, 0.0, 0.0)
+    assert zero.perplexity_ratio == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: Library) -> None:
+    [happy] = evaluated(runner_of(tiny, library), "happy", directions=2)
+    measure = INDEPENDENT["happy"]
+    assert happy.answers == len(PROMPTS) * len(SEEDS)
+    assert happy.gain[0] == pytest.approx(measure.direction * (happy.steered - happy.normal))
+    assert happy.gain[1] <= happy.gain[0] <= happy.gain[2]
+    assert [prompt for prompt, _, _ in happy.samples] == PROMPTS
+
+
+def test_answers_are_the_same_together_and_alone_and_remembered_ones_are_not_given_again(
+    tiny: Engine,
+    library: Library,
+) -> None:
+    term = Term((("happy", 1.0),), (1,), 4.0)
+    steered, random = Setting("steered", Recipe((term,))), random_settings(term, 2)
+    together = runner_of(tiny, library)
+
+    def answers(runner: Runner, settings: list[Setting], see: Any = lambda event: None) -> list[list[str]]:
+        plan = Plan(Sampling(max_tokens=8), thought=False)
+        trials = drain(runner.run(questions(PROMPTS), settings, SEEDS, plan), see)
+        return [
+            [output.answer.text for trial in trials if trial.setting == index for output in trial.outputs]
+            for index in range(len(settings))
+        ]
+
+    first = answers(together, [steered, *random])
+    assert len({tuple(texts) for texts in first}) == 3
+    assert first == [answers(runner_of(tiny, library), [setting])[0] for setting in (steered, *random)]
+    seen: list[Event] = []
+    assert answers(together, [random[0], steered], seen.append) == [first[1], first[0]]
+    assert not [event for event in seen if isinstance(event, Delta | Finished)]
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_the_setting_that_it_is_given(tiny: Engine, library: Library) -> None:
+    none, second, usual = evaluated(runner_of(tiny, library), "happy:1:0.0", "happy:2", "sad")
+    assert (none.layers, none.strength, none.gain) == ("1", 0.0, (0.0, 0.0, 0.0))
+    assert (second.layers, second.strength) == ("2", library.recommended("happy", tiny.fingerprint)[1])
+    assert (usual.concept, usual.layers) == ("sad", library.recommended("sad", tiny.fingerprint)[0])
+
+
+@pytest.mark.parametrize("term", ["happy:1,sad:1", "random"])
+def test_what_has_no_measure_of_its_own_is_refused_before_anything_runs(
+    term: str, tiny: Engine, library: Library
+) -> None:
+    began: list[object] = []
+    with pytest.raises(ConceptError):
+        evaluated(runner_of(tiny, library, report=began.append), "happy", term)
+    assert not began
+
+
+def test_a_run_that_is_stopped_says_so(tiny: Engine, library: Library) -> None:
+    Calibration(library).profile(tiny)  # what is measured once is measured now
+    library.vector("happy", tiny)
+    with pytest.raises(Interrupted):
+        evaluated(runner_of(tiny, library, stopped=lambda: True), "happy")
+
+
+def test_a_concept_that_only_its_vector_could_judge_is_refused(tiny: Engine, library: Library) -> None:
+    with pytest.raises(ConceptError, match="nothing measures"):
+        evaluated(runner_of(tiny, library), "random")
+
+
+def test_a_band_is_as_wide_as_means_over_seeds_of_one_prompt_really_are() -> None:
+    random = np.random.default_rng(0)
+    prompts = random.normal(0.3, 0.5, size=(17, 40, 60, 1))  # what belongs to a direction on a prompt
+    effects = prompts + random.normal(0.0, 0.9, size=(17, 40, 60, 4))
+    mean, between, within = spreads(effects)
+    assert (mean, between, within) == pytest.approx((0.3, 0.5, 0.9), abs=0.02)
+    chance = Chance("tiny", (ChanceCell(2.0, 40, mean, between, within),))
+    for repeats in (1, 4):
+        low, high = chance.band(2.0, 40, repeats)
+        means = effects[..., :repeats].mean(axis=-1)
+        assert ((low <= means) & (means <= high)).mean() == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.slow
+def test_chance_is_measured_for_every_strength_and_length(
+    tiny: Engine, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chance, "CHANCE_TOKENS", (4, 8))
+    found = measure_chance(runner_of(tiny, library), PROMPTS, SEEDS, ["happy", "sad"], directions=2)
+    assert [(cell.tokens, cell.strength) for cell in found.cells] == [(n, x) for n in (4, 8) for x in (1.0, 2.0, 4.0)]
+    assert found.fingerprint == tiny.fingerprint and all(cell.within > 0 for cell in found.cells)
