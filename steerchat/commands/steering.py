@@ -11,6 +11,7 @@ from ..conversation.chat import Chat
 from ..experiments.settings import mix_notes
 from ..slash.arguments import Concept, Layer, MixSpec, Rest, Strength
 from ..slash.registry import registry
+from ..values.operation import ADD, OPERATIONS, Operation
 from ..values.recipe import Recipe, TermRequest, ambiguous, parse_parts
 from ..values.results import Event, Notice
 
@@ -110,31 +111,30 @@ def mix(
     return itertools.chain(map(Notice, notes), session.compare(prompt, raw=raw, kind="mix"))
 
 
-@command("ablate", examples=["/ablate sad", "/ablate sad 12-20"])
-def ablate(
-    chat: Chat,
-    concept: Annotated[str, Concept("the concept to remove")],
-    layer: _Layers = None,
-) -> list[object]:
-    """Removes a concept's direction from the residual stream, in addition to the recipe.
+def _declare(operation: Operation) -> None:
+    """The slash command of an operation, which adds a term to the recipe."""
 
-    The residual stream keeps everything except its component along that direction. /steer drop CONCEPT ends it.
-    """
-    return _steer(chat, TermRequest(parse_parts(concept), layer, operation="ablate"))
+    def without_strength(
+        chat: Chat, concept: Annotated[str, Concept("the concept")], layer: _Layers = None
+    ) -> list[object]:
+        return _steer(chat, TermRequest(parse_parts(concept), layer, operation=operation.name))
+
+    def with_strength(
+        chat: Chat,
+        concept: Annotated[str, Concept("the concept")],
+        layer: _Layers = None,
+        strength: Annotated[float | None, Strength("the strength")] = None,
+    ) -> list[object]:
+        return _steer(chat, TermRequest(parse_parts(concept), layer, strength, operation=operation.name))
+
+    handler = with_strength if operation.uses_strength else without_strength
+    handler.__doc__ = f"{operation.summary}\n\n{operation.details}"
+    command(operation.name, examples=[f"/{operation.name} sad", f"/{operation.name} sad 12-20"])(handler)
 
 
-@command("replace", examples=["/replace happy", "/replace happy 16 2.0"])
-def replace_state(
-    chat: Chat,
-    concept: Annotated[str, Concept("the concept that replaces the state")],
-    layer: _Layers = None,
-    strength: Annotated[float | None, Strength("the length of the new state; by default 2.0")] = None,
-) -> list[object]:
-    """Replaces the residual stream with a concept's direction, in addition to the recipe.
-
-    Everything else at those positions is lost, which shows why steering adds. /steer drop CONCEPT ends it.
-    """
-    return _steer(chat, TermRequest(parse_parts(concept), layer, strength, operation="replace"))
+for _operation in OPERATIONS.values():
+    if _operation.name != ADD:
+        _declare(_operation)
 
 
 def _steer(chat: Chat, request: TermRequest, keep: bool = True) -> list[object]:

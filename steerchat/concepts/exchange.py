@@ -30,8 +30,9 @@ from ..engine.engine import Engine
 from ..models.gguf_reader import BoundedReader
 from ..system.folders import write_whole
 from ..values.errors import ConceptError, shorten
+from ..values.operation import UNIT
 from ..values.recipe import format_layers
-from .vector import UNIT, ConceptVector
+from .vector import ConceptVector
 
 ARCHITECTURE = "controlvector"
 SUFFIXES = (".safetensors", ".gguf")

@@ -22,7 +22,7 @@ from ..engine.hooks import Edit
 from ..system.folders import write_whole
 from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError
-from ..values.recipe import UNIT, Recipe, Term, format_layers
+from ..values.recipe import Recipe, Term, format_layers
 
 # A shorter sum of unit directions has cancelled out: rescaling it would push in a random direction.
 _CANCELLED = 1e-3
@@ -230,16 +230,11 @@ def edits(recipe: Recipe, vectors: dict[str, ConceptVector], lengths: Tensor) ->
         Edit(layer, term.operation, term_vector(term, vectors, lengths, layer))
         for term in recipe.terms
         for layer in term.layers
-        if term.strength or term.operation == "ablate"
+        if term.strength or not term.how.uses_strength
     )
 
 
 def term_vector(term: Term, vectors: dict[str, ConceptVector], lengths: Tensor, layer: int) -> Tensor:
-    """A term's vector at one layer, (hidden,): the push for add, the new state for replace, else a unit direction."""
+    """A term's vector at one layer, (hidden,), as long as its operation says."""
     direction = combine([(vectors[name], weight) for name, weight in term.parts], layer)
-    if term.operation == "add":
-        return direction * (term.per_layer * UNIT * float(lengths[layer]))
-    if term.operation == "replace":
-        # The new state is the direction alone, with the typical length of that layer.
-        return direction * float(lengths[layer])
-    return direction
+    return direction * term.how.size(term.strength, len(term.layers), float(lengths[layer]))

@@ -19,6 +19,7 @@ from ..storage.journal import Journal
 from ..storage.store import Store
 from ..system.settings import Settings
 from ..values.errors import SteerchatError, UsageError
+from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
 from ..values.results import (
     Answer,
@@ -111,6 +112,9 @@ class Session:
         engine = self.engine
         lead = max(request.parts, key=lambda part: abs(part[1]))[0]
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
+        how = OPERATIONS[request.operation]
+        if how.default is not None:
+            strength = how.default
         place = parse_layers(request.layers or layers, engine.n_layers)
         notes = list(request.notes)
         if lead == RANDOM:
@@ -119,7 +123,7 @@ class Session:
                 for term in self.recipe.terms:
                     if term.operation == request.operation:
                         place, strength = term.layers, term.strength
-        elif not tuned and request.strength is None and request.operation == "add":
+        elif not tuned and request.strength is None and how.default is None and how.uses_strength:
             default = format_strength(strength)
             notes.append(f"no tuned strength for this model: using {default}; /tune {lead} finds one")
         if methods[lead] == "end":

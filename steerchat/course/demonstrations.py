@@ -21,8 +21,9 @@ from ..experiments.evaluation import random_settings
 from ..measures.inspection import lens as read_off
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError, unknown
+from ..values.operation import UNIT
 from ..values.page import Table
-from ..values.recipe import UNIT, Recipe, Term, format_layers, format_strength
+from ..values.recipe import Recipe, Term, format_layers, format_strength
 from ..values.setting import Setting
 from .by_hand import by_hand as steered_twice
 from .by_hand import source_by_hand
@@ -203,7 +204,7 @@ def replacing(lab: Lab, session: Session, concept: str) -> Shown:
     """Adding a direction against putting it in the place of the state, at one middle layer."""
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
     added, replaced = lab.compare(
-        [lab.term(concept, layer, 2.0), lab.term(concept, layer, 2.0, "replace")], PROMPTS[:1]
+        [lab.term(concept, layer, 2.0), lab.term(concept, layer, 1 / UNIT, "replace")], PROMPTS[:1]
     )
     rows = [
         (name, f"{one.effect:+.2f}", f"x{one.cost:.1f}", f"{one.repetition:.2f}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..conversation.session import Session
+from ..values.operation import OPERATIONS
 from ..values.results import divergence
 
 STATE_FACTS = frozenset(
-    {"terms", "strength", "layers", "depth", "on", "own", "turns", "ablates"}
+    {"terms", "strength", "layers", "depth", "on", "own", "turns"}
+    | {f"{name}s" for name in OPERATIONS}
     | {"pair-same", "pair-effect", "pair-cost", "pair-tokens"}
 )
 
@@ -28,8 +30,8 @@ def state_facts(session: Session, names: Sequence[str], owns: Callable[[str], bo
         "on": float(recipe.active),
         "turns": len(session.turns),
         "own": float(any(owns(name) for name in recipe.concepts)),
-        "ablates": sum(term.operation == "ablate" for term in recipe.terms),
     }
+    facts |= {f"{name}s": sum(term.operation == name for term in recipe.terms) for name in OPERATIONS}
     if layers:
         facts["depth"] = 100 * (layers[0] + layers[-1]) / 2 / max(1, session.engine.n_layers - 1)
     pair = session.last

@@ -21,7 +21,8 @@ from ..measures.calibration import Calibration
 from ..measures.chance import Chance, ChanceCell
 from ..measures.pair import Reader
 from ..values.errors import Interrupted
-from ..values.recipe import Operation, Recipe, Term, parse_layers
+from ..values.operation import ADD
+from ..values.recipe import Recipe, Term, parse_layers
 from ..values.results import Pair, Report, drain
 from ..values.setting import Setting
 
@@ -132,7 +133,7 @@ class Lab:
         """The concepts of the model as they are now."""
         return Reader(self.engine, self.library, self._calibration, self._report, self._stopped)
 
-    def term(self, concept: str, layers: str = "", strength: float | None = None, operation: Operation = "add") -> Term:
+    def term(self, concept: str, layers: str = "", strength: float | None = None, operation: str = ADD) -> Term:
         """A concept where it is recommended on this model, unless layers or strength are given."""
         recommended, guess, _ = self.library.recommended(concept, self.engine.fingerprint)
         chosen = parse_layers(layers or recommended, self.engine.n_layers)
@@ -188,7 +189,7 @@ class Lab:
 
 def added(term: Term) -> Term:
     """The same term as an addition: a direction is read alike, whatever is done with it."""
-    return replace(term, operation="add")
+    return replace(term, operation=ADD)
 
 
 def setting(term: Term, along: Term | None = None) -> Setting:

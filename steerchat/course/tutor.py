@@ -12,8 +12,8 @@ from ..conversation.chat import Chat
 from ..slash.registry import Registry, is_command
 from ..system import folders
 from ..values.errors import SteerchatError, UsageError, unknown
+from ..values.operation import UNIT
 from ..values.page import Heading, Table
-from ..values.recipe import UNIT
 from ..values.results import Notice
 from .facts import STATE_FACTS, state_facts
 from .files import course_folder, trouble

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..values.errors import ModelError
-from ..values.recipe import Operation
-
-# One row's changes at one layer, in the order replace, ablate, add.
-_ORDER: dict[Operation, int] = {"replace": 0, "ablate": 1, "add": 2}
+from ..values.operation import OPERATIONS
+from .operations import LayerOperation
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,12 @@ class Edit:
 
     Attributes:
         layer: the block whose output changes.
-        operation: `add` adds the vector, `ablate` projects its direction out, `replace` puts it in place of the state.
-        vector: (hidden,) float32; its length counts for add and replace.
+        operation: its name in `values.operation`; `engine.operations` computes it.
+        vector: (hidden,) float32, as long as the operation's `size` says.
     """
 
     layer: int
-    operation: Operation
+    operation: str
     vector: Tensor
 
 
@@ -71,59 +69,29 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 class _LayerEdits:
-    """The edits of every row at one layer, as tensors with the batch in front."""
+    """The operations of every row at one layer, in the order of `OPERATIONS`."""
 
     def __init__(self, rows: Sequence[Sequence[Edit]], hidden: int, device: torch.device) -> None:
-        batch = len(rows)
-        self.add: Tensor | None = None
-        self.basis: Tensor | None = None
-        self.value: Tensor | None = None
-        self.replaced: Tensor | None = None
-        self.open: Tensor | None = None
-        adds, ablated = torch.zeros(batch, 1, hidden), [[] for _ in rows]
-        value, replaced = torch.zeros(batch, 1, hidden), torch.zeros(batch, 1, 1, dtype=torch.bool)
-        for index, edits in enumerate(rows):
-            for edit in edits:
-                if edit.operation == "add":
-                    adds[index, 0] += edit.vector
-                elif edit.operation == "ablate":
-                    ablated[index].append(edit.vector)
-                else:
-                    value[index, 0] += edit.vector
-                    replaced[index] = True
-        if any(edit.operation == "add" for edits in rows for edit in edits):
-            self.add = adds.to(device)
-        if most := max(map(len, ablated)):
-            # Directions need be neither orthogonal nor distinct: a basis of their span, rows of zeros where unused.
-            basis = torch.zeros(batch, most, hidden)
-            for index, vectors in enumerate(ablated):
-                if vectors:
-                    _, sizes, directions = torch.linalg.svd(torch.stack(vectors), full_matrices=False)
-                    spanned = directions[sizes > 1e-5 * sizes[0]]
-                    basis[index, : len(spanned)] = spanned
-            self.basis = basis.to(device)
-        if replaced.any():
-            self.value, self.replaced = value.to(device), replaced.to(device)
+        self.open: Tensor | None = None  # which rows are changed for now; None changes all
+        self._operations: list[LayerOperation] = []
+        for name in OPERATIONS:
+            vectors = [[edit.vector for edit in edits if edit.operation == name] for edits in rows]
+            if any(vectors):
+                self._operations.append(LayerOperation.kinds[name](vectors, hidden, device))
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         hidden = hidden_of(output)
         # Sixteen bits would lose a small push against a large state.
         state = hidden if hidden.dtype == torch.float32 else hidden.float()
-        if self.value is not None and self.replaced is not None:
-            state = torch.where(self.replaced, self.value, state)
-        if self.basis is not None:
-            state = state - (state @ self.basis.mT) @ self.basis
-        if self.add is not None:
-            state = state + self.add
+        for operation in self._operations:
+            state = operation(state)
         if self.open is not None:
             state = torch.where(self.open.to(state.device), state, hidden.to(state.dtype))
         return with_hidden(output, state.to(hidden.dtype))
 
     def select(self, rows: Tensor) -> None:
-        for name in ("add", "basis", "value", "replaced"):
-            tensor = getattr(self, name)
-            if tensor is not None:
-                setattr(self, name, tensor[rows.to(tensor.device)])
+        for operation in self._operations:
+            operation.select(rows)
 
 
 class Steering:
@@ -141,7 +109,7 @@ class Steering:
         self.blocks = self._blocks = blocks
         self._layers: dict[int, _LayerEdits] = {}
         for layer in sorted({edit.layer for edits in rows for edit in edits}):
-            here = [sorted((e for e in edits if e.layer == layer), key=lambda e: _ORDER[e.operation]) for edits in rows]
+            here = [[edit for edit in edits if edit.layer == layer] for edits in rows]
             self._layers[layer] = _LayerEdits(here, hidden, device_of(blocks[layer]))
         self._handles: list[Any] = []
 

@@ -32,6 +32,7 @@ from ..measures.calibration import Calibration
 from ..models.kernel_times import machine
 from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError
+from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import BenchReport, Delta, Figure, Notice, Progress
 from .versus import Generate
@@ -46,7 +47,7 @@ STRENGTH = 2.0
 STRENGTHS = tuple(number * 0.5 for number in range(1, 10))
 TURNS = (2, 10)
 # At every layer one of them, by turns.
-_OPERATIONS = ("add", "ablate", "replace")
+_OPERATIONS = tuple(OPERATIONS)
 
 
 @dataclass(frozen=True)

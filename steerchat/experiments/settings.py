@@ -29,7 +29,7 @@ def chosen(session: Session, concept: str | None, layer: str | None = None, stre
     else:
         term, _ = session.resolve(TermRequest(parse_parts(concept), layer, strength))
         recipe = Recipe((term,), session.settings.scope)
-    if not any(term.operation == "add" for term in recipe.terms):
+    if not recipe.graded:
         raise UsageError("nothing is steered", "/steer happy first, or name one with --concept happy")
     return recipe
 
@@ -51,12 +51,12 @@ def at_layers(recipe: Recipe, n_layers: int) -> list[Setting]:
 
 def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
     """The recipe at each strength of its first adding term; further terms keep their share."""
-    lead = next(term for term in recipe.terms if term.operation == "add")
+    lead = recipe.graded[0]
 
     def scaled(strength: float) -> Recipe:
         terms = [
             replace(term, strength=strength * (term.strength / lead.strength if lead.strength else 1.0))
-            if term.operation == "add"
+            if term.how.graded
             else term
             for term in recipe.terms
         ]
@@ -68,9 +68,9 @@ def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
 
 def with_controls(session: Session, recipe: Recipe, raw: bool) -> list[Setting]:
     """The recipe; random directions of its size, another for each seed; and, in a chat, asking for it in the prompt."""
-    adding = [term for term in recipe.terms if term.operation == "add"]
-    random = Recipe(tuple(replace(term, parts=((RANDOM, 1.0),)) for term in adding), recipe.scope)
-    wanted = [name for term in adding for name, weight in term.parts if weight * term.strength > 0 and name != RANDOM]
+    random = Recipe(tuple(replace(term, parts=((RANDOM, 1.0),)) for term in recipe.graded), recipe.scope)
+    weights = [(name, weight * term.strength) for term in recipe.graded for name, weight in term.parts]
+    wanted = [name for name, weight in weights if weight > 0 and name != RANDOM]
     settings = [Setting("steered", recipe), Setting("random push", random, along=recipe)]
     if wanted and not raw:
         asking = " ".join(session.library.get(name).request for name in dict.fromkeys(wanted))

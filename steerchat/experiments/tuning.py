@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..concepts.concept import Tuning
 from ..conversation.session import Session
 from ..values.errors import UsageError
+from ..values.operation import ADD
 from ..values.recipe import RANDOM, Recipe, format_layers, parse_layers
 from ..values.results import Pair
 from ..values.setting import Setting
@@ -78,7 +79,7 @@ def keep(session: Session, recipe: Recipe) -> str:
     Raises:
         UsageError: for a recipe of anything but one concept.
     """
-    adding = [term for term in recipe.terms if term.operation == "add"]
+    adding = [term for term in recipe.terms if term.operation == ADD]
     if len(adding) != 1 or len(adding[0].parts) != 1 or adding[0].concept == RANDOM:
         raise UsageError("only a recipe of one concept can be kept", "/steer happy 16 2.0, then /tune keep")
     term, library = adding[0], session.library

@@ -88,7 +88,7 @@ def load_chance(path: Path, fingerprint: str) -> Chance | None:
 
 def total_strength(recipe: Recipe) -> float:
     """The strength of a whole recipe: its terms are nearly orthogonal, so their squares add up."""
-    return math.hypot(*[term.strength for term in recipe.terms if term.operation == "add"], 0.0)
+    return math.hypot(*[term.strength for term in recipe.graded], 0.0)
 
 
 def clarity(effects: Sequence[float], band: tuple[float, float]) -> str:

@@ -24,14 +24,13 @@ def recipe_direction(recipe: Recipe, vectors: Mapping[str, ConceptVector]) -> tu
     """
     weights: dict[str, float] = {}
     for term in recipe.terms:
-        if term.operation == "add":
+        if term.how.graded:
             for name, weight in term.parts:
-                weights[name] = weights.get(name, 0.0) + weight * term.strength
+                weights[name] = weights.get(name, 0.0) + weight * term.strength * term.how.sign
     if not any(weights.values()):
         # At strength 0 there is still a direction to read on: the concepts as they are, and turned round for an
         # ablation, so that one that works is a positive effect too.
-        signs = {"add": 1.0, "replace": 1.0, "ablate": -1.0}
-        weights = {name: signs[term.operation] * weight for term in recipe.terms for name, weight in term.parts}
+        weights = {name: term.how.sign * weight for term in recipe.terms for name, weight in term.parts}
     if not weights:
         return None
     layer = read_layer(vectors[max(weights, key=lambda name: abs(weights[name]))])

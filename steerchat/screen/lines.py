@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from ..values.operation import ADD
 from ..values.page import Definitions, Heading, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
@@ -100,10 +101,10 @@ def _recipe_text(recipe: Recipe, unit: float | None) -> str:
 
 def _term_text(term: Term, unit: float | None) -> str:
     where = f"{term.concept} at {name_layers(term.layers)}"
-    if term.operation != "add":
-        return f"{term.operation} {where}"
-    text = f"{where}, strength {format_strength(term.strength)}"
-    if unit is None:
+    text = where if term.operation == ADD else f"{term.operation} {where}"
+    if term.how.uses_strength:
+        text += f", strength {format_strength(term.strength)}"
+    if unit is None or not term.how.graded:
         return text
     whose = "each layer's" if len(term.layers) > 1 else "that layer's"
     return f"{text}: a push of {100 * unit * abs(term.per_layer):.2g}% of {whose} typical length"

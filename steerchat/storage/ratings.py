@@ -62,7 +62,7 @@ def asked_for(recipe: Recipe) -> str:
     wanted: dict[str, str] = {}
     for term in recipe.terms:
         for name, weight in term.parts:
-            away = term.operation == "ablate" or (term.operation == "add" and weight * term.strength < 0)
+            away = weight * (term.strength if term.how.graded else 1.0) * term.how.sign < 0
             wanted[name] = "less" if away else "more"
     return " and ".join(f"{way} {name}" for name, way in wanted.items())
 

@@ -77,7 +77,7 @@ def _draw(options: Mapping[str, Any], lines: Callable[[Chat], Iterable[str]], fi
     from ..screen.picture import picture, recorder, words
     from ..screen.render import Screen
     from ..system.folders import write_whole
-    from ..values.recipe import UNIT
+    from ..values.operation import UNIT
     from . import repl
 
     console = recorder()

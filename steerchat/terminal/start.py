@@ -36,7 +36,7 @@ def new_screen() -> Screen:
     """The screen of this terminal."""
     from ..measures.chance import verdict
     from ..screen.render import Screen
-    from ..values.recipe import UNIT
+    from ..values.operation import UNIT
 
     return Screen(verdict=verdict, unit=UNIT)
 

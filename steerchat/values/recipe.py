@@ -12,18 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .errors import UsageError, shorten
+from .operation import ADD, OPERATIONS, Operation
 
-Operation = Literal["add", "ablate", "replace"]
 Scope = Literal["generated", "all"]
-OPERATIONS: tuple[Operation, ...] = ("add", "ablate", "replace")
 SCOPES: tuple[Scope, ...] = ("generated", "all")
 
 # The built-in concept without a meaning: a random direction, drawn by the seed, for comparison.
 RANDOM = "random"
-
-# Strength 1 adds a vector of this share of the layer's typical residual length. Calibrated on the default model: 2.0 is
-# a good first try, and 6 produces broken text.
-UNIT = 0.125
 
 # A stronger push only produces noise, and overflows float16; an error explains that better than such an answer.
 MAX_STRENGTH = 100.0
@@ -38,14 +33,14 @@ class Term:
     Attributes:
         parts: (concept, weight) pairs; the weights' absolute values sum to 1.
         layers: zero-based decoder blocks, ascending.
-        strength: in `UNIT`s of a layer's typical residual length, divided among the layers.
+        strength: in `operation.UNIT`s of a layer's typical residual length, divided among the layers.
         operation: how the vector changes the residual stream at those layers.
     """
 
     parts: Parts
     layers: tuple[int, ...]
     strength: float
-    operation: Operation = "add"
+    operation: str = ADD
 
     @property
     def concept(self) -> str:
@@ -53,16 +48,20 @@ class Term:
         return format_parts(self.parts)
 
     @property
+    def how(self) -> Operation:
+        """What its operation does."""
+        return OPERATIONS[self.operation]
+
+    @property
     def per_layer(self) -> float:
         """The strength at each layer, a share of the whole, since pushes add up along the residual stream."""
         return self.strength / len(self.layers)
 
     def __str__(self) -> str:
-        what = f"{self.concept} {format_layers(self.layers)}"
-        if self.operation == "ablate":
-            return f"ablate {what}"
-        pushed = f"{what} x {format_strength(self.strength)}"
-        return pushed if self.operation == "add" else f"{self.operation} {pushed}"
+        text = f"{self.concept} {format_layers(self.layers)}"
+        if self.how.uses_strength:
+            text += f" x {format_strength(self.strength)}"
+        return text if self.operation == ADD else f"{self.operation} {text}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,6 +102,11 @@ class Recipe:
         return self.on and bool(self.terms)
 
     @property
+    def graded(self) -> tuple[Term, ...]:
+        """The terms whose strength says how far the state is moved."""
+        return tuple(term for term in self.terms if term.how.graded)
+
+    @property
     def concepts(self) -> tuple[str, ...]:
         """The name of each concept, once, in order."""
         return tuple(dict.fromkeys(name for term in self.terms for name, _ in term.parts))
@@ -141,7 +145,7 @@ class TermRequest:
     parts: Parts
     layers: str | None = None
     strength: float | None = None
-    operation: Operation = "add"
+    operation: str = ADD
     # How an ambiguous text was understood, for the user.
     notes: tuple[str, ...] = field(default=(), compare=False)
 

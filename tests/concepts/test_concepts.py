@@ -28,7 +28,6 @@ from steerchat.concepts.exchange import export_vector, import_vector
 from steerchat.concepts.files import concept_toml, read_concept, read_examples
 from steerchat.concepts.library import Library
 from steerchat.concepts.pages import chart
-from steerchat.concepts.vector import UNIT
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
 from steerchat.screen.render import Screen
@@ -36,6 +35,7 @@ from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.terminal.cli import build
 from steerchat.values.errors import ConceptError, Interrupted, SteerchatError, UnknownName, UsageError
+from steerchat.values.operation import UNIT
 from steerchat.values.page import Page
 from steerchat.values.recipe import TermRequest
 from steerchat.values.results import Notice

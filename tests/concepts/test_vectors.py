@@ -10,9 +10,10 @@ from engines import HIDDEN, LAYERS
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerchat.concepts.vector import UNIT, ConceptVector, combine, edits, random_vector
+from steerchat.concepts.vector import ConceptVector, combine, edits, random_vector
 from steerchat.values.errors import ConceptError
-from steerchat.values.recipe import Operation, Recipe, Term
+from steerchat.values.operation import UNIT
+from steerchat.values.recipe import Recipe, Term
 
 LENGTHS = torch.tensor([10.0, 20.0, 40.0, 80.0])
 
@@ -22,7 +23,7 @@ def concept(name: str = "happy", seed: int = 1, fingerprint: str = "tiny", layer
     return ConceptVector.from_raw(name, raw, fingerprint, read_layer=2)
 
 
-def term(strength: float = 2.0, layers: tuple[int, ...] = (1,), operation: Operation = "add", **parts: float) -> Term:
+def term(strength: float = 2.0, layers: tuple[int, ...] = (1,), operation: str = "add", **parts: float) -> Term:
     return Term(tuple((parts or {"happy": 1.0}).items()), layers, strength, operation)
 
 
@@ -114,7 +115,7 @@ def test_an_ablation_needs_no_strength_and_a_replacement_is_as_long_as_states_ar
     (found,) = edits(Recipe((term(0.0, operation="ablate"),)), {"happy": v}, LENGTHS)
     assert (found.layer, found.operation) == (1, "ablate")
     torch.testing.assert_close(found.vector, v.directions[1])
-    (placed,) = pushes(term(1.0, operation="replace"))
+    (placed,) = pushes(term(1 / UNIT, operation="replace"))
     torch.testing.assert_close(placed.norm(), LENGTHS[1])
 
 

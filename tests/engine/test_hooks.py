@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from steerchat.engine.hooks import Edit, LengthReader, StateReader, Steering, find_blocks
 from steerchat.values.errors import ModelError
-from steerchat.values.recipe import Operation
 
 torch.manual_seed(0)
 STATES = torch.randn(5, 7, HIDDEN) * 10
@@ -46,7 +45,7 @@ def steered(rows: list[list[Edit]], states: Tensor = STATES, kind: type[nn.Modul
     return output[0] if isinstance(output, tuple) else output
 
 
-def edit(operation: Operation, seed: int, size: float = 5.0) -> Edit:
+def edit(operation: str, seed: int, size: float = 5.0) -> Edit:
     return Edit(1, operation, vector(seed, size))
 
 

@@ -1,0 +1,82 @@
+"""The operations: what can be done to the residual stream, one entry each. `engine.operations` computes them.
+
+To add one, add an entry here and a class of its name there. The slash command, the recipe, the log, help and lessons
+follow from the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Strength 1 adds a vector of this share of the layer's typical residual length. Calibrated on the default model: 2.0 is
+# a good first try, and 6 produces broken text.
+UNIT = 0.125
+
+ADD = "add"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One way to change the state at a layer along a concept's direction.
+
+    Attributes:
+        name: in recipes, in the log and, but for `add`, of the slash command.
+        sign: 1 when it moves the state towards the concept, -1 when it moves the state away.
+        uses_strength: whether a strength belongs to it.
+        graded: whether twice the strength does twice as much; sweeps over strengths and effects weigh by it.
+        size: (strength, number of layers, the layer's typical length) to the length of the vector that the engine gets.
+        default: the strength where a user names none; None takes the one that is recommended for the concept.
+        summary: the first line of its help.
+        details: the rest of its help.
+    """
+
+    name: str
+    sign: int
+    uses_strength: bool
+    graded: bool
+    size: Callable[[float, int, float], float]
+    default: float | None
+    summary: str
+    details: str
+
+
+# In the order in which they are done at a layer.
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            "replace",
+            sign=1,
+            uses_strength=True,
+            graded=False,
+            size=lambda strength, layers, length: strength * UNIT * length,
+            default=1 / UNIT,
+            summary="Replaces the residual stream with a concept's direction, in addition to the recipe.",
+            details="Everything else at those positions is lost, which shows why steering adds. Strength 8.0 makes the "
+            "new state as long as the states there are. /steer drop CONCEPT ends it.",
+        ),
+        Operation(
+            "ablate",
+            sign=-1,
+            uses_strength=False,
+            graded=False,
+            size=lambda strength, layers, length: 1.0,
+            default=None,
+            summary="Removes a concept's direction from the residual stream, in addition to the recipe.",
+            details="The residual stream keeps everything except its component along that direction. "
+            "/steer drop CONCEPT ends it.",
+        ),
+        Operation(
+            ADD,
+            sign=1,
+            uses_strength=True,
+            graded=True,
+            # Pushes of one direction add up along the residual stream, so the layers share the strength.
+            size=lambda strength, layers, length: strength / layers * UNIT * length,
+            default=None,
+            summary="Adds a concept's direction to the residual stream.",
+            details="",
+        ),
+    )
+}
