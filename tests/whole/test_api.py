@@ -172,6 +172,7 @@ def test_the_history_is_searched_and_filtered(home: Path):
 
 def cell(value: Any) -> tuple[str, ElementTree.Element]:
     """What a notebook shows, and its elements: it is well-formed, so that nothing after it is swallowed."""
+    assert steerchat.load  # loads the module that says what notebooks show
     shown = value._repr_html_()
     return shown, ElementTree.fromstring(shown)
 
