@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .system.manners import set_manners
+from .system.threads import set_thread_defaults
 
-set_manners()
+set_thread_defaults()
 
 if TYPE_CHECKING:
     from .api import Model, history, load

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..models.find import find
-from ..system.manners import without_ours
+from ..system.threads import without_defaults
 from ..values.errors import ModelError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Generate:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**without_ours(os.environ), "HF_HUB_OFFLINE": "1"},
+            env={**without_defaults(os.environ), "HF_HUB_OFFLINE": "1"},
             text=True,
             encoding="utf-8",
             start_new_session=True,

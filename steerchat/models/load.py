@@ -19,7 +19,7 @@ from ..engine.linear import Kernels
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
-from ..system.manners import most_threads
+from ..system.threads import most_threads
 from ..values.errors import ModelError, TooLarge
 from . import memory
 from .find import ModelFiles

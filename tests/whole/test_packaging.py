@@ -45,7 +45,7 @@ def test_an_installed_copy_finds_the_data_inside_it_and_not_a_neighbour(tmp_path
     for name in (
         "__init__.py",
         "_version.py",
-        "system/manners.py",
+        "system/threads.py",
         "system/folders.py",
         "system/untrusted.py",
         "values/errors.py",

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from steerchat.system import manners
+from steerchat.system import threads
 
 
 def test_what_the_user_set_stays_and_the_rest_is_set() -> None:
     environment = {"LRU_CACHE_CAPACITY": "7"}
-    manners.set_manners(environment)
+    threads.set_thread_defaults(environment)
     assert environment["LRU_CACHE_CAPACITY"] == "7"
     assert {"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"} <= environment.keys()
 
@@ -23,15 +23,15 @@ def test_what_the_user_set_stays_and_the_rest_is_set() -> None:
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
 def test_who_chose_a_way_of_waiting_gets_no_other(name: str) -> None:
     environment = {name: "active"}
-    manners.set_manners(environment)
+    threads.set_thread_defaults(environment)
     assert [environment.get(other) for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")] == [
         "active" if other == name else None for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     ]
 
 
 def test_importing_steerchat_is_enough_and_another_program_can_be_started_without_it() -> None:
-    code = "import os, steerchat; from steerchat.system.manners import without_ours; "
-    code += "print(os.environ['GOMP_SPINCOUNT'], without_ours(os.environ).get('GOMP_SPINCOUNT'))"
+    code = "import os, steerchat; from steerchat.system.threads import without_defaults; "
+    code += "print(os.environ['GOMP_SPINCOUNT'], without_defaults(os.environ).get('GOMP_SPINCOUNT'))"
     environment = {
         k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
     }
@@ -53,17 +53,17 @@ def test_threads_are_no_more_than_the_control_group_lets_compute(
     tmp_path: Path, file: str, text: str, least: Any
 ) -> None:
     (tmp_path / file).write_text(text)
-    assert manners.most_threads({}, tmp_path) == (least or manners.most_threads({}, tmp_path / "none"))
+    assert threads.most_threads({}, tmp_path) == (least or threads.most_threads({}, tmp_path / "none"))
 
 
 def test_the_first_version_of_control_groups_counts_too(tmp_path: Path) -> None:
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("100000")
-    assert manners.most_threads({}, tmp_path) == 1
+    assert threads.most_threads({}, tmp_path) == 1
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1")
-    assert manners.most_threads({}, tmp_path) == manners.most_threads({}, tmp_path / "none")
+    assert threads.most_threads({}, tmp_path) == threads.most_threads({}, tmp_path / "none")
 
 
 def test_a_number_of_threads_that_the_user_chose_stays() -> None:
-    assert manners.most_threads({"OMP_NUM_THREADS": "7"}) is None
+    assert threads.most_threads({"OMP_NUM_THREADS": "7"}) is None
