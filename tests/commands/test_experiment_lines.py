@@ -1,4 +1,4 @@
-"""Experiments as they are typed: the same in the chat and in the shell, and whole as far as they got when stopped."""
+"""Experiment commands as typed: chat and shell agree, and a stopped experiment keeps the rows that were finished."""
 
 from __future__ import annotations
 

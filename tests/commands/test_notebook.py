@@ -1,4 +1,4 @@
-"""Finding pairs in the history by what they are, and judging them, as it is typed."""
+"""The arguments by which `/history` filters pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations of the history: listed, gone on with, deleted, as it is typed."""
+"""`/session`: conversations are listed, resumed and deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/concept and its files: made, shown, deleted, exchanged with other programs; and files that mean harm."""
+"""/concept: make, show, edit, delete, import and export concepts; hostile files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Concepts as files: the shipped ones, the user's own, and vectors that are made once for each model."""
+"""The library of concepts: shipped ones, the user's own, and vectors that are extracted once for each model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Concept vectors as values: identities, what a recipe makes of them, and their files."""
+"""Concept vectors: their arithmetic, the edits that a recipe makes of them, and their files."""
 
 from __future__ import annotations
 

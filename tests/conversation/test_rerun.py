@@ -1,4 +1,4 @@
-"""Going back to a logged pair: the same texts in another process, its settings, its conversation."""
+"""Rerun, fork, use and resume: a logged pair gives the same texts in another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations with a tiny model: what the next turn is told, what is taken back, and what the history holds."""
+"""Conversations with a tiny model: the context of the next turn, undo, and what the history stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: rows of one batch are what each is alone, steered where they should be, for few passes."""
+"""The engine: each row of a batch equals the same run alone, is steered at the right layers, and costs few passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks on blocks: what they change, row by row, and that they are gone afterwards."""
+"""Hooks on blocks: what they change in each row, and that they are removed afterwards."""
 
 from __future__ import annotations
 

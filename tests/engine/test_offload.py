@@ -1,4 +1,4 @@
-"""A model that does not fit into memory: layers that accelerate keeps on the disk steer as those in memory."""
+"""Layers that accelerate keeps on disk steer like layers in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes at one command give what one gives, in one log."""
+"""Several processes that run one command print and log what one process does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages to ids and ids to text: what a user typed stays text, and characters stay whole."""
+"""Messages to token ids and back: typed text stays text, and characters stay whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoding computed below a row's first edit is not computed again, and the readings are those of a full pass."""
+"""Activations below a row's first edit are reused, and the readings equal those of a full pass."""
 
 from __future__ import annotations
 

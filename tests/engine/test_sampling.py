@@ -1,4 +1,4 @@
-"""Choosing tokens: greedy, nucleus, penalty, and noise that rows share."""
+"""Choosing tokens: greedy, nucleus, penalty, and noise shared by all rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench`: every figure is there, and says what it should of runs whose cost is known."""
+"""`bench`: every figure is present, and is right for runs of known cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments on a tiny model: rows as the same runs one by one, what is logged, and what a stop leaves."""
+"""Experiments on a tiny model: each row equals its own run, rows are logged, and a stop keeps what was finished."""
 
 from __future__ import annotations
 

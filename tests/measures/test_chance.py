@@ -1,4 +1,4 @@
-"""The chance band, and the verdict on a pair that it allows."""
+"""The chance band, and the verdict on a pair that follows from it."""
 
 from __future__ import annotations
 

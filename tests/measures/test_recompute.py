@@ -1,4 +1,4 @@
-"""What the JSON says of a pair, recomputed by a script that uses transformers alone."""
+"""Effect and cost in the JSON equal what a script computes with transformers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing a model: what is on this machine, what fits, what is taken instead, and what a switch leaves behind."""
+"""Choosing a model: what is installed, what fits into memory, what is used instead, and what a switch frees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Hub's own client against a Hub on this machine: what is fetched, once, and what is said when it cannot be."""
+"""huggingface_hub against a Hub on this machine: files are fetched once, and errors say what to do."""
 
 from __future__ import annotations
 

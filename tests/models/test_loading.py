@@ -1,4 +1,4 @@
-"""Which models load, and what is said of one that cannot be steered."""
+"""Which models load, and the error for one that cannot be steered."""
 
 from __future__ import annotations
 

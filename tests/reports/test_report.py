@@ -1,4 +1,4 @@
-"""/report: what is in the file, that hostile text stays text in it, and that no file is lost for it."""
+"""/report: its contents, that hostile text stays text, and that no file is overwritten unasked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches the screen: transcripts in plain mode, and a small terminal emulator for the live one."""
+"""What reaches the screen: transcripts in plain mode, and the live display on a small terminal emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history: nothing is lost, everything is found, and what goes wrong is said in words."""
+"""The history: nothing is lost, everything can be found, and errors say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with the history: said in words, in the toolbar too, and the chat goes on."""
+"""Trouble with the history is reported, in the toolbar too, and the chat goes on."""
 
 from __future__ import annotations
 

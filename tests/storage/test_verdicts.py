@@ -1,4 +1,4 @@
-"""Judging pairs without knowing which is which, and what the verdicts add up to."""
+"""Blind reviews of pairs, and the statistics of the verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files under the name of a vector that mean harm, or that were cut or spoiled on their way."""
+"""Vector files that are hostile or damaged."""
 
 from __future__ import annotations
 

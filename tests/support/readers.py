@@ -1,4 +1,4 @@
-"""Every reader of a file that may come from a stranger, with a sound file for each, and rubbish for all."""
+"""Every reader of files from strangers, with a valid file for each and invalid contents for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The completer, called with a document as prompt_toolkit does."""
+"""The completer, called with a document as prompt_toolkit calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat as a user meets it: lines go in, whole transcripts come out, with the history beside them."""
+"""The chat: lines go in, transcripts come out, and pairs are logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From Python: the README's lines, and what `import steerchat` promises."""
+"""The Python interface: the README's lines, and what `import steerchat` loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell: exit codes, JSON, the order of what is printed, and what is not imported."""
+"""The shell: exit codes, JSON, the order of the output, and which modules are imported."""
 
 from __future__ import annotations
 

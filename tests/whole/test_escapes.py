@@ -1,4 +1,4 @@
-"""A model, a concept and a user that send what a terminal obeys: on an emulated terminal nothing of it happens."""
+"""Escape sequences from a model, a concept or a user have no effect on an emulated terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not happen: control codes on the screen or in a file, a call home, a prompt that Ctrl-C breaks."""
+"""No control codes on the screen or in files, no network calls, and Ctrl-C never breaks the prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files from strangers: every reader gives a value or one of our errors, whatever is in the file."""
+"""Hostile files: every reader returns a value or raises one of our errors, whatever the file holds."""
 
 from __future__ import annotations
 

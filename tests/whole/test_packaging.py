@@ -1,4 +1,4 @@
-"""How steerchat is put together: its data, its start without torch, and its rooms' order."""
+"""Packaging: the data, starting without torch, and the order of the packages."""
 
 from __future__ import annotations
 
