@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +13,7 @@ from ..concepts.library import Library
 from ..engine.processes import Team, is_first
 from ..models.background import Loader
 from ..models.find import ALIASES
+from ..models.memory import trim
 from ..slash.registry import Registry
 from ..storage.store import Store
 from ..system import folders
@@ -229,9 +228,7 @@ def free() -> None:
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    # glibc keeps what models left between what is still in use, 50 MB after a switch; other systems' do not.
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def unexpected(error: Exception) -> SteerchatError:

@@ -148,8 +148,7 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
-        if self.kernels is not None:
-            self.kernels.grow(len(rows), int(self._free_memory() * _PACKED_SHARE))
+        self._grow(len(rows))
         size = self._batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)
@@ -195,6 +194,7 @@ class Engine:
         Returns:
             (texts, layers, hidden) float32.
         """
+        self._grow(_POSITIONS)
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
         shared = _common_prefix([tuple(prompt) for prompt, _ in texts])
@@ -373,6 +373,10 @@ class Engine:
             with Steering(self.blocks, edits, self.hidden):
                 batch.forward(bodies)
         return batch
+
+    def _grow(self, rows: int) -> None:
+        if self.kernels is not None:
+            self.kernels.grow(rows, int(self._free_memory() * _PACKED_SHARE))
 
     def _batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""

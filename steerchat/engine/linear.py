@@ -54,8 +54,9 @@ class FastLinear(nn.Linear):
         """From now on multiply by these backends and prepared weights, one for each number in ROWS."""
         self._by_rows = tuple(by_rows[_nearest(rows)] for rows in range(ROWS[-1] + 1))
 
-    def uses(self, backend: LinearBackend) -> bool:
-        return any(used is backend for used, _ in self._by_rows)
+    def form(self, backend: LinearBackend) -> Any:
+        """The prepared weight of a backend that is in use; None of another."""
+        return next((form for used, form in self._by_rows if used is backend), None)
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // self.in_features
@@ -80,7 +81,7 @@ class SmallLinear(FastLinear):
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight that it multiplies with, (out, in) float32, computed anew each time."""
         backend, form = self._by_rows[1]
-        return backend.multiply(torch.eye(self.in_features), form).T
+        return backend.multiply(torch.eye(self.in_features), form).T.contiguous()
 
 
 class SmallEmbedding(nn.Embedding):
@@ -161,50 +162,47 @@ class Kernels:
         self.shrink()
 
     @torch.inference_mode()
-    def make_small(self, embeddings: nn.Module, free: int) -> bool:
+    def make_small(self, embeddings: nn.Module) -> bool:
         """Hold weights with no more bits than they have, in place of float32, if that makes a chat quicker.
 
         Args:
             embeddings: the model's input embeddings, which may share the output layer's weight.
-            free: bytes that a second form, for many rows, may take.
 
         Returns:
-            whether weights are held so now. It cannot be undone: the float32 numbers are gone.
+            whether weights are held so now. It cannot be undone: the float32 numbers are gone. `grow` adds the forms
+            that are quicker for many rows, made of the numbers that are left.
         """
-        plans: dict[Shape, list[LinearBackend]] = {}
+        best: dict[Shape, list[LinearBackend]] = {}
+        least: dict[Shape, LinearBackend] = {}
         before = after = 0.0
         for layer in self.layers:
             exact, small = (_timed(self.times, layer, kind) for kind in (True, False))
             if not exact or not small:
                 continue
-            least = min(small, key=lambda backend: backend.bytes(layer.shape))
-            plans[layer.shape] = quickest(small, [least] * len(ROWS))
+            least[layer.shape] = min(small, key=lambda backend: backend.bytes(layer.shape))
+            best[layer.shape] = quickest(small, [least[layer.shape]] * len(ROWS))
             for place in _CHAT:
                 before += exact[self._light[layer.shape][place]][place]
-                after += small[plans[layer.shape][place]][place]
-        if not plans or after > _WORTH * before:
+                after += small[best[layer.shape][place]][place]
+        if not best or after > _WORTH * before:
             return False
         held: Counter[str] = Counter()
         for layer in self.layers:
-            if (plan := plans.get(layer.shape)) is None:
+            if (backend := least.get(layer.shape)) is None:
                 continue
-            needs = {backend: backend.bytes(layer.shape) for backend in plan}
-            least = min(needs, key=lambda backend: needs[backend])
-            more = sum(needs.values()) - needs[least]
-            plan = plan if more <= free else [least] * len(ROWS)
             size, tied = layer.weight.numel(), layer.weight is getattr(embeddings, "weight", None)
-            if not _install(layer, plan):
-                continue
-            free -= more if more <= free else 0
-            held[least.name] += size
-            _drop_weight(layer)
-            if tied:
-                _drop_table(embeddings, layer)
-        for shape in plans:
-            del self._best[shape], self._light[shape]
+            if _install(layer, [backend] * len(ROWS)):
+                held[backend.name] += size
+                layer.__class__ = SmallLinear
+                del layer._parameters["weight"]
+                if tied:
+                    _share_table(embeddings, layer)
+        self._best |= best
+        self._light |= {shape: [backend] * len(ROWS) for shape, backend in least.items()}
         self.precision = held.most_common(1)[0][0] if held else "float32"
         return bool(held)
 
+    @torch.inference_mode()
     def grow(self, rows: int, free: int) -> None:
         """Add the forms of weights that are quickest for so many rows, if all of them fit into `free` bytes.
 
@@ -217,7 +215,7 @@ class Kernels:
         new = [
             (layer, backend)
             for layer, backend in wanted
-            if not layer.uses(backend) and backend not in self._light[layer.shape]
+            if layer.form(backend) is None and backend not in self._light[layer.shape]
         ]
         if sum(backend.bytes(layer.shape) for layer, backend in new) > free:
             return
@@ -280,26 +278,21 @@ def _install(layer: FastLinear, by_rows: Iterable[LinearBackend]) -> bool:
     """Let a layer multiply by these backends; returns whether torch could prepare their forms."""
     chosen = list(by_rows)
     try:
-        forms = {backend: backend.prepare(layer.weight) for backend in dict.fromkeys(chosen)}
+        forms = {backend: layer.form(backend) for backend in dict.fromkeys(chosen)}
+        forms |= {backend: backend.prepare(layer.weight) for backend, form in forms.items() if form is None}
     except (Unfit, RuntimeError):
         return False
     layer.use([(backend, forms[backend]) for backend in chosen])
     return True
 
 
-def _drop_weight(layer: FastLinear) -> None:
-    layer.__class__ = SmallLinear
-    del layer._parameters["weight"]
-
-
-def _drop_table(embeddings: Any, output: FastLinear) -> None:
+def _share_table(embeddings: Any, output: FastLinear) -> None:
     """Input embeddings that share the output layer's weight share its eight-bit form; of another form they keep it."""
-    for backend, form in output._by_rows:
-        if backend is EIGHT_BIT:
-            embeddings.__class__ = SmallEmbedding
-            embeddings.form = form
-            del embeddings._parameters["weight"]
-            return
+    form = output.form(EIGHT_BIT)
+    if form is not None:
+        embeddings.__class__ = SmallEmbedding
+        embeddings.form = form
+        del embeddings._parameters["weight"]
 
 
 def _nearest(rows: int) -> int:

@@ -25,8 +25,6 @@ from . import memory
 from .find import ModelFiles
 from .kernel_times import times_for
 
-# What part of the free memory weights may take in a second form, for many rows.
-_SECOND_FORM = 4
 _CODE = "custom code"  # in transformers' message about a model that needs its own Python files
 
 
@@ -102,9 +100,13 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
     lean = make_lean(model, find_blocks(model))
     kernels = Kernels(model, [layer for block in lean for layer in block.layers])
     kernels.choose(times_for(kernels.layers, fingerprint))
-    if small and kernels.make_small(model.get_input_embeddings(), free_memory(torch.device("cpu")) // _SECOND_FORM):
+    if small and kernels.make_small(model.get_input_embeddings()):
         for block in lean:
             block.detach()
+        # What is left lies in the file's mapping, which would stay in memory for their sake.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        memory.trim()
     return kernels
 
 

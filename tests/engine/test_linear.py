@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from engines import answers, push, tiny_engine, tiny_tokenizer
+from engines import HIDDEN, answers, push, tiny_engine, tiny_tokenizer
 from torch import Tensor, nn
 
 from steerchat.engine import timing
-from steerchat.engine.backends import BACKENDS, GROUP, PLAIN, LinearBackend
+from steerchat.engine.backends import BACKENDS, GROUP, PLAIN, LinearBackend, multiplies_bfloat16
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.lean import make_lean
@@ -156,7 +156,7 @@ def small_engine(lean: bool) -> Engine:
         for layer in engine.kernels.layers
     }
     engine.kernels.choose(times)
-    assert engine.kernels.make_small(model.get_input_embeddings(), 1 << 30)
+    assert engine.kernels.make_small(model.get_input_embeddings())
     for block in blocks:
         block.detach()
     return engine
@@ -183,6 +183,26 @@ def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool
     assert [answers(engine, [row], sampling)[0].answer.token_ids for row in rows] == together
 
 
+def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -> None:
+    if not multiplies_bfloat16():
+        pytest.skip("this CPU has no products of bfloat16")
+    engine, bfloat16 = small_engine(True), next(b for b in BACKENDS if b.name == "bfloat16")
+    kernels = engine.kernels
+    assert kernels is not None
+    layer, states = kernels.layers[0], torch.randn(32, HIDDEN)
+    kernels._best[layer.shape] = [*kernels._best[layer.shape][:3], bfloat16, bfloat16]
+    with torch.inference_mode():
+        before = layer(states)
+        kernels.grow(2, 1 << 30)
+        assert layer.form(bfloat16) is None
+        kernels.grow(32, 1 << 30)
+        assert layer.form(bfloat16) is not None
+        torch.testing.assert_close(layer(states), before, atol=2e-2, rtol=2e-2)
+        kernels.shrink()
+        assert layer.form(bfloat16) is None
+        assert torch.equal(layer(states), before)
+
+
 def test_layers_of_small_weights_still_tell_their_numbers() -> None:
     engine, model = small_engine(True), a_small_model()
     for name in ("q_proj", "v_proj", "o_proj"):
@@ -198,9 +218,9 @@ def test_layers_of_small_weights_still_tell_their_numbers() -> None:
 def test_weights_stay_float32_where_fewer_bits_are_no_quicker_or_lose_numbers() -> None:
     _, fast, kernels = layers(True)
     kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS), "bfloat16": [1.0] * len(ROWS)}})
-    assert not kernels.make_small(nn.Embedding(2, 2), 1 << 30)
+    assert not kernels.make_small(nn.Embedding(2, 2))
     kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS)}})
-    assert not kernels.make_small(nn.Embedding(2, 2), 1 << 30)
+    assert not kernels.make_small(nn.Embedding(2, 2))
     assert kernels.precision == "float32" and type(fast) is FastLinear
 
 
@@ -247,7 +267,7 @@ def test_where_every_candidate_but_plain_fails_plain_is_used(big: list[FastLinea
     plain, fast, kernels = layers(True)
     kernels.choose(times)
     kernels.grow(30, 1 << 30)
-    assert fast.uses(PLAIN) and "32: plain" in kernels.description
+    assert fast.form(PLAIN) is not None and "32: plain" in kernels.description
     states = torch.randn(30, 96)
     assert torch.equal(fast(states), plain(states))
 

@@ -41,7 +41,7 @@ def test_a_model_with_a_recurrent_state_is_refused_by_what_it_has(tmp_path: Path
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=named) as raised:
         load(find(str(tmp_path), progress=print), "cpu", "float32")
-    assert "attend" in (raised.value.hint or "")
+    assert "attention" in (raised.value.hint or "")
 
 
 def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_path: Path) -> None:
