@@ -11,6 +11,7 @@ from ..slash.arguments import Choice, Rest
 from ..slash.registry import registry
 from ..values.errors import shorten
 from ..values.results import Event
+from ..values.text import counted
 
 command = partial(registry.command, group="Conversation")
 
@@ -39,8 +40,7 @@ def retry(
 def undo(chat: Chat) -> str:
     """Takes back the last message and its answers."""
     turn = chat.session.undo()
-    left = len(chat.session.turns)
-    return f"Taken back: {shorten(turn.user)!r}. {left} {'turn' if left == 1 else 'turns'} left."
+    return f"Taken back: {shorten(turn.user)!r}. {counted(len(chat.session.turns), 'turn')} left."
 
 
 @command("edit", examples=["/edit", "/edit Tell me about the sea"])

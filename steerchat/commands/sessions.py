@@ -12,6 +12,7 @@ from ..slash.arguments import Int, SessionId
 from ..slash.registry import registry
 from ..storage.pages import when
 from ..values.page import Page, Table
+from ..values.text import counted
 from .asking import Yes, confirm
 from .notebook import open_store
 
@@ -68,8 +69,9 @@ def session_delete(
     """Deletes a conversation from the history, with all of its pairs and experiments."""
     store = open_store(chat)
     stored = store.session(session)
-    pairs = f"{stored.pairs} pair{'' if stored.pairs == 1 else 's'}"
-    if not yes and not confirm(chat, f"Delete session {session}, {stored.title!r}, with {pairs}?", "--yes"):
+    if not yes and not confirm(
+        chat, f"Delete session {session}, {stored.title!r}, with {counted(stored.pairs, 'pair')}?", "--yes"
+    ):
         return f"Session {session} stays."
     own = session == chat.session.journal.session_id
     if own:

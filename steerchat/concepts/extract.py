@@ -18,6 +18,7 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..values.errors import ConceptError, Interrupted
 from ..values.results import Progress, Report
+from ..values.text import counted
 from .concept import Concept, Example, Extraction
 from .vector import ConceptVector
 
@@ -98,7 +99,7 @@ def _states(
         )
     if any(not text for _, text in texts):
         raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
-    label = f"extracting {name} from {_pairs(len(examples))}"
+    label = f"extracting {name} from {counted(len(examples), 'pair')}"
 
     def check() -> None:
         if stopped():
@@ -163,7 +164,9 @@ def _warnings(concept: Concept, agreement: Tensor, lengths: Tensor) -> list[str]
     warnings = []
     pairs = sum(not example.held_out for example in concept.examples)
     if pairs < FEW:
-        warnings.append(f"only {_pairs(pairs)}: the vector also carries their topics; {FEW} or more are better")
+        warnings.append(
+            f"only {counted(pairs, 'pair')}: the vector also carries their topics; {FEW} or more are better"
+        )
     elif float(agreement.max()) < LOW_AGREEMENT:
         warnings.append("the pairs contradict each other: their differences point in different directions")
     positive, negative = lengths[:, 0], lengths[:, 1]
@@ -173,7 +176,3 @@ def _warnings(concept: Concept, agreement: Tensor, lengths: Tensor) -> list[str]
         if max(longer, 1 - longer) > 0.95:
             warnings.append("length alone separates the two kinds of text: the vector may steer length")
     return warnings
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"

@@ -10,6 +10,7 @@ from ..values.errors import ConceptError, shorten
 from ..values.page import Page, Table
 from ..values.recipe import RANDOM, format_strength, name_layers, parse_layers
 from ..values.results import Notice
+from ..values.text import counted
 from .concept import Concept
 from .library import Library, read_header
 
@@ -151,9 +152,8 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     facts[0] += "" if shown.tuned else f"; no tuned strength for this model: /tune {concept.name} finds one"
     if concept.examples:
         held_out = sum(example.held_out for example in concept.examples)
-        facts.append(
-            f"{_pairs(len(concept.examples) - held_out)}, method {concept.method}; {held_out} held-out for measuring"
-        )
+        trained = counted(len(concept.examples) - held_out, "pair")
+        facts.append(f"{trained}, method {concept.method}; {held_out} held-out for measuring")
     else:
         facts.append("imported" if concept.method == "imported" else "drawn from the seed")
     if row := shown.measured:
@@ -177,7 +177,7 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
         ]
         parts.append(Table(("prompt", "with", "without"), pairs))
         if len(concept.examples) > _SHOWN_PAIRS:
-            parts.append(Notice(f"{_pairs(len(concept.examples) - _SHOWN_PAIRS)} more in {concept.path}"))
+            parts.append(Notice(f"{counted(len(concept.examples) - _SHOWN_PAIRS, 'pair')} more in {concept.path}"))
     data = shown.to_json() | {
         "agreement_by_layer": shown.report.get("agreement"),
         "separability_by_layer": shown.report.get("separability"),
@@ -192,7 +192,7 @@ def extraction_lines(concept: Concept, vector: ConceptVector) -> list[object]:
     """The result of an extraction: the number of pairs, how well they agree and separate, and the warnings."""
     extracted = Entry(concept, "", 0.0, False, vector.report, False)
     pairs = sum(not example.held_out for example in concept.examples)
-    line = f"{concept.name} is extracted from {_pairs(pairs)}"
+    line = f"{concept.name} is extracted from {counted(pairs, 'pair')}"
     if pairs > 1:
         line += f"; their agreement is {_figure(extracted.at_read_layer('agreement'))} (1: all point the same way)"
     if (separability := extracted.at_read_layer("separability")) is not None:
@@ -240,10 +240,6 @@ def chart(values: Sequence[float], low: float, high: float) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"
 
 
 def default_description(concept: Concept) -> str:

@@ -291,3 +291,8 @@ def column_widths(
         widths[widest] -= 1
         excess -= 1
     return widths
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 pair`, `3 pairs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -150,7 +150,7 @@ def test_deleting_asks_first_and_fails_where_nobody_answers(chat: FakeChat, tmp_
 def test_an_own_concept_is_replaced_only_when_told_to(chat: FakeChat, tmp_path: Path, tiny: Engine) -> None:
     chat.do(JOY)
     before = files(tmp_path / "concepts")
-    with pytest.raises(UsageError, match="replacing"):
+    with pytest.raises(UsageError, match="Replace it"):
         chat.do('/concept new joyful "Other" "Text"')
     with pytest.raises(Interrupted):
         FakeChat(tmp_path, tiny, ["no"]).do('/concept new joyful "Other" "Text"')
@@ -405,7 +405,7 @@ def test_a_broken_file_of_examples_is_named_in_the_error(name: str, tmp_path: Pa
 def test_a_device_under_the_name_of_a_file_is_not_read(tmp_path: Path, chat: FakeChat) -> None:
     for name in ("x.csv", "x.npy"):
         (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(ConceptError, match=r"no (regular )?file"):
+    with pytest.raises(ConceptError, match=r"not a regular file"):
         chat.do(f"/concept new z --examples {tmp_path}/x.csv")
     with pytest.raises(ConceptError, match=r"no (regular )?file"):
         chat.do(f"/concept import z {tmp_path}/x.npy --layer 1")
@@ -531,7 +531,7 @@ def test_importing_over_an_own_concept_asks_first(chat: FakeChat, tmp_path: Path
     chat.do(JOY)
     np.save(tmp_path / "d.npy", np.ones(HIDDEN, np.float32))
     before = files(tmp_path)
-    with pytest.raises(UsageError, match="replacing"):
+    with pytest.raises(UsageError, match="Replace it"):
         chat.do(f"/concept import joyful {tmp_path}/d.npy --layer 1")
     assert files(tmp_path) == before
     chat.do(f"/concept import joyful {tmp_path}/d.npy --layer 1 --replace")
