@@ -324,8 +324,10 @@ def _finish(log: Log | None, job: _Job, pair: Pair, status: Status, normals: dic
     if log is None:
         return
     normal = job.places[0]
-    # Two settings can have the same recipe (a random push beside its control): the index tells them apart.
-    measures = None if log.experiment is None else {SETTING: float(job.index)}
+    measures = dict(pair.measures)
+    if log.experiment is not None:
+        # Two settings can have the same recipe (a random push beside its control): the index tells them apart.
+        measures[SETTING] = float(job.index)
     normals[normal] = log.journal.finish(pair, status, normals.get(normal), measures)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..conversation.session import Session
+from ..values.measures import MEASURES
 from ..values.operation import OPERATIONS
 from ..values.results import divergence
 
@@ -12,6 +13,7 @@ STATE_FACTS = frozenset(
     {"terms", "strength", "layers", "depth", "on", "own", "turns"}
     | {f"{name}s" for name in OPERATIONS}
     | {"pair-same", "pair-effect", "pair-cost", "pair-tokens"}
+    | {f"pair-{name}" for name in MEASURES}
 )
 
 
@@ -38,6 +40,7 @@ def state_facts(session: Session, names: Sequence[str], owns: Callable[[str], bo
     if pair is not None and pair.steered is not None:
         facts["pair-same"] = float(divergence(pair.normal.token_ids, pair.steered.token_ids) is None)
         facts["pair-tokens"] = pair.steered.tokens
+        facts |= {f"pair-{name}": pair.measures[name] for name in MEASURES}
         if pair.effect is not None:
             facts["pair-effect"] = pair.effect
         if pair.perplexity_ratio is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from ..values.measures import MEASURES
 from ..values.operation import ADD
 from ..values.page import Definitions, Heading, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
@@ -138,6 +139,11 @@ def measured(pair: Pair, verdict: str | None = None) -> list[str]:
         parts += [f"{concept} {format_effect(value)}" for concept, value in pair.effects.items()]
     if pair.perplexity_ratio is not None:
         parts.append(f"cost {format_cost(pair.perplexity_ratio)}")
+    figures = pair.measures
+    for measure in MEASURES.values():
+        if measure.form:
+            normal, steered = (measure.form.format(figures[name]) for name in (f"normal_{measure.name}", measure.name))
+            parts.append(f"{measure.name} {normal} -> {steered}")
     if verdict:
         parts.append(verdict)
     if pair.diverges_at is not None:

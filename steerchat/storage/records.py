@@ -131,6 +131,7 @@ class StoredPair:
     def to_json(self) -> dict[str, Any]:
         """The pair's own object, with everything else that the history stores about it."""
         stored = {name: value for name, value in vars(self).items() if name not in ("pair", "normal_id")}
+        stored["measures"] = self.pair.measures | self.measures
         return {
             **self.pair.to_json(),
             "recipe_text": str(self.pair.recipe),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Literal, TypeVar
 
+from .measures import measures
 from .recipe import Recipe
 from .thinking import reply_start
 
@@ -104,6 +106,11 @@ class Pair:
         return html(self)
 
     @property
+    def measures(self) -> dict[str, float]:
+        """The figures of its texts by name: of the normal answer as `normal_NAME`, of the steered one as NAME."""
+        return measures(self.normal.reply, None if self.steered is None else self.steered.reply)
+
+    @property
     def perplexity_ratio(self) -> float | None:
         """What steering cost: above 1, the unsteered model finds the steered answer less likely than the normal one."""
         if self.steered is None or not self.steered.perplexity or not self.normal.perplexity:
@@ -127,6 +134,7 @@ class Pair:
             "perplexity_ratio": self.perplexity_ratio,
             "diverges_at": self.diverges_at,
             "seconds": round(self.seconds, 3),
+            "measures": self.measures,
         }
         if self.layer is not None or self.strength is not None:
             data |= {"layer": self.layer, "strength": self.strength}
@@ -218,15 +226,30 @@ class Strip:
 # Events, in the order in which a screen receives them.
 
 
+class _Event:
+    """An event, as a program reads it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """`event` with its kind, such as `pair_done`, and its fields."""
+        kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return {"event": kind} | {name: _json(value) for name, value in vars(self).items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_json(item) for item in value]
+    return value.to_json() if hasattr(value, "to_json") else value
+
+
 @dataclass(frozen=True)
-class Notice:
+class Notice(_Event):
     """A sentence for the user about something that the program did or changed."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(_Event):
     """A long task has done `done` of `total` steps (None: unknown)."""
 
     label: str
@@ -235,7 +258,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Started:
+class Started(_Event):
     """Text is about to stream.
 
     Attributes:
@@ -248,7 +271,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Delta:
+class Delta(_Event):
     """New text in a row, never a part of a character."""
 
     row: int
@@ -256,7 +279,7 @@ class Delta:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(_Event):
     """A row's answer is complete."""
 
     row: int
@@ -264,14 +287,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class PairDone:
+class PairDone(_Event):
     """A pair is complete, measured and logged."""
 
     pair: Pair
 
 
 @dataclass(frozen=True)
-class Probed:
+class Probed(_Event):
     """The strips of a pair's answers, by concept and then by column."""
 
     strips: tuple[Strip, ...]

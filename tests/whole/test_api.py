@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -165,6 +166,21 @@ def test_the_history_is_searched_and_filtered(home: Path):
     assert [one.pair.prompt for one in steerchat.history("weather")] == ["The weather"]
     assert [one.pair.prompt for one in steerchat.history(filters=steerchat.Filters(concept="happy"))] == ["The sea"]
     assert len(steerchat.history(limit=1)) == 1
+
+
+def test_every_event_is_json_for_another_program(home: Path):
+    with steerchat.load(max_tokens=6, log=False) as model:
+        model.steer("happy 2 4.0")
+        events = [json.loads(json.dumps(event.to_json())) for event in model.events("The weather")]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "started" and kinds[-1] == "pair_done" and {"delta", "finished"} < set(kinds)
+    pair = events[-1]["pair"]
+    for row, side in enumerate(("normal", "steered")):
+        assert (
+            "".join(event["text"] for event in events if event["event"] == "delta" and event["row"] == row)
+            == (pair[side]["text"])
+        )
+    assert pair["measures"]["words"] == len(pair["steered"]["text"].split())
 
 
 # In a notebook

@@ -1,0 +1,64 @@
+"""CONTRIBUTING's recipes for an operation and for a measure, followed in a copy of the package."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+
+def block(heading: str, number: int = 0) -> str:
+    """A block of Python under a heading of CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package with both entries and the class put in where the recipes say."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)  # which tells a checkout from an installed package
+    for name in ("steerchat", "vectors", "tutorials"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "steerchat"
+    operations, measures = package / "values" / "operation.py", package / "values" / "measures.py"
+    classes = package / "engine" / "operations.py"
+    for path, entry in ((operations, block("To add an operation")), (measures, block("To add a measure"))):
+        text = path.read_text(encoding="utf-8")
+        end = text.rindex("    )\n}")
+        entry = textwrap.indent(entry.rstrip() + ",\n", " " * 8)
+        path.write_text(text[:end] + entry + text[end:], encoding="utf-8")
+    classes.write_text(f"{classes.read_text(encoding='utf-8')}\n\n{block('To add an operation', 1)}", encoding="utf-8")
+    return tmp_path
+
+
+LINES = """/rotate sad 2 4.0
+How are you?
+/expect rotates > 0
+/expect pair-capitals >= 0
+/expect pair-same < 1
+/help rotate
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_an_operation_and_a_measure_take_what_contributing_says(copy: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(copy), "STEERCHAT_HOME": str(tmp_path / "home")}
+    line = [sys.executable, "-m", "steerchat", "--model", str(tiny_folder), "--device", "cpu", "--max-tokens", "8"]
+    done = subprocess.run(line, input=LINES, capture_output=True, text=True, env=environment, cwd=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("As expected") == 3, done.stdout
+    assert "rotate sad" in done.stdout and "capitals" in done.stdout
+    assert "/rotate CONCEPT [LAYER] [STRENGTH]" in done.stdout
+    [home] = [path for path in (tmp_path / "home").rglob("history.db") if path.is_file()]
+    with sqlite3.connect(home) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM measures")}
+    assert {"capitals", "normal_capitals", "words", "normal_words"} <= names
