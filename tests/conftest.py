@@ -132,7 +132,7 @@ def session(tmp_path: Path, tiny: Engine, store: Store) -> Session:
 @pytest.fixture
 def start(tmp_path: Path, tiny_folder: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts chats with the tiny model and three small concepts, in a home of their own."""
-    monkeypatch.setenv("STEERCHAT_HOME", str(shutil.copytree(tiny_home, tmp_path / "home")))
+    monkeypatch.setenv("STEERCHAT_HOME", str(shutil.copytree(tiny_home, tmp_path / "home", dirs_exist_ok=True)))
     shipped = write_concepts(tmp_path / "shipped")
     shutil.copy(folders.packaged("vectors") / "texts" / "lexicons.toml", shipped / "texts")
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
@@ -161,7 +161,7 @@ def shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:
     """Runs command lines in this process, with the tiny model and three small concepts, in a home of their own."""
-    home = shutil.copytree(tiny_home, tmp_path / "home")
+    home = shutil.copytree(tiny_home, tmp_path / "home", dirs_exist_ok=True)
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
     shipped = write_concepts(tmp_path / "shipped")
     shutil.copy(ROOT / "vectors" / "texts" / "lexicons.toml", shipped / "texts")

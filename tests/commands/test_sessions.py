@@ -29,7 +29,7 @@ def test_sessions_are_listed_with_their_titles_and_resumed_by_number(start: Star
     assert listed[2].split()[-1] == "2"
     menu = SlashCompleter(registry, Menu(chat)).get_completions(Document("/session resume "), CompleteEvent())
     assert [(one.text, one.display_meta_text) for one in menu] == [("2", "Something else"), ("1", "About the weather")]
-    assert "/session lists them" in say(chat, screen, "/session resume weather")
+    assert "/session lists the sessions" in say(chat, screen, "/session resume weather")
     said = say(chat, screen, "/session resume 1")
     assert "> And the sea?" in said and "Session 1 goes on: 2 turns." in said and "happy at layer 2" in said
     say(chat, screen, "And the lakes?")
