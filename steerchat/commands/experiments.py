@@ -10,8 +10,8 @@ from typing import Annotated
 from ..conversation.chat import Chat
 from ..conversation.rerun import logged, prompt_of
 from ..conversation.session import Session
+from ..experiments import inspection_pages, tuning
 from ..experiments import pages as experiment_pages
-from ..experiments import tuning
 from ..experiments.run import experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
@@ -148,7 +148,7 @@ def why(chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the l
     at = stored.pair.diverges_at
     likeliest = [] if at is None else wanted(session.engine, [*prompt, *steered.token_ids[:at]])
     names = session.probes or stored.pair.recipe.concepts
-    return experiment_pages.why(stored.pair, tokens, likeliest, _probe(session, names, stored))
+    return inspection_pages.why(stored.pair, tokens, likeliest, _probe(session, names, stored))
 
 
 @command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], shell=True)
@@ -171,7 +171,7 @@ def probe(
     if keeps_on:
         session.probes = concepts
         if session.last is None:
-            return experiment_pages.probing(concepts)
+            return inspection_pages.probing(concepts)
     stored = logged(session, pair, earlier=chat.single)
     names = concepts or session.probes or stored.pair.recipe.concepts
     if not names:
@@ -179,7 +179,7 @@ def probe(
     strips = _probe(session, names, stored)
     if not strips:
         raise UsageError(f"an answer of pair {stored.id} is too short to read", "try another pair or a longer answer")
-    return experiment_pages.probe(strips, names if keeps_on else ())
+    return inspection_pages.probe(strips, names if keeps_on else ())
 
 
 @command("probe off", examples=["/probe off"])
@@ -216,7 +216,7 @@ def lens(
     messages = [*session.head(), {"role": "user", "content": text}]
     ids = engine.prompter.raw(text) if prompt else engine.prompter.chat(messages)
     engine.check(ids)
-    return experiment_pages.lens(predictions(engine, ids), layer, text)
+    return inspection_pages.lens(predictions(engine, ids), layer, text)
 
 
 @command("tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], shell=True, parallel=True)

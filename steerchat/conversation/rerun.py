@@ -13,7 +13,8 @@ from ..values.recipe import Recipe
 from ..values.results import Answer, Event, Notice, Pair, PairDone, divergence
 from ..values.setting import Message, Setting
 from .runner import Question
-from .session import Session, Turn
+from .session import Session
+from .turn import Turn
 
 if TYPE_CHECKING:
     from ..engine.sampling import Sampling

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING
 
@@ -35,26 +35,11 @@ from ..values.results import (
 from ..values.setting import Message, Setting
 from ..values.thinking import thinking
 from .runner import Log, Plan, Question, Runner, Trial
+from .turn import Turn
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..engine.sampling import Sampling
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One exchange. `steered` is None when nothing was steered: both columns then hold the normal answer."""
-
-    user: str
-    normal: str
-    steered: str | None
-    pair_id: int | None
-    seed: int
-    # The settings of the question, so that `/retry same` can repeat it.
-    recipe: Recipe
-
-    def answer(self, column: str) -> str:
-        return self.steered if column == "steered" and self.steered is not None else self.normal
 
 
 class Session:

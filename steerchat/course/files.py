@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..system import folders
 from ..system.untrusted import parse_toml, read_small
+from ..values.operation import UNIT
 from .lesson import MOST, LessonError, paragraphs
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
 
 
 def course_folder(own: str) -> Path:
@@ -44,3 +50,13 @@ def glossary(folder: Path) -> dict[str, str]:
         except ValueError as error:
             raise LessonError(f"{path.name}: {error}", "a word, =, and what it means in quotation marks") from None
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def filled(text: str, folder: Path, engine: Callable[[], Engine]) -> str:
+    """A lesson's text with what it says about the model and the folder of the course in place of its marks."""
+    text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", folder.as_posix())
+    if any(mark in text for mark in ("{model}", "{layers}", "{last}")):
+        model = engine()
+        for mark, value in (("model", model.name), ("layers", model.n_layers), ("last", model.n_layers - 1)):
+            text = text.replace(f"{{{mark}}}", str(value))
+    return text

@@ -109,6 +109,12 @@ class Step:
     line: int = 0
 
     @property
+    def numbers(self) -> str:
+        """What to type for an answer, such as `1, 2 or 3`."""
+        numbers = [str(number) for number in range(1, len(self.choices) + 1)]
+        return " or ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
+
+    @property
     def has_task(self) -> bool:
         return bool(self.do or self.question)
 

@@ -9,14 +9,13 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from ..conversation.chat import Chat
-from ..slash.registry import Registry, is_command
+from ..slash.registry import is_command
 from ..system import folders
-from ..values.errors import SteerchatError, UsageError, unknown
-from ..values.operation import UNIT
+from ..values.errors import UsageError, unknown
 from ..values.page import Heading, Table
 from ..values.results import Notice
 from .facts import STATE_FACTS, state_facts
-from .files import course_folder, trouble
+from .files import course_folder, filled, trouble
 from .lesson import Course, Lesson, LessonError, Step, Track, read_course
 from .progress import Progress, StepRecord
 
@@ -137,7 +136,7 @@ class Tutor:
         self._save()
         left = len(step.hints) - self._hints
         more = f"{left} more: type hint again." if left > 0 else "That was the last one; type solution for the rest."
-        return [f"Hint: {self._fill(shown)}", Notice(more)]
+        return [f"Hint: {self._filled(shown)}", Notice(more)]
 
     def solution(self) -> list[object]:
         step = self.step()
@@ -146,9 +145,9 @@ class Tutor:
         self._record().hints = len(step.hints)
         self._save()
         if step.do:
-            self._chat.editing = self._fill(step.do[0])
+            self._chat.editing = self._filled(step.do[0])
             where = "Type (it is on your line already)" if self._chat.can_ask else "Type"
-            return [f"{where}:\n" + "\n".join(f"    {self._fill(line)}" for line in step.do)]
+            return [f"{where}:\n" + "\n".join(f"    {self._filled(line)}" for line in step.do)]
         parts = self._tell(step)
         right = self.right()
         if not right:
@@ -168,7 +167,7 @@ class Tutor:
             waits = f"it waits for {self._waits(step)}" if step.do else "Enter goes on"
             raise UsageError("this step asks no question", waits)
         if not 1 <= number <= len(step.choices):
-            raise UsageError(f"there is no answer {number}", f"type {_numbers(step)}")
+            raise UsageError(f"there is no answer {number}", f"type {step.numbers}")
         chosen = step.choices[number - 1]
         parts, right = self._tell(step), self.right()
         facts = self._show(step).facts
@@ -219,7 +218,7 @@ class Tutor:
             return f"/lesson answer {number[1]}"
         step = self.step()
         # Without its slash, what the step waits for would be said to the model.
-        if step.do and is_command(step.do[-1]) and same_command(self._chat.registry, f"/{word}", step.do[-1]):
+        if step.do and is_command(step.do[-1]) and self._chat.registry.same_command(f"/{word}", step.do[-1]):
             return f"/{line.strip()}"
         return line
 
@@ -228,7 +227,7 @@ class Tutor:
         if self.lesson is None:
             return None
         step = self.step()
-        if not step.do or not self._record().open or not same_command(self._chat.registry, line, step.do[-1]):
+        if not step.do or not self._record().open or not self._chat.registry.same_command(line, step.do[-1]):
             return None
         record = self._record()
         record.tries += 1
@@ -246,8 +245,8 @@ class Tutor:
             measured = f"{goal.fact} is {facts.get(goal.fact, 0.0):.2f}"
             if (other := goal.facts[1:]) and other[0] in facts:
                 measured += f", {other[0]} is {facts[other[0]]:.2f}"
-            parts.append(f"Not yet: {self._fill(why)} ({measured}).")
-            if goal.fact in self.measured and line.split() == self._fill(step.do[-1]).split():
+            parts.append(f"Not yet: {self._filled(why)} ({measured}).")
+            if goal.fact in self.measured and line.split() == self._filled(step.do[-1]).split():
                 parts.append("That was the lesson's own line, so on this model there may be nothing to show here.")
             return [*parts, Notice("Type hint for help, or skip to go on without it.")]
         record.answer = line
@@ -294,12 +293,12 @@ class Tutor:
                 name: round(value, 4) for name, value in facts.items() if name in wanted and math.isfinite(value)
             }
             self._save()
-        return [said, *([self._fill(step.after)] if step.after else []), self._more(step)]
+        return [said, *([self._filled(step.after)] if step.after else []), self._more(step)]
 
     def _waits(self, step: Step) -> str:
         if step.question:
-            return f"an answer, {_numbers(step)}"
-        return "a line that does what it asks" if step.aim else f"a line such as {self._fill(step.do[-1])}"
+            return f"an answer, {step.numbers}"
+        return "a line that does what it asks" if step.aim else f"a line such as {self._filled(step.do[-1])}"
 
     def _more(self, step: Step) -> Notice:
         return Notice("Enter ends the lesson." if step == self.running().steps[-1] else "Enter goes on.")
@@ -346,14 +345,14 @@ class Tutor:
         self._save()
         parts: list[object] = [Heading(f"[{lesson.steps.index(step) + 1}/{len(lesson.steps)}] {step.title}")]
         behind = not self._record().open
-        texts = [self._fill(step.text)] if step.text else []
+        texts = [self._filled(step.text)] if step.text else []
         if step.question:
-            choices = [f"    {n}  {self._fill(one.text)}" for n, one in enumerate(step.choices, start=1)]
-            parts.append("\n\n".join([*texts, "\n".join([self._fill(step.question), *choices])]))
-            parts.append(Notice(f"Type {_numbers(step)}{' again, or Enter goes on' if behind else ''}."))
+            choices = [f"    {n}  {self._filled(one.text)}" for n, one in enumerate(step.choices, start=1)]
+            parts.append("\n\n".join([*texts, "\n".join([self._filled(step.question), *choices])]))
+            parts.append(Notice(f"Type {step.numbers}{' again, or Enter goes on' if behind else ''}."))
         elif step.do:
-            lines = "\n".join(["Type:", *(f"    {self._fill(line)}" for line in step.do)])
-            parts.append("\n\n".join([*texts, self._fill(step.aim) or lines]))
+            lines = "\n".join(["Type:", *(f"    {self._filled(line)}" for line in step.do)])
+            parts.append("\n\n".join([*texts, self._filled(step.aim) or lines]))
             if len(max(step.do, key=len)) > _LONG and not step.aim and not behind:
                 parts.append(Notice("Type solution to have it on your line."))
             parts += [Notice("You did this step; Enter goes on.")] if behind else []
@@ -386,14 +385,8 @@ class Tutor:
         self.measured = dict(self._shown[step.show].facts)
         return self._shown[step.show]
 
-    def _fill(self, text: str) -> str:
-        """The text with what it says about the model and the folder at hand."""
-        text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", self.course.folder.as_posix())
-        if any(mark in text for mark in ("{model}", "{layers}", "{last}")):
-            engine = self._chat.session.engine
-            for mark, value in (("model", engine.name), ("layers", engine.n_layers), ("last", engine.n_layers - 1)):
-                text = text.replace(f"{{{mark}}}", str(value))
-        return text
+    def _filled(self, text: str) -> str:
+        return filled(text, self.course.folder, lambda: self._chat.session.engine)
 
 
 def tutor(chat: Chat) -> Tutor:
@@ -403,21 +396,3 @@ def tutor(chat: Chat) -> Tutor:
         chat.tutor = Tutor(chat, course, Progress(folders.data_dir() / "lessons.json"))
     assert isinstance(chat.tutor, Tutor)
     return chat.tutor
-
-
-def same_command(registry: Registry, line: str, wanted: str) -> bool:
-    """Whether a typed line calls what a step waits for; any message does where it waits for a message."""
-    if not is_command(wanted):
-        return not is_command(line)
-    if not is_command(line):
-        return False
-    try:
-        return registry.split(line)[0].name == registry.split(wanted)[0].name
-    except SteerchatError:
-        return False
-
-
-def _numbers(step: Step) -> str:
-    """What to type for an answer, such as `1, 2 or 3`."""
-    numbers = [str(number) for number in range(1, len(step.choices) + 1)]
-    return " or ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))

@@ -187,6 +187,15 @@ class Registry:
             raise self._unknown(f"{command.name} {verb}")
         return command, line[head.end(1) :]
 
+    def same_command(self, line: str, other: str) -> bool:
+        """Whether two lines call the same command, or both are messages."""
+        if not (is_command(line) and is_command(other)):
+            return is_command(line) == is_command(other)
+        try:
+            return self.split(line)[0].name == self.split(other)[0].name
+        except UsageError:
+            return False
+
     def parse(self, line: str) -> Bound:
         """A slash line as a call of its command.
 

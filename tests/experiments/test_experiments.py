@@ -22,8 +22,9 @@ from steerchat.conversation.session import Session
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
+from steerchat.experiments.inspection_pages import why
 from steerchat.experiments.outcomes import Outcome, best
-from steerchat.experiments.pages import bar, comparison, strengths, tuning, why
+from steerchat.experiments.pages import bar, comparison, strengths, tuning
 from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import compare_all, experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls

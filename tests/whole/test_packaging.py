@@ -87,6 +87,8 @@ WITH_TORCH = (
     "course.by_hand",
     "course.lab",
     "course.demonstrations",
+    "course.effects",
+    "course.states",
 )
 # Modules of packages with torch that do without it: the chat imports them before a model is asked for.
 WITHOUT_TORCH = (

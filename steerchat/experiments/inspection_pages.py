@@ -1,0 +1,114 @@
+"""What /why, /probe and /lens say of an answer's tokens and a prompt's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..values.page import Page, Shaded, Table
+from ..values.results import Notice, Pair, Probed, Strip, format_effect
+from ..values.text import fit
+from .pages import bar
+
+if TYPE_CHECKING:
+    from ..measures.inspection import Guess, Step
+
+
+def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Sequence[Strip]) -> Page:
+    """`/why`."""
+    assert pair.steered is not None
+    parts: list[object] = [f"steered: {pair.recipe}", Shaded([(one.text, _shade(one.probability)) for one in tokens])]
+    parts.append(Notice("The more a token stands out, the less the unsteered model would have said it: 10%, 1%, 0.1%."))
+    if pair.diverges_at is None:
+        parts.append("Both answers are the same, token for token.")
+    elif pair.diverges_at < len(tokens):
+        said = tokens[pair.diverges_at]
+        told = ", ".join(f"{_quoted(one.text)} {_percent(one.probability)}" for one in rather)
+        parts.append(
+            f"They part at token {pair.diverges_at + 1}: steered said {_quoted(said.text)} "
+            f"({_percent(said.probability)} without the push). The unsteered model's likeliest there: {told}."
+        )
+    else:
+        parts.append(f"The steered answer ends at token {pair.diverges_at + 1}, and the normal one goes on.")
+    if strips:
+        parts += [Probed(tuple(strips)), Notice("The higher a mark, the more of the concept those tokens carry.")]
+    data = {
+        "id": pair.id,
+        "prompt": pair.prompt,
+        "recipe": pair.recipe.to_json(),
+        "diverges_at": pair.diverges_at,
+        "tokens": [one.to_json() for one in tokens],
+        "wanted": [one.to_json() for one in rather],
+        "concepts": [one.to_json() for one in strips],
+    }
+    return Page(parts, [data])
+
+
+def probe(strips: Sequence[Strip], concepts: Sequence[str]) -> Page:
+    """`/probe`; `concepts` are those that are read from now on."""
+    parts: list[object] = []
+    for strip in strips:
+        parts.append(f"{strip.concept} in the {strip.column} answer, {format_effect(strip.score)} on the whole:")
+        shades = [sum(value > edge for edge in (1.0, 2.0, 3.0)) for value in strip.values]
+        parts.append(Shaded(list(zip(strip.tokens, shades, strict=True))))
+    parts.append(Notice("Tokens stand out 1, 2 or 3 deviations above the average token of the normal answer."))
+    parts += probing(concepts).parts
+    return Page(parts, [strip.to_json() for strip in strips])
+
+
+def probing(concepts: Sequence[str]) -> Page:
+    """What is read from now on."""
+    names = " and ".join(concepts)
+    told = f"{names}: read under every answer from now on; the higher a mark, the more of it. /probe off ends it."
+    return Page([Notice(told)] if names else [])
+
+
+def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
+    """`/lens`."""
+    shown = steps if layer is None else [steps[layer]]
+    longest = max(step.length for step in steps)
+    rows = [
+        [
+            str(step.layer),
+            _quoted(step.guess.text),
+            _percent(step.guess.probability),
+            f"{step.length:.0f}",
+            bar(step.length, None, 0.0, longest),
+        ]
+        for step in shown
+    ]
+    table = Table(("layer", "would say next", "chance", "length", ""), rows, right=frozenset({0, 2, 3}))
+    final = steps[-1].guess.text
+    settled = next(step.layer for step in steps if all(one.guess.text == final for one in steps[step.layer :]))
+    parts: list[object] = [Notice(f"after: {fit(text, 90)}"), table]
+    if layer is None:
+        parts.append(f"From layer {settled} on the guess is the final one, {_quoted(final)}.")
+    else:
+        parts += _depth(layer, len(steps))
+    parts.append(Notice("Early layers are not trained to speak: their guesses are a reading, not what they know."))
+    return Page(parts, [step.to_json() for step in shown])
+
+
+def _depth(layer: int, count: int) -> list[object]:
+    share = layer / max(1, count - 1)
+    if share < 0.3:
+        told = "Early layers mostly put words and their neighbours together. Pushes there often break the text."
+    elif share < 0.75:
+        told = (
+            "Middle layers are where topics, tone and meaning are known to sit. Steering is usually tried here first."
+        )
+    else:
+        told = "Late layers turn meaning into the next word. Pushes there act on single words more than on tone."
+    return [f"Layer {layer} is {100 * share:.0f}% deep. {told}"]
+
+
+def _shade(probability: float) -> int:
+    return sum(probability < edge for edge in (0.1, 0.01, 0.001))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\n", "\\n") + '"'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
