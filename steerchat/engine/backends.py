@@ -51,6 +51,10 @@ class LinearBackend(Protocol):
         """The product of `rows`, (n, in) float32, with a prepared weight: (n, out) float32."""
         ...
 
+    def weight(self, form: Any) -> Tensor:
+        """The numbers of a prepared weight, (out, in) float32."""
+        ...
+
     def bytes(self, shape: tuple[int, int]) -> int:
         """Memory that the form of a weight (out, in) takes beside the weight itself."""
         ...
@@ -69,6 +73,9 @@ class Plain:
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return nn.functional.linear(rows, form)
+
+    def weight(self, form: Tensor) -> Tensor:
+        return form
 
     def bytes(self, shape: tuple[int, int]) -> int:
         return 0
@@ -91,6 +98,9 @@ class Flipped:
         # Columns must each lie in one piece, and the result's rows too: attention is slow on interleaved ones.
         return torch.mm(form, vectors.contiguous().T).T[: len(rows)].contiguous()
 
+    def weight(self, form: Tensor) -> Tensor:
+        return form
+
     def bytes(self, shape: tuple[int, int]) -> int:
         return 0
 
@@ -108,6 +118,9 @@ class Packed:
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows, form, None, "none", [], "")
+
+    def weight(self, form: Tensor) -> Tensor:
+        return form.to_dense().float()
 
     def bytes(self, shape: tuple[int, int]) -> int:
         return shape[0] * shape[1] * 4
@@ -130,12 +143,19 @@ class Bfloat16:
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows.bfloat16(), form, None, "none", [], "").float()
 
+    def weight(self, form: Tensor) -> Tensor:
+        return form.to_dense().float()
+
     def bytes(self, shape: tuple[int, int]) -> int:
         return shape[0] * shape[1] * 2
 
 
 class FourBit:
-    """Groups of four-bit numbers as the files of the kind Q4_1 hold them, w = scale * q + offset."""
+    """Groups of four-bit numbers as the files of the kind Q4_1 hold them, w = scale * q + offset.
+
+    torch keeps the numbers in an order that depends on the CPU. They are kept in their own order too, two in a byte: to
+    ask the product for them takes seconds.
+    """
 
     name, exact = "4-bit", False
 
@@ -145,18 +165,25 @@ class FourBit:
             return False
         return _four_bits(weight[:64])
 
-    def prepare(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         numbers, scale, low = _levels(weight)
         # torch counts the levels from -8, so that its offset is the middle of a group.
         scales = torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).contiguous().bfloat16()
         levels = numbers.to(torch.int32).reshape(weight.shape)
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), scales
+        pairs = levels[:, ::2].add(levels[:, 1::2], alpha=16).to(torch.uint8)
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), scales, pairs
 
-    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
+    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), form[0], GROUP, form[1]).float()
 
+    def weight(self, form: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        _, scales, pairs = form
+        levels = torch.stack([pairs & 15, pairs >> 4], dim=-1).reshape(len(pairs), -1, GROUP)
+        scale, middle = scales.float().transpose(0, 1).unbind(dim=-1)
+        return (levels.sub(8.0).mul_(scale[..., None]).add_(middle[..., None])).reshape(len(pairs), -1)
+
     def bytes(self, shape: tuple[int, int]) -> int:
-        return shape[0] * shape[1] // 2 + shape[0] * shape[1] // GROUP * 4
+        return shape[0] * shape[1] + shape[0] * shape[1] // GROUP * 4
 
 
 class EightBit:
@@ -176,6 +203,10 @@ class EightBit:
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
+
+    def weight(self, form: tuple[Tensor, Tensor]) -> Tensor:
+        numbers, scale = form
+        return numbers.float().mul_(scale.float()[:, None])
 
     def bytes(self, shape: tuple[int, int]) -> int:
         return shape[0] * (shape[1] + 2)

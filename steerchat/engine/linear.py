@@ -17,6 +17,8 @@ ROWS = (1, 2, 5, 16, 32)
 _WORTH = 0.87
 # Which of ROWS a chat is judged by: an answer, and a pair.
 _CHAT = (0, 1)
+# So many of ROWS, the first, share one backend where backends round visibly: a row of a chat's batch is as it is alone.
+_FEW = 3
 
 Shape = tuple[int, int]
 # By shape (out, in) and backend: seconds of one product, for each number in ROWS.
@@ -81,7 +83,7 @@ class SmallLinear(FastLinear):
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight that it multiplies with, (out, in) float32, computed anew each time."""
         backend, form = self._by_rows[1]
-        return backend.multiply(torch.eye(self.in_features), form).T.contiguous()
+        return backend.weight(form)
 
 
 class SmallEmbedding(nn.Embedding):
@@ -180,7 +182,7 @@ class Kernels:
             if not exact or not small:
                 continue
             least[layer.shape] = min(small, key=lambda backend: backend.bytes(layer.shape))
-            best[layer.shape] = quickest(small, [least[layer.shape]] * len(ROWS))
+            best[layer.shape] = _alike(small, least[layer.shape])
             for place in _CHAT:
                 before += exact[self._light[layer.shape][place]][place]
                 after += small[best[layer.shape][place]][place]
@@ -267,6 +269,12 @@ def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[Lin
         worth = backend in found and (other not in found or found[backend][place] < _WORTH * found[other][place])
         best.append(backend if worth else other)
     return best
+
+
+def _alike(found: Mapping[LinearBackend, Sequence[float]], usual: LinearBackend) -> list[LinearBackend]:
+    """As `quickest`, with one backend for the few rows of a chat."""
+    few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in found.items()}
+    return quickest(few, [usual] * len(ROWS))[:_FEW] + quickest(found, [usual] * len(ROWS))[_FEW:]
 
 
 def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:

@@ -80,7 +80,9 @@ def test_a_backend_fits_only_a_weight_that_has_no_more_bits_than_it_keeps(kind: 
     assert "bfloat16" not in fitting or kind != "any"
     for backend in BACKENDS:
         if backend.fits(weight):
-            product = backend.multiply(states, backend.prepare(weight))
+            form = backend.prepare(weight)
+            torch.testing.assert_close(backend.weight(form), weight, atol=2e-2, rtol=2e-2)
+            product = backend.multiply(states, form)
             assert product.dtype == torch.float32
             torch.testing.assert_close(product, states @ weight.T, atol=3e-2, rtol=3e-2)
 
@@ -183,6 +185,17 @@ def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool
     assert [answers(engine, [row], sampling)[0].answer.token_ids for row in rows] == together
 
 
+def test_few_rows_share_one_backend_so_that_a_pair_says_what_its_rows_say_alone() -> None:
+    weight = a_weight("4-bit", 64, 64)
+    fast = FastLinear.of(weight, None)
+    kernels = Kernels(nn.Linear(2, 2), [fast])
+    few, many = [0.1, 0.3, 0.2, 0.9, 0.9], [0.2, 0.2, 0.3, 0.1, 0.1]
+    kernels.choose({(64, 64): {"plain": [1.0] * len(ROWS), "4-bit": few, "bfloat16": many}})
+    assert kernels.make_small(nn.Embedding(2, 2))
+    assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: bfloat16, 32: bfloat16"
+    assert kernels.precision == "4-bit" and "Weights in 4-bit" in kernels.description
+
+
 def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -> None:
     if not multiplies_bfloat16():
         pytest.skip("this CPU has no products of bfloat16")
@@ -239,6 +252,9 @@ class Failing:
         raise RuntimeError("no such operation")
 
     def multiply(self, rows: Tensor, form: Any) -> Tensor:
+        raise RuntimeError("no such operation")
+
+    def weight(self, form: Any) -> Tensor:
         raise RuntimeError("no such operation")
 
     def bytes(self, shape: tuple[int, int]) -> int:
