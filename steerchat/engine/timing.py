@@ -18,7 +18,7 @@ _SLICE = 24 * 1024 * 1024
 _REPEATS = 3
 # Seconds after which nothing is repeated, and after which the machine is too busy to say anything.
 _PATIENCE = 1.5
-_LIMIT = 6.0
+_LIMIT = 12.0
 
 
 @torch.inference_mode()

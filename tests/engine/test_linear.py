@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from steerchat.engine.linear import ROWS, FastLinear, Kernels, Times
 from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
 from steerchat.models import kernel_times
+from steerchat.models.find import find
 from steerchat.models.kernel_times import forget_times, times_for
+from steerchat.models.load import load
 
 EXACT = [backend for backend in BACKENDS if backend.exact]
 SHAPE = (160, 96)
@@ -139,8 +142,20 @@ def a_small_model(seed: int = 0) -> Any:
             if "embed" in name or "head" in name:
                 step, low = groups.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127, torch.zeros(1)
             parameter.data = (((groups - low) / step).round() * step + low).reshape(parameter.shape)
+    model.config.tie_word_embeddings = True
     model.lm_head.weight = model.model.embed_tokens.weight
     return model
+
+
+def small_is_quick(layers: Sequence[FastLinear]) -> Times:
+    """Times by which the four-bit and the eight-bit products are the quickest, for the layers that they fit."""
+    fitting = {
+        layer.shape: [b for b in BACKENDS if b.name in ("4-bit", "8-bit") and b.fits(layer.weight)] for layer in layers
+    }
+    return {
+        shape: {"plain": [1.0] * len(ROWS), **{b.name: [0.1] * len(ROWS) for b in backends}}
+        for shape, backends in fitting.items()
+    }
 
 
 def small_engine(lean: bool) -> Engine:
@@ -149,15 +164,7 @@ def small_engine(lean: bool) -> Engine:
     engine = Engine(model, tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
     blocks = make_lean(model, engine.blocks) if lean else []
     engine.kernels = Kernels(model, [layer for block in blocks for layer in block.layers])
-    small = {b: [0.1] * len(ROWS) for b in ("4-bit", "8-bit")}
-    times = {
-        layer.shape: {
-            "plain": [1.0] * len(ROWS),
-            **{b.name: small[b.name] for b in BACKENDS if b.name in small and b.fits(layer.weight)},
-        }
-        for layer in engine.kernels.layers
-    }
-    engine.kernels.choose(times)
+    engine.kernels.choose(small_is_quick(engine.kernels.layers))
     assert engine.kernels.make_small(model.get_input_embeddings())
     for block in blocks:
         block.detach()
@@ -214,6 +221,23 @@ def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -
         kernels.shrink()
         assert layer.form(bfloat16) is None
         assert torch.equal(layer(states), before)
+
+
+def test_auto_takes_small_weights_and_float32_stays_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerchat.models.load.times_for", lambda layers, fingerprint: small_is_quick(layers))
+    a_small_model().save_pretrained(tmp_path / "small")
+    tiny_tokenizer().save_pretrained(tmp_path / "small")
+    files = find(str(tmp_path / "small"), progress=lambda event: None)
+    small, exact = load(files, "cpu", "auto"), load(files, "cpu", "float32")
+    assert (small.dtype, exact.dtype) == ("4-bit", "float32")
+    assert small.size < 0.6 * exact.size
+    rows, sampling = [Row(tuple(range(60, 75)), (push(1, 1),))], Sampling(max_tokens=10)
+    usual = Engine(a_small_model(), tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
+    (found,), (expected,) = answers(exact, rows, sampling), answers(usual, rows, sampling)
+    assert found.answer.token_ids == expected.answer.token_ids
+    assert answers(small, rows, sampling)[0].answer.tokens
 
 
 def test_layers_of_small_weights_still_tell_their_numbers() -> None:
