@@ -148,7 +148,7 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
-        self._grow(len(rows))
+        self._prepare_kernels(len(rows))
         size = self._batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)
@@ -173,6 +173,7 @@ class Engine:
 
     def read(self, prompt: Sequence[int], text: Sequence[int]) -> Reading:
         """How the unsteered model reads a text after a prompt of at least one token."""
+        self._prepare_kernels(1)
         batch = self._prefilled([tuple(prompt[:-1])], len(text))
         return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
 
@@ -194,7 +195,7 @@ class Engine:
         Returns:
             (texts, layers, hidden) float32.
         """
-        self._grow(_POSITIONS)
+        self._prepare_kernels(_POSITIONS)
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
         shared = _common_prefix([tuple(prompt) for prompt, _ in texts])
@@ -223,6 +224,7 @@ class Engine:
 
     def run(self, tokens: Sequence[int]) -> torch.Tensor:
         """One pass over one text from its beginning. Returns its final hidden states, (tokens, hidden)."""
+        self._prepare_kernels(1)
         return Batch(self.model, [None], len(tokens), self.work).forward([tokens])[0]
 
     def forget(self) -> None:
@@ -374,9 +376,9 @@ class Engine:
                 batch.forward(bodies)
         return batch
 
-    def _grow(self, rows: int) -> None:
+    def _prepare_kernels(self, rows: int) -> None:
         if self.kernels is not None:
-            self.kernels.grow(rows, int(self._free_memory() * _PACKED_SHARE))
+            self.kernels.prepare(rows, int(self._free_memory() * _PACKED_SHARE))
 
     def _batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""

@@ -25,10 +25,20 @@ Shape = tuple[int, int]
 Times = Mapping[Shape, Mapping[str, Sequence[float]]]
 
 
+def _nearest(rows: int) -> int:
+    """Which of ROWS stands for a number of rows: the nearest by ratio."""
+    return min(range(len(ROWS)), key=lambda place: max(ROWS[place] / max(1, rows), rows / ROWS[place]))
+
+
+# The place in ROWS for each number of rows; the last one is for all beyond it.
+_PLACES = tuple(_nearest(rows) for rows in range(ROWS[-1] + 1))
+
+
 class FastLinear(nn.Linear):
     """`nn.Linear` whose product depends on the number of rows; the same up to the backend's rounding."""
 
     _by_rows: tuple[tuple[LinearBackend, Any], ...]
+    _forms: dict[LinearBackend, Any]  # every prepared weight that there is
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> FastLinear:
@@ -37,28 +47,40 @@ class FastLinear(nn.Linear):
         layer.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             layer.bias = nn.Parameter(bias, requires_grad=False)
-        layer.use([(PLAIN, weight)] * len(ROWS))
-        return layer
+        return cls.in_place_of(layer)
 
     @classmethod
     def in_place_of(cls, layer: nn.Linear) -> FastLinear:
         """The same layer, multiplied in the plain way until `use` is called."""
         layer.__class__ = cls
         assert isinstance(layer, FastLinear)
-        layer.use([(PLAIN, layer.weight)] * len(ROWS))
+        layer._forms = {}
+        layer.use([PLAIN] * len(ROWS))
         return layer
 
     @property
     def shape(self) -> Shape:
         return self.out_features, self.in_features
 
-    def use(self, by_rows: Sequence[tuple[LinearBackend, Any]]) -> None:
-        """From now on multiply by these backends and prepared weights, one for each number in ROWS."""
-        self._by_rows = tuple(by_rows[_nearest(rows)] for rows in range(ROWS[-1] + 1))
+    def use(self, backends: Sequence[LinearBackend]) -> bool:
+        """From now on multiply by these backends, one for each number in ROWS. False when torch cannot prepare one."""
+        try:
+            for backend in backends:
+                if backend not in self._forms:
+                    self._forms[backend] = backend.prepare(self.weight)
+        except (Unfit, RuntimeError):
+            return False
+        by_rows = [(backend, self._forms[backend]) for backend in backends]
+        self._by_rows = tuple([by_rows[place] for place in _PLACES])
+        return True
+
+    def keep(self, backends: Iterable[LinearBackend]) -> None:
+        """Forget the prepared weights of all other backends, which must not be in use."""
+        self._forms = {backend: form for backend, form in self._forms.items() if backend in backends}
 
     def form(self, backend: LinearBackend) -> Any:
-        """The prepared weight of a backend that is in use; None of another."""
-        return next((form for used, form in self._by_rows if used is backend), None)
+        """The prepared weight of a backend; None while there is none."""
+        return self._forms.get(backend)
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // self.in_features
@@ -82,7 +104,7 @@ class SmallLinear(FastLinear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight that it multiplies with, (out, in) float32, computed anew each time."""
-        backend, form = self._by_rows[1]
+        backend, form = next(iter(self._forms.items()))
         return backend.weight(form)
 
 
@@ -151,10 +173,11 @@ class Kernels:
                 self.layers.append(FastLinear.in_place_of(module))
         self._best: dict[Shape, list[LinearBackend]] = {}
         self._light: dict[Shape, list[LinearBackend]] = {}
+        self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
         self.choose({})
 
     def choose(self, times: Times) -> None:
-        """Use the exact backends that are quickest by `times` and need no memory; `grow` adds the others."""
+        """Use the exact backends that are quickest by `times` and need no memory; `prepare` adds the others."""
         self.times = times
         for layer in self.layers:
             found = _timed(times, layer, exact=True)
@@ -171,82 +194,87 @@ class Kernels:
             embeddings: the model's input embeddings, which may share the output layer's weight.
 
         Returns:
-            whether weights are held so now. It cannot be undone: the float32 numbers are gone. `grow` adds the forms
-            that are quicker for many rows, made of the numbers that are left.
+            whether weights are held so now. It cannot be undone: the float32 numbers are gone. `prepare` adds
+            the forms that are quicker for many rows, made of the numbers that are left.
         """
         best: dict[Shape, list[LinearBackend]] = {}
-        least: dict[Shape, LinearBackend] = {}
         before = after = 0.0
         for layer in self.layers:
             exact, small = (_timed(self.times, layer, kind) for kind in (True, False))
             if not exact or not small:
                 continue
-            least[layer.shape] = min(small, key=lambda backend: backend.bytes(layer.shape))
-            best[layer.shape] = _alike(small, least[layer.shape])
+            best[layer.shape] = _alike(small, min(small, key=lambda backend: backend.bytes(layer.shape)))
             for place in _CHAT:
                 before += exact[self._light[layer.shape][place]][place]
                 after += small[best[layer.shape][place]][place]
         if not best or after > _WORTH * before:
             return False
+        light = {shape: [backends[0]] * len(ROWS) for shape, backends in best.items()}
         held: Counter[str] = Counter()
         for layer in self.layers:
-            if (backend := least.get(layer.shape)) is None:
+            if layer.shape not in light:
                 continue
             size, tied = layer.weight.numel(), layer.weight is getattr(embeddings, "weight", None)
-            if _install(layer, [backend] * len(ROWS)):
-                held[backend.name] += size
+            if layer.use(light[layer.shape]):
+                layer.keep(light[layer.shape])
+                held[light[layer.shape][0].name] += size
                 layer.__class__ = SmallLinear
                 del layer._parameters["weight"]
                 if tied:
                     _share_table(embeddings, layer)
         self._best |= best
-        self._light |= {shape: [backend] * len(ROWS) for shape, backend in least.items()}
+        self._light |= light
+        self._prepared = None
         self.precision = held.most_common(1)[0][0] if held else "float32"
         return bool(held)
 
     @torch.inference_mode()
-    def grow(self, rows: int, free: int) -> None:
-        """Add the forms of weights that are quickest for so many rows, if all of them fit into `free` bytes.
+    def prepare(self, rows: int, free: int) -> None:
+        """Use what is quickest for a run of so many rows, with another form of the weights where there is memory.
+
+        What rounds how depends on the number of rows alone, and not on what ran before: a form that a sweep needed is
+        kept, and a pair after it does not use it, neither for its prompt nor for its reading.
 
         Args:
             rows: of the batch that will run.
-            free: bytes that may be used.
+            free: bytes that more forms may take.
         """
         place = _nearest(rows)
-        wanted = [(layer, self._best[layer.shape][place]) for layer in self.layers if layer.shape in self._best]
-        new = [
-            (layer, backend)
-            for layer, backend in wanted
-            if layer.form(backend) is None and backend not in self._light[layer.shape]
-        ]
-        if sum(backend.bytes(layer.shape) for layer, backend in new) > free:
+        if place == self._prepared:
             return
-        for layer, added in new:
-            best, light = self._best[layer.shape], self._light[layer.shape]
-            # Where torch cannot make the form after all, the layer stays as it is.
-            _install(layer, [a if a is added else b for a, b in zip(best, light, strict=True)])
+        self._prepared = place
+        plans = {
+            shape: best if best[place] is not self._light[shape][place] else self._light[shape]
+            for shape, best in self._best.items()
+        }
+        more = sum(
+            backend.bytes(layer.shape)
+            for layer in self.layers
+            for backend in dict.fromkeys(plans[layer.shape])
+            if layer.form(backend) is None
+        )
+        for layer in self.layers:
+            if more > free or not layer.use(plans[layer.shape]):
+                layer.use(self._light[layer.shape])
 
     def shrink(self) -> None:
-        """Give back the memory that `grow` took."""
+        """Give back the memory of the forms that `prepare` added."""
+        self._prepared = None
         for layer in self.layers:
-            if layer.shape in self._light:
-                _install(layer, self._light[layer.shape])
+            layer.use(self._light[layer.shape])
+            layer.keep(self._light[layer.shape])
 
     @property
     def size(self) -> int:
         """Bytes of the forms that weights are held in, which are no parameters of the model."""
-        kept = [(layer.shape, {backend for backend, _ in layer._by_rows}) for layer in self.layers]
-        return sum(backend.bytes(shape) for shape, backends in kept for backend in backends)
+        return sum(backend.bytes(layer.shape) for layer in self.layers for backend in layer._forms)
 
     @property
     def summary(self) -> str:
         """The backend that most layers use, for each number in ROWS, such as `1: 4-bit, 2: 4-bit, 5: bfloat16`."""
         names = []
         for place, rows in enumerate(ROWS):
-            used = Counter(
-                self._best[layer.shape][place].name if layer.shape in self._best else layer._by_rows[rows][0].name
-                for layer in self.layers
-            )
+            used = Counter(self._best[layer.shape][place].name for layer in self.layers)
             names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
         return ", ".join(names)
 
@@ -282,18 +310,6 @@ def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, 
     return {b: found[b.name] for b in BACKENDS if b.exact == exact and b.name in found}
 
 
-def _install(layer: FastLinear, by_rows: Iterable[LinearBackend]) -> bool:
-    """Let a layer multiply by these backends; returns whether torch could prepare their forms."""
-    chosen = list(by_rows)
-    try:
-        forms = {backend: layer.form(backend) for backend in dict.fromkeys(chosen)}
-        forms |= {backend: backend.prepare(layer.weight) for backend, form in forms.items() if form is None}
-    except (Unfit, RuntimeError):
-        return False
-    layer.use([(backend, forms[backend]) for backend in chosen])
-    return True
-
-
 def _share_table(embeddings: Any, output: FastLinear) -> None:
     """Input embeddings that share the output layer's weight share its eight-bit form; of another form they keep it."""
     form = output.form(EIGHT_BIT)
@@ -301,8 +317,3 @@ def _share_table(embeddings: Any, output: FastLinear) -> None:
         embeddings.__class__ = SmallEmbedding
         embeddings.form = form
         del embeddings._parameters["weight"]
-
-
-def _nearest(rows: int) -> int:
-    """Which of ROWS stands for a number of rows: the nearest by ratio."""
-    return min(range(len(ROWS)), key=lambda place: max(ROWS[place] / max(1, rows), rows / ROWS[place]))

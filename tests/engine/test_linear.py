@@ -66,7 +66,7 @@ def layers(bias: bool) -> tuple[nn.Linear, FastLinear, Kernels]:
 def test_the_product_is_that_of_a_plain_layer_for_any_number_of_rows(backend: LinearBackend, bias: bool) -> None:
     plain, fast, kernels = layers(bias)
     kernels.choose(all_by(backend.name))
-    kernels.grow(1, 1 << 30)
+    kernels.prepare(1, 1 << 30)
     for shape in [(0, 96), (1, 96), (2, 96), (5, 96), (40, 96), (7, 11, 96), (1, 1, 96), (3, 1, 96)]:
         states = torch.randn(shape)
         torch.testing.assert_close(fast(states), plain(states), atol=1e-4, rtol=1e-4)
@@ -106,11 +106,11 @@ def test_forms_that_cost_memory_come_where_there_is_room_and_go_when_it_is_neede
     def used(rows: int) -> str:
         return fast._by_rows[rows][0].name
 
-    kernels.grow(30, size - 1)
+    kernels.prepare(30, size - 1)
     assert used(30) == "plain"
-    kernels.grow(2, size)
+    kernels.prepare(2, size)
     assert used(30) == "plain"  # two rows gain too little to pay for a second copy
-    kernels.grow(30, size)
+    kernels.prepare(30, size)
     assert (used(2), used(5), used(30)) == ("plain", "packed", "packed")
     kernels.shrink()
     assert used(30) == "plain"
@@ -213,11 +213,16 @@ def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -
     kernels._best[layer.shape] = [*kernels._best[layer.shape][:3], bfloat16, bfloat16]
     with torch.inference_mode():
         before = layer(states)
-        kernels.grow(2, 1 << 30)
+        kernels.prepare(2, 1 << 30)
         assert layer.form(bfloat16) is None
-        kernels.grow(32, 1 << 30)
+        kernels.prepare(32, 1 << 30)
         assert layer.form(bfloat16) is not None
-        torch.testing.assert_close(layer(states), before, atol=2e-2, rtol=2e-2)
+        many = layer(states)
+        torch.testing.assert_close(many, before, atol=2e-2, rtol=2e-2)
+        assert not torch.equal(many, before)
+        kernels.prepare(2, 1 << 30)
+        assert torch.equal(layer(states), before)  # a pair's prompt is as it was before the sweep
+        kernels.prepare(32, 1 << 30)
         kernels.shrink()
         assert layer.form(bfloat16) is None
         assert torch.equal(layer(states), before)
@@ -306,7 +311,7 @@ def test_where_every_candidate_but_plain_fails_plain_is_used(big: list[FastLinea
     assert times[SHAPE].keys() == {"plain"}
     plain, fast, kernels = layers(True)
     kernels.choose(times)
-    kernels.grow(30, 1 << 30)
+    kernels.prepare(30, 1 << 30)
     assert fast.form(PLAIN) is not None and "32: plain" in kernels.description
     states = torch.randn(30, 96)
     assert torch.equal(fast(states), plain(states))
