@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ class Plan:
         log: where the pairs are logged; None logs nothing.
         raw: the answers go on from the prompts themselves, without the chat template.
         thought: whether a model that can think before it answers may do so.
-        keep: whether the engine keeps the keys and values of these rows for the next turn.
+        keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
         rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
         label: for reports of progress; without one, nothing is reported.
     """
@@ -83,7 +83,7 @@ class Plan:
     log: Log | None = None
     raw: bool = False
     thought: bool = True
-    keep: bool = False
+    keep: Hashable = None
     rows: int | None = None
     label: str = ""
 

@@ -76,6 +76,7 @@ class Session:
         self.stop = Flag()
         self._engine = engine
         self._draws = 0
+        self._conversation = object()  # by which the engine tells conversations apart
 
     @property
     def engine(self) -> Engine:
@@ -377,7 +378,8 @@ class Session:
 
     def plan(self, kind: str, raw: bool = False, *, experiment: int | None = None, keep: bool = False) -> Plan:
         """How a run of this conversation answers, and where it is logged."""
-        return Plan(self.sampling(), Log(self.journal, self.system, kind, experiment), raw, keep=keep)
+        log = Log(self.journal, self.system, kind, experiment)
+        return Plan(self.sampling(), log, raw, keep=self._conversation if keep else None)
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""

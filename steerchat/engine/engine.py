@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -19,7 +19,8 @@ import torch
 
 from ..values.errors import ModelError
 from ..values.results import Answer, Delta, Finished
-from .batch import Batch, Context, Tree, Work
+from .batch import Batch, Context, Work
+from .contexts import Contexts, common_prefix, trees
 from .decoding import Decoding, NoNumbers, Row
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .linear import Kernels
@@ -34,8 +35,6 @@ _MEMORY_SHARE = 0.5
 _PACKED_SHARE = 0.25
 # Texts that are only read go through the model so many tokens at a time: more would fall out of a CPU's cache.
 _POSITIONS = 512
-# Beyond so many tokens in a row, attention spends more on what is masked than side by side saves.
-_ROW = 192
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class Engine:
         self.blocks = find_blocks(model)
         self.work = Work()
         self._free_memory = free_memory
-        self._kept: list[Context] = []
         self._stops = _stop_ids(model, tokenizer)
         config = model.config.get_text_config()
         # Whether blocks can run for some rows of a batch: not where later ones look at what earlier ones computed.
@@ -87,6 +85,7 @@ class Engine:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._bytes_per_token = 2 * self.n_layers * heads * size * model.dtype.itemsize
+        self._contexts = Contexts(self._bytes_per_token, free_memory)
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +120,7 @@ class Engine:
         rows: Sequence[Row],
         sampling: Sampling,
         stopped: Callable[[], bool] = lambda: False,
-        keep: bool = False,
+        keep: Hashable = None,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """Answer every row.
 
@@ -129,7 +128,7 @@ class Engine:
             rows: as many as wanted; they are run in as few batches as memory allows.
             sampling: for all of them.
             stopped: asked between steps; once true, every row ends with what it has.
-            keep: whether the keys and values of these rows are what the next call goes on from.
+            keep: the conversation that goes on from these rows: their keys and values are kept for its next turn.
 
         Yields:
             `Delta` and `Finished`, with the row's index.
@@ -198,14 +197,14 @@ class Engine:
         self._prepare_kernels(_POSITIONS)
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
-        shared = _common_prefix([tuple(prompt) for prompt, _ in texts])
+        shared = common_prefix([tuple(prompt) for prompt, _ in texts])
         start = self._prefill([shared])[0] if shared else None
-        trees = _trees(texts, len(shared))
+        waiting = trees(texts, len(shared))
         states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
-        while trees:
-            longest = len(trees[0][0])
+        while waiting:
+            longest = len(waiting[0][0])
             rows = max(1, min(_POSITIONS // longest, self._batch_size(len(shared) + longest, logits=False)))
-            group, trees = trees[:rows], trees[rows:]
+            group, waiting = waiting[:rows], waiting[rows:]
             batch = Batch(self.model, [start] * len(group), longest, self.work)
             found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
             for index, state in zip(chain.from_iterable(members for _, members in group), found, strict=True):
@@ -229,7 +228,7 @@ class Engine:
 
     def forget(self) -> None:
         """Drop what is kept between turns, and give the memory back."""
-        self._kept = []
+        self._contexts.forget()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -245,7 +244,7 @@ class Engine:
     # A run of rows that fit into memory together.
 
     def _run(
-        self, rows: Sequence[Row], sampling: Sampling, stopped: Callable[[], bool], keep: bool
+        self, rows: Sequence[Row], sampling: Sampling, stopped: Callable[[], bool], keep: Hashable
     ) -> Generator[Delta | Finished, None, list[Output]]:
         room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
         steered_prompt = any(row.scope == "all" and row.edits for row in rows)
@@ -282,7 +281,7 @@ class Engine:
                 row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
                 for place, row in enumerate(order)
             }
-            self._kept = [contexts[row] for row in range(len(rows))]
+            self._contexts.keep(keep, [contexts[row] for row in range(len(rows))])
         by_row = dict(zip(order, readings, strict=True))
         return [
             Output(replace(answer, perplexity=by_row[row].perplexity), by_row[row])
@@ -353,18 +352,12 @@ class Engine:
 
     def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int) -> Batch:
         """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
-        bases = [self._reusable(body) for body in bodies]
+        bases = [self._contexts.reusable(body) for body in bodies]
         new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
         batch = Batch(self.model, bases, max(map(len, new)) + room + 1, self.work)
         if any(new):
             batch.forward(new)
         return batch
-
-    def _reusable(self, body: tuple[int, ...]) -> Context | None:
-        """The kept context that shares the longest beginning with `body`, cut to that."""
-        best = max(self._kept, key=lambda context: _shared(context.tokens, body), default=None)
-        length = 0 if best is None else _shared(best.tokens, body)
-        return best.crop(length) if best is not None and length else None
 
     def _steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
         """As `_prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""
@@ -414,39 +407,6 @@ def _numbered(
         told[row] = max(told[row], said[row])
         if new:
             yield Delta(row, new)
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts begin with in common."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
-
-
-def _trees(texts: Sequence[tuple[Sequence[int], Sequence[int]]], shared: int) -> list[tuple[Tree, list[int]]]:
-    """Texts as branches of what their prompts go on with after `shared` tokens, with their indices; longest first."""
-    members: dict[tuple[int, ...], list[list[int]]] = {}
-    for index, (prompt, text) in enumerate(texts):
-        rows = members.setdefault(tuple(prompt[shared:]), [[]])
-        used = len(prompt) - shared + sum(len(texts[other][1]) for other in rows[-1])
-        if rows[-1] and used + len(text) > _ROW:
-            rows.append([])
-        rows[-1].append(index)
-    trees = [
-        (Tree(trunk, tuple(tuple(texts[index][1]) for index in row)), row)
-        for trunk, rows in members.items()
-        for row in rows
-    ]
-    return sorted(trees, key=lambda tree: -len(tree[0]))
-
-
-def _common_prefix(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    if not texts:
-        return ()
-    # The least and the greatest differ at least as early as any two between them.
-    low, high = min(texts), max(texts)
-    return low[: _shared(low, high)]
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

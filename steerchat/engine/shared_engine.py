@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any
 
 from ..engine.processes import Team
@@ -30,7 +30,7 @@ class SharedEngine(Engine):
         rows: Sequence[Row],
         sampling: Sampling,
         stopped: Callable[[], bool] = lambda: False,
-        keep: bool = False,
+        keep: Hashable = None,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`: this process's rows as they come, then those of the others."""
         for row in rows:

@@ -279,6 +279,28 @@ def test_scope_all_pushes_the_prompt_too_and_only_in_its_rows() -> None:
     assert spoken([normal, generated]) == spoken(answers(engine, [rows[0], rows[2]], GREEDY))
 
 
+def test_conversations_on_one_engine_keep_their_own_contexts() -> None:
+    engine, alone = tiny_engine(), tiny_engine()
+    first, second = ids(12, 1), ids(12, 2)
+    asked = [(name, [Row(text[:count])]) for count in (6, 9, 12) for name, text in (("a", first), ("b", second))]
+    for name, rows in asked:
+        before, once = engine.work.positions, alone.work.positions
+        together = answers(engine, rows, SAMPLED, keep=name)
+        if name == "a":  # the other engine hears one conversation alone
+            assert spoken(together) == spoken(answers(alone, rows, SAMPLED, keep=name))
+            assert engine.work.positions - before == alone.work.positions - once
+
+
+def test_where_memory_is_short_the_conversation_that_was_silent_longest_is_forgotten() -> None:
+    engine = tiny_engine()
+    answers(engine, [Row(ids(12, 1))], GREEDY, keep="a")
+    contexts = engine._contexts
+    room = contexts.bytes * 1.5 / 0.25
+    engine._contexts._free_memory = lambda: int(room)
+    answers(engine, [Row(ids(12, 2))], GREEDY, keep="b")
+    assert contexts.reusable(ids(12, 1)) is None and contexts.reusable(ids(12, 2)) is not None
+
+
 @pytest.mark.slow
 def test_after_scope_all_nothing_steered_is_kept_for_the_next_turn() -> None:
     engine = tiny_engine()
