@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +17,8 @@ from .hooks import Edit, FirstOverflow, Steering
 from .prompting import Prompter, TextStream
 from .reuse import Lower
 from .sampling import Sampler
+
+T = TypeVar("T")
 
 
 class NoNumbers(Exception):
@@ -182,3 +185,36 @@ class Decoding:
     def _swap(self, first: int, second: int) -> None:
         self._batch.swap(first, second)
         self._slots[first], self._slots[second] = self._slots[second], self._slots[first]
+
+
+def numbered(
+    run: Generator[Delta | Finished, None, T], first: int, sent: list[int], ended: set[int]
+) -> Generator[Delta | Finished, None, T]:
+    """Renumbers the rows of a sub-batch, and skips text that was sent before an out-of-memory retry.
+
+    Answers depend on their seeds alone, so a batch that is run again in halves generates the same text again.
+
+    Args:
+        run: the events of the sub-batch.
+        first: the number of its first row in the whole run.
+        sent: how many characters of each row were sent; updated.
+        ended: rows that ended; updated.
+    """
+    generated: dict[int, int] = {}
+    while True:
+        try:
+            event = next(run)
+        except StopIteration as end:
+            return end.value
+        row = first + event.row
+        if isinstance(event, Finished):
+            if row not in ended:
+                ended.add(row)
+                yield Finished(row, event.answer)
+            continue
+        before = generated.get(row, 0)
+        generated[row] = before + len(event.text)
+        new = event.text[max(0, sent[row] - before) :]
+        sent[row] = max(sent[row], generated[row])
+        if new:
+            yield Delta(row, new)

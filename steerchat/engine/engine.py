@@ -21,7 +21,7 @@ from ..values.errors import ModelError
 from ..values.results import Answer, Delta, Finished
 from .batch import Batch, Context, Work
 from .contexts import Contexts, common_prefix, trees
-from .decoding import Decoding, NoNumbers, Row
+from .decoding import Decoding, NoNumbers, Row, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .linear import Kernels
 from .prompting import Prompter
@@ -143,7 +143,7 @@ class Engine:
             self.check(row.prompt)
         if not rows:
             return []
-        told = [0] * len(rows)
+        sent = [0] * len(rows)
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
@@ -154,7 +154,7 @@ class Engine:
             group = rows[first : first + size]
             run = self._run(group, sampling, stopped, keep)
             try:
-                outputs += yield from _numbered(run, first, told, ended)
+                outputs += yield from numbered(run, first, sent, ended)
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -380,33 +380,6 @@ class Engine:
         # Scores, their processed copy, and the penalty's; noise is shared.
         row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
         return max(1, int(self._free_memory() * _MEMORY_SHARE / row))
-
-
-def _numbered(
-    run: Generator[Delta | Finished, None, list[Output]], first: int, told: list[int], ended: set[int]
-) -> Generator[Delta | Finished, None, list[Output]]:
-    """A group's events under the numbers of the whole run, without what an earlier try has told already.
-
-    Answers depend on their seeds alone, so a batch that is run again in halves says the same once more.
-    """
-    said: dict[int, int] = {}
-    while True:
-        try:
-            event = next(run)
-        except StopIteration as end:
-            return end.value
-        row = first + event.row
-        if isinstance(event, Finished):
-            if row not in ended:
-                ended.add(row)
-                yield Finished(row, event.answer)
-            continue
-        before = said.get(row, 0)
-        said[row] = before + len(event.text)
-        new = event.text[max(0, told[row] - before) :]
-        told[row] = max(told[row], said[row])
-        if new:
-            yield Delta(row, new)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
