@@ -139,7 +139,7 @@ def test_trouble_in_one_process_is_told_by_the_first_and_refused_commands_are_na
     found = run(tmp_path / "failing", tiny_folder, lines, 2, "fail")
     assert found.codes == [1, 2, 2]
     assert found.err.count("the second process has no memory left") == 1
-    assert found.err.count("is for one process, and 2 were started") == 2
+    assert found.err.count("runs in one process, and 2 were started") == 2
     assert [row["status"] for row in found.pairs] == ["failed"]
 
 

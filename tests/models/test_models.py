@@ -635,7 +635,14 @@ def test_shipped_folders_are_found_in_a_checkout_and_in_an_installed_package(tmp
     program = "from steerchat.system.folders import packaged; print(packaged('tutorials'))"
     package = tmp_path / "steerchat"
     package.mkdir()
-    for name in ("__init__.py", "_version.py", "system/folders.py", "system/untrusted.py", "values/errors.py"):
+    for name in (
+        "__init__.py",
+        "_version.py",
+        "system/folders.py",
+        "system/threads.py",
+        "system/untrusted.py",
+        "values/errors.py",
+    ):
         (package / name).parent.mkdir(exist_ok=True)
         shutil.copy(Path(folders.__file__).parents[1] / name, package / name)
     (tmp_path / "tutorials").mkdir()

@@ -198,7 +198,7 @@ def test_the_first_chat_from_python_takes_five_lines():
 @pytest.mark.subprocess
 @pytest.mark.slow
 def test_a_command_is_added_as_contributing_says(tmp_path: Path):
-    source, test = blocks(CONTRIBUTING, "python")
+    source, test, *_ = blocks(CONTRIBUTING, "python")
     for name in ("steerchat", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("vectors", "tutorials", "pyproject.toml"):
