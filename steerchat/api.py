@@ -7,17 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .concepts.concept import Concept, Example, Extraction, check_examples
-from .concepts.library import Library
-from .conversation.chat import config_path, history_path
+from .conversation.app import App, config_path, history_path
 from .conversation.session import Session
 from .experiments.outcomes import Result
 from .experiments.run import experiment
 from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
-from .models.background import Loader
 from .reports import cells  # noqa: F401  # declares what notebooks show
 from .storage.records import Filters, StoredPair
 from .storage.store import Store
-from .system import folders
 from .system.settings import load_settings
 from .values.errors import ConceptError, UsageError
 from .values.recipe import Recipe, parse_term
@@ -214,9 +211,10 @@ def load(model: str | None = None, *, log: bool = True, **settings: Any) -> Mode
         UsageError: for an unknown setting or a value that does not fit.
     """
     found = load_settings({"model": model, **settings}, config_path())
-    library = Library(folders.packaged("vectors"), folders.data_dir() / "concepts", folders.cache_dir() / "vectors")
-    engine = Loader(found.model, found).start().wait()
-    return Model(Session(found, library, lambda: engine, Store.open(history_path()) if log else None))
+    app = App(found).start()
+    app.engine()
+    app.store = Store.open(history_path()) if log else None
+    return Model(app.conversation())
 
 
 def history(search: str = "", filters: Filters | None = None, limit: int = 20) -> list[StoredPair]:

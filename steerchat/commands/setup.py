@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..conversation.chat import Chat, config_path, history_path
+from ..conversation.app import config_path, history_path
+from ..conversation.chat import Chat
 from ..course.files import course_folder, trouble
 from ..models.installed import model_choices
 from ..models.memory import gigabytes

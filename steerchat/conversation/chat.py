@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..concepts.library import Library
 from ..engine.processes import Team, is_first
-from ..models.background import Loader
 from ..models.find import ALIASES
-from ..models.memory import trim
 from ..slash.registry import Registry
 from ..storage.store import Store
 from ..system import folders
 from ..system.settings import Settings, descriptions
 from ..values.errors import ConceptError, SteerchatError, StoreError, TooLarge, UsageError, shorten
 from ..values.results import Notice, Progress
-from .session import Session
+from .app import App, history_path
 
 if TYPE_CHECKING:
-    from ..engine.engine import Engine
+    pass
 
 Candidate = tuple[str, str]
 
@@ -38,8 +33,8 @@ class Companion(Protocol):
     def facts(self) -> Mapping[str, float]: ...
 
 
-class Chat:
-    """Everything behind one running steerchat.
+class Chat(App):
+    """One running chat: the parts of steerchat, its conversation, the commands, and someone to ask.
 
     Args:
         settings: of this start.
@@ -60,32 +55,19 @@ class Chat:
         team: Team | None = None,
         history: Path | None = None,
     ) -> None:
-        self.team = team
-        self.settings = settings
+        super().__init__(settings, report, registry.reserved_words(), team)
         self.registry = registry
-        self.report = report
         self.leaving = False
         self.single = False  # one command of the shell: there is no conversation after it
         self.editing: str | None = None  # a text that the next prompt starts with
         self.tutor: Companion | None = None  # the course, once it was asked for
         self.companion: Companion | None = None  # asked what a line means and told when it worked, while a lesson runs
         self._ask = ask
-        self.library = Library(
-            folders.packaged("vectors"),
-            folders.data_dir() / "concepts",
-            folders.cache_dir() / "vectors",
-            reserved=registry.reserved_words(),
-        )
-        self.loader = self._loader(settings.model)
-        store = self._open_store(history) if is_first() else None
-        self.session = Session(settings, self.library, self._engine, store, self._forward)
+        self.store = self._open_store(history) if is_first() else None
+        self.session = self.conversation()
+        self.stopped = self.session.stop.is_set
         if team is not None:
             team.stopped = self.session.stop.set
-
-    def start(self) -> Chat:
-        """Begin to load the model, behind."""
-        self.loader.start()
-        return self
 
     def ask(self, question: str, choices: Sequence[str] = ()) -> str:
         """The user's choice, or what they type where there are no choices.
@@ -101,66 +83,18 @@ class Chat:
     def can_ask(self) -> bool:
         return self._ask is not None
 
-    def switch_model(self, name: str) -> Engine:
-        """Load another model in place of the one at hand, which stays when that fails. The conversation goes on."""
-        before = self.loader
-        try:
-            engine = self._take(name)
-        except TooLarge as error:
-            if before.ready is None or error.missing > before.ready.size:
-                raise
-            engine = self._take_alone(before, name)
-        before.drop()
-        self.settings.change("model", self.loader.name)
-        free()
-        return engine
-
-    def _take(self, name: str) -> Engine:
-        fresh = self._loader(name).start()
-        engine = fresh.wait(self.report, self.session.stop.is_set)
-        self.loader = fresh
-        return engine
-
-    def _take_alone(self, before: Loader, name: str) -> Engine:
-        """Where two models do not fit at once, the one at hand goes first, and is loaded again if need be."""
-        before.drop()
-        free()
-        try:
-            return self._take(name)
-        except SteerchatError:
-            self.loader = self._loader(before.name).start()
-            raise
-
-    def _loader(self, name: str) -> Loader:
-        return Loader(name, self.settings, self.team)
-
     def close(self) -> None:
-        if self.session.journal.store is not None:
+        if self.store is not None:
             self.session.new()
-        if self.session.journal.store is not None:
-            self.session.journal.store.close()
-
-    def _engine(self) -> Engine:
-        try:
-            return self.loader.wait(self.report, self.session.stop.is_set)
-        except TooLarge as error:
-            smaller = self._instead(error)
-            if smaller is None:
-                raise
-            self.report(Notice(f"{error.message}; {smaller} is loaded instead"))
-            self.settings.change("model", smaller)
-            self.loader = self._loader(smaller).start()
-            return self._engine()
+            self.store.close()
 
     def _instead(self, error: TooLarge) -> str | None:
         """The smaller model that is wanted in place of one that does not fit: by --fallback, or asked for."""
-        if error.smaller is None or self.settings.fallback == "on":
-            return error.smaller
+        smaller = super()._instead(error)
+        if error.smaller is None or smaller is not None:
+            return smaller
         question = f"{error.message}. Load {error.smaller} instead?"
         return error.smaller if self.can_ask and self.ask(question, ("yes", "no")) == "yes" else None
-
-    def _forward(self, event: Notice | Progress) -> None:
-        self.report(event)
 
     def _open_store(self, path: Path | None) -> Store | None:
         try:
@@ -223,14 +157,6 @@ class Menu:
             return []
 
 
-def free() -> None:
-    """Give back what nobody refers to any more: modules and their hooks refer to each other."""
-    gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    trim()
-
-
 def unexpected(error: Exception) -> SteerchatError:
     """A mistake in steerchat itself, in a line; where it happened goes into a file."""
     path = folders.data_dir() / "last-error.txt"
@@ -242,12 +168,3 @@ def unexpected(error: Exception) -> SteerchatError:
     except OSError:
         pass  # the line on the screen is what matters
     return SteerchatError(f"steerchat failed: {type(error).__name__}: {shorten(str(error), 200)}", hint)
-
-
-def history_path() -> Path:
-    """Where the notebook is."""
-    return folders.data_dir() / "history.db"
-
-
-def config_path() -> Path:
-    return folders.config_dir() / "config.toml"

@@ -55,21 +55,21 @@ def db_group() -> click.Group:
 
     @db.command(help="Print its path.")
     def path() -> None:
-        from ..conversation.chat import history_path
+        from ..conversation.app import history_path
 
         click.echo(history_path())
 
     @db.command(help="Write a whole copy to FILE, also while a chat is running.")
     @click.argument("file", metavar="FILE")
     def backup(file: str) -> None:
-        from ..conversation.chat import history_path
+        from ..conversation.app import history_path
         from ..storage.file import backup
 
         click.echo(backup(history_path(), Path(file)))
 
     @db.command(help="Look for damage. Exit code 1 when there is some.")
     def check() -> None:
-        from ..conversation.chat import history_path
+        from ..conversation.app import history_path
         from ..storage.file import check
         from ..values.text import clean
 

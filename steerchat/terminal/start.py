@@ -54,7 +54,8 @@ def started_chat(
         options: settings of the command line.
         report, ask, history: as `Chat` takes them.
     """
-    from ..conversation.chat import Chat, config_path
+    from ..conversation.app import config_path
+    from ..conversation.chat import Chat
     from ..slash.registry import registry
     from ..system.settings import load_settings
 

@@ -119,7 +119,8 @@ def run_command(
         prompts: a file of prompts, each answered by its own call.
         settings: those given after the subcommand; None where one was not.
     """
-    from ..conversation.chat import Chat, config_path
+    from ..conversation.app import config_path
+    from ..conversation.chat import Chat
     from ..engine import processes
     from ..slash.registry import registry
     from ..system.folders import read_prompts

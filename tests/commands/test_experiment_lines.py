@@ -13,7 +13,7 @@ import torch
 from chats import Shell, Start, history, say
 from tiny import LAYERS, finish, rows
 
-from steerchat.conversation.chat import history_path
+from steerchat.conversation.app import history_path
 from steerchat.conversation.rerun import logged, prompt_of
 from steerchat.experiments import run as experiments
 from steerchat.experiments.run import experiment

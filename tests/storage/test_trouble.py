@@ -17,7 +17,8 @@ from places import ROOT, SUPPORT
 from prompt_toolkit.formatted_text import to_plain_text
 from rich.console import Console
 
-from steerchat.conversation.chat import Chat, history_path
+from steerchat.conversation.app import history_path
+from steerchat.conversation.chat import Chat
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
 from steerchat.storage.file import check

@@ -14,7 +14,8 @@ import pytest
 from tiny import ANSWERS, rows
 
 from steerchat import commands  # noqa: F401  # declares the commands
-from steerchat.conversation.chat import Chat, history_path
+from steerchat.conversation.app import history_path
+from steerchat.conversation.chat import Chat
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings

@@ -22,7 +22,8 @@ from rich.console import Console
 from tiny import save_model, write_concepts
 
 from steerchat import commands  # noqa: F401  # declares the commands
-from steerchat.conversation.chat import Chat, history_path
+from steerchat.conversation.app import history_path
+from steerchat.conversation.chat import Chat
 from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
 from steerchat.storage.file import check

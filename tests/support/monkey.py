@@ -36,7 +36,8 @@ from rich.console import Console
 from tiny import save_model, write_concepts
 
 from steerchat import commands  # noqa: F401  # declares the commands
-from steerchat.conversation.chat import Chat, Menu, history_path
+from steerchat.conversation.app import history_path
+from steerchat.conversation.chat import Chat, Menu
 from steerchat.screen.render import Screen
 from steerchat.slash import arguments
 from steerchat.slash.parameters import Parameter

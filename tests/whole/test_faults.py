@@ -12,7 +12,7 @@ import pytest
 from monkey import Desk, Monkey, room
 from tiny import ANSWERS, rows
 
-from steerchat.conversation.chat import history_path
+from steerchat.conversation.app import history_path
 from steerchat.engine.prompting import Prompter
 from steerchat.terminal.repl import run_line
 
