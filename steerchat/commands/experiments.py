@@ -213,7 +213,7 @@ def lens(
     if layer is not None and layer >= engine.n_layers:
         raise UsageError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "/lens shows all")
     text = prompt or session.last_prompt()
-    messages = [*session.head(), {"role": "user", "content": text}]
+    messages = session.question(text, steered=False).normal
     ids = engine.prompter.raw(text) if prompt else engine.prompter.chat(messages)
     engine.check(ids)
     return inspection_pages.lens(predictions(engine, ids), layer, text)

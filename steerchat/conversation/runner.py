@@ -17,7 +17,7 @@ from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
 from ..storage.records import PairRecord, Status
 from ..values.recipe import RANDOM
-from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Report, tap
+from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Report, Returning, tap
 from ..values.setting import Message, Setting
 
 if TYPE_CHECKING:
@@ -371,9 +371,7 @@ def _renumbered(
     events: Generator[Delta | Finished, None, list[Output]], places: Sequence[int]
 ) -> Generator[Delta | Finished, None, list[Output]]:
     """Events of some rows under the numbers that these rows have among all."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
+    run = Returning(events)
+    for event in run:
         yield replace(event, row=places[event.row])
+    return run.value

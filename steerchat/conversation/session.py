@@ -190,17 +190,17 @@ class Session:
         if not prompt.strip():
             raise UsageError("the prompt is empty", "/compare Tell me about the weather")
         recipe = recipe or replace(self.recipe, scope=self.settings.scope)
-        question, setting = self.question(prompt, recipe), Setting("", recipe)
+        question, setting = self.question(prompt, recipe.active), Setting("", recipe)
         first = self.settings.seed if seed is None else seed
         for number in range(repeats):
             yield from self.answer(question, setting, first + number, kind=kind, raw=raw)
             if self.stop.is_set():
                 break
 
-    def question(self, prompt: str, recipe: Recipe) -> Question:
-        """A prompt that stands outside the conversation."""
+    def question(self, prompt: str, steered: bool) -> Question:
+        """A prompt that stands outside the conversation, with or without a steered column."""
         messages = [*self.head(), {"role": "user", "content": prompt}]
-        return Question(prompt, messages, messages if recipe.active else None)
+        return Question(prompt, messages, messages if steered else None)
 
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""

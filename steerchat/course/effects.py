@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean as mean
 from typing import TYPE_CHECKING
 
@@ -197,9 +198,12 @@ def asking(lab: Lab, session: Session, concept: str) -> Shown:
         raise UsageError(f"there is no word list for {concept}", f"one of {', '.join(INDEPENDENT)}")
     measure, term = INDEPENDENT[concept], lab.term(concept)
     how = lab.library.get(concept).request
-    asked = Setting("asked for", Recipe(), along=Recipe((term,)), asking=how)
+    asked = Setting.asked_for(Recipe((term,)), how)
     steered, asking, *random = lab.pairs([setting(term), asked, *random_settings(term, DIRECTIONS)])
-    count = lambda answers: mean([measure.towards(text) for text in answers])  # noqa: E731
+
+    def count(answers: Sequence[str]) -> float:
+        return mean([measure.towards(text) for text in answers])
+
     normal = count([pair.normal.text for pair in steered])
     figures = {
         "steered": count(texts(steered)),

@@ -40,7 +40,8 @@ def state_facts(session: Session, names: Sequence[str], owns: Callable[[str], bo
     if pair is not None and pair.steered is not None:
         facts["pair-same"] = float(divergence(pair.normal.token_ids, pair.steered.token_ids) is None)
         facts["pair-tokens"] = pair.steered.tokens
-        facts |= {f"pair-{name}": pair.measures[name] for name in MEASURES}
+        figures = pair.measures
+        facts |= {f"pair-{name}": figures[name] for name in MEASURES}
         if pair.effect is not None:
             facts["pair-effect"] = pair.effect
         if pair.perplexity_ratio is not None:

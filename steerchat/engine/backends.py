@@ -81,16 +81,10 @@ class Plain:
         return 0
 
 
-class Flipped:
+class Flipped(Plain):
     """(W @ x.T).T: the same product the other way round, which on some CPUs streams the weight twice as fast."""
 
-    name, exact = "flipped", True
-
-    def fits(self, weight: Tensor) -> bool:
-        return True
-
-    def prepare(self, weight: Tensor) -> Tensor:
-        return weight
+    name = "flipped"
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         # One column would be a matrix-vector product, which runs on one core.
@@ -98,56 +92,40 @@ class Flipped:
         # Columns must each lie in one piece, and the result's rows too: attention is slow on interleaved ones.
         return torch.mm(form, vectors.contiguous().T).T[: len(rows)].contiguous()
 
-    def weight(self, form: Tensor) -> Tensor:
-        return form
-
-    def bytes(self, shape: tuple[int, int]) -> int:
-        return 0
-
 
 class Packed:
     """oneDNN's product on weights in an order of its own, the operation that torch's compiler emits."""
 
     name, exact = "packed", True
+    dtype = torch.float32
 
     def fits(self, weight: Tensor) -> bool:
         return torch.backends.mkldnn.is_available()
 
     def prepare(self, weight: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _PACKED_FOR)
+        return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(self.dtype), _PACKED_FOR)
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows, form, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(rows.to(self.dtype), form, None, "none", [], "").float()
 
     def weight(self, form: Tensor) -> Tensor:
         return form.to_dense().float()
 
     def bytes(self, shape: tuple[int, int]) -> int:
-        return shape[0] * shape[1] * 4
+        return shape[0] * shape[1] * self.dtype.itemsize
 
 
-class Bfloat16:
+class Bfloat16(Packed):
     """The packed product in bfloat16, for CPUs that multiply it (AMX, AVX512-BF16).
 
     Fits weights that have no more bits: most published ones, and those of four bits, whose scales are rounded.
     """
 
     name, exact = "bfloat16", False
+    dtype = torch.bfloat16
 
     def fits(self, weight: Tensor) -> bool:
-        return torch.backends.mkldnn.is_available() and multiplies_bfloat16() and _few_bits(weight)
-
-    def prepare(self, weight: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16(), _PACKED_FOR)
-
-    def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows.bfloat16(), form, None, "none", [], "").float()
-
-    def weight(self, form: Tensor) -> Tensor:
-        return form.to_dense().float()
-
-    def bytes(self, shape: tuple[int, int]) -> int:
-        return shape[0] * shape[1] * 2
+        return super().fits(weight) and multiplies_bfloat16() and _few_bits(weight)
 
 
 class FourBit:

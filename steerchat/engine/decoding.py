@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from ..values.recipe import Scope
-from ..values.results import Answer, Delta, Finish, Finished, repetition
+from ..values.results import Answer, Delta, Finish, Finished, Returning, repetition
 from ..values.thinking import thinking
 from .batch import Batch
 from .hooks import Edit, FirstOverflow, Steering
@@ -201,11 +201,8 @@ def numbered(
         ended: rows that ended; updated.
     """
     generated: dict[int, int] = {}
-    while True:
-        try:
-            event = next(run)
-        except StopIteration as end:
-            return end.value
+    events = Returning(run)
+    for event in events:
         row = first + event.row
         if isinstance(event, Finished):
             if row not in ended:
@@ -218,3 +215,4 @@ def numbered(
         sent[row] = max(sent[row], generated[row])
         if new:
             yield Delta(row, new)
+    return events.value

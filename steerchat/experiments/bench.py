@@ -34,7 +34,7 @@ from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
-from ..values.results import BenchReport, Delta, Figure, Notice, Progress
+from ..values.results import BenchReport, Delta, Figure, Notice, Progress, drain
 from .versus import Generate
 
 Report = Callable[[Notice | Progress], None]
@@ -303,12 +303,7 @@ class _Bench:
         return Sampling(max_tokens=tokens)
 
     def _run(self, rows: Sequence[Row], tokens: int) -> list[Output]:
-        run = self._engine.generate(rows, self._sampling(tokens), self._stopped)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                return end.value
+        return drain(self._engine.generate(rows, self._sampling(tokens), self._stopped))
 
     def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
         """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""

@@ -99,7 +99,7 @@ def evaluate(
         recipe = Recipe((term,))
         settings = [
             Setting("steered", recipe),
-            Setting("asked for", Recipe(), along=recipe, asking=concept.request),
+            Setting.asked_for(recipe, concept.request),
             *random_settings(term, directions),
         ]
         sampling = Sampling(max_tokens=120 if concept.kind == "length" else 60)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..conversation.runner import ROWS, Question, Runner
+from ..conversation.runner import ROWS, Runner
 from ..conversation.session import Session
 from ..engine.processes import count
 from ..values.errors import UsageError
@@ -53,7 +53,6 @@ def experiment(
         "tokens": sampling.max_tokens,
         "seed": session.settings.seed,
     }
-    messages = [*session.head(), {"role": "user", "content": prompt}]
     number = journal.begin_experiment(kind, prompt, spec, engine.name, engine.fingerprint, session.system)
     plan = replace(
         session.plan(kind, raw, experiment=number),
@@ -64,7 +63,7 @@ def experiment(
     status = "failed"
     try:
         seeds = range(session.settings.seed, session.settings.seed + repeats)
-        trials = drain(Runner(reader).run([Question(prompt, messages, messages)], settings, seeds, plan))
+        trials = drain(Runner(reader).run([session.question(prompt, steered=True)], settings, seeds, plan))
         status = "interrupted" if session.stop.is_set() else "complete"
     finally:
         journal.finish_experiment(number, status)
@@ -99,7 +98,7 @@ def compare_all(session: Session, prompts: Sequence[str], raw: bool = False) -> 
     recipe = replace(session.recipe, scope=session.settings.scope)
     plan = replace(session.plan("compare", raw), rows=ROWS * count(), label=f"compare: {len(prompts)} prompts")
     reader, done = session.reader, 0
-    questions = [session.question(prompt, recipe) for prompt in prompts]
+    questions = [session.question(prompt, recipe.active) for prompt in prompts]
     for event in Runner(reader).run(questions, [Setting("", recipe)], [session.settings.seed], plan):
         if isinstance(event, PairDone):
             done += 1

@@ -74,7 +74,7 @@ def with_controls(session: Session, recipe: Recipe, raw: bool) -> list[Setting]:
     settings = [Setting("steered", recipe), Setting("random push", random, along=recipe)]
     if wanted and not raw:
         asking = " ".join(session.library.get(name).request for name in dict.fromkeys(wanted))
-        settings.append(Setting("asked for", Recipe(), along=recipe, asking=asking))
+        settings.append(Setting.asked_for(recipe, asking))
     return settings
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from .measures import measures
 from .recipe import Recipe
@@ -308,28 +308,36 @@ _E = TypeVar("_E")
 _T = TypeVar("_T")
 
 
+class Returning(Generic[_E, _T]):
+    """The events of a generator, for a loop; `value` is what the generator returned, once the loop is over."""
+
+    value: _T
+
+    def __init__(self, events: Generator[_E, None, _T]) -> None:
+        self._events = events
+
+    def __iter__(self) -> Iterator[_E]:
+        self.value = yield from self._events
+
+
 def tap(events: Generator[_E, None, _T], see: Callable[[_E], None]) -> Generator[_E, None, _T]:
     """The same events and the same return value; each event is shown to `see` first."""
+    run = Returning(events)
     try:
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                return end.value
+        for event in run:
             see(event)
             yield event
     finally:
         events.close()
+    return run.value
 
 
 def drain(events: Generator[_E, None, _T], see: Callable[[_E], None] = lambda event: None) -> _T:
     """Runs `events` to their end, shows each to `see`, and gives what they return."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
+    run = Returning(events)
+    for event in run:
         see(event)
+    return run.value
 
 
 def format_effect(value: float) -> str:

@@ -48,6 +48,11 @@ class Setting:
         *before, last = messages
         return [*before, {**last, "content": f"{last['content']} {self.asking}"}]
 
+    @classmethod
+    def asked_for(cls, along: Recipe, asking: str) -> Setting:
+        """The control that asks in the prompt, and pushes nothing."""
+        return cls("asked for", Recipe(), along=along, asking=asking)
+
     def to_json(self) -> dict[str, Any]:
         """For the log: `experiments.recall` makes a setting of it again."""
         control = {} if self.along is None else {"along": self.along.to_json(), "asking": self.asking}
