@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
-from ..storage.records import PairRecord, Status
+from ..storage.records import Origin, Status
 from ..values.recipe import RANDOM
 from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Report, Returning, tap
 from ..values.setting import Message, Setting
@@ -49,29 +49,15 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Log:
-    """Where pairs are logged, and as what.
-
-    Attributes:
-        journal: the history.
-        system: the system message of the conversation.
-        kind: of the pairs, such as `chat` or `layers`.
-        experiment: the id of the experiment that they belong to.
-    """
-
-    journal: Journal
-    system: str
-    kind: str
-    experiment: int | None = None
-
-
-@dataclass(frozen=True)
 class Plan:
     """How a run answers.
 
     Attributes:
         sampling: for all answers.
-        log: where the pairs are logged; None logs nothing.
+        journal: where the pairs are logged; None logs nothing.
+        system: the system message of the conversation.
+        kind: of the pairs, such as `chat` or `layers`.
+        experiment: the id of the experiment that they belong to.
         raw: the answers go on from the prompts themselves, without the chat template.
         thought: whether a model that can think before it answers may do so.
         keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
@@ -80,7 +66,10 @@ class Plan:
     """
 
     sampling: Sampling
-    log: Log | None = None
+    journal: Journal | None = None
+    system: str = ""
+    kind: str = "chat"
+    experiment: int | None = None
     raw: bool = False
     thought: bool = True
     keep: Hashable = None
@@ -116,13 +105,13 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Job:
-    """A pair to come: which rows of the batch are its answers, and its id in the history."""
+    """A pair to come, without its answers, and which rows of the batch will be its answers."""
 
     group: _Group
     index: int  # of the setting
     setting: Setting
     places: tuple[int, ...]
-    pair_id: int | None
+    pair: Pair
 
 
 class Runner:
@@ -233,30 +222,19 @@ class Runner:
             seconds = (time.monotonic() - began) / len(jobs)  # a pair's share of the batch
             for job in jobs:
                 mine = tuple(outputs[place] for place in job.places)
-                pair = self._measured(job, mine, plan, seconds)
+                pair = measured(self.reader, job.setting, job.pair, mine, seconds)
                 cut = any(output.answer.finish == "interrupted" for output in mine)
-                _finish(plan.log, job, pair, "interrupted" if cut else "complete", normals)
+                _finish(plan, job, pair, "interrupted" if cut else "complete", normals)
                 trials.append(Trial(job.group.number, job.index, pair, tuple(rows[at] for at in job.places), mine))
                 done += 1
                 yield PairDone(pair)
         finally:
             # Whatever broke this off, what came is kept, and no row of the history stays `running`.
             for job in jobs[done:]:
-                _finish(plan.log, job, self._partial(job, texts, plan), "failed", normals)
+                answers = (Answer(texts[place], 0, "failed") for place in job.places)
+                broken = replace(job.pair, **dict(zip(("normal", "steered"), answers, strict=False)))
+                _finish(plan, job, broken, "failed", normals)
         meter.next(len(rows))
-
-    def _measured(self, job: _Job, outputs: Sequence[Output], plan: Plan, seconds: float) -> Pair:
-        prompt, seed = job.group.question.prompt, job.group.seed
-        return measured(
-            self.reader, job.setting, prompt, seed, outputs, pair_id=job.pair_id, raw=plan.raw, seconds=seconds
-        )
-
-    def _partial(self, job: _Job, texts: Sequence[str], plan: Plan) -> Pair:
-        """What is known of a pair that broke off."""
-        answers = [Answer(texts[place], 0, "failed") for place in job.places]
-        steered = answers[1] if len(answers) > 1 else None
-        name, recipe, prompt = self.reader.engine.name, job.setting.recipe, job.group.question.prompt
-        return Pair(job.pair_id, prompt, name, recipe, job.group.seed, answers[0], steered, plan.raw)
 
     def _generate(self, rows: Sequence[Row], plan: Plan) -> Generator[Delta | Finished, None, list[Output]]:
         """The outputs of rows; those that are remembered are not generated again."""
@@ -273,22 +251,28 @@ class Runner:
         self._memo |= {key: output for key, output in outputs.items() if output.answer.finish != "interrupted"}
         return [outputs[key] for key in keys]
 
-    def _begin(self, group: _Group, setting: Setting, plan: Plan) -> int | None:
-        """Log a pair before its first token. Returns its id."""
+    def _begin(self, group: _Group, setting: Setting, plan: Plan) -> Pair:
+        """A pair without its answers, logged."""
         engine, question, recipe = self.reader.engine, group.question, setting.recipe
-        if plan.log is None:
-            return None
+        pair = Pair(
+            None,
+            question.prompt,
+            engine.name,
+            recipe,
+            group.seed,
+            raw=plan.raw,
+            layer=setting.layer,
+            strength=setting.strength,
+        )
+        if plan.journal is None:
+            return pair
         messages = {"normal": list(question.normal)}
         if question.steered is not None:
             messages["steered"] = setting.asked(question.steered)
-        record = PairRecord(
-            question.prompt,
-            recipe,
-            group.seed,
-            engine.name,
-            engine.fingerprint,
-            plan.log.kind,
-            raw=plan.raw,
+        origin = Origin(
+            fingerprint=engine.fingerprint,
+            kind=plan.kind,
+            experiment_id=plan.experiment,
             messages=messages,
             device=str(engine.device),
             dtype=engine.dtype,
@@ -297,11 +281,8 @@ class Runner:
             vectors=self.reader.digests(recipe, setting.drawn(group.seed)) if recipe.active else {},
             sampling=plan.sampling.to_json(),
             context=question.context,
-            experiment_id=plan.log.experiment,
-            layer=setting.layer,
-            strength=setting.strength,
         )
-        return plan.log.journal.begin(record, plan.log.system)
+        return replace(pair, id=plan.journal.begin(pair, origin, plan.system))
 
 
 def _rows(
@@ -319,16 +300,16 @@ def _rows(
     return rows
 
 
-def _finish(log: Log | None, job: _Job, pair: Pair, status: Status, normals: dict[int, int | None]) -> None:
+def _finish(plan: Plan, job: _Job, pair: Pair, status: Status, normals: dict[int, int | None]) -> None:
     """Log how a pair ended."""
-    if log is None:
+    if plan.journal is None:
         return
     normal = job.places[0]
     measures = dict(pair.measures)
-    if log.experiment is not None:
+    if plan.experiment is not None:
         # Two settings can have the same recipe (a random push beside its control): the index tells them apart.
         measures[SETTING] = float(job.index)
-    normals[normal] = log.journal.finish(pair, status, normals.get(normal), measures)
+    normals[normal] = plan.journal.finish(pair, status, normals.get(normal), measures)
 
 
 class _Meter:

@@ -34,7 +34,7 @@ from ..values.results import (
 )
 from ..values.setting import Message, Setting
 from ..values.thinking import thinking
-from .runner import Log, Plan, Question, Runner, Trial
+from .runner import Plan, Question, Runner, Trial
 from .turn import Turn
 
 if TYPE_CHECKING:
@@ -378,8 +378,8 @@ class Session:
 
     def plan(self, kind: str, raw: bool = False, *, experiment: int | None = None, keep: bool = False) -> Plan:
         """How a run of this conversation answers, and where it is logged."""
-        log = Log(self.journal, self.system, kind, experiment)
-        return Plan(self.sampling(), log, raw, keep=self._conversation if keep else None)
+        conversation = self._conversation if keep else None
+        return Plan(self.sampling(), self.journal, self.system, kind, experiment, raw, keep=conversation)
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""

@@ -85,34 +85,21 @@ class Reader:
         return edits(recipe, self.vectors(recipe, seed), self.profile.lengths)
 
 
-def measured(
-    reader: Reader,
-    setting: Setting,
-    prompt: str,
-    seed: int,
-    outputs: Sequence[Output],
-    *,
-    pair_id: int | None = None,
-    raw: bool = False,
-    seconds: float = 0.0,
-) -> Pair:
-    """The pair of one or two outputs, with its effect along the setting's recipe.
+def measured(reader: Reader, setting: Setting, pair: Pair, outputs: Sequence[Output], seconds: float) -> Pair:
+    """A pair with its answers and its effect along the setting's recipe.
 
     Args:
         reader: the model and its concepts.
         setting: what the second output was steered by.
-        prompt: as the user typed it.
-        seed: of both answers.
+        pair: without its answers.
         outputs: the normal one and, if there is one, the steered one.
-        pair_id: its id in the history.
-        raw: whether the answers go on from the prompt itself, without the chat template.
         seconds: how long the answers took.
     """
     answers = [output.answer for output in outputs]
     normal, steered = answers[0], answers[1] if len(answers) > 1 else None
     along, effect, effects = setting.read_along, None, {}
     if steered is not None and along.terms:
-        scores, effects = _scores(reader, along, setting.drawn(seed), outputs)
+        scores, effects = _scores(reader, along, setting.drawn(pair.seed), outputs)
         normal, steered = (
             replace(answer, concept_score=score) for answer, score in zip((normal, steered), scores, strict=True)
         )
@@ -121,23 +108,16 @@ def measured(
     chance = None
     if effect is not None and reader.chance is not None:
         chance = reader.chance.band(total_strength(along), max(answer.tokens for answer in answers))
-    return Pair(
-        pair_id,
-        prompt,
-        reader.engine.name,
-        setting.recipe,
-        seed,
-        normal,
-        steered,
-        raw,
-        effect,
-        effects,
+    return replace(
+        pair,
+        normal=normal,
+        steered=steered,
+        effect=effect,
+        effects=effects,
         chance=chance,
         diverges_at=None if steered is None else divergence(normal.token_ids, steered.token_ids),
         seconds=seconds,
         tokens_per_second=sum(answer.tokens for answer in answers) / max(seconds, 1e-9),
-        layer=setting.layer,
-        strength=setting.strength,
     )
 
 

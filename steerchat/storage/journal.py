@@ -14,7 +14,7 @@ from typing import Any
 from .._version import __version__
 from ..values.errors import StoreError, UnknownName
 from ..values.results import Notice, Pair
-from .records import PairRecord, Status
+from .records import Origin, Status
 from .store import Store
 
 # After a failed write, the next attempt waits this many times as long as the failure took. A write waits a minute for
@@ -45,12 +45,12 @@ class Journal:
         self._pending: list[Callable[[Store], Any]] = []  # failed writes of finished pairs, to be repeated
         self._report = report
 
-    def begin(self, record: PairRecord, system: str) -> int | None:
+    def begin(self, pair: Pair, origin: Origin, system: str) -> int | None:
         """Log a pair before its first token. Returns its id; None when it cannot be logged."""
-        if not self._start_session(record.model, record.fingerprint, system):
+        if not self._start_session(pair.model, origin.fingerprint, system):
             return None
-        row = replace(record, session_id=self.session_id, versions=versions() | dict(record.versions))
-        return self._write(lambda store: store.begin_pair(row))
+        here = replace(origin, session_id=self.session_id, versions=versions() | dict(origin.versions))
+        return self._write(lambda store: store.begin_pair(pair, here))
 
     def finish(
         self,

@@ -7,88 +7,57 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from ..system.untrusted import parse_json
 from ..values.errors import StoreError, shorten
 from ..values.recipe import Recipe, layer_runs
-from ..values.results import Answer, Finish, Pair, html
+from ..values.results import UNANSWERED, Answer, Finish, Pair, html
+from ..values.setting import Message
 
 _JsonType = TypeVar("_JsonType")
 
 Status = Literal["running", "complete", "interrupted", "failed"]
 Rating = Literal["steered", "normal", "tie"]
-Messages = Mapping[str, Sequence[Mapping[str, str]]]
+Messages = Mapping[str, Sequence[Message]]
 
 
-@dataclass(frozen=True)
-class PairRecord:
-    """What is known of a pair before it is generated: everything that a rerun needs.
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """How a pair is answered, beside its prompt, recipe and seed: everything else that a rerun needs.
 
     Attributes:
+        fingerprint: of the model's weights.
         messages: the conversation that each column answers, {"normal": [...], "steered": [...]}.
         sampling: temperature, top-p and the rest, as numbers.
         versions: of the processor and of the libraries that a rerun depends on.
         vectors: a digest of each concept's vector, by the concept's name.
         context: ids of the pairs whose answers are in `messages`, oldest first; None for a pair that was not logged.
         threads: CPU threads of the run; None on a GPU.
-        layer, strength: the pair's place in a sweep.
     """
 
-    prompt: str
-    recipe: Recipe
-    seed: int
-    model: str
     fingerprint: str
     kind: str = "chat"
     session_id: int | None = None
     experiment_id: int | None = None
-    raw: bool = False
     messages: Messages = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
-    layer: int | None = None
-    strength: float | None = None
     vectors: Mapping[str, str] = field(default_factory=dict)
     context: Sequence[int | None] = ()
 
-    def to_row(self) -> dict[str, Any]:
-        """Columns of `pairs`."""
-        return {
-            **vars(self),
-            **{name: to_json(getattr(self, name)) for name in _JSON_COLUMNS},
-            "prompt": storable(self.prompt),
-            "raw": int(self.raw),
-            "recipe": to_json(self.recipe.to_json()),
-            "recipe_text": str(self.recipe),
-        }
 
-    def concept_rows(self) -> list[tuple[str, int, int, float]]:
-        """(concept, first layer, last layer, strength) for each concept and each run of adjacent layers it steers."""
-        if not self.recipe.active:
-            return []
-        rows = {
-            (concept, first, last, term.strength)
-            for term in self.recipe.terms
-            for concept, _ in term.parts
-            for first, last in layer_runs(term.layers)
-        }
-        return sorted(rows)
-
-
-@dataclass(frozen=True)
-class StoredPair:
+@dataclass(frozen=True, kw_only=True)
+class StoredPair(Origin):
     """A pair as the history stores it.
 
-    While it is generated, or when it was stopped before its first token, `pair.normal` is an empty answer with
-    finish `interrupted` and `pair.steered` is None.
-
     Attributes:
+        pair: before its first token, its normal answer is empty with finish `interrupted`, and it has no steered one.
         created, completed: ISO 8601 in UTC with milliseconds; `completed` is None while the pair is generated.
         normal_id: id of the stored normal answer, which the other pairs of a sweep share.
         measures: further measures by name.
@@ -98,21 +67,9 @@ class StoredPair:
 
     pair: Pair
     status: Status
-    kind: str
     undone: bool
     created: str
     completed: str | None
-    session_id: int | None
-    experiment_id: int | None
-    fingerprint: str
-    device: str
-    dtype: str
-    threads: int | None
-    versions: dict[str, str]
-    sampling: dict[str, Any]
-    messages: dict[str, list[dict[str, str]]]
-    vectors: dict[str, str]
-    context: list[int | None]
     normal_id: int | None
     measures: dict[str, float | None]
     rating: Rating | None
@@ -151,19 +108,20 @@ class StoredPair:
             texts = [text for turns in messages.values() for message in turns for text in message.values()]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("its messages are not texts")
-            return cls(
-                pair=_pair(row),
+            converted = {
+                "pair": _pair(row),
+                "undone": bool(row["undone"]),
+                "measures": _json(row, "measures", dict),
                 **{name: _json(row, name, kind) for name, kind in _JSON_COLUMNS.items()},
-                measures=_json(row, "measures", dict),
-                undone=bool(row["undone"]),
-                **{name: row[name] for name in _PLAIN_COLUMNS},
-            )
+            }
+            plain = {column.name: row[column.name] for column in fields(cls) if column.name not in converted}
+            return cls(**plain, **converted)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             message = f"pair {row['id']} of the history was changed by another program: {shorten(str(error), 80)}"
             raise StoreError(message, f"/history delete {row['id']} removes it") from None
 
 
-# Columns of `pairs` that hold JSON of `PairRecord`, and those that `StoredPair` holds as they are.
+# Columns of `pairs` that hold JSON of `Origin`.
 _JSON_COLUMNS: dict[str, type] = {
     "messages": dict,
     "sampling": dict,
@@ -171,10 +129,6 @@ _JSON_COLUMNS: dict[str, type] = {
     "vectors": dict,
     "context": list,
 }
-_PLAIN_COLUMNS = (
-    *("status", "kind", "created", "completed", "session_id", "experiment_id", "fingerprint", "device", "dtype"),
-    *("threads", "normal_id", "rating", "reads_better", "shown_first", "rated", "note"),
-)
 
 _ANSWER_COLUMNS = ("text", "tokens", "token_ids", "finish", "perplexity", "repetition")
 
@@ -290,6 +244,35 @@ class SearchHit:
         return {**self.stored.to_json(), "hits": [dict(vars(excerpt)) for excerpt in self.excerpts]}
 
 
+def begin_row(pair: Pair, origin: Origin) -> dict[str, Any]:
+    """The columns of `pairs` that are known before the pair is generated."""
+    return {
+        **vars(origin),
+        **{name: to_json(getattr(origin, name)) for name in _JSON_COLUMNS},
+        "prompt": storable(pair.prompt),
+        "model": pair.model,
+        "recipe": to_json(pair.recipe.to_json()),
+        "recipe_text": str(pair.recipe),
+        "seed": pair.seed,
+        "raw": int(pair.raw),
+        "layer": pair.layer,
+        "strength": pair.strength,
+    }
+
+
+def concept_rows(recipe: Recipe) -> list[tuple[str, int, int, float]]:
+    """(concept, first layer, last layer, strength) for each concept and each run of adjacent layers it steers."""
+    if not recipe.active:
+        return []
+    rows = {
+        (concept, first, last, term.strength)
+        for term in recipe.terms
+        for concept, _ in term.parts
+        for first, last in layer_runs(term.layers)
+    }
+    return sorted(rows)
+
+
 def answer_row(answer: Answer) -> dict[str, Any]:
     """Columns of `answers`."""
     return {
@@ -316,8 +299,6 @@ def result_row(pair: Pair) -> dict[str, Any]:
         "diverges_at": pair.diverges_at,
         "seconds": pair.seconds,
         "tokens_per_second": pair.tokens_per_second,
-        "layer": pair.layer,
-        "strength": pair.strength,
     }
 
 
@@ -338,7 +319,7 @@ def _pair(row: Mapping[str, Any]) -> Pair:
         model=row["model"],
         recipe=Recipe.from_json(_json(row, "recipe", dict)),
         seed=row["seed"],
-        normal=_answer(row, "normal") or Answer("", 0, "interrupted"),
+        normal=_answer(row, "normal") or UNANSWERED,
         steered=_answer(row, "steered"),
         raw=bool(row["raw"]),
         effect=row["effect"],

@@ -19,7 +19,7 @@ from .queries import find_excerpts, match_words, search_ids, select_ids
 from .records import (
     PAIR_QUERY,
     Filters,
-    PairRecord,
+    Origin,
     Rating,
     SearchHit,
     Status,
@@ -27,6 +27,8 @@ from .records import (
     StoredPair,
     StoredSession,
     answer_row,
+    begin_row,
+    concept_rows,
     result_row,
     storable,
     to_json,
@@ -138,18 +140,18 @@ class Store:
 
     # Writing pairs
 
-    def begin_pair(self, record: PairRecord) -> int:
+    def begin_pair(self, pair: Pair, origin: Origin) -> int:
         """Log a pair before it is generated, so that a killed process leaves a trace of it. Returns its id."""
         with self._write() as db:
             # The time is taken inside the transaction, so that ids and times have the same order.
-            row = {**record.to_row(), "status": "running", "created": timestamp(), "owner": self._owner.token}
+            row = {**begin_row(pair, origin), "status": "running", "created": timestamp(), "owner": self._owner.token}
             pair_id = _insert(db, "pairs", row)
             db.conn.executemany(
-                "INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", [(pair_id, *r) for r in record.concept_rows()]
+                "INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", [(pair_id, *r) for r in concept_rows(pair.recipe)]
             )
             db.execute(
                 "UPDATE sessions SET title = ? WHERE id = ? AND title = ''",
-                [storable(shorten(record.prompt, 60)), record.session_id],
+                [storable(shorten(pair.prompt, 60)), origin.session_id],
             )
             return pair_id
 
@@ -166,7 +168,7 @@ class Store:
         It may be called again for the same pair, for example first with the texts and then with their measures.
 
         Args:
-            pair: the result; its prompt, recipe and seed stay as in the record.
+            pair: the result; its prompt, recipe and seed stay as `begin_pair` logged them.
             shared_normal: the id of the stored normal answer that an earlier call for the same sweep returned;
                 `pair.normal` is not stored again.
             measures: further measures by name, added to those already stored.

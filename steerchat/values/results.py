@@ -69,6 +69,9 @@ class Answer:
         }
 
 
+UNANSWERED = Answer("", 0, "interrupted")
+
+
 @dataclass(frozen=True)
 class Pair:
     """One prompt with its normal and its steered answer.
@@ -90,8 +93,8 @@ class Pair:
     model: str
     recipe: Recipe
     seed: int
-    normal: Answer
-    steered: Answer | None
+    normal: Answer = UNANSWERED
+    steered: Answer | None = None
     raw: bool = False
     effect: float | None = None
     effects: dict[str, float] = field(default_factory=dict)

@@ -18,11 +18,11 @@ from steerchat.conversation.rerun import fork, rerun, resume, use
 from steerchat.conversation.session import Session
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
-from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
 from steerchat.values.errors import UnknownName, UsageError
 from steerchat.values.recipe import Recipe, parse_term
-from steerchat.values.results import Notice, PairDone
+from steerchat.values.results import Notice, Pair, PairDone
 from steerchat.values.setting import Setting
 
 
@@ -158,19 +158,19 @@ def test_a_stopped_answer_repeats_as_far_as_it_went(session: Session, store: Sto
 
 
 def test_a_pair_that_broke_off_is_answered_and_called_so(session: Session, store: Store):
-    broken = store.begin_pair(a_record(session))
+    broken = store.begin_pair(*unanswered(session))
     assert f"Pair {broken} broke off" in told(rerun(session, broken))
 
 
-def a_record(session: Session) -> PairRecord:
+def unanswered(session: Session) -> tuple[Pair, Origin]:
     engine, messages = session.engine, {"normal": [{"role": "user", "content": "How?"}]}
-    sampling = session.sampling().to_json()
-    return PairRecord("How?", session.recipe, 3, engine.name, engine.fingerprint, messages=messages, sampling=sampling)
+    pair = Pair(None, "How?", engine.name, session.recipe, 3)
+    return pair, Origin(fingerprint=engine.fingerprint, messages=messages, sampling=session.sampling().to_json())
 
 
 def test_a_pair_of_another_model_is_refused_by_name(session: Session, store: Store):
-    record = a_record(session)
-    number = store.begin_pair(replace(record, model="gpt-9", fingerprint="other"))
+    pair, origin = unanswered(session)
+    number = store.begin_pair(replace(pair, model="gpt-9"), replace(origin, fingerprint="other"))
     with pytest.raises(UsageError, match="gpt-9"):
         list(rerun(session, number))
     with pytest.raises(UnknownName, match="no pair 99"):
@@ -200,8 +200,8 @@ def test_use_takes_recipe_sampling_and_seed_over_and_says_so(session: Session):
 def test_use_refuses_a_layer_that_the_model_lacks_and_changes_nothing(session: Session, store: Store):
     steer(session, "happy 2 4.0")
     deep = Recipe((replace(session.recipe.terms[0], layers=(9,)),))
-    record = a_record(session)
-    number = store.begin_pair(replace(record, recipe=deep))
+    pair, origin = unanswered(session)
+    number = store.begin_pair(replace(pair, recipe=deep), origin)
     before = session.recipe
     with pytest.raises(UsageError, match="layer 9"):
         use(session, number)

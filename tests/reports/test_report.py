@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,7 +25,7 @@ from steerchat.experiments.settings import at_layers, at_strengths, chosen, with
 from steerchat.experiments.tuning import grid
 from steerchat.reports.html import chart
 from steerchat.reports.markdown import literal, quotation
-from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
 from steerchat.terminal import repl
 from steerchat.values.page import Table
@@ -91,9 +92,11 @@ def write_pair(home: Path, prompt: str, normal: str, steered: str) -> None:
     home.mkdir(parents=True, exist_ok=True)
     with Store.open(home / "history.db") as store:
         number = store.start_session("tiny", "tiny-fingerprint", prompt)
-        pair_id = store.begin_pair(PairRecord(prompt, RECIPE, 0, "tiny", "tiny-fingerprint", session_id=number))
+        pair = Pair(None, prompt, "tiny", RECIPE, 0)
+        pair_id = store.begin_pair(pair, Origin(fingerprint="tiny-fingerprint", session_id=number))
         answers = (Answer(normal, 3, "end", perplexity=2.0), Answer(steered, 3, "length", perplexity=3.0))
-        store.finish_pair(pair_id, Pair(pair_id, prompt, "tiny", RECIPE, 0, *answers, effect=1.25, diverges_at=1))
+        answered = replace(pair, normal=answers[0], steered=answers[1], effect=1.25, diverges_at=1)
+        store.finish_pair(pair_id, answered)
         store.rate(pair_id, "steered", prompt)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from steerchat.storage.pages import pair_page, pair_table, when
-from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Notice, Pair
@@ -18,9 +19,10 @@ NOW = datetime(2026, 5, 20, 18, 0, tzinfo=UTC)
 
 
 def log(store: Store, recipe: Recipe = HAPPY, kind: str = "chat", effect: float | None = 0.94) -> int:
-    pair_id = store.begin_pair(PairRecord("Tell me about Norway " * 5, recipe, 7, "SmolLM2", "a fingerprint", kind))
+    pair = Pair(None, "Tell me about Norway " * 5, "SmolLM2", recipe, 7)
+    pair_id = store.begin_pair(pair, Origin(fingerprint="a fingerprint", kind=kind))
     steered = Answer("It is lovely.", 3, "end") if recipe.active else None
-    answered = Pair(pair_id, "", "", recipe, 7, Answer("It is mild.", 3, "end"), steered, effect=effect)
+    answered = replace(pair, normal=Answer("It is mild.", 3, "end"), steered=steered, effect=effect)
     store.finish_pair(pair_id, answered, "interrupted" if effect is None and recipe.active else "complete")
     return pair_id
 

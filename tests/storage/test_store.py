@@ -20,14 +20,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pairs import log, record, result
+from pairs import answered, asked, log, origin
 from places import ROOT, SUPPORT
 from sqlite_utils import Database
 
 from steerchat.storage import migrations
 from steerchat.storage.file import backup, check
 from steerchat.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
-from steerchat.storage.records import Filters
+from steerchat.storage.records import Filters, begin_row
 from steerchat.storage.store import Store
 from steerchat.values.errors import StoreError, UnknownName, UsageError
 from steerchat.values.recipe import Recipe, Term
@@ -44,7 +44,7 @@ def table_size(store: Store, table: str) -> int:
 
 PREAMBLE = """
 import sys
-from pairs import log, record
+from pairs import asked, log, origin
 from steerchat.storage.store import Store
 from steerchat.values.errors import StoreError
 """
@@ -66,7 +66,7 @@ def run_python(code: str, *args: object) -> subprocess.Popen[str]:
 
 def test_a_pair_comes_back_as_it_went_in(store: Store) -> None:
     session = store.start_session("smollm2", "abc", "Be brief.")
-    rec = record(
+    how = origin(
         session_id=session,
         messages={"normal": [{"role": "user", "content": "Hé"}], "steered": [{"role": "user", "content": "Hé"}]},
         sampling={"temperature": 0.7, "top-p": 0.9},
@@ -74,13 +74,11 @@ def test_a_pair_comes_back_as_it_went_in(store: Store) -> None:
         threads=2,
         device="cpu",
         dtype="float32",
-        layer=16,
-        strength=2.0,
-        raw=True,
     )
-    pair_id = store.begin_pair(rec)
-    measured = result(
-        rec,
+    pair = asked(layer=16, strength=2.0, raw=True)
+    pair_id = store.begin_pair(pair, how)
+    measured = answered(
+        pair,
         effect=0.9,
         effects={"happy": 0.9},
         chance=(-0.2, 0.3),
@@ -93,19 +91,19 @@ def test_a_pair_comes_back_as_it_went_in(store: Store) -> None:
     stored = store.pair(pair_id)
     assert stored.pair == replace(measured, id=pair_id)
     assert (stored.status, stored.kind, stored.undone, stored.session_id) == ("complete", "chat", False, session)
-    assert stored.messages == rec.messages
-    assert (stored.sampling, stored.versions, stored.threads) == (rec.sampling, rec.versions, 2)
+    assert stored.messages == how.messages
+    assert (stored.sampling, stored.versions, stored.threads) == (how.sampling, how.versions, 2)
     assert stored.measures == {"sentiment": 0.5}
     assert stored.completed is not None and stored.created <= stored.completed
     data = json.loads(json.dumps(stored.to_json()))
     assert data["steered"]["text"] == "What glorious rain!"
     assert data["perplexity_ratio"] == 1.5
-    assert (data["kind"], data["recipe_text"], data["sampling"]) == ("chat", "happy 16 x 2.0", rec.sampling)
+    assert (data["kind"], data["recipe_text"], data["sampling"]) == ("chat", "happy 16 x 2.0", how.sampling)
     assert set(measured.to_json()) <= set(data)
 
 
 def test_a_pair_is_there_before_it_is_generated(store: Store) -> None:
-    pair_id = store.begin_pair(record())
+    pair_id = store.begin_pair(asked(), origin())
     stored = store.pair(pair_id)
     assert stored.status == "running"
     assert stored.completed is None
@@ -114,26 +112,26 @@ def test_a_pair_is_there_before_it_is_generated(store: Store) -> None:
 
 
 def test_an_unsteered_turn_is_a_row_too(store: Store) -> None:
-    rec = record(recipe=Recipe())
-    pair_id = store.begin_pair(rec)
-    store.finish_pair(pair_id, result(rec, steered=None))
+    pair = asked(recipe=Recipe())
+    pair_id = store.begin_pair(pair, origin())
+    store.finish_pair(pair_id, answered(pair, steered=None))
     assert store.pair(pair_id).pair.steered is None
     assert store.pair(pair_id).pair.perplexity_ratio is None
 
 
 def test_partial_texts_of_a_stopped_pair_are_kept(store: Store) -> None:
-    rec = record()
-    pair_id = store.begin_pair(rec)
-    store.finish_pair(pair_id, result(rec, "It ra", "What glo"), status="interrupted")
+    pair = asked()
+    pair_id = store.begin_pair(pair, origin())
+    store.finish_pair(pair_id, answered(pair, "It ra", "What glo"), status="interrupted")
     assert store.pair(pair_id).status == "interrupted"
     assert store.pair(pair_id).pair.normal.text == "It ra"
 
 
 def test_finishing_again_with_measures_replaces_the_answers(store: Store) -> None:
-    rec = record()
-    pair_id = store.begin_pair(rec)
-    store.finish_pair(pair_id, result(rec, "first words", "zebra"))
-    store.finish_pair(pair_id, result(rec, "later words", "giraffe", effect=1.0))
+    pair = asked()
+    pair_id = store.begin_pair(pair, origin())
+    store.finish_pair(pair_id, answered(pair, "first words", "zebra"))
+    store.finish_pair(pair_id, answered(pair, "later words", "giraffe", effect=1.0))
     assert store.pair(pair_id).pair.effect == 1.0
     assert table_size(store, "answers") == 2
     assert not store.search("zebra")
@@ -147,10 +145,10 @@ def test_a_broken_paste_is_stored_without_its_lone_surrogates(store: Store) -> N
 
 
 def test_what_is_not_there_is_named(store: Store) -> None:
-    rec = record()
+    pair = asked()
     for call in (
         lambda: store.pair(9),
-        lambda: store.finish_pair(9, result(rec)),
+        lambda: store.finish_pair(9, answered(pair)),
         lambda: store.delete_pair(9),
         lambda: store.rate(9, "tie"),
     ):
@@ -170,7 +168,7 @@ def test_a_number_beyond_64_bits_is_an_error_in_words(store: Store) -> None:
 
 def test_a_pair_of_a_missing_session_is_refused_whole(store: Store) -> None:
     with pytest.raises(StoreError):
-        store.begin_pair(record(session_id=99))
+        store.begin_pair(asked(), origin(session_id=99))
     assert store.pairs(Filters(undone=True)) == []
 
 
@@ -205,9 +203,9 @@ def sweep(store: Store, layers: Sequence[int]) -> list[int]:
     experiment = store.start_experiment(None, "layers", "weather", {"layers": list(layers)})
     shared, made = None, []
     for layer in layers:
-        rec = record("How is it outside?", at(layer), kind="layers", experiment_id=experiment, layer=layer)
-        made.append(store.begin_pair(rec))
-        shared = store.finish_pair(made[-1], result(rec, "plain drizzle", f"joy{layer}"), shared_normal=shared)
+        pair = asked("How is it outside?", at(layer), layer=layer)
+        made.append(store.begin_pair(pair, origin(kind="layers", experiment_id=experiment)))
+        shared = store.finish_pair(made[-1], answered(pair, "plain drizzle", f"joy{layer}"), shared_normal=shared)
     store.finish_experiment(experiment)
     return made
 
@@ -238,9 +236,9 @@ def test_a_shared_normal_answer_outlives_all_but_its_last_pair(store: Store) -> 
 
 
 def test_a_deleted_pair_is_gone_from_every_table_and_the_search(store: Store) -> None:
-    rec = record()
-    pair_id = store.begin_pair(rec)
-    store.finish_pair(pair_id, result(rec), measures={"sentiment": 0.5})
+    pair = asked()
+    pair_id = store.begin_pair(pair, origin())
+    store.finish_pair(pair_id, answered(pair), measures={"sentiment": 0.5})
     store.delete_pair(pair_id)
     assert store.search("glorious") == store.pairs() == []
     assert [table_size(store, table) for table in ("answers", "measures", "pair_concepts")] == [0, 0, 0]
@@ -397,7 +395,7 @@ def test_a_search_without_a_word_or_with_too_many_says_so(store: Store, words: s
 def test_the_view_has_one_row_a_pair_with_both_texts(store: Store) -> None:
     session = store.start_session("smollm2", "abc")
     pair_id = log(store, recipe=MIXED, session_id=session, effect=0.4)
-    store.begin_pair(record("Not yet answered"))
+    store.begin_pair(asked("Not yet answered"), origin())
     rows = list(Database(store.path).query("SELECT * FROM pair_view ORDER BY id"))
     assert len(rows) == 2
     assert rows[0]["id"] == pair_id
@@ -480,7 +478,7 @@ store = Store.open(sys.argv[1])
 for n in range(5):
     log(store, f"finished {n}")
 store.start_experiment(None, "layers", "x", {})
-store.begin_pair(record("never answered"))
+store.begin_pair(asked("never answered"), origin())
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -549,7 +547,7 @@ def test_a_living_neighbours_unfinished_row_is_left_alone(tmp_path: Path) -> Non
 def test_closing_ends_what_was_running(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with Store.open(path) as other, Store.open(path) as store:
-        mine, theirs = store.begin_pair(record()), other.begin_pair(record())
+        mine, theirs = store.begin_pair(asked(), origin()), other.begin_pair(asked(), origin())
         store.close()
         assert (other.pair(mine).status, other.pair(theirs).status) == ("interrupted", "running")
         with pytest.raises(StoreError, match="closed"):
@@ -738,7 +736,7 @@ def test_a_migration_keeps_what_was_there_and_a_backup_of_it(tmp_path: Path) -> 
 
 def test_a_file_of_the_first_version_is_brought_up_to_date_with_its_pairs(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
-    row = record().to_row() | {"created": "2026-01-31T12:00:00.000Z", "status": "complete"}
+    row = begin_row(asked(), origin()) | {"created": "2026-01-31T12:00:00.000Z", "status": "complete"}
     del row["vectors"], row["context"]
     with database(path) as db:
         migrate(db, path, MIGRATIONS[:1])

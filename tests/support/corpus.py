@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ from steerchat.models.find import find
 from steerchat.models.fingerprint import weight_files
 from steerchat.models.installed import model_choices
 from steerchat.storage.migrations import MIGRATIONS
-from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
 from steerchat.values.errors import SteerchatError
 from steerchat.values.recipe import Recipe, Term
@@ -224,10 +224,10 @@ def sound(path: Path) -> None:
     with Store.open(path) as store:
         session = store.start_session("m", "f")
         recipe = Recipe((Term((("happy", 1.0),), (2,), 2.0),))
-        record = PairRecord("word", recipe, 1, "m", "f", session_id=session, messages={"normal": []})
-        pair = store.begin_pair(record)
+        pair = Pair(None, "word", "m", recipe, 1)
+        pair_id = store.begin_pair(pair, Origin(fingerprint="f", session_id=session, messages={"normal": []}))
         answer = Answer("a word", 2, "end", token_ids=(1, 2))
-        store.finish_pair(pair, Pair(pair, "word", "m", recipe, 1, answer, answer))
+        store.finish_pair(pair_id, replace(pair, normal=answer, steered=answer))
 
 
 def _changed(*statements: str) -> Callable[[Path], None]:

@@ -19,9 +19,10 @@ from itertools import accumulate
 from pathlib import Path
 
 from steerchat.storage.file import timestamp
-from steerchat.storage.records import Filters, PairRecord
+from steerchat.storage.records import Filters, Origin, begin_row, concept_rows
 from steerchat.storage.store import Store
 from steerchat.values.recipe import Recipe, Term
+from steerchat.values.results import Pair
 
 CONCEPTS = ("happy", "sad", "formal", "pirate", "brief", "poetic", "angry", "calm", "shakespeare", "curious")
 KINDS = ("chat", "chat", "chat", "compare", "layers", "layers", "strengths", "mix", "tune")
@@ -41,8 +42,8 @@ def words() -> tuple[list[str], list[float]]:
     return vocabulary, list(accumulate(1 / (rank + 2) for rank in range(len(vocabulary))))
 
 
-def pairs(count: int) -> Iterator[tuple[PairRecord, list[str], dict[str, object]]]:
-    """Records with their two texts and what was measured, oldest first."""
+def pairs(count: int) -> Iterator[tuple[Pair, Origin, list[str], dict[str, object]]]:
+    """Pairs with their origin, their two texts and what was measured, oldest first."""
     draw = random.Random(0)
     vocabulary, weights = words()
     concepts = [1 / (rank + 1) for rank in range(len(CONCEPTS))]
@@ -54,13 +55,11 @@ def pairs(count: int) -> Iterator[tuple[PairRecord, list[str], dict[str, object]
         layer, strength = draw.randrange(LAYERS), draw.choice((1.0, 1.5, 2.0, 3.0))
         recipe = Recipe((Term(tuple(parts), (layer,), strength),)) if draw.random() < 0.8 else Recipe()
         message = [{"role": "user", "content": texts[0]}]
-        record = PairRecord(
-            texts[0],
-            recipe,
-            number,
-            "Rare-7B" if number == count // 3 else "SmolLM2-135M-Instruct",
-            "fingerprint",
-            draw.choice(KINDS),
+        model = "Rare-7B" if number == count // 3 else "SmolLM2-135M-Instruct"
+        pair = Pair(None, texts[0], model, recipe, number)
+        origin = Origin(
+            fingerprint="fingerprint",
+            kind=draw.choice(KINDS),
             session_id=number // SESSION + 1,
             messages={"normal": message, "steered": message},
             sampling={"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1, "max_tokens": 60},
@@ -70,7 +69,12 @@ def pairs(count: int) -> Iterator[tuple[PairRecord, list[str], dict[str, object]
         created = timestamp(NEWEST - timedelta(minutes=count - number))
         known = {"created": created, "completed": created, "effect": draw.gauss(0.5, 0.8), "status": "complete"}
         known["rating"] = draw.choice(("steered", "normal", "tie")) if draw.random() < 0.001 else None
-        yield record, texts, known | {"perplexity_ratio": draw.uniform(0.9, 3.0), "diverges_at": draw.randrange(9)}
+        yield (
+            pair,
+            origin,
+            texts,
+            known | {"perplexity_ratio": draw.uniform(0.9, 3.0), "diverges_at": draw.randrange(9)},
+        )
 
 
 def fill(path: Path, count: int) -> None:
@@ -80,28 +84,23 @@ def fill(path: Path, count: int) -> None:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("BEGIN")
         ids = json.dumps(list(range(1000, 1060)))
-        for number, (record, texts, known) in enumerate(pairs(count), 1):
+        for number, (pair, origin, texts, known) in enumerate(pairs(count), 1):
             if number % SESSION == 1:
                 session = ("started", "title", "model", "fingerprint")
-                _insert(
-                    db, "sessions", dict(zip(session, (known["created"], texts[0], record.model, "f"), strict=True))
-                )
+                _insert(db, "sessions", dict(zip(session, (known["created"], texts[0], pair.model, "f"), strict=True)))
             answers = {"tokens": 60, "token_ids": ids, "finish": "length", "perplexity": 12.0, "repetition": 0.1}
             normal = _insert(db, "answers", {"text": texts[1], **answers})
-            steered = _insert(db, "answers", {"text": texts[2], **answers}) if record.recipe.active else None
-            row = {**record.to_row(), **known, "normal_id": normal, "normal_indexed": 1, "steered_id": steered}
+            steered = _insert(db, "answers", {"text": texts[2], **answers}) if pair.recipe.active else None
+            row = {**begin_row(pair, origin), **known, "normal_id": normal, "normal_indexed": 1, "steered_id": steered}
             pair_id = _insert(db, "pairs", row)
-            db.executemany("INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", _terms(pair_id, record))
+            terms = [(pair_id, *term) for term in concept_rows(pair.recipe)]
+            db.executemany("INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", terms)
             if number % 20_000 == 0:
                 db.execute("COMMIT")
                 db.execute("BEGIN")
                 print(f"\r{number:,} of {count:,} pairs", end="", file=sys.stderr, flush=True)
         db.execute("COMMIT")
     print(file=sys.stderr)
-
-
-def _terms(pair_id: int, record: PairRecord) -> list[tuple[int, str, int, int, float]]:
-    return [(pair_id, *term) for term in record.concept_rows()]
 
 
 def _insert(db: sqlite3.Connection, table: str, row: dict[str, object]) -> int:
