@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from ..slash.registry import Registry, is_command
 from ..values.errors import SteerchatError
@@ -13,9 +12,6 @@ from .facts import STATE_FACTS
 from .files import glossary
 from .lesson import Course, LessonError, Step
 from .replay import in_folder
-
-if TYPE_CHECKING:
-    pass
 
 _NAMED = re.compile(r"`(/[a-z][^`]*)`")
 _PICTURE = 76  # characters of a line that keeps its blanks, so that a terminal of 80 shows it whole
@@ -76,7 +72,7 @@ def _measures(step: Step, concepts: set[str]) -> Iterator[str]:
             yield f"there is no demonstration {name}; there are {', '.join(ALL)}"
             return
         try:
-            inspect.signature(ALL[name].show).bind(None, None, *words)
+            inspect.signature(ALL[name].show).bind(None, *words)
         except TypeError as error:
             yield f"show = {' '.join(step.show)!r}: {error}"
         known |= ALL[name].facts

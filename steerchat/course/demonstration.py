@@ -1,14 +1,18 @@
-"""A demonstration of a lesson, declared once: what it measures, shows and gives as facts."""
+"""A demonstration of a lesson: declared once, with the facts that it measures, and tables of such facts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from ..values.page import Table
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a demonstration found: sentences and tables for the screen, and figures for the lesson's rules."""
+    """The result of a demonstration: sentences and tables for the screen, and figures for the lesson's rules."""
 
     parts: Sequence[object]
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -27,15 +31,34 @@ ALL: dict[str, Demonstration] = {}
 
 
 def demonstration(facts: str = "") -> Callable[[Show], Show]:
+    """Declares the decorated function as a demonstration; `facts` are the names that it always measures."""
+
     def declare(show: Show) -> Show:
-        ALL[show.__name__.rstrip("_")] = Demonstration(show, frozenset(facts.split()))
+        ALL[show.__name__] = Demonstration(show, frozenset(facts.split()))
         return show
 
     return declare
 
 
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
+class _Figures(dict[str, Any]):
+    def __missing__(self, name: str) -> float:
+        return math.nan
+
+
+def figures(corner: str, rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]) -> Table:
+    """A table of facts.
+
+    Args:
+        corner: the heading of the titles.
+        rows: the title and the facts of each row.
+        columns: the format of each column by its heading, such as `x{cost:.2f}`. A figure that is NaN, or no fact of
+            its row, is left blank.
+    """
+    cells = []
+    for title, facts in rows:
+        values = [form.format_map(_Figures(facts)) for form in columns.values()]
+        cells.append((title, *("" if "nan" in value else value for value in values)))
+    return Table((corner, *columns), cells, frozenset(range(1, 1 + len(columns))))
 
 
 def bar(value: float, most: float, mark: str, width: int = 24) -> str:

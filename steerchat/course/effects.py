@@ -3,275 +3,234 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean as mean
-from typing import TYPE_CHECKING
 
 from ..experiments.evaluation import random_settings
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError
 from ..values.operation import UNIT
-from ..values.page import Table
 from ..values.recipe import Recipe, Term, format_strength
 from ..values.setting import Setting
-from .demonstration import Shown, bar, demonstration, number
+from .demonstration import Shown, bar, demonstration, figures
 from .lab import DIRECTIONS, PROMPTS, SEEDS, Comparison, Lab, setting, texts
-
-if TYPE_CHECKING:
-    from ..conversation.session import Session
 
 STRENGTHS = (0.5, 1.0, 1.5, 3.0, 6.0)
 DEPTHS = (8, 25, 50, 75, 92)
 _TRIAL_FACTS = "effect low high cost repetition same answers words random_words"
-_RIGHT = frozenset({1, 2, 3, 4, 5, 6})
-_HEADINGS = ("setting", "effect", "random pushes", "cost", "repeats", "verdict")
+_EFFECT = {"effect": "{effect:+.2f}"}
+_COST = {"cost": "x{cost:.2f}"}
+_REPEATS = {"repeats": "{repetition:.2f}"}
+_AGAINST_CHANCE = _EFFECT | {"random pushes": "{low:+.2f} .. {high:+.2f}"} | _COST | _REPEATS
 
 
 @demonstration(_TRIAL_FACTS)
-def trial(lab: Lab, session: Session) -> Shown:
+def trial(lab: Lab) -> Shown:
     """The recipe of the chat, over ten pairs of answers, against random directions."""
-    term = _only_term(session)
-    found = lab.compare([term])[0]
-    table = Table(_HEADINGS[:-1], [_row(str(term), found)[:-1]], _RIGHT - {5})
-    verdict = f"In words: {found.verdict}."
-    return Shown([table, verdict, _how(found), f'One of them: "{found.sample}"'], found.facts)
+    terms = lab.session.recipe.terms
+    if len(terms) != 1:
+        raise UsageError("this measures one concept or one mix", "/steer happy")
+    [tried] = lab.compare(terms)
+    table = figures("setting", [(tried.setting.label, tried.facts)], _AGAINST_CHANCE)
+    return Shown([table, f"In words: {tried.verdict}.", _how(tried), f'One of them: "{tried.sample}"'], tried.facts)
 
 
 @demonstration(_TRIAL_FACTS)
-def zero(lab: Lab, session: Session, concept: str) -> Shown:
+def zero(lab: Lab, concept: str) -> Shown:
     """Strength 0: the hooks are there and push nothing."""
-    found = lab.compare([lab.term(concept, strength=0.0)], PROMPTS[:1])[0]
-    line = f"{found.same} of {len(found.effects)} steered answers are the normal one, word for word."
-    return Shown([line], found.facts)
+    [tried] = lab.compare([lab.term(concept, strength=0.0)], PROMPTS[:1])
+    facts = tried.facts
+    line = f"{facts['same']} of {facts['answers']} steered answers are the normal one, word for word."
+    return Shown([line], facts)
 
 
 @demonstration("concept random cost random_cost words random_words low high")
-def control(lab: Lab, session: Session, concept: str) -> Shown:
+def control(lab: Lab, concept: str) -> Shown:
     """A concept beside one random direction of the same strength and layers."""
     term = lab.term(concept)
     plain = Term((("random", 1.0),), term.layers, term.strength)
-    found, random = lab.compare([term, plain])
+    steered, random = lab.compare([term, plain])
     [pushed] = lab.pairs([setting(plain, along=term)])
-    moved = mean([pair.effect or 0.0 for pair in pushed])
-    rows = [
-        (str(term), f"{found.effect:+.2f}", f"x{found.cost:.2f}", number(found.words)),
-        (str(plain), f"{moved:+.2f}", f"x{random.cost:.2f}", number(found.random_words)),
-    ]
-    rows.append(("random pushes", "{:+.2f} .. {:+.2f}".format(*found.chance), "", ""))
-    table = Table(("setting", f"effect along {concept}", "cost", f"{concept} words"), rows, frozenset({1, 2, 3}))
-    facts = {
-        "concept": found.effect,
-        "random": moved,
-        "cost": found.cost,
-        "random_cost": random.cost,
-        "words": found.words or 0.0,
-        "random_words": found.random_words or 0.0,
-        "low": found.chance[0],
-        "high": found.chance[1],
-    }
+    own = steered.facts
+    other = {"effect": mean([pair.effect or 0.0 for pair in pushed]), "cost": random.facts["cost"]}
+    other["words"] = own.get("random_words", 0.0)
+    columns = {f"effect along {concept}" if name == "effect" else name: f for name, f in _AGAINST_CHANCE.items()}
+    del columns["repeats"]
+    columns[f"{concept} words"] = "{words:+.2f}"
+    table = figures("setting", [(str(term), own), (str(plain), other)], columns)
+    facts = {name: own.get(name, 0.0) for name in ("cost", "words", "random_words", "low", "high")}
+    facts |= {"concept": own["effect"], "random": other["effect"], "random_cost": other["cost"]}
     words = f"{concept} words are counted per 100 words, against the normal answers; no vector is used for that."
-    return Shown([table, _how(found), words, f'{concept}: "{found.sample}"', f'random: "{random.sample}"'], facts)
+    return Shown([table, _how(steered), words, *_samples((concept, "random"), (steered, random))], facts)
 
 
 @demonstration("first last window weak_cost strong_cost weak_effect strong_effect strong_repetition")
-def strengths(lab: Lab, session: Session, concept: str) -> Shown:
+def strengths(lab: Lab, concept: str) -> Shown:
     """From hardly anything to too much; `first` is the least strength above chance, `last` the largest fluent one."""
-    trials = lab.compare([lab.term(concept, strength=x) for x in STRENGTHS], PROMPTS[:1])
-    rows = [_row(format_strength(x), one) for x, one in zip(STRENGTHS, trials, strict=True)]
-    clear = [x for x, one in zip(STRENGTHS, trials, strict=True) if one.effect > one.chance[1]]
-    fluent = [x for x, one in zip(STRENGTHS, trials, strict=True) if one.cost <= 2 and one.repetition <= 0.3]
+    trials = lab.compare([lab.term(concept, strength=strength) for strength in STRENGTHS], PROMPTS[:1])
+    names = [format_strength(strength) for strength in STRENGTHS]
+    facts = [tried.facts for tried in trials]
+    rows = [(name, tried.facts | {"verdict": tried.verdict}) for name, tried in zip(names, trials, strict=True)]
+    clear = [strength for strength, fact in zip(STRENGTHS, facts, strict=True) if fact["effect"] > fact["high"]]
+    fluent = [
+        strength
+        for strength, fact in zip(STRENGTHS, facts, strict=True)
+        if fact["cost"] <= 2 and fact["repetition"] <= 0.3
+    ]
     window = sorted(set(clear) & set(fluent))
-    most = max(one.effect for one in trials)
+    most = max(fact["effect"] for fact in facts)
     picture = ["effect (#) and cost (o), by strength"]
-    for x, one in zip(STRENGTHS, trials, strict=True):
-        picture.append(f"    {x:>4.1f} | {bar(one.effect, most, '#')}  o{bar(min(one.cost, 12) - 1, 11, 'o')}")
+    for name, fact in zip(names, facts, strict=True):
+        picture.append(f"    {name:>4} | {bar(fact['effect'], most, '#')}  o{bar(min(fact['cost'], 12) - 1, 11, 'o')}")
     both = "above random pushes and still fluent"
     where = f"{both}: {', '.join(map(format_strength, window))}" if window else f"no strength is {both}"
-    facts = {
-        "first": min(clear, default=99.0),
-        "last": max(fluent, default=0.0),
-        "window": len(window),
-        "weak_cost": trials[0].cost,
-        "strong_cost": trials[-1].cost,
-        "weak_effect": trials[0].effect,
-        "strong_effect": trials[-1].effect,
-        "strong_repetition": trials[-1].repetition,
-    }
-    last = [
+    parts = [
+        figures("setting", rows, _AGAINST_CHANCE | {"verdict": "{verdict}"}),
+        "\n".join(picture),
         f"Here, {where}.",
-        f'At {STRENGTHS[0]:g}: "{trials[0].sample}"',
-        f'At {STRENGTHS[-1]:g}: "{trials[-1].sample}"',
+        *_samples((f"At {names[0]}", f"At {names[-1]}"), (trials[0], trials[-1])),
     ]
-    return Shown([Table(_HEADINGS, rows, _RIGHT - {5}), "\n".join(picture), *last], facts)
+    shown = {"first": min(clear, default=99.0), "last": max(fluent, default=0.0), "window": len(window)}
+    ends = _named(("weak", "strong"), (trials[0], trials[-1]), "cost", "effect", "repetition")
+    return Shown(parts, shown | ends)
 
 
 @demonstration("most least first_gain second_gain third_gain")
-def styles(lab: Lab, session: Session, *concepts: str) -> Shown:
+def styles(lab: Lab, *concepts: str) -> Shown:
     """Several concepts where each is recommended, judged by words and length, never by their own vectors."""
     trials = lab.compare([lab.term(name) for name in concepts])
-    rows = [(str(one.term), number(one.words), number(one.random_words), f"x{one.cost:.2f}") for one in trials]
-    samples = [f'{one.term.concept}: "{one.sample}"' for one in trials]
-    gains = [(one.words or 0.0) for one in trials]
+    columns = {"gain": "{words:+.2f}", "random": "{random_words:+.2f}"} | _COST
+    table = figures("setting", [(tried.setting.label, tried.facts) for tried in trials], columns)
+    gains = [tried.facts.get("words", 0.0) for tried in trials]
+    margins = [gain - tried.facts.get("random_words", 0.0) for gain, tried in zip(gains, trials, strict=True)]
     facts = {f"{place}_gain": gain for place, gain in zip(("first", "second", "third"), gains, strict=False)}
-    margin = [(one.words or 0.0) - (one.random_words or 0.0) for one in trials]
-    facts |= {f"{name}": value for name, value in zip(concepts, gains, strict=True)}
-    facts |= {"most": max(margin), "least": min(margin)}
-    table = Table(("setting", "gain", "random", "cost"), rows, frozenset({1, 2, 3}))
-    gain = "Gain: its words per 100 words, or fewer or more words, against the normal answers."
-    return Shown([table, gain, *samples], facts)
+    facts |= dict(zip(concepts, gains, strict=True)) | {"most": max(margins), "least": min(margins)}
+    line = "Gain: its words per 100 words, or fewer or more words, against the normal answers."
+    return Shown([table, line, *_samples(concepts, trials)], facts)
 
 
 @demonstration("early middle late random best early_cost middle_cost late_cost")
-def depths(lab: Lab, session: Session, concept: str, strength: str = "2.0") -> Shown:
+def depths(lab: Lab, concept: str, strength: str = "2.0") -> Shown:
     """One strength at several depths; what counts are words, since the concept's own vector favours late layers."""
-    count = lab.engine.n_layers
-    layers = [round(depth / 100 * (count - 1)) for depth in DEPTHS]
+    layers = [round(depth / 100 * (lab.engine.n_layers - 1)) for depth in DEPTHS]
     terms = [lab.term(concept, str(layer), float(strength)) for layer in layers]
     trials = lab.compare(terms, PROMPTS[:1], chance=False)
     middle = len(DEPTHS) // 2
-    random = lab.compare([terms[middle]], PROMPTS[:1])[0].random_words or 0.0
+    random = lab.compare([terms[middle]], PROMPTS[:1])[0].facts.get("random_words", 0.0)
     rows = [
-        (f"{depth}%", str(layer), number(one.words), f"{one.effect:+.2f}", f"x{one.cost:.2f}", f"{one.repetition:.2f}")
-        for depth, layer, one in zip(DEPTHS, layers, trials, strict=True)
+        (f"{depth}%", tried.facts | {"layer": layer})
+        for depth, layer, tried in zip(DEPTHS, layers, trials, strict=True)
     ]
-    rows.append(("random", str(layers[middle]), f"{random:+.2f}", "", "", ""))
-    words = [one.words or 0.0 for one in trials]
-    best = max(range(len(words)), key=lambda index: words[index] if trials[index].cost < 3 else -99)
-    thirds = {"early": slice(0, middle), "middle": slice(middle, middle + 1), "late": slice(middle + 1, None)}
+    rows.append(("random", {"layer": layers[middle], "words": random}))
+    columns = {"layer": "{layer}", f"{concept} words": "{words:+.2f}"} | _EFFECT | _COST | _REPEATS
+    words = [tried.facts.get("words", 0.0) for tried in trials]
+    costs = [tried.facts["cost"] for tried in trials]
+    best = max(range(len(words)), key=lambda index: words[index] if costs[index] < 3 else -99)
     facts = {"best": float(DEPTHS[best]), "random": random}
+    thirds = {"early": slice(0, middle), "middle": slice(middle, middle + 1), "late": slice(middle + 1, None)}
     for name, part in thirds.items():
-        facts[name] = sum(words[part]) / len(words[part])
-        facts[f"{name}_cost"] = sum(one.cost for one in trials[part]) / len(trials[part])
-    headings = ("depth", "layer", f"{concept} words", "effect", "cost", "repeats")
-    table = Table(headings, rows, frozenset(range(6)))
+        facts |= {name: mean(words[part]), f"{name}_cost": mean(costs[part])}
     line = f"By words, at a cost below 3, {DEPTHS[best]}% did best here. Five answers each: a lead, not a result."
-    return Shown([table, line, f'There: "{trials[best].sample}"'], facts)
+    return Shown([figures("depth", rows, columns), line, f'There: "{trials[best].sample}"'], facts)
 
 
 @demonstration("add_cost replace_cost add_repetition replace_repetition add_effect replace_effect")
-def replacing(lab: Lab, session: Session, concept: str) -> Shown:
+def replacing(lab: Lab, concept: str) -> Shown:
     """Adding a direction against putting it in the place of the state, at one middle layer."""
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
-    added, replaced = lab.compare(
-        [lab.term(concept, layer, 2.0), lab.term(concept, layer, 1 / UNIT, "replace")], PROMPTS[:1]
-    )
-    rows = [
-        (name, f"{one.effect:+.2f}", f"x{one.cost:.1f}", f"{one.repetition:.2f}")
-        for name, one in (("add", added), ("replace", replaced))
-    ]
-    headings = ("what is done", "effect", "cost", "repeats")
-    table = Table(headings, rows, frozenset({1, 2, 3}))
-    facts = {
-        "add_cost": added.cost,
-        "replace_cost": replaced.cost,
-        "add_repetition": added.repetition,
-        "replace_repetition": replaced.repetition,
-        "add_effect": added.effect,
-        "replace_effect": replaced.effect,
-    }
-    return Shown([table, f'add: "{added.sample}"', f'replace: "{replaced.sample}"'], facts)
+    names = ("add", "replace")
+    trials = lab.compare([lab.term(concept, layer, 2.0), lab.term(concept, layer, 1 / UNIT, "replace")], PROMPTS[:1])
+    rows = [(name, tried.facts) for name, tried in zip(names, trials, strict=True)]
+    table = figures("what is done", rows, _EFFECT | _COST | _REPEATS)
+    return Shown([table, *_samples(names, trials)], _named(names, trials, "cost", "repetition", "effect"))
 
 
 @demonstration("least most against count effect high")
-def spread(lab: Lab, session: Session, concept: str) -> Shown:
+def spread(lab: Lab, concept: str) -> Shown:
     """Single pairs of one setting, side by side: how much luck there is in one."""
-    found = lab.compare([lab.term(concept)])[0]
-    effects = sorted(found.effects)
+    [tried] = lab.compare([lab.term(concept)])
+    effects = sorted(tried.effects)
     most = max(abs(effect) for effect in effects)
     lines = [f"    {effect:+.2f} {bar(abs(effect), most, '#' if effect > 0 else '-')}" for effect in effects]
-    facts = {
-        "least": effects[0],
-        "most": effects[-1],
-        "against": sum(effect <= 0 for effect in effects),
-        "count": len(effects),
-        "effect": found.effect,
-        "high": found.chance[1],
-    }
-    head = f"the effect of {found.term} in {len(effects)} single pairs; their mean is {found.effect:+.2f}"
-    return Shown([head + "\n" + "\n".join(lines), _how(found)], facts)
+    facts = {name: tried.facts[name] for name in ("effect", "high")}
+    facts |= {"least": effects[0], "most": effects[-1], "count": len(effects)}
+    facts["against"] = sum(effect <= 0 for effect in effects)
+    label, effect = tried.setting.label, facts["effect"]
+    head = f"the effect of {label} in {len(effects)} single pairs; their mean is {effect:+.2f}"
+    return Shown(["\n".join([head, *lines]), _how(tried)], facts)
 
 
 @demonstration("steered asked random steered_gain asked_gain random_gain")
-def asking(lab: Lab, session: Session, concept: str) -> Shown:
+def asking(lab: Lab, concept: str) -> Shown:
     """Steering against saying it in the prompt, by a count of words."""
     if concept not in INDEPENDENT:
         raise UsageError(f"there is no word list for {concept}", f"one of {', '.join(INDEPENDENT)}")
     measure, term = INDEPENDENT[concept], lab.term(concept)
-    how = lab.library.get(concept).request
-    asked = Setting.asked_for(Recipe((term,)), how)
+    request = lab.session.library.get(concept).request
+    asked = Setting.asked_for(Recipe((term,)), request)
     steered, asking, *random = lab.pairs([setting(term), asked, *random_settings(term, DIRECTIONS)])
-
-    def count(answers: Sequence[str]) -> float:
-        return mean([measure.towards(text) for text in answers])
-
-    normal = count([pair.normal.text for pair in steered])
-    figures = {
-        "steered": count(texts(steered)),
-        "asked": count(texts(asking)),
-        "random": count([text for pairs in random for text in texts(pairs)]),
+    answers = {
+        "normal": [pair.normal.text for pair in steered],
+        "steered": texts(steered),
+        "asked": texts(asking),
+        "random": [text for pairs in random for text in texts(pairs)],
     }
-    rows = [("normal", f"{normal:.2f}", "")]
-    rows += [(name, f"{value:.2f}", f"{value - normal:+.2f}") for name, value in figures.items()]
-    table = Table(("answers", measure.unit, "against normal"), rows, frozenset({1, 2}))
-    facts = figures | {f"{name}_gain": value - normal for name, value in figures.items()}
-    return Shown([table, f'asked: the prompt ends with "{how}"; steered: {term}.'], facts)
+    counts = {name: mean([measure.towards(text) for text in given]) for name, given in answers.items()}
+    normal = counts.pop("normal")
+    gains = {name: count - normal for name, count in counts.items()}
+    rows = [("normal", {"count": normal})]
+    rows += [(name, {"count": counts[name], "gain": gains[name]}) for name in counts]
+    table = figures("answers", rows, {measure.unit: "{count:.2f}", "against normal": "{gain:+.2f}"})
+    facts = counts | {f"{name}_gain": gain for name, gain in gains.items()}
+    return Shown([table, f'asked: the prompt ends with "{request}"; steered: {term}.'], facts)
 
 
 @demonstration("cosine first_kept first_alone second_alone first_mixed second_mixed cost")
-def mixing(lab: Lab, session: Session, first: str, second: str) -> Shown:
+def mixing(lab: Lab, first: str, second: str) -> Shown:
     """Two concepts alone and as a mix of the same strength: what of each is left, `first_kept` in per cent."""
     names = (first, second)
-    alone = [lab.term(name) for name in names]
-    layers, strength = alone[0].layers, alone[0].strength
-    alone = [Term(((name, 1.0),), layers, strength) for name in names]
-    mixed = Term(((first, 0.5), (second, 0.5)), layers, strength)
-    steered = [*alone, mixed]
-    found = iter(lab.pairs([setting(term, along) for term in steered for along in alone]))
-    grid = [[mean([pair.effect or 0.0 for pair in next(found)]) for _ in alone] for _ in steered]
-    [whole] = lab.compare([mixed], chance=False)
-    vectors = {name: lab.reader.vector(name) for name in names}
-    middle = layers[len(layers) // 2]
-    cosine = float(vectors[first].cosine(vectors[second])[middle])
+    where = lab.term(first)
+    alone = [Term(((name, 1.0),), where.layers, where.strength) for name in names]
+    mixed = Term(((first, 0.5), (second, 0.5)), where.layers, where.strength)
+    pairs = iter(lab.pairs([setting(term, along) for term in (*alone, mixed) for along in alone]))
     rows = [
-        (title, *(f"{value:+.2f}" for value in line))
-        for title, line in zip((first, second, f"{first} and {second}"), grid, strict=True)
+        (title, {name: mean([pair.effect or 0.0 for pair in next(pairs)]) for name in ("first", "second")})
+        for title in (first, second, f"{first} and {second}")
     ]
-    table = Table(("steered", f"effect along {first}", f"along {second}"), rows, frozenset({1, 2}))
+    [whole] = lab.compare([mixed], chance=False)
+    vectors = [lab.reader.vector(name) for name in names]
+    middle = where.layers[len(where.layers) // 2]
+    cosine = float(vectors[0].cosine(vectors[1])[middle])
+    columns = {f"effect along {first}": "{first:+.2f}", f"along {second}": "{second:+.2f}"}
+    effects = [effect for _, effect in rows]
+    kept = 100 * effects[2]["first"] / effects[0]["first"] if effects[0]["first"] > 0 else math.nan
     facts = {
         "cosine": cosine,
-        "first_alone": grid[0][0],
-        "second_alone": grid[1][1],
-        "first_kept": 100 * grid[2][0] / grid[0][0] if grid[0][0] > 0 else math.nan,
-        "first_mixed": grid[2][0],
-        "second_mixed": grid[2][1],
-        "cost": whole.cost,
+        "first_alone": effects[0]["first"],
+        "second_alone": effects[1]["second"],
+        "first_kept": kept,
+        "first_mixed": effects[2]["first"],
+        "second_mixed": effects[2]["second"],
+        "cost": whole.facts["cost"],
     }
     line = f"The cosine between the two directions at layer {middle} is {cosine:+.2f} (1: the same, 0: unrelated)."
-    if grid[0][0] > 0:
-        line += f" Of its effect alone, {first} keeps {facts['first_kept']:.0f}%."
-    return Shown([table, line, f'The mix: "{whole.sample}"'], facts)
+    if math.isfinite(kept):
+        line += f" Of its effect alone, {first} keeps {kept:.0f}%."
+    return Shown([figures("steered", rows, columns), line, f'The mix: "{whole.sample}"'], facts)
 
 
-def _only_term(session: Session) -> Term:
-    if len(session.recipe.terms) != 1:
-        raise UsageError("this measures one concept or one mix", "/steer happy")
-    return session.recipe.terms[0]
+def _named(names: Iterable[str], trials: Iterable[Comparison], *facts: str) -> dict[str, float]:
+    """Facts of several comparisons, each with the comparison's name before it: `add_cost`."""
+    return {f"{name}_{fact}": tried.facts[fact] for name, tried in zip(names, trials, strict=True) for fact in facts}
 
 
-def _row(title: str, one: Comparison) -> tuple[str, ...]:
-    low, high = one.chance
+def _samples(names: Sequence[str], trials: Sequence[Comparison]) -> list[str]:
+    """The first steered answer of each comparison."""
+    return [f'{name}: "{tried.sample}"' for name, tried in zip(names, trials, strict=True)]
+
+
+def _how(tried: Comparison) -> str:
     return (
-        title,
-        f"{one.effect:+.2f}",
-        f"{low:+.2f} .. {high:+.2f}",
-        f"x{one.cost:.2f}",
-        f"{one.repetition:.2f}",
-        one.verdict,
-    )
-
-
-def _how(one: Comparison) -> str:
-    return (
-        f"{len(one.effects)} pairs with {len(SEEDS)} seeds. Random pushes: where 95% of the means would fall if the "
+        f"{len(tried.pairs)} pairs with {len(SEEDS)} seeds. Random pushes: where 95% of the means would fall if the "
         "direction meant nothing, by random directions of this strength just now."
     )

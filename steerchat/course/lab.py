@@ -1,34 +1,35 @@
-"""Measurements for lessons: settings against normal answers and random directions, as figures that a lesson can judge.
+"""Measurements for lessons: settings against normal answers and random directions.
 
-Everything is measured on the model at hand. Answers to the same prompts with the same seeds differ by the setting
-alone; what random directions of the same strength do to them is the chance that a setting has to beat.
+Everything is measured on the model of the chat. Answers to the same prompts with the same seeds differ by the setting
+alone. Random directions of the same strength give the chance band that a setting has to beat.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..conversation.runner import Plan, Runner
 from ..engine.sampling import Sampling
+from ..experiments.chance import spreads
 from ..experiments.evaluation import questions, random_settings
 from ..experiments.outcomes import Outcome
-from ..measures.calibration import Calibration
 from ..measures.chance import Chance, ChanceCell
 from ..measures.pair import Reader
 from ..values.errors import Interrupted
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, parse_layers
-from ..values.results import Pair, Report, drain
+from ..values.results import Pair, drain
 from ..values.setting import Setting
 
 if TYPE_CHECKING:
-    from ..concepts.library import Library
-    from ..engine.engine import Engine, Output
+    from ..conversation.session import Session
+    from ..engine.engine import Output
 
 PROMPTS = ("Tell me about the weather", "Describe your favourite place")
 SEEDS = range(5)
@@ -37,113 +38,64 @@ DIRECTIONS = 4
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A setting against normal answers and random directions, over every prompt and seed.
+class Comparison(Outcome):
+    """The outcome of a term over every prompt and seed, beside random directions in the same run.
 
     Attributes:
-        outcome: of the setting; its chance band is that of random directions measured in the same run.
-        random: of the random directions, read along the setting's recipe; None where they were not measured.
+        chance: the band of these random directions; None where they were not measured.
+        random: what came of the random directions, read along the term.
     """
 
-    term: Term
-    outcome: Outcome
-    random: Outcome | None
-
-    @property
-    def effects(self) -> list[float]:
-        """One a pair of answers, in standard deviations of the neutral corpus."""
-        return self.outcome.effects
-
-    @property
-    def effect(self) -> float:
-        return self.outcome.effect or 0.0
-
-    @property
-    def chance(self) -> tuple[float, float]:
-        return self.outcome.chance or (0.0, 0.0)
-
-    @property
-    def cost(self) -> float:
-        """Perplexity ratio, geometric mean; NaN when no answer could be read."""
-        return math.nan if self.outcome.cost is None else self.outcome.cost
-
-    @property
-    def repetition(self) -> float:
-        return self.outcome.repetition
-
-    @property
-    def words(self) -> float | None:
-        """Mean gain by the concept's word list, towards the concept; None without such a list."""
-        return self.outcome.words
-
-    @property
-    def random_words(self) -> float | None:
-        return 0.0 if self.random is None else self.random.words
-
-    @property
-    def verdict(self) -> str:
-        return self.outcome.verdict
+    random: Outcome | None = None
 
     @property
     def sample(self) -> str:
         """The first steered answer."""
-        return texts(self.outcome.pairs)[0]
-
-    @property
-    def same(self) -> int:
-        """How many steered answers equal the normal one, token for token."""
-        return sum(pair.diverges_at is None for pair in self.outcome.pairs)
+        return texts(self.pairs)[0]
 
     @property
     def facts(self) -> dict[str, float]:
-        figures = {
-            "effect": self.effect,
-            "low": self.chance[0],
-            "high": self.chance[1],
-            "cost": self.cost,
+        """Its figures. `cost` is NaN when no answer could be read; `words` needs a word list for the concept."""
+        low, high = self.chance or (0.0, 0.0)
+        facts = {
+            "effect": self.effect or 0.0,
+            "low": low,
+            "high": high,
+            "cost": math.nan if self.cost is None else self.cost,
             "repetition": self.repetition,
-            "same": self.same,
-            "answers": len(self.outcome.pairs),
+            "same": sum(pair.diverges_at is None for pair in self.pairs),
+            "answers": len(self.pairs),
         }
-        if self.words is not None and self.random_words is not None:
-            figures |= {"words": self.words, "random_words": self.random_words}
-        return figures
+        if self.words is not None:
+            random = 0.0 if self.random is None else self.random.words
+            facts |= {"words": self.words, "random_words": random or 0.0}
+        return facts
 
 
 class Lab:
-    """Measures on one model, and remembers the answers while the chat runs.
+    """Measures on the model of a conversation, and remembers the answers while the chat runs."""
 
-    Args:
-        engine: the model.
-        library: the concepts.
-        report: receives progress.
-        stopped: asked between steps; Interrupted is raised once it returns True.
-    """
-
-    def __init__(self, engine: Engine, library: Library, report: Report, stopped: Callable[[], bool]) -> None:
-        self.engine = engine
-        self.library = library
-        self._calibration = Calibration(library)
-        self._report = report
-        self._stopped = stopped
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.engine = session.engine
         self._memo: dict[object, Output] = {}
 
     @property
     def reader(self) -> Reader:
         """The concepts of the model as they are now."""
-        return Reader(self.engine, self.library, self._calibration, self._report, self._stopped)
+        return self.session.reader
 
     def term(self, concept: str, layers: str = "", strength: float | None = None, operation: str = ADD) -> Term:
-        """A concept where it is recommended on this model, unless layers or strength are given."""
-        recommended, guess, _ = self.library.recommended(concept, self.engine.fingerprint)
+        """A concept with the layers and strength that are recommended on this model, unless others are given."""
+        recommended, guess, _ = self.session.library.recommended(concept, self.engine.fingerprint)
         chosen = parse_layers(layers or recommended, self.engine.n_layers)
         return Term(((concept, 1.0),), chosen, guess if strength is None else strength, operation)
 
     def pairs(self, settings: Sequence[Setting], prompts: Sequence[str] = PROMPTS) -> list[list[Pair]]:
-        """The pairs of each setting, over every prompt and seed; answers that are remembered are not given again."""
+        """The pairs of each setting, over every prompt and seed. Remembered answers are not generated again."""
         plan = Plan(Sampling(max_tokens=TOKENS), thought=False, label=f"answering under {len(settings)} settings")
         trials = drain(Runner(self.reader, self._memo).run(questions(prompts), settings, SEEDS, plan))
-        if self._stopped():
+        if self.session.stop.is_set():
             raise Interrupted(plan.label)
         return [[trial.pair for trial in trials if trial.setting == index] for index in range(len(settings))]
 
@@ -157,34 +109,24 @@ class Lab:
                 strength 0 has no chance to beat: whatever it changes is a mistake.
         """
         settings = [setting(term) for term in terms]
-        controls = {term: random_settings(added(term), DIRECTIONS) for term in terms if term.strength and chance}
-        flat = [control for several in controls.values() for control in several]
-        found = self.pairs([*settings, *flat], prompts)
-        random = dict(zip(flat, found[len(settings) :], strict=True))
+        controls = [random_settings(added(term), DIRECTIONS if chance and term.strength else 0) for term in terms]
+        answered = iter(self.pairs([*settings, *chain.from_iterable(controls)], prompts))
+        steered = list(islice(answered, len(settings)))
         return [
-            self._comparison(term, pairs, [random[control] for control in controls.get(term, ())])
-            for term, pairs in zip(terms, found, strict=False)
+            _comparison(setting, pairs, list(islice(answered, len(random))))
+            for setting, pairs, random in zip(settings, steered, controls, strict=True)
         ]
 
-    def _comparison(self, term: Term, pairs: Sequence[Pair], random: Sequence[Sequence[Pair]]) -> Comparison:
-        """Of a term's pairs and those of each random direction."""
-        outcome = Outcome(setting(term), tuple(pairs), None)
-        if not random:
-            return Comparison(term, outcome, None)
-        effects = np.array([[pair.effect or 0.0 for pair in direction] for direction in random])
-        band = self._chance(term, effects).band(term.strength, TOKENS, len(pairs))
-        control = replace(outcome.setting, along=Recipe((added(term),)))
-        pushed = Outcome(control, tuple(pair for direction in random for pair in direction), None)
-        return Comparison(term, replace(outcome, chance=band), pushed)
 
-    def _chance(self, term: Term, effects: np.ndarray) -> Chance:
-        """The chance band of random effects, (directions, pairs)."""
-        within = effects.var(axis=1, ddof=1).mean()
-        between = effects.mean(axis=1).var(ddof=1) - within / effects.shape[1] if len(effects) > 1 else 0.0
-        cell = ChanceCell(
-            term.strength, TOKENS, float(effects.mean()), math.sqrt(max(0.0, between)), float(math.sqrt(within))
-        )
-        return Chance(self.engine.fingerprint, (cell,))
+def _comparison(setting: Setting, pairs: Sequence[Pair], random: Sequence[Sequence[Pair]]) -> Comparison:
+    """The comparison of a setting's pairs with those of each random direction."""
+    if not random:
+        return Comparison(setting, tuple(pairs), None)
+    strength = setting.recipe.terms[0].strength
+    effects = np.array([[pair.effect or 0.0 for pair in direction] for direction in random])
+    cell = ChanceCell(strength, TOKENS, *spreads(effects))
+    band = Chance("", (cell,)).band(strength, TOKENS, len(pairs))
+    return Comparison(setting, tuple(pairs), band, Outcome(setting, tuple(chain.from_iterable(random)), None))
 
 
 def added(term: Term) -> Term:

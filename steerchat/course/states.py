@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean as mean
-from typing import TYPE_CHECKING
 
 import torch
 
+from ..concepts.concept import Concept
 from ..concepts.extract import extract
 from ..concepts.vector import random_vector
+from ..measures.inspection import last_states
 from ..measures.inspection import lens as read_off
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError
@@ -21,118 +21,106 @@ from ..values.page import Table
 from ..values.recipe import Term, format_layers, format_strength
 from .by_hand import by_hand as steered_twice
 from .by_hand import source_by_hand
-from .demonstration import Shown, bar, demonstration
+from .demonstration import Shown, bar, demonstration, figures
 from .lab import PROMPTS, Lab, setting, texts
 
-if TYPE_CHECKING:
-    from ..conversation.session import Session
-    from ..engine.engine import Engine
+_SENTENCES = (
+    "We sat in the grass beside the river, on its muddy bank",
+    "The boat drifted through the reeds until it touched the bank",
+    "She paid the cheque into her account at the bank",
+)
 
 
 @demonstration()
-def pairs(lab: Lab, session: Session, concept: str) -> Shown:
+def pairs(lab: Lab, concept: str) -> Shown:
     """The first two of a concept's pairs, whole."""
-    examples = lab.library.get(concept).examples[:2]
-    return Shown([f"{one.prompt}\n    with:     {one.positive}\n    without:  {one.negative}" for one in examples])
+    examples = lab.session.library.get(concept).examples[:2]
+    return Shown([f"{pair.prompt}\n    with:     {pair.positive}\n    without:  {pair.negative}" for pair in examples])
 
 
 @demonstration("bad_told good_told cosine unrelated bad_words good_words bad_cost good_cost")
-def baseline(lab: Lab, session: Session, bad: str, good: str) -> Shown:
+def baseline(lab: Lab, bad: str, good: str) -> Shown:
     """Two concepts that should be one: what each tells of the good one's held-out pairs and adds of its words."""
-    where = lab.term(good)
-    terms = [Term(((name, 1.0),), where.layers, where.strength) for name in (bad, good)]
+    where, names = lab.term(good), (bad, good)
+    terms = [Term(((name, 1.0),), where.layers, where.strength) for name in names]
     # Both are counted by the words of the good one.
-    found = lab.pairs([setting(term, along=terms[1]) for term in terms])
-    measure = INDEPENDENT[good]
+    answered = lab.pairs([setting(term, along=terms[1]) for term in terms])
+    towards = INDEPENDENT[good].towards
     gains = [
-        mean([measure.towards(text) for text in texts(pairs)])
-        - mean([measure.towards(pair.normal.text) for pair in pairs])
-        for pairs in found
+        mean([towards(text) for text in texts(pairs)]) - mean([towards(pair.normal.text) for pair in pairs])
+        for pairs in answered
     ]
     trials = lab.compare(terms, chance=False)
     middle = where.layers[len(where.layers) // 2]
-    vectors = [lab.reader.vector(name) for name in (bad, good)]
+    vectors = [lab.reader.vector(name) for name in names]
     cosine = float(vectors[0].cosine(vectors[1])[middle])
-    told = [_told(lab, session, name, good, middle) for name in (bad, good)]
+    told = [_told(lab, name, good, middle) for name in names]
+    costs = [tried.facts["cost"] for tried in trials]
     rows = [
-        (name, str(vector.report.get("pairs", "")), f"{share:.2f}", f"{gain:+.2f}", f"x{one.cost:.2f}")
-        for name, vector, share, gain, one in zip((bad, good), vectors, told, gains, trials, strict=True)
+        (name, {"pairs": vector.report.get("pairs", ""), "told": share, "words": gain, "cost": cost})
+        for name, vector, share, gain, cost in zip(names, vectors, told, gains, costs, strict=True)
     ]
-    headings = ("concept", "pairs", "told apart", f"{good} words", "cost")
-    samples = [f'{name}: "{one.sample}"' for name, one in zip((bad, good), trials, strict=True)]
-    facts = {
-        "bad_told": told[0],
-        "good_told": told[1],
-        "cosine": cosine,
-        "unrelated": _random_cosine(lab.engine.hidden),
-        "bad_words": gains[0],
-        "good_words": gains[1],
-        "bad_cost": trials[0].cost,
-        "good_cost": trials[1].cost,
-    }
+    columns = {"pairs": "{pairs}", "told apart": "{told:.2f}", f"{good} words": "{words:+.2f}", "cost": "x{cost:.2f}"}
+    samples = [f'{name}: "{tried.sample}"' for name, tried in zip(names, trials, strict=True)]
+    facts = {f"bad_{name}": rows[0][1][name] for name in ("told", "words", "cost")}
+    facts |= {f"good_{name}": rows[1][1][name] for name in ("told", "words", "cost")}
+    facts |= {"cosine": cosine, "unrelated": _random_cosine(lab.engine.hidden)}
     below = f"random ones stay below {facts['unrelated']:.2f}"
     line = f"Their directions have a cosine of {cosine:+.2f} at layer {middle}; {below}."
-    return Shown([Table(headings, rows, frozenset({1, 2, 3, 4})), line, *samples], facts)
+    return Shown([figures("concept", rows, columns), line, *samples], facts)
 
 
-def _told(lab: Lab, session: Session, name: str, judged_by: str, layer: int) -> float:
+def _told(lab: Lab, name: str, judged_by: str, layer: int) -> float:
     """How often a concept's direction ranks the held-out pairs of another one rightly at a layer; NaN without any."""
-    held = tuple(one for one in lab.library.get(judged_by).examples if one.held_out)
-    own = tuple(one for one in lab.library.get(name).examples if not one.held_out)
-    both = replace(lab.library.get(name), examples=own + held)
-    found = extract(lab.engine, both, report=session.report, stopped=session.stop.is_set).report["separability"]
-    return found[layer] if found else math.nan
+    library = lab.session.library
+    held_out = tuple(example for example in library.get(judged_by).examples if example.held_out)
+    own = tuple(example for example in library.get(name).examples if not example.held_out)
+    shares = _separability(lab, replace(library.get(name), examples=own + held_out))
+    return shares[layer] if shares else math.nan
+
+
+def _separability(lab: Lab, concept: Concept) -> list[float]:
+    """How often each layer ranks the held-out pairs rightly, read now; empty without such pairs."""
+    session = lab.session
+    return extract(lab.engine, concept, report=session.report, stopped=session.stop.is_set).report["separability"]
 
 
 @demonstration("count letters words")
-def tokens(lab: Lab, session: Session, *words: str) -> Shown:
+def tokens(lab: Lab, *words: str) -> Shown:
     """How the model's tokenizer cuts a text."""
     text = " ".join(words)
     prompter = lab.engine.prompter
     ids = prompter.reply(text)
-    pieces = " ".join(f"[{prompter.text([one])}]" for one in ids)
+    pieces = " ".join(f"[{prompter.text([token])}]" for token in ids)
     facts = {"count": len(ids), "letters": len(text), "words": len(words)}
     return Shown([f"{len(words)} words, {len(text)} characters, {len(ids)} tokens:\n    {pieces}"], facts)
 
 
 @demonstration("static same different gap early_gap")
-def context(lab: Lab, session: Session) -> Shown:
+def context(lab: Lab) -> Shown:
     """One word in three sentences: its embedding cannot differ, its states do, by what it means."""
-    sentences = (
-        "We sat in the grass beside the river, on its muddy bank",
-        "The boat drifted through the reeds until it touched the bank",
-        "She paid the cheque into her account at the bank",
-    )
-    states = _states(lab.engine, sentences)
+    states = last_states(lab.engine, [lab.engine.prompter.raw(text) for text in _SENTENCES])
     # What every text has in common at a layer would make all of them look alike.
     states = states - lab.reader.profile.states.float().mean(dim=0)
-    layers = sorted({round(depth / 100 * (lab.engine.n_layers - 1)) for depth in (0, 25, 50, 75, 100)})
-    rows, same, different = [], [], []
-    for layer in layers:
-        at = states[:, layer]
-        cosine = lambda a, b, at=at: float(torch.cosine_similarity(at[a], at[b], dim=0))  # noqa: E731
-        same.append(cosine(0, 1))
-        different.append((cosine(0, 2) + cosine(1, 2)) / 2)
-        rows.append(
-            (f"after layer {layer}", f"{same[-1]:.2f}", f"{different[-1]:.2f}", f"{same[-1] - different[-1]:+.2f}")
-        )
-    rows.insert(0, ("the embedding", "1.00", "1.00", "+0.00"))
-    headings = ("bank, compared", "river and river", "river and money", "gap")
-    gaps = [a - b for a, b in zip(same, different, strict=True)]
-    middle = len(layers) // 2
-    facts = {
-        "static": 1.0,
-        "same": same[middle],
-        "different": different[middle],
-        "gap": max(gaps),
-        "early_gap": gaps[0],
-    }
-    lines = "\n".join(f"    {one}" for one in sentences)
-    return Shown([lines, Table(headings, rows, frozenset({1, 2, 3}))], facts)
+
+    def cosine(first: int, second: int, layer: int) -> float:
+        return float(torch.cosine_similarity(states[first, layer], states[second, layer], dim=0))
+
+    rows = [("the embedding", {"same": 1.0, "different": 1.0, "gap": 0.0})]
+    for layer in sorted({round(depth / 100 * (lab.engine.n_layers - 1)) for depth in (0, 25, 50, 75, 100)}):
+        same = cosine(0, 1, layer)
+        different = (cosine(0, 2, layer) + cosine(1, 2, layer)) / 2
+        rows.append((f"after layer {layer}", {"same": same, "different": different, "gap": same - different}))
+    columns = {"river and river": "{same:.2f}", "river and money": "{different:.2f}", "gap": "{gap:+.2f}"}
+    layers = [similar for _, similar in rows[1:]]
+    facts = {"static": 1.0} | layers[len(layers) // 2]
+    facts |= {"gap": max(similar["gap"] for similar in layers), "early_gap": layers[0]["gap"]}
+    sentences = "\n".join(f"    {sentence}" for sentence in _SENTENCES)
+    return Shown([sentences, figures("bank, compared", rows, columns)], facts)
 
 
 @demonstration("settled early_chance middle_chance last_chance changes")
-def lens(lab: Lab, session: Session, *words: str) -> Shown:
+def lens(lab: Lab, *words: str) -> Shown:
     """The next token read off after each layer; `settled` is the depth from which it stays what it is at the end."""
     prompt = " ".join(words) or "The capital of France is the city of"
     steps = read_off(lab.engine, lab.engine.prompter.raw(prompt))
@@ -159,10 +147,9 @@ def lens(lab: Lab, session: Session, *words: str) -> Shown:
 
 
 @demonstration("first early middle late best best_depth")
-def separability(lab: Lab, session: Session, concept: str) -> Shown:
+def separability(lab: Lab, concept: str) -> Shown:
     """Read now from the concept's held-out pairs: how often each layer ranks with above without."""
-    vector = extract(lab.engine, lab.library.get(concept), report=session.report, stopped=session.stop.is_set)
-    values = vector.report["separability"]
+    values = _separability(lab, lab.session.library.get(concept))
     if not values:
         raise UsageError(f"no pairs of {concept} are held out", "a concept that ships has some")
     last = len(values) - 1
@@ -186,10 +173,10 @@ def separability(lab: Lab, session: Session, concept: str) -> Shown:
 
 
 @demonstration("layers pushed share")
-def stack(lab: Lab, session: Session) -> Shown:
+def stack(lab: Lab) -> Shown:
     """The blocks of this model, from the last to the first, and where the recipe pushes."""
-    count = lab.engine.n_layers
-    pushed = {layer: term for term in session.recipe.terms for layer in term.layers} if session.recipe.active else {}
+    count, recipe = lab.engine.n_layers, lab.session.recipe
+    pushed = {layer: term for term in recipe.terms for layer in term.layers if recipe.active}
     lines = ["    next token", "        ^"]
     for layer in reversed(range(count)):
         if count > 20 and layer not in pushed and 2 < layer < count - 3 and layer % 5:
@@ -200,19 +187,19 @@ def stack(lab: Lab, session: Session) -> Shown:
         arrow = "" if term is None else f" <== + {format_strength(round(term.per_layer, 3))} x {term.concept}"
         lines.append(f"    [ layer {layer:>2}  {100 * layer / max(1, count - 1):>3.0f}% ]{arrow}")
     lines += ["        ^", "    embedding of the token"]
-    share = sum(abs(term.strength) for term in session.recipe.terms) * UNIT
+    share = sum(abs(term.strength) for term in recipe.terms) * UNIT
     facts = {"layers": count, "pushed": len(pushed), "share": share}
     return Shown(["\n".join(lines)], facts)
 
 
 @demonstration()
-def source(lab: Lab, session: Session) -> Shown:
+def source(lab: Lab) -> Shown:
     """The lines that steer, to be read."""
     return Shown(["\n".join("    " + line for line in source_by_hand().splitlines())])
 
 
 @demonstration("same")
-def hook(lab: Lab, session: Session, concept: str) -> Shown:
+def hook(lab: Lab, concept: str) -> Shown:
     """Those lines run: whether they say what the engine says."""
     layer = str(round(0.5 * (lab.engine.n_layers - 1)))
     term = lab.term(concept, layer, 2.0)
@@ -225,12 +212,6 @@ def hook(lab: Lab, session: Session, concept: str) -> Shown:
         "The same tokens." if same else "They differ, which happens in sixteen bits; in float32 it would be a mistake.",
     ]
     return Shown(lines, {"same": float(same)})
-
-
-def _states(engine: Engine, sentences: Sequence[str]) -> torch.Tensor:
-    """(texts, layers, hidden) after each block at the last token of each plain text."""
-    encoded = [engine.prompter.raw(text) for text in sentences]
-    return engine.states([(ids[:-1] or engine.prompter.start(), ids[-1:]) for ids in encoded], "last")
 
 
 def _random_cosine(hidden: int, directions: int = 20) -> float:

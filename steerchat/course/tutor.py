@@ -379,9 +379,9 @@ class Tutor:
             if self._lab is None or self._lab.engine is not engine:
                 from .lab import Lab
 
-                self._lab = Lab(engine, self._chat.library, session.report, session.stop.is_set)
+                self._lab = Lab(session)
                 self._shown.clear()
-            self._shown[step.show] = run(step.show[0], self._lab, session, step.show[1:])
+            self._shown[step.show] = run(self._lab, step.show[0], step.show[1:])
         self.measured = dict(self._shown[step.show].facts)
         return self._shown[step.show]
 

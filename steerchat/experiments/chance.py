@@ -56,7 +56,7 @@ def spreads(effects: np.ndarray) -> tuple[float, float, float]:
     means, variances = effects.mean(axis=-1), effects.var(axis=-1, ddof=1)
     within = math.sqrt(float(variances.mean()))
     # An observed mean differs from the true one by what single pairs add to it.
-    between = math.sqrt(max(0.0, float(means.var()) - within**2 / effects.shape[-1]))
+    between = math.sqrt(max(0.0, float(means.var(ddof=1)) - within**2 / effects.shape[-1]))
     return float(effects.mean()), between, within
 
 

@@ -116,13 +116,18 @@ def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], star
 @torch.inference_mode()
 def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
     """The logit lens at the last position of `tokens`, for every layer."""
-    [read] = engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:])], "last")
+    [read] = last_states(engine, [tokens])
     states = read.to(engine.device, engine.model.dtype)
     best = head(engine.model, _final_norm(engine.model, states)).float().softmax(dim=-1).max(dim=-1)
     return [
         Step(layer, Guess(engine.prompter.text([int(token)]), float(chance)), float(state.float().norm()))
         for layer, (token, chance, state) in enumerate(zip(best.indices, best.values, states, strict=True))
     ]
+
+
+def last_states(engine: Engine, texts: Sequence[Sequence[int]]) -> Tensor:
+    """(texts, layers, hidden) float32 after each block, at the last token of each text."""
+    return engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:]) for tokens in texts], "last")
 
 
 def _final_norm(model: Any, states: Tensor) -> Tensor:
