@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
-from ..values.recipe import RANDOM
-from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Report, Returning, tap
+from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning
 from ..values.setting import Message, Setting
 
 if TYPE_CHECKING:
     from ..engine.engine import Output, Row
-    from ..engine.hooks import Edit
     from ..engine.sampling import Sampling
 
 # The stored measure of a pair that says which of its experiment's settings, counted from 0, it was answered under.
@@ -105,12 +103,11 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Job:
-    """A pair to come, without its answers, and which rows of the batch will be its answers."""
+    """A pair to come, without its answers."""
 
-    group: _Group
-    index: int  # of the setting
-    setting: Setting
-    places: tuple[int, ...]
+    question: int  # indices, as in `Trial`
+    setting: int
+    places: tuple[int, ...]  # of its rows in the batch
     pair: Pair
 
 
@@ -143,69 +140,62 @@ class Runner:
             UnknownName: a concept does not exist.
         """
         groups: list[_Group] = []
-        pushes: dict[tuple[int, int], tuple[Edit, ...]] = {}
-
-        def push(index: int, seed: int) -> tuple[Edit, ...]:
-            setting = settings[index]
-            if not setting.recipe.active:
-                return ()
-            drawn = setting.drawn(seed) if RANDOM in setting.recipe.concepts else 0
-            if (index, drawn) not in pushes:
-                pushes[index, drawn] = self.reader.edits(setting.recipe, drawn)
-            return pushes[index, drawn]
-
         for number, question in enumerate(questions):
-            normal, steered = self._prompts(question, settings, plan)
-            groups += [_Group(number, question, seed, _rows(normal, steered, settings, seed, push)) for seed in seeds]
+            normal = self._encode(question, question.normal, plan)
+            steered = question.steered
+            prompts = [self._encode(question, setting.asked(steered), plan) for setting in settings if steered]
+            groups += [_Group(number, question, seed, self._rows(normal, prompts, settings, seed)) for seed in seeds]
         return self._run(groups, settings, plan)
 
-    def _prompts(
-        self, question: Question, settings: Sequence[Setting], plan: Plan
-    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-        """The tokens that the normal row goes on from, and those of each setting's row, if there are such rows."""
+    def _encode(self, question: Question, messages: Sequence[Message], plan: Plan) -> tuple[int, ...]:
         engine = self.reader.engine
+        prompter = engine.prompter
+        ids = prompter.raw(question.prompt) if plan.raw else prompter.chat(messages, thought=plan.thought)
+        engine.check(ids)
+        return tuple(ids)
 
-        def encode(messages: Sequence[Message]) -> tuple[int, ...]:
-            prompter = engine.prompter
-            ids = prompter.raw(question.prompt) if plan.raw else prompter.chat(messages, thought=plan.thought)
-            engine.check(ids)
-            return tuple(ids)
+    def _rows(
+        self, normal: tuple[int, ...], prompts: Sequence[tuple[int, ...]], settings: Sequence[Setting], seed: int
+    ) -> list[Row]:
+        """The normal row and, if there are prompts for it, one for each setting."""
+        from ..engine.decoding import Row
 
-        normal = encode(question.normal)
-        if question.steered is None:
-            return normal, []
-        encoded: dict[str, tuple[int, ...]] = {}
-        for setting in settings:
-            if setting.asking not in encoded:
-                encoded[setting.asking] = encode(setting.asked(question.steered))
-        return normal, [encoded[setting.asking] for setting in settings]
+        rows = [Row(normal, (), seed)]
+        for prompt, setting in zip(prompts, settings, strict=False):
+            recipe = setting.recipe
+            edits = self.reader.edits(recipe, setting.drawn(seed)) if recipe.active else ()
+            rows.append(Row(prompt, edits, seed, recipe.scope))
+        return rows
 
     def _run(
         self, groups: Sequence[_Group], settings: Sequence[Setting], plan: Plan
     ) -> Generator[Event, None, list[Trial]]:
         size = len(groups) if plan.rows is None else max(1, plan.rows // len(groups[0].rows))
-        meter = _Meter(plan, sum(len(group.rows) for group in groups), self.reader.report)
+        total = sum(len(group.rows) for group in groups)
+        rows = 0  # answered
         trials: list[Trial] = []
         for first in range(0, len(groups), size):
-            yield from self._batch(groups[first : first + size], settings, plan, meter, trials)
+            batch = groups[first : first + size]
+            trials += yield from self._batch(batch, settings, plan, rows, total)
+            rows += sum(len(group.rows) for group in batch)
             if self.reader.stopped():
                 break
         return trials
 
     def _batch(
-        self, groups: Sequence[_Group], settings: Sequence[Setting], plan: Plan, meter: _Meter, trials: list[Trial]
-    ) -> Generator[Event, None, None]:
-        """Answer some groups together; their trials join `trials`."""
+        self, groups: Sequence[_Group], settings: Sequence[Setting], plan: Plan, before: int, total: int
+    ) -> Generator[Event, None, list[Trial]]:
+        """Answer some groups together, after `before` of the run's `total` rows."""
         rows = [row for group in groups for row in group.rows]
-        texts = [""] * len(rows)
+        texts, most = [""] * len(rows), plan.sampling.max_tokens
+        written = [0] * len(rows)  # tokens; a row that ends early counts as a whole one
         jobs: list[_Job] = []
         normals: dict[int, int | None] = {}  # stored normal answers that pairs share, by their row
-        done = 0
+        trials: list[Trial] = []
 
-        def see(event: Event) -> None:
-            if isinstance(event, Delta):
-                texts[event.row] += event.text
-            meter.see(event)
+        def tell() -> None:
+            if plan.label:
+                self.reader.report(Progress(plan.label, before * most + sum(written), total * most))
 
         try:
             # 1. Every pair is logged before its first token.
@@ -213,28 +203,39 @@ class Runner:
             for group in groups:
                 for index, setting in enumerate(settings):
                     places = (start,) if len(group.rows) == 1 else (start, start + 1 + index)
-                    jobs.append(_Job(group, index, setting, places, self._begin(group, setting, plan)))
+                    jobs.append(_Job(group.number, index, places, self._begin(group, setting, plan)))
                 start += len(group.rows)
             began = time.monotonic()
+            tell()
             # 2. The answers.
-            outputs = yield from tap(self._generate(rows, plan), see)
+            run = Returning(self._generate(rows, plan))
+            for event in run:
+                if isinstance(event, Delta):
+                    texts[event.row] += event.text
+                    written[event.row] = min(most, written[event.row] + 1)
+                else:
+                    written[event.row] = most
+                tell()
+                yield event
+            written[:] = [most] * len(rows)  # remembered rows have no events
+            tell()
             # 3. Their measures.
             seconds = (time.monotonic() - began) / len(jobs)  # a pair's share of the batch
             for job in jobs:
-                mine = tuple(outputs[place] for place in job.places)
-                pair = measured(self.reader, job.setting, job.pair, mine, seconds)
-                cut = any(output.answer.finish == "interrupted" for output in mine)
+                outputs = tuple(run.value[place] for place in job.places)
+                pair = measured(self.reader, settings[job.setting], job.pair, outputs, seconds)
+                cut = any(output.answer.finish == "interrupted" for output in outputs)
                 _finish(plan, job, pair, "interrupted" if cut else "complete", normals)
-                trials.append(Trial(job.group.number, job.index, pair, tuple(rows[at] for at in job.places), mine))
-                done += 1
+                of_pair = tuple(rows[place] for place in job.places)
+                trials.append(Trial(job.question, job.setting, pair, of_pair, outputs))
                 yield PairDone(pair)
         finally:
             # Whatever broke this off, what came is kept, and no row of the history stays `running`.
-            for job in jobs[done:]:
+            for job in jobs[len(trials) :]:
                 answers = (Answer(texts[place], 0, "failed") for place in job.places)
                 broken = replace(job.pair, **dict(zip(("normal", "steered"), answers, strict=False)))
                 _finish(plan, job, broken, "failed", normals)
-        meter.next(len(rows))
+        return trials
 
     def _generate(self, rows: Sequence[Row], plan: Plan) -> Generator[Delta | Finished, None, list[Output]]:
         """The outputs of rows; those that are remembered are not generated again."""
@@ -285,21 +286,6 @@ class Runner:
         return replace(pair, id=plan.journal.begin(pair, origin, plan.system))
 
 
-def _rows(
-    normal: tuple[int, ...],
-    steered: Sequence[tuple[int, ...]],
-    settings: Sequence[Setting],
-    seed: int,
-    push: Callable[[int, int], tuple[Edit, ...]],
-) -> list[Row]:
-    from ..engine.decoding import Row
-
-    rows = [Row(normal, (), seed)]
-    for index, prompt in enumerate(steered):
-        rows.append(Row(prompt, push(index, seed), seed, settings[index].recipe.scope))
-    return rows
-
-
 def _finish(plan: Plan, job: _Job, pair: Pair, status: Status, normals: dict[int, int | None]) -> None:
     """Log how a pair ended."""
     if plan.journal is None:
@@ -308,36 +294,8 @@ def _finish(plan: Plan, job: _Job, pair: Pair, status: Status, normals: dict[int
     measures = dict(pair.measures)
     if plan.experiment is not None:
         # Two settings can have the same recipe (a random push beside its control): the index tells them apart.
-        measures[SETTING] = float(job.index)
+        measures[SETTING] = float(job.setting)
     normals[normal] = plan.journal.finish(pair, status, normals.get(normal), measures)
-
-
-class _Meter:
-    """Reports how many of a run's tokens are written; a row that ends early has all of its own."""
-
-    def __init__(self, plan: Plan, rows: int, report: Report) -> None:
-        self._label, self._tokens, self._report = plan.label, plan.sampling.max_tokens, report
-        self._total = rows * self._tokens
-        self._before = 0  # tokens of the batches before
-        self._written: dict[int, int] = {}
-        self._tell()
-
-    def see(self, event: Event) -> None:
-        if isinstance(event, Delta):
-            self._written[event.row] = min(self._tokens, self._written.get(event.row, 0) + 1)
-        elif isinstance(event, Finished):
-            self._written[event.row] = self._tokens
-        self._tell()
-
-    def next(self, rows: int) -> None:
-        """A batch of so many rows is done."""
-        self._before += rows * self._tokens
-        self._written = {}
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._label:
-            self._report(Progress(self._label, self._before + sum(self._written.values()), self._total))
 
 
 def _key(row: Row, sampling: Sampling) -> object:

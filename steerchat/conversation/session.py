@@ -29,8 +29,8 @@ from ..values.results import (
     PairDone,
     Probed,
     Progress,
+    Returning,
     Started,
-    tap,
 )
 from ..values.setting import Message, Setting
 from ..values.thinking import thinking
@@ -346,19 +346,20 @@ class Session:
         """
         reader = self.reader
         prompter, plan = reader.engine.prompter, self.plan(kind, raw, keep=keep)
-        run = Runner(reader).run([question], [setting], [seed], replace(plan, sampling=sampling or plan.sampling))
+        plan = replace(plan, sampling=sampling or plan.sampling)
+        run = Returning(Runner(reader).run([question], [setting], [seed], plan))
         titles = ("normal", f"steered: {setting.recipe}" if setting.recipe.active else "asked for")
         opened = prompter.opens_thought and not raw
         yield Started(titles[: 1 if question.steered is None else 2], opened)
-        [trial] = yield from tap(run, self._show)
+        for event in run:
+            if isinstance(event, PairDone):
+                self.last = self.shown = event.pair
+            yield event
+        [trial] = run.value
         if prompter.thinks and any(_thinks(output.answer, opened) for output in trial.outputs):
             yield Notice("the model was still thinking when its tokens ran out; /set max-tokens gives it more")
         if self.probes:
             yield from self._probed(trial, reader)
-
-    def _show(self, event: Event) -> None:
-        if isinstance(event, PairDone):
-            self.last = self.shown = event.pair
 
     def _probed(self, trial: Trial, reader: Reader) -> Iterator[Event]:
         """What is read in a fresh pair. A concept that is gone by now must not cost its turn."""

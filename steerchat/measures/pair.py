@@ -46,6 +46,7 @@ class Reader:
         self.stopped = stopped
         self._calibration = calibration
         self._vectors: dict[tuple[str, int], ConceptVector] = {}
+        self._edits: dict[tuple[Recipe, int], tuple[Edit, ...]] = {}
 
     @cached_property
     def profile(self) -> Profile:
@@ -82,7 +83,10 @@ class Reader:
         """What the recipe does to a row, whether it is on or not."""
         from ..concepts.vector import edits
 
-        return edits(recipe, self.vectors(recipe, seed), self.profile.lengths)
+        key = (recipe, seed if RANDOM in recipe.concepts else 0)
+        if key not in self._edits:
+            self._edits[key] = edits(recipe, self.vectors(recipe, seed), self.profile.lengths)
+        return self._edits[key]
 
 
 def measured(reader: Reader, setting: Setting, pair: Pair, outputs: Sequence[Output], seconds: float) -> Pair:

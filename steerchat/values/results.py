@@ -323,23 +323,11 @@ class Returning(Generic[_E, _T]):
         self.value = yield from self._events
 
 
-def tap(events: Generator[_E, None, _T], see: Callable[[_E], None]) -> Generator[_E, None, _T]:
-    """The same events and the same return value; each event is shown to `see` first."""
+def drain(events: Generator[Any, None, _T]) -> _T:
+    """Run `events` to their end. Returns what they return."""
     run = Returning(events)
-    try:
-        for event in run:
-            see(event)
-            yield event
-    finally:
-        events.close()
-    return run.value
-
-
-def drain(events: Generator[_E, None, _T], see: Callable[[_E], None] = lambda event: None) -> _T:
-    """Runs `events` to their end, shows each to `see`, and gives what they return."""
-    run = Returning(events)
-    for event in run:
-        see(event)
+    for _ in run:
+        pass
     return run.value
 
 

@@ -22,7 +22,7 @@ from steerchat.measures.pair import Reader
 from steerchat.measures.words import INDEPENDENT
 from steerchat.values.errors import ConceptError, Interrupted
 from steerchat.values.recipe import Recipe, Term, parse_term
-from steerchat.values.results import Delta, Event, Finished, drain
+from steerchat.values.results import Delta, Event, Finished, Returning
 from steerchat.values.setting import Setting
 
 PROMPTS = ["How are you?", "What is rain?"]
@@ -67,19 +67,21 @@ def test_answers_are_the_same_together_and_alone_and_remembered_ones_are_not_giv
     steered, random = Setting("steered", Recipe((term,))), random_settings(term, 2)
     together = runner_of(tiny, library)
 
-    def answers(runner: Runner, settings: list[Setting], see: Any = lambda event: None) -> list[list[str]]:
+    seen: list[Event] = []
+
+    def answers(runner: Runner, settings: list[Setting]) -> list[list[str]]:
         plan = Plan(Sampling(max_tokens=8), thought=False)
-        trials = drain(runner.run(questions(PROMPTS), settings, SEEDS, plan), see)
+        run = Returning(runner.run(questions(PROMPTS), settings, SEEDS, plan))
+        seen[:] = run
         return [
-            [output.answer.text for trial in trials if trial.setting == index for output in trial.outputs]
+            [output.answer.text for trial in run.value if trial.setting == index for output in trial.outputs]
             for index in range(len(settings))
         ]
 
     first = answers(together, [steered, *random])
     assert len({tuple(texts) for texts in first}) == 3
     assert first == [answers(runner_of(tiny, library), [setting])[0] for setting in (steered, *random)]
-    seen: list[Event] = []
-    assert answers(together, [random[0], steered], seen.append) == [first[1], first[0]]
+    assert answers(together, [random[0], steered]) == [first[1], first[0]]
     assert not [event for event in seen if isinstance(event, Delta | Finished)]
 
 
