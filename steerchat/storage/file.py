@@ -1,4 +1,4 @@
-"""The file behind the history: opening it, finding unfinished rows of dead processes, and explaining its errors.
+"""The file behind the history: opening, migrating and copying it, ending rows of dead processes, explaining its errors.
 
 Three kinds of lock, all held by the operating system, so that none outlives its process:
 
@@ -12,9 +12,10 @@ Three kinds of lock, all held by the operating system, so that none outlives its
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ..values.errors import StoreError
-from .migrations import MIGRATIONS, copy_database, migrate
+from .migrations import APPLICATION_ID, MIGRATIONS
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -116,12 +117,81 @@ def connect(path: Path) -> Database:
         # FULL survives a power cut. It slows each commit, and a pair takes only two.
         db.execute("PRAGMA synchronous = FULL")
         # Only a new file is switched to WAL: ours is in it already, and another program's must not be changed.
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        if _number(db, "SELECT count(*) FROM sqlite_master") == 0:
             db.enable_wal()
     except BaseException:
         conn.close()
         raise
     return db
+
+
+def migrate(db: Database, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Apply the missing migrations in one transaction, after a backup of an older file into its folder.
+
+    The caller holds the lock that keeps two programs from migrating at the same time.
+
+    Raises:
+        StoreError: the file belongs to another program, or to a newer version of this one.
+        sqlite3.Error: it cannot be read or written; it is unchanged.
+    """
+    version = _number(db, "PRAGMA user_version")
+    empty = _number(db, "SELECT count(*) FROM sqlite_master") == 0
+    if not empty and _number(db, "PRAGMA application_id") != APPLICATION_ID:
+        raise StoreError(f"{path} is another program's database", "move it away and start again")
+    if version > len(migrations):
+        raise StoreError(
+            f"{path} was written by a newer steerchat (version {version}; this one reads up to {len(migrations)})",
+            "upgrade with: pip install -U steerchat",
+        )
+    if not empty:
+        _check_schema(db, path, migrations[:version])
+    if version == len(migrations):
+        return
+    if not empty:
+        _copy(path, path.with_name(f"{path.name}.v{version}.backup"))
+    # A migration may rebuild a table, which must not delete rows by cascade; inside a transaction the pragma has no
+    # effect.
+    db.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with transaction(db):
+            for migration in migrations[version:]:
+                db.executescript(migration)
+            if db.execute("PRAGMA foreign_key_check").fetchone():
+                raise StoreError(f"{path} could not be migrated", "it is unchanged; please report this")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {len(migrations)}")
+    finally:
+        db.execute("PRAGMA foreign_keys = ON")
+
+
+def _check_schema(db: Database, path: Path, migrations: Sequence[str]) -> None:
+    """Raises StoreError when another program replaced a table or view, or added a trigger, which could run for ever.
+
+    Tables and indexes that another program added are left alone.
+    """
+    from sqlite_utils import Database
+
+    reference = Database(memory=True, execute_plugins=False)
+    for migration in migrations:
+        reference.executescript(migration)
+    expected, actual = _schema(reference), _schema(db)
+    reference.close()
+    added_triggers = [name for name, (kind, _) in actual.items() if kind == "trigger" and name not in expected]
+    if added_triggers or any(actual.get(name) != schema for name, schema in expected.items()):
+        raise StoreError(
+            f"another program changed the tables, views or triggers of {path}",
+            "move it away and start again, or put a backup made by steerchat db backup in its place",
+        )
+
+
+def _schema(db: Database) -> dict[str, tuple[str, str]]:
+    """(type, SQL) of each table, view and trigger by its name; the SQL of a table is left out."""
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')")
+    return {name: (kind, "" if kind == "table" else sql) for kind, name, sql in rows}
+
+
+def _number(db: Database, sql: str) -> int:
+    return int(db.execute(sql).fetchone()[0])
 
 
 def _end_orphans(db: Database, owner: Owner) -> None:
@@ -173,7 +243,19 @@ def backup(path: Path, target: Path) -> Path:
     if target.exists():
         raise StoreError(f"{target} exists already", "name a new file")
     with explained(target):
-        return copy_database(path, target)
+        return _copy(path, target)
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """A consistent copy of a SQLite file that other processes may be writing; `target` appears when complete."""
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(partial)) as new:
+            old.backup(new)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
 
 
 def check(path: Path) -> list[str]:

@@ -45,29 +45,8 @@ pair_search    full-text index (FTS5) over prompt, normal and steered; its rowid
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from ..values.errors import StoreError
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
-
 # "Ster" marks a SQLite file as this program's.
 APPLICATION_ID = 0x53746572
-
-Migration = Callable[["Database"], None]
-
-
-def _first_schema(db: Database) -> None:
-    db.executescript(_TABLES)
-    db.executescript(_SEARCH)
-    db.executescript(_VIEW)
-
 
 # The columns that filters read come first in pairs: SQLite then reads them without the long texts after them.
 _TABLES = """
@@ -244,115 +223,19 @@ LEFT JOIN answers AS steered ON steered.id = pairs.steered_id;
 """
 
 
-def _add_vectors_and_context(db: Database) -> None:
-    """Which vectors a pair was steered with, and which pairs its conversation consists of."""
-    db.execute("ALTER TABLE pairs ADD COLUMN vectors TEXT NOT NULL DEFAULT '{}'")
-    db.execute("ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]'")
-
-
-def _add_covering_indexes(db: Database) -> None:
-    """Indexes with every column that filters read, so that a few rows of a kind, a model or a time are found fast."""
-    db.execute("CREATE INDEX pairs_kind ON pairs(kind, id, undone, effect, created, rating, model)")
-    db.execute("CREATE INDEX pairs_model ON pairs(model, id, undone, effect, created, rating, kind)")
-    db.execute("CREATE INDEX pairs_created ON pairs(created)")
-
-
-# Never change a released migration; append a new one. A file's version is the number of migrations applied to it.
-MIGRATIONS: tuple[Migration, ...] = (_first_schema, _add_vectors_and_context, _add_covering_indexes)
-
-
-def migrate(db: Database, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> Path | None:
-    """Apply the missing migrations in one transaction, after a backup of an older file.
-
-    The caller holds the lock that keeps two programs from migrating at the same time.
-
-    Args:
-        db: a connection without an open transaction, in autocommit mode.
-        path: the file behind it.
-        migrations: all migrations, oldest first.
-
-    Returns:
-        the backup in the file's folder, or None when the file was new or up to date.
-
-    Raises:
-        StoreError: the file belongs to another program, or to a newer version of this one.
-        sqlite3.Error: it cannot be read or written; it is unchanged.
+# Never change a released migration, not even its blanks: append a new one. A file's version is the number of migrations
+# applied to it.
+MIGRATIONS: tuple[str, ...] = (
+    _TABLES + _SEARCH + _VIEW,
+    # Which vectors a pair was steered with, and which pairs its conversation consists of.
     """
-    version = _number(db, "PRAGMA user_version")
-    empty = _number(db, "SELECT count(*) FROM sqlite_master") == 0
-    if not empty and _number(db, "PRAGMA application_id") != APPLICATION_ID:
-        raise StoreError(f"{path} is another program's database", "move it away and start again")
-    if version > len(migrations):
-        raise StoreError(
-            f"{path} was written by a newer steerchat (version {version}; this one reads up to {len(migrations)})",
-            "upgrade with: pip install -U steerchat",
-        )
-    if not empty:
-        _check_schema(db, path, migrations[:version])
-    if version == len(migrations):
-        return None
-    backup = None if empty else copy_database(path, path.with_name(f"{path.name}.v{version}.backup"))
-    # A migration may rebuild a table, which must not delete rows by cascade; inside a transaction the pragma has no
-    # effect.
-    db.execute("PRAGMA foreign_keys = OFF")
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        for migration in migrations[version:]:
-            migration(db)
-        if db.execute("PRAGMA foreign_key_check").fetchone():
-            raise StoreError(f"{path} could not be migrated", "it is unchanged; please report this")
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {len(migrations)}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.rollback()
-        raise
-    finally:
-        db.execute("PRAGMA foreign_keys = ON")
-    return backup
-
-
-def _check_schema(db: Database, path: Path, migrations: Sequence[Migration]) -> None:
-    """Raises StoreError when another program replaced a table or view, or added a trigger, which could run for ever.
-
-    Tables and indexes that another program added are left alone.
+ALTER TABLE pairs ADD COLUMN vectors TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]';
+""",
+    # Indexes with every column that filters read, so that a few rows of a kind, a model or a time are found fast.
     """
-    from sqlite_utils import Database
-
-    reference = Database(memory=True, execute_plugins=False)
-    for migration in migrations:
-        migration(reference)
-    expected, actual = _schema(reference), _schema(db)
-    reference.close()
-    added_triggers = [name for name, (kind, _) in actual.items() if kind == "trigger" and name not in expected]
-    if added_triggers or any(actual.get(name) != schema for name, schema in expected.items()):
-        raise StoreError(
-            f"another program changed the tables, views or triggers of {path}",
-            "move it away and start again, or put a backup made by steerchat db backup in its place",
-        )
-
-
-def _schema(db: Database) -> dict[str, tuple[str, str]]:
-    """(type, SQL) of each table, view and trigger by its name; the SQL of a table is left out."""
-    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')")
-    return {name: (kind, "" if kind == "table" else sql) for kind, name, sql in rows}
-
-
-def copy_database(source: Path, target: Path) -> Path:
-    """A consistent copy of a SQLite file that other processes may be writing; `target` appears when complete.
-
-    Raises:
-        sqlite3.Error, OSError: it could not be read or written; no partial copy is left.
-    """
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
-        with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(partial)) as new:
-            old.backup(new)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
-
-
-def _number(db: Database, sql: str) -> int:
-    return int(db.execute(sql).fetchone()[0])
+CREATE INDEX pairs_kind ON pairs(kind, id, undone, effect, created, rating, model);
+CREATE INDEX pairs_model ON pairs(model, id, undone, effect, created, rating, kind);
+CREATE INDEX pairs_created ON pairs(created);
+""",
+)

@@ -92,10 +92,10 @@ class Store:
             return _insert(db, "sessions", row)
 
     def end_session(self, session_id: int) -> None:
-        self._change("sessions", "session", session_id, {"ended": timestamp()})
+        self._change("session", session_id, {"ended": timestamp()})
 
     def reopen_session(self, session_id: int) -> None:
-        self._change("sessions", "session", session_id, {"ended": None})
+        self._change("session", session_id, {"ended": None})
 
     def sessions(self, limit: int = 20) -> list[StoredSession]:
         """The newest conversations first."""
@@ -103,15 +103,11 @@ class Store:
             return [StoredSession(**row) for row in db.query(f"{_SESSIONS} ORDER BY id DESC LIMIT ?", [limit])]
 
     def session(self, session_id: int) -> StoredSession:
-        with self._read() as db:
-            rows = list(db.query(f"{_SESSIONS} WHERE id = ?", [session_id]))
-        if not rows:
-            raise _missing("session", session_id)
-        return StoredSession(**rows[0])
+        return StoredSession(**self._row(_SESSIONS, "session", session_id))
 
     def delete_session(self, session_id: int) -> None:
         """Delete a conversation with its pairs, experiments and answers."""
-        self._delete("sessions", "session", session_id)
+        self._delete("session", session_id)
 
     def start_experiment(self, session_id: int | None, kind: str, prompt: str, spec: Mapping[str, Any]) -> int:
         """Log a sweep or comparison before its pairs, whose records refer to it. Returns its id."""
@@ -129,14 +125,10 @@ class Store:
 
     def finish_experiment(self, experiment_id: int, status: Status = "complete") -> None:
         row = {"status": status, "finished": timestamp(), "owner": None}
-        self._change("experiments", "experiment", experiment_id, row)
+        self._change("experiment", experiment_id, row)
 
     def experiment(self, experiment_id: int) -> StoredExperiment:
-        with self._read() as db:
-            rows = list(db.query(_EXPERIMENT, [experiment_id]))
-        if not rows:
-            raise _missing("experiment", experiment_id)
-        return StoredExperiment.from_row(rows[0])
+        return StoredExperiment.from_row(self._row(_EXPERIMENTS, "experiment", experiment_id))
 
     # Writing pairs
 
@@ -187,7 +179,7 @@ class Store:
                 "normal_indexed": int(shared_normal is None),
                 "steered_id": _insert(db, "answers", answer_row(pair.steered)) if pair.steered else None,
             }
-            _update(db, "pairs", "pair", pair_id, row)
+            _update(db, "pair", pair_id, row)
             db.conn.executemany(
                 "INSERT INTO measures (pair_id, name, value) VALUES (?, ?, ?)"
                 " ON CONFLICT (pair_id, name) DO UPDATE SET value = excluded.value",
@@ -221,20 +213,18 @@ class Store:
             if value not in get_args(Rating):
                 raise UsageError(f"{shorten(value, 20)!r} is not a rating", "use steered, normal or tie")
         row = {"rating": rating, "note": storable(note), "rated": timestamp()}
-        self._change("pairs", "pair", pair_id, {**row, "reads_better": reads_better, "shown_first": shown_first})
+        self._change("pair", pair_id, {**row, "reads_better": reads_better, "shown_first": shown_first})
 
     def delete_pair(self, pair_id: int) -> None:
         """Delete a pair with its measures, its search entry, and each answer that no other pair shares."""
-        self._delete("pairs", "pair", pair_id)
+        self._delete("pair", pair_id)
 
     # Reading pairs
 
     def pair(self, pair_id: int) -> StoredPair:
-        with self._read() as db:
-            pairs = _fetch(db, [pair_id])
-        if not pairs:
-            raise _missing("pair", pair_id)
-        return pairs[0]
+        for stored in self.chosen([pair_id]):
+            return stored
+        raise _missing("pair", pair_id)
 
     def chosen(self, pair_ids: Sequence[int]) -> list[StoredPair]:
         """The pairs with these ids, newest first; an id that does not exist is left out."""
@@ -283,22 +273,26 @@ class Store:
         with self._read() as db, transaction(db):
             yield db
 
-    def _change(self, table: str, noun: str, row_id: int, row: dict[str, Any]) -> None:
+    def _change(self, noun: str, row_id: int, row: dict[str, Any]) -> None:
         with self._write() as db:
-            _update(db, table, noun, row_id, row)
+            _update(db, noun, row_id, row)
 
-    def _delete(self, table: str, noun: str, row_id: int) -> None:
+    def _delete(self, noun: str, row_id: int) -> None:
         with self._write() as db:
-            if not db.execute(f"DELETE FROM {table} WHERE id = ?", [row_id]).rowcount:
+            if not db.execute(f"DELETE FROM {noun}s WHERE id = ?", [row_id]).rowcount:
                 raise _missing(noun, row_id)
+
+    def _row(self, query: str, noun: str, row_id: int) -> dict[str, Any]:
+        with self._read() as db:
+            for row in db.query(f"{query} WHERE id = ?", [row_id]):
+                return row
+        raise _missing(noun, row_id)
 
 
 _SESSIONS = """
 SELECT *, (SELECT count(*) FROM pairs WHERE session_id = sessions.id AND NOT undone) AS pairs FROM sessions
 """
-
-
-_EXPERIMENT = "SELECT id, session_id, kind, prompt, spec, status, started, finished FROM experiments WHERE id = ?"
+_EXPERIMENTS = "SELECT id, session_id, kind, prompt, spec, status, started, finished FROM experiments"
 
 
 def _missing(noun: str, row_id: int) -> UnknownName:
@@ -312,9 +306,9 @@ def _insert(db: Database, table: str, row: dict[str, Any]) -> int:
     return row_id
 
 
-def _update(db: Database, table: str, noun: str, row_id: int, row: dict[str, Any]) -> None:
+def _update(db: Database, noun: str, row_id: int, row: dict[str, Any]) -> None:
     changes = ", ".join(f"{name} = ?" for name in row)
-    if not db.execute(f"UPDATE {table} SET {changes} WHERE id = ?", [*row.values(), row_id]).rowcount:
+    if not db.execute(f"UPDATE {noun}s SET {changes} WHERE id = ?", [*row.values(), row_id]).rowcount:
         raise _missing(noun, row_id)
 
 

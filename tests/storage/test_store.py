@@ -25,8 +25,8 @@ from places import ROOT, SUPPORT
 from sqlite_utils import Database
 
 from steerchat.storage import migrations
-from steerchat.storage.file import backup, check
-from steerchat.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from steerchat.storage.file import backup, check, migrate
+from steerchat.storage.migrations import APPLICATION_ID, MIGRATIONS
 from steerchat.storage.records import Filters, begin_row
 from steerchat.storage.store import Store
 from steerchat.values.errors import StoreError, UnknownName, UsageError
@@ -704,13 +704,8 @@ def test_a_backup_is_whole_and_never_overwrites(store: Store, tmp_path: Path) ->
         assert opened.pair(pair_id).pair == store.pair(pair_id).pair
 
 
-def add_mood(db: Database) -> None:
-    db.execute("ALTER TABLE sessions ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm'")
-
-
-def fail(db: Database) -> None:
-    db.execute("DROP VIEW pair_view")
-    raise sqlite3.OperationalError("no room")
+ADD_MOOD = "ALTER TABLE sessions ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm';"
+FAIL = "DROP VIEW pair_view; DROP VIEW pair_view;"
 
 
 @contextlib.contextmanager
@@ -724,11 +719,12 @@ def test_a_migration_keeps_what_was_there_and_a_backup_of_it(tmp_path: Path) -> 
     with Store.open(path) as store:
         store.start_session("smollm2", "abc")
     with database(path) as db:
-        backup = migrate(db, path, [*MIGRATIONS, add_mood])
+        migrate(db, path, [*MIGRATIONS, ADD_MOOD])
         assert [row["mood"] for row in db["sessions"].rows] == ["calm"]
         assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)
-        assert migrate(db, path, [*MIGRATIONS, add_mood]) is None, "nothing is left to do"
-    assert backup is not None
+        migrate(db, path, [*MIGRATIONS, ADD_MOOD])
+    [backup] = tmp_path.glob("*.backup")
+    assert backup.name == f"history.db.v{len(MIGRATIONS)}.backup"
     with database(backup) as db:
         assert "mood" not in db["sessions"].columns_dict
         assert db["sessions"].count == 1
@@ -753,8 +749,8 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with Store.open(path) as store:
         log(store)
-    with database(path) as db, pytest.raises(sqlite3.OperationalError, match="no room"):
-        migrate(db, path, [*MIGRATIONS, add_mood, fail])
+    with database(path) as db, pytest.raises(sqlite3.OperationalError, match="no such view"):
+        migrate(db, path, [*MIGRATIONS, ADD_MOOD, FAIL])
     with Store.open(path) as store:
         assert len(store.pairs()) == 1
         assert "mood" not in Database(path)["sessions"].columns_dict
