@@ -59,14 +59,7 @@ class Answer:
         return _ENDINGS[self.finish]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "text": self.text,
-            "tokens": self.tokens,
-            "finish": self.finish,
-            "perplexity": self.perplexity,
-            "concept_score": self.concept_score,
-            "repetition": self.repetition,
-        }
+        return {name: value for name, value in vars(self).items() if name != "token_ids"}
 
 
 UNANSWERED = Answer("", 0, "interrupted")
@@ -185,16 +178,8 @@ class BenchReport:
 
     def to_json(self) -> dict[str, Any]:
         """An object for programs: keys are never renamed or removed, and new ones may be added."""
-        return {
-            "model": self.model,
-            "device": self.device,
-            "dtype": self.dtype,
-            "threads": self.threads,
-            "machine": self.machine,
-            "kernels": self.kernels,
-            "repeats": self.repeats,
-            **{name: figure.to_json() for name, figure in self.figures.items()},
-        }
+        data = {name: value for name, value in vars(self).items() if name != "figures"}
+        return data | {name: figure.to_json() for name, figure in self.figures.items()}
 
 
 @dataclass(frozen=True)
@@ -216,14 +201,7 @@ class Strip:
     score: float
 
     def to_json(self) -> dict[str, Any]:
-        rounded = [round(value, 3) for value in self.values]
-        return {
-            "concept": self.concept,
-            "column": self.column,
-            "score": self.score,
-            "tokens": self.tokens,
-            "values": rounded,
-        }
+        return {**vars(self), "values": [round(value, 3) for value in self.values]}
 
 
 # Events, in the order in which a screen receives them.
