@@ -61,7 +61,7 @@ def compare(
     recipe = replace(base, scope=chat.settings.scope)
     settings = with_controls(session, recipe, raw) if control else [Setting("steered", recipe)]
     result = experiment(session, "compare", prompt, settings, repeats, raw=raw)
-    return experiment_pages.comparison(result, recipe)
+    return experiment_pages.page(result)
 
 
 @command(
@@ -85,7 +85,7 @@ def layers(
     recipe = chosen(chat.session, concept, None, strength)
     settings = at_layers(recipe, chat.session.engine.n_layers)
     result = experiment(chat.session, "layers", prompt, settings, repeats, raw=raw, tokens=tokens)
-    return experiment_pages.layers(result, recipe)
+    return experiment_pages.page(result)
 
 
 @command(
@@ -112,7 +112,7 @@ def strengths(
     recipe = chosen(chat.session, concept, layer)
     settings = at_strengths(recipe, STRENGTHS)
     result = experiment(chat.session, "strengths", prompt, settings, repeats, raw=raw, tokens=tokens)
-    return experiment_pages.strengths(result, recipe)
+    return experiment_pages.page(result)
 
 
 def _prompt_and_concept(name: str, chat: Chat, prompt: str, concept: str | None) -> tuple[str, str | None]:
@@ -241,7 +241,7 @@ def tune(
     result = tuning.tune(session, settings, shipped_prompts("tuning")[:prompts_used], tokens)
     best = tuning.tuned(result.outcomes)
     kept = tuning.keep(session, best.setting.recipe) if keep and best is not None else ""
-    return experiment_pages.tuning(result, recipe, best, kept)
+    return experiment_pages.page(result, kept)
 
 
 @command("tune keep", examples=["/tune keep"])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ..values.errors import shorten
 from ..values.page import Page, Table
-from ..values.recipe import Recipe, Term, format_layers, format_strength, name_layers
-from ..values.results import Notice, Pair, format_cost, format_effect
+from ..values.recipe import Recipe, format_layers, format_strength, name_layers
+from ..values.results import Answer, Notice, Pair, format_cost, format_effect
 from ..values.text import fit
 from .outcomes import Outcome, Result, alike, best
 from .tuning import tuned
@@ -18,140 +17,134 @@ _SAMPLE = 70  # characters of an answer in a table
 _READ = 220  # and below it
 
 
-def page(result: Result) -> Page:
-    """An experiment out of the history, as it was shown when it ended."""
-    result = replace(result, experiment=None)  # whoever asks for it knows its number
-    recipe = result.outcomes[0].setting.recipe if result.outcomes else Recipe()
+def page(result: Result, kept: str = "") -> Page:
+    """An experiment that just ended. `kept` names the concept for which `/tune` kept the best setting."""
+    parts = parts_of(result, kept)
+    if result.outcomes and result.experiment is not None:
+        file = f"/report --experiment {result.experiment} FILE.html"
+        parts.append(Notice(f"Logged as experiment {result.experiment}: {file}"))
+    return Page(parts, result.objects())
+
+
+def parts_of(result: Result, kept: str = "") -> list[object]:
+    """What `page` shows, without where the experiment is logged."""
+    parts: list[object] = _stopped(result)
+    if not result.outcomes:
+        return parts
     match result.kind:
         case "layers":
-            return layers(result, recipe)
+            return parts + _layers(result)
         case "strengths":
-            return strengths(result, recipe)
+            return parts + _strengths(result)
         case "tune":
-            return tuning(result, recipe, tuned(result.outcomes), "")
+            return parts + _tuning(result, kept)
         case _:
-            return comparison(result, recipe)
+            return parts + _comparison(result)
 
 
-def comparison(result: Result, recipe: Recipe) -> Page:
+def _comparison(result: Result) -> list[object]:
     """`/compare` over several seeds or with controls."""
-    parts: list[object] = _stopped(result)
-    if not result.outcomes:
-        return Page(parts)
-    first = result.outcomes[0]
-    parts += [first.pairs[0], _table("", result.outcomes, lambda one: one.effect)]
-    parts += [_legend(result.outcomes), _judged(first), *_against(result.outcomes[1:], first)]
-    parts += [Notice(_advice(first, len(first.pairs), recipe)), *_kept(result)]
-    return Page(parts, result.objects())
+    first, *controls = result.outcomes
+    return [
+        first.pairs[0],
+        _table("", result.outcomes, lambda outcome: outcome.effect),
+        _legend(result.outcomes),
+        _judged(first),
+        *_against(controls, first),
+        Notice(_advice(first)),
+    ]
 
 
-def layers(result: Result, recipe: Recipe) -> Page:
-    """`/layers`."""
-    parts: list[object] = _stopped(result)
-    outcomes = result.outcomes
-    if not outcomes:
-        return Page(parts)
+def _layers(result: Result) -> list[object]:
+    outcomes, name = result.outcomes, _name(result)
     push = format_strength(outcomes[0].setting.strength or 0.0)
-    parts.append(Notice(f"{_name(recipe)} x {push} at each layer by itself, asked: {shorten(result.prompt)}"))
-    parts += [_table("layer", outcomes, lambda one: one.effect), _legend(outcomes)]
+    parts: list[object] = [Notice(f"{name} x {push} at each layer by itself, asked: {shorten(result.prompt)}")]
+    parts += [_table("layer", outcomes, lambda outcome: outcome.effect), _legend(outcomes)]
     peak = best(outcomes)
-    parts += _to_read(peak, outcomes)
+    parts.append(_to_read(peak, outcomes))
     if peak is None:
-        parts.append(
-            f"No layer moves {_name(recipe)} by more than {_bar_to_clear(outcomes)} and stays fluent. "
-            "Try another strength."
-        )
-    else:
-        run = alike(outcomes, peak)
-        where = name_layers([one.setting.layer or 0 for one in run])
-        parts.append(
-            f"Best at {where}, each by itself: effect {_signed(peak.effect)} "
-            f"at cost {_ratio(peak.cost)} at layer {peak.setting.label} ({peak.verdict})."
-            + (" A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else "")
-        )
-        parts.append(Notice(_try(peak.setting.recipe)))
-    return Page([*parts, *_kept(result)], result.objects())
-
-
-def strengths(result: Result, recipe: Recipe) -> Page:
-    """`/strengths`."""
-    parts: list[object] = _stopped(result)
-    outcomes = result.outcomes
-    if not outcomes:
-        return Page(parts)
-    where = " and ".join(dict.fromkeys(name_layers(term.layers) for term in recipe.terms))
-    parts.append(Notice(f"{_name(recipe)} at {where}, at each strength, asked: {shorten(result.prompt)}"))
-    parts += [_table("strength", outcomes, lambda one: one.towards), _legend(outcomes)]
-    peak = best([one for one in outcomes if (one.setting.strength or 0.0) > 0])
-    parts += _to_read(peak, outcomes)
-    parts.append(_window(outcomes, recipe))
-    if peak is not None:
-        parts.append(Notice(_try(peak.setting.recipe)))
-    return Page([*parts, *_kept(result)], result.objects())
-
-
-def tuning(result: Result, recipe: Recipe, found: Outcome | None, kept: str) -> Page:
-    """`/tune`: a row for each place, a column for each strength."""
-    parts: list[object] = _stopped(result, "prompts")
-    if not result.outcomes:
-        return Page(parts)
-    words = result.outcomes[0].words is not None
-    gains = {(one.setting.label, one.setting.strength): one for one in result.outcomes}
-    most = max(one.words or 0.0 if words else one.effect or 0.0 for one in result.outcomes)
-    pushes = list(dict.fromkeys(one.setting.strength for one in result.outcomes))
-    places = list(dict.fromkeys(one.setting.label for one in result.outcomes))
-    named = [format_strength(push or 0.0) for push in pushes]
-    if len(places) == 1:
-        rows = [
-            (name, _heat(gains.get((places[0], push)), most, found)) for name, push in zip(named, pushes, strict=True)
+        return [
+            *parts,
+            f"No layer moves {name} by more than {_bar_to_clear(outcomes)} and stays fluent. Try another strength.",
         ]
-        parts.append(Table(["strength", f"at {places[0]}"], rows))
-    else:
-        rows = [(place, *(_heat(gains.get((place, push)), most, found) for push in pushes)) for place in places]
-        parts.append(Table(["layers", *named], rows))
-    by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
-    parts.append(Notice(f"Gain by {by}, and cost; {_prompts(result)}. Lighter: less fluent. *: the best."))
-    if found is None:
-        parts.append(f"Nothing here moves {_name(recipe)} clearly and stays fluent.")
-        return Page(parts, result.objects())
+    where = name_layers([outcome.setting.layer or 0 for outcome in alike(outcomes, peak)])
+    hint = " A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else ""
     parts.append(
-        f"Best: {_layers(found)}, strength {format_strength(found.setting.strength or 0.0)}: "
-        f"effect {_signed(found.effect)} at cost {_ratio(found.cost)} ({found.verdict})."
+        f"Best at {where}, each by itself: effect {_signed(peak.effect)} "
+        f"at cost {_ratio(peak.cost)} at layer {peak.setting.label} ({peak.verdict}).{hint}"
     )
-    after = f"kept for {kept} on this model." if kept else _try(found.setting.recipe) + ", then /tune keep"
-    parts.append(Notice(after))
-    return Page(parts, result.objects())
+    return [*parts, Notice(_try(peak.setting.recipe))]
 
 
-def _prompts(result: Result) -> str:
-    count = len(result.outcomes[0].pairs)
-    return "one prompt" if count == 1 else f"{count} prompts"
+def _strengths(result: Result) -> list[object]:
+    outcomes = result.outcomes
+    where = " and ".join(dict.fromkeys(name_layers(term.layers) for term in outcomes[0].setting.recipe.terms))
+    peak = best([outcome for outcome in outcomes if (outcome.setting.strength or 0.0) > 0])
+    return [
+        Notice(f"{_name(result)} at {where}, at each strength, asked: {shorten(result.prompt)}"),
+        _table("strength", outcomes, lambda outcome: outcome.towards),
+        _legend(outcomes),
+        _to_read(peak, outcomes),
+        _window(result),
+        *([] if peak is None else [Notice(_try(peak.setting.recipe))]),
+    ]
 
 
-def _layers(one: Outcome) -> str:
-    return f"layer {one.setting.label}" if one.setting.layer is not None else f"layers {one.setting.label}"
+def _tuning(result: Result, kept: str) -> list[object]:
+    """A row for each place, a column for each strength."""
+    outcomes, winner = result.outcomes, tuned(result.outcomes)
+    words = outcomes[0].words is not None
+    gains = {(outcome.setting.label, outcome.setting.strength): outcome for outcome in outcomes}
+    most = max(outcome.words or 0.0 if words else outcome.effect or 0.0 for outcome in outcomes)
+    pushes = list(dict.fromkeys(outcome.setting.strength for outcome in outcomes))
+    places = list(dict.fromkeys(outcome.setting.label for outcome in outcomes))
+    names = [format_strength(push or 0.0) for push in pushes]
+    heats = [[_heat(gains.get((place, push)), most, winner) for push in pushes] for place in places]
+    if len(places) == 1:
+        table = Table(["strength", f"at {places[0]}"], list(zip(names, heats[0], strict=True)))
+    else:
+        table = Table(["layers", *names], [[place, *row] for place, row in zip(places, heats, strict=True)])
+    by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
+    prompts = len(outcomes[0].pairs)
+    asked = "one prompt" if prompts == 1 else f"{prompts} prompts"
+    parts: list[object] = [
+        table,
+        Notice(f"Gain by {by}, and cost; {asked}. Lighter: less fluent. *: the best."),
+    ]
+    if winner is None:
+        return [*parts, f"Nothing here moves {_name(result)} clearly and stays fluent."]
+    setting = winner.setting
+    layers = f"layer {setting.label}" if setting.layer is not None else f"layers {setting.label}"
+    after = f"kept for {kept} on this model." if kept else _try(setting.recipe) + ", then /tune keep"
+    return [
+        *parts,
+        f"Best: {layers}, strength {format_strength(setting.strength or 0.0)}: "
+        f"effect {_signed(winner.effect)} at cost {_ratio(winner.cost)} ({winner.verdict}).",
+        Notice(after),
+    ]
 
 
-def _heat(one: Outcome | None, most: float, found: Outcome | None) -> str:
+def _heat(outcome: Outcome | None, most: float, winner: Outcome | None) -> str:
     """`███·· +2.1 x1.4`: up to five marks for the gain, lighter ones where the answers lose fluency."""
-    if one is None:
+    if outcome is None:
         return ""
-    gain = one.effect if one.words is None else one.words
+    gain = outcome.effect if outcome.words is None else outcome.words
     size = max(0, round(5 * (gain or 0.0) / most)) if most > 0 else 0
-    mark = "█" if one.fluency == "fluent" else "▒"
-    return f"{mark * size:·<5} {_signed(gain)} {_ratio(one.cost)}{' *' if one is found else ''}"
+    mark = "█" if outcome.fluency == "fluent" else "▒"
+    return f"{mark * size:·<5} {_signed(gain)} {_ratio(outcome.cost)}{' *' if outcome is winner else ''}"
 
 
-def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
+def _window(result: Result) -> str:
     """Where the effect begins, how far it stays fluent, and where it breaks."""
-    rising = [one for one in outcomes if (one.setting.strength or 0.0) > 0]
-    useful = [one for one in rising if one.shows]
-    broken = next((one for one in rising if one.fluency != "fluent"), None)
+    rising = [outcome for outcome in result.outcomes if (outcome.setting.strength or 0.0) > 0]
+    useful = [outcome for outcome in rising if outcome.shows]
+    broken = next((outcome for outcome in rising if outcome.fluency != "fluent"), None)
     ending = "nothing tried here breaks the fluency"
     if broken is not None:
         ending = f"at {broken.setting.label} it is {broken.fluency} (cost {_ratio(broken.cost)})"
     if not useful:
-        return f"No strength moves {_name(recipe)} by more than {_bar_to_clear(outcomes)} and stays fluent; {ending}."
+        bar_to_clear = _bar_to_clear(result.outcomes)
+        return f"No strength moves {_name(result)} by more than {bar_to_clear} and stays fluent; {ending}."
     low, high = useful[0].setting.label, useful[-1].setting.label
     if low == high:
         return f"It shows at {low} alone; {ending}."
@@ -162,26 +155,26 @@ def _window(outcomes: Sequence[Outcome], recipe: Recipe) -> str:
 
 
 def _table(heading: str, outcomes: Sequence[Outcome], height: Callable[[Outcome], float | None]) -> Table:
-    heights = [height(one) for one in outcomes]
-    bands = [_turned(one, height) for one in outcomes]
+    heights = [height(outcome) for outcome in outcomes]
+    bands = [_turned(outcome, height) for outcome in outcomes]
     known = [value for value in heights if value is not None]
     known += [edge for band in bands if band for edge in band]
     low, high = min(0.0, *known), max(0.0, *known)
-    words = any(one.words is not None for one in outcomes)
+    words = any(outcome.words is not None for outcome in outcomes)
     rows = [
         [
-            one.setting.label,
-            _signed(value) + ("" if one.spread is None else f" ±{one.spread:.1f}"),
-            *([_signed(_word_gain(one, height))] if words else []),
-            _ratio(one.cost),
-            f"{100 * one.repetition:.0f}%",
+            outcome.setting.label,
+            _signed(value) + ("" if outcome.spread is None else f" ±{outcome.spread:.1f}"),
+            *([_signed(_word_gain(outcome, height))] if words else []),
+            _ratio(outcome.cost),
+            f"{100 * outcome.repetition:.0f}%",
             bar(value, band, low, high),
-            _sample(one.pairs[0]),
+            _sample(outcome.pairs[0]),
         ]
-        for one, value, band in zip(outcomes, heights, bands, strict=True)
+        for outcome, value, band in zip(outcomes, heights, bands, strict=True)
     ]
     headings = [heading, "effect", *(["words"] if words else []), "cost", "again", "", "an answer"]
-    faint = frozenset(index for index, one in enumerate(outcomes) if one.clarity == "within chance")
+    faint = frozenset(index for index, outcome in enumerate(outcomes) if outcome.clarity == "within chance")
     last = len(headings) - 1
     return Table(headings, rows, right=frozenset(range(last - 1)), dim=faint, samples=frozenset({last}))
 
@@ -199,18 +192,18 @@ def _sample(pair: Pair) -> str:
     return fit(("..." if start else "") + text[start:], _SAMPLE)
 
 
-def _word_gain(one: Outcome, height: Callable[[Outcome], float | None]) -> float | None:
+def _word_gain(outcome: Outcome, height: Callable[[Outcome], float | None]) -> float | None:
     """The word measure counts the concept itself, as `towards` does."""
-    away = (one.setting.strength or 0.0) < 0 and height(one) != one.towards
-    return -one.words if away and one.words is not None else one.words
+    away = (outcome.setting.strength or 0.0) < 0 and height(outcome) != outcome.towards
+    return -outcome.words if away and outcome.words is not None else outcome.words
 
 
-def _turned(one: Outcome, height: Callable[[Outcome], float | None]) -> tuple[float, float] | None:
+def _turned(outcome: Outcome, height: Callable[[Outcome], float | None]) -> tuple[float, float] | None:
     """The chance band, turned with the effect where that is."""
-    if one.chance is None:
+    if outcome.chance is None:
         return None
-    low, high = one.chance
-    return (-high, -low) if height(one) != one.effect else (low, high)
+    low, high = outcome.chance
+    return (-high, -low) if height(outcome) != outcome.effect else (low, high)
 
 
 def bar(value: float | None, band: tuple[float, float] | None, low: float, high: float) -> str:
@@ -232,10 +225,10 @@ def bar(value: float | None, band: tuple[float, float] | None, low: float, high:
 
 
 def _legend(outcomes: Sequence[Outcome]) -> Notice:
-    seeds = max(len(one.pairs) for one in outcomes)
+    seeds = max(len(outcome.pairs) for outcome in outcomes)
     texts = [f"mean over {seeds} seeds" if seeds > 1 else "one seed"]
     texts.append("effect read with the concept's own vector")
-    if any(one.words is not None for one in outcomes):
+    if any(outcome.words is not None for outcome in outcomes):
         texts.append("words counted without it")
     texts.append("again: repeated 3-grams")
     if outcomes[0].chance is None:
@@ -245,10 +238,10 @@ def _legend(outcomes: Sequence[Outcome]) -> Notice:
     return Notice("; ".join(texts) + ".")
 
 
-def _judged(one: Outcome) -> str:
-    band = "" if one.chance is None else " (random pushes {} .. {})".format(*map(_signed, one.chance))
-    seeds = f" over {len(one.pairs)} seeds" if len(one.pairs) > 1 else ""
-    return f"Effect {_signed(one.effect)}{band}{seeds}, cost {_ratio(one.cost)}: {one.verdict}."
+def _judged(outcome: Outcome) -> str:
+    band = "" if outcome.chance is None else " (random pushes {} .. {})".format(*map(_signed, outcome.chance))
+    seeds = f" over {len(outcome.pairs)} seeds" if len(outcome.pairs) > 1 else ""
+    return f"Effect {_signed(outcome.effect)}{band}{seeds}, cost {_ratio(outcome.cost)}: {outcome.verdict}."
 
 
 def _bar_to_clear(outcomes: Sequence[Outcome]) -> str:
@@ -258,63 +251,52 @@ def _bar_to_clear(outcomes: Sequence[Outcome]) -> str:
 def _against(controls: Sequence[Outcome], steered: Outcome) -> list[object]:
     if not controls or steered.effect is None:
         return []
-    told = [f"{one.setting.label} {_signed(one.effect)}" for one in controls]
-    return [f"Against it, along the same direction: {', '.join(told)}."]
+    effects = [f"{outcome.setting.label} {_signed(outcome.effect)}" for outcome in controls]
+    return [f"Against it, along the same direction: {', '.join(effects)}."]
 
 
-def _advice(one: Outcome, seeds: int, recipe: Recipe) -> str:
-    if one.fluency != "fluent":
-        return f"Try a smaller strength: /strengths shows where {_name(recipe)} breaks."
-    if one.clarity == "within chance":
+def _advice(steered: Outcome) -> str:
+    if steered.fluency != "fluent":
+        name = " and ".join(steered.setting.recipe.concepts)
+        return f"Try a smaller strength: /strengths shows where {name} breaks."
+    if steered.clarity == "within chance":
         return "Try more strength (/strengths), another layer (/layers), or more seeds."
-    if one.clarity == "likely" or seeds < 4:
+    if steered.clarity == "likely" or len(steered.pairs) < 4:
         return "More seeds would say it more surely: /compare --repeats 10."
-    if one.clarity == "the wrong way":
+    if steered.clarity == "the wrong way":
         return "Another layer may do better: /layers."
     return "Next: /layers shows where else it works, /strengths how far it can go."
 
 
-def _to_read(peak: Outcome | None, outcomes: Sequence[Outcome]) -> list[object]:
+def _to_read(peak: Outcome | None, outcomes: Sequence[Outcome]) -> str:
     """The normal answer, the best one, and the dearest: what the figures look like as text."""
-    first = outcomes[0].pairs[0]
-    lines = [f"normal: {fit(first.normal.text, _READ)}"]
-    if peak is not None and peak.pairs[0].steered is not None:
-        lines.append(f"{peak.setting.label}: {fit(peak.pairs[0].steered.text, _READ)}")
-    dearest = max(outcomes, key=lambda one: one.cost or 0.0)
-    if dearest is not peak and dearest.pairs[0].steered is not None:
-        lines.append(
-            f"{dearest.setting.label} (cost {_ratio(dearest.cost)}): {fit(dearest.pairs[0].steered.text, _READ)}"
-        )
-    return ["\n".join(lines)]
+    dearest = max(outcomes, key=lambda outcome: outcome.cost or 0.0)
+    answers: dict[str, Answer | None] = {"normal": outcomes[0].pairs[0].normal}
+    if peak is not None:
+        answers[peak.setting.label] = peak.pairs[0].steered
+    if dearest is not peak:
+        answers[f"{dearest.setting.label} (cost {_ratio(dearest.cost)})"] = dearest.pairs[0].steered
+    return "\n".join(f"{label}: {fit(answer.text, _READ)}" for label, answer in answers.items() if answer is not None)
 
 
-def _kept(result: Result) -> list[object]:
-    if result.experiment is None:
-        return []
-    return [Notice(f"Logged as experiment {result.experiment}: /report --experiment {result.experiment} FILE.html")]
-
-
-def _stopped(result: Result, what: str = "seeds") -> list[object]:
+def _stopped(result: Result) -> list[object]:
     if not result.stopped:
         return []
     if not result.outcomes:
         return [Notice("stopped before anything was finished.")]
-    if all(pair.normal.finish == "interrupted" for one in result.outcomes for pair in one.pairs):
+    if all(pair.normal.finish == "interrupted" for outcome in result.outcomes for pair in outcome.pairs):
         return [Notice("stopped before any answer ended: these are as long as they got.")]
+    what = "prompts" if result.kind == "tune" else "seeds"
     return [Notice(f"stopped: {result.finished} of {result.seeds} {what}, kept as they are.")]
 
 
 def _try(recipe: Recipe) -> str:
-    first, *rest = map(_line, recipe.terms)
-    return "To keep it: " + "   ".join([f"/steer {first}", *(f"/steer add {term}" for term in rest)])
+    lines = [f"{term.concept} {format_layers(term.layers)} {format_strength(term.strength)}" for term in recipe.terms]
+    return "To keep it: /steer " + "   /steer add ".join(lines)
 
 
-def _line(term: Term) -> str:
-    return f"{term.concept} {format_layers(term.layers)} {format_strength(term.strength)}"
-
-
-def _name(recipe: Recipe) -> str:
-    return " and ".join(recipe.concepts)
+def _name(result: Result) -> str:
+    return " and ".join(result.outcomes[0].setting.recipe.concepts)
 
 
 def _signed(value: float | None) -> str:

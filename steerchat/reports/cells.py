@@ -23,5 +23,5 @@ def _(stored: StoredPair) -> str:
 
 @html.register
 def _(result: Result) -> str:
-    parts = experiment_pages.page(result).parts
+    parts = experiment_pages.parts_of(result)
     return to_cell(Chapter(f"{result.kind}: {result.prompt}", [], parts, list(answers(result))))

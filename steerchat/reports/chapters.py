@@ -76,7 +76,7 @@ def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, 
         names = dict.fromkeys(name for outcome in result.outcomes for name in outcome.setting.recipe.concepts)
         facts += [("model", pairs[0].pair.model), ("concepts", ", ".join(names))]
     facts.append(("answers", f"{spec['repeats']} seeds from {spec['seed']}, up to {spec['tokens']} tokens"))
-    parts = experiment_pages.page(result).parts
+    parts = experiment_pages.parts_of(result)
     return Chapter(f"/{experiment.kind} {experiment.prompt}", facts, parts, list(answers(result)))
 
 

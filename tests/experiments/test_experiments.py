@@ -24,7 +24,8 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments.inspection_pages import why
 from steerchat.experiments.outcomes import Outcome, best
-from steerchat.experiments.pages import bar, comparison, strengths, tuning
+from steerchat.experiments.pages import bar
+from steerchat.experiments.pages import page as page_of
 from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import compare_all, experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls
@@ -82,7 +83,7 @@ def test_a_push_away_is_shown_below_zero_and_judged_along_its_sign(session: Sess
     away, towards = result.outcomes
     assert away.effect is not None and away.towards == -away.effect
     assert towards.towards == towards.effect
-    page = strengths(result, recipe)
+    page = page_of(result)
     assert [item["strength"] for item in page.objects] == [-8.0, -8.0, 8.0, 8.0]
 
 
@@ -93,7 +94,7 @@ def test_controls_are_read_along_the_concept_and_named(session: Session):
     assert random.pairs[0].recipe.concepts == ("random",) and list(random.pairs[0].effects) == ["happy"]
     assert random.pairs[0].steered != random.pairs[1].steered
     assert asked.pairs[0].recipe.terms == () and asked.effect is not None
-    page = comparison(result, recipe)
+    page = page_of(result)
     assert [item.get("control") for item in page.objects[::2]] == [None, "random push", "asked for"]
     assert sum(isinstance(part, Table) for part in page.parts) == 1
     assert [one.setting.label for one in (steered, random, asked)] == ["steered", "random push", "asked for"]
@@ -171,7 +172,7 @@ def test_a_stop_keeps_what_came_and_logs_the_rest_as_interrupted(session: Sessio
     statuses = [pair["status"] for pair in logged(session, "SELECT status FROM pairs")]
     assert 0 < len(statuses) < 90 and "running" not in statuses
     assert [one["status"] for one in logged(session, "SELECT status FROM experiments")] == ["interrupted"]
-    assert "stopped" in str(strengths(result, recipe).parts[0])
+    assert "stopped" in str(page_of(result).parts[0])
 
 
 def test_what_did_best_is_the_pair_that_is_looked_into_afterwards_and_never_a_control(
@@ -198,7 +199,7 @@ def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, 
     assert pushed.effect is not None and pushed.chance is not None
     within = pushed.chance[0] <= pushed.effect <= pushed.chance[1]
     assert (pushed.clarity == "within chance") == within
-    table = next(part for part in strengths(result, recipe).parts if isinstance(part, Table))
+    table = next(part for part in page_of(result).parts if isinstance(part, Table))
     assert table.dim == {0} | ({1} if within else set()) and "░" in table.rows[0][-2]
 
 
@@ -343,7 +344,7 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
         (where, push) for where in ("1", "2", "1-2") for push in (2.0, 8.0)
     ]
     assert all([pair.prompt for pair in one.pairs] == ["How are you?", "What is rain?"] for one in result.outcomes)
-    page = tuning(result, recipe, tuned(result.outcomes), "")
+    page = page_of(result)
     assert len(page.objects) == 12 and any(isinstance(part, Table) for part in page.parts)
     keep_setting(session, settings[-1].recipe)
     term, notes = session.resolve(TermRequest(parse_parts("happy")))
