@@ -16,7 +16,7 @@ from ..slash.arguments import Int, Many, PathArg, TermWord
 from ..slash.registry import command
 from ..system import folders
 from ..values.errors import Interrupted, UsageError
-from ..values.page import Page, Table
+from ..values.page import HeatMap, Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def evaluate(
 
     No measure here uses a concept's own vector. All answers use the same seeds, on prompts that were not used for
     tuning; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal, above 0
-    towards the concept; its interval is a bootstrap over prompts. All seventeen take half an hour on a laptop.
+    towards the concept; its interval is a bootstrap over prompts. The map shows what else moved: there each gain is
+    divided by its measure's spread over the normal answers, so that gains compare. All seventeen take half an hour on a
+    laptop.
     """
     from ..experiments.evaluation import evaluate as evaluate_each
 
@@ -133,6 +135,18 @@ def _shown(rows: list[Evaluation]) -> Iterator[object]:
         for row in rows
     ]
     yield Table(_HEADINGS, cells, right=frozenset(range(2, 6)))
+    yield "gains by every word measure, in its spreads over the normal answers: a concept should move its own most"
+    columns = [name for name in rows[0].gains if all(name in row.gains for row in rows)]
+    yield HeatMap("concept", columns, [(row.concept, [row.gains[name] for name in columns]) for row in rows])
+    special = [
+        (
+            row.concept,
+            "{:+.1f} ({:+.1f} .. {:+.1f})".format(*row.specificity),
+            f"{row.other} {row.gains[row.other]:+.1f}",
+        )
+        for row in rows
+    ]
+    yield Table(("concept", "own gain less the largest other (95%)", "largest other"), special)
     for row in rows:
         prompt, _, steered = row.samples[0]
         yield f"{row.concept} ({row.unit}): {prompt} -> {steered}"

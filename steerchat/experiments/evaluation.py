@@ -15,7 +15,7 @@ import numpy as np
 
 from ..conversation.runner import Plan, Question, Runner, Trial
 from ..engine.sampling import Sampling
-from ..measures.words import INDEPENDENT, Measure
+from ..measures.words import INDEPENDENT, RATES, Measure, spread
 from ..values.errors import ConceptError, Interrupted
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, parse_layers
 from ..values.results import Answer, Pair, drain, mean_cost
@@ -32,6 +32,11 @@ class Evaluation:
         gain: (mean, low, high) of steered minus normal, turned so that above 0 is towards the concept.
         over_random: the same of steered minus random.
         over_asking: the same of steered minus asked.
+        gains: steered minus normal by every word measure, by the concept that it measures, in spreads of that measure
+            over the normal answers (`measures.words.spread`), so that they compare. Length is only in a length
+            concept's own row: elsewhere answers end at the limit.
+        other: the other concept whose measure gained most.
+        specificity: (mean, low, high) of the own gain less the other's, in spreads.
         samples: (prompt, normal, steered) of the first few prompts.
     """
 
@@ -46,6 +51,9 @@ class Evaluation:
     gain: tuple[float, float, float]
     over_random: tuple[float, float, float]
     over_asking: tuple[float, float, float]
+    gains: dict[str, float]
+    other: str
+    specificity: tuple[float, float, float]
     perplexity_ratio: float
     repetition: float
     answers: int
@@ -127,6 +135,9 @@ def _evaluation(
         _means(measure, [[_steered(pair) for pair in group] for group in groups]) for groups in (steered, asked, others)
     )
     flat = [pair for group in steered for pair in group]
+    gains = _gains(term.concept, steered)
+    own = gains[term.concept]
+    other = max((name for name in gains if name != term.concept), key=lambda name: gains[name].mean())
     cost = mean_cost(flat)
     sign = measure.direction
     return Evaluation(
@@ -141,6 +152,9 @@ def _evaluation(
         gain=_interval(moved - normal),
         over_random=_interval(moved - chance),
         over_asking=_interval(moved - by_asking),
+        gains={name: round(float(gain.mean()), 3) for name, gain in gains.items()},
+        other=other,
+        specificity=_interval(own - gains[other]),
         perplexity_ratio=math.inf if cost is None else cost,
         repetition=float(np.mean([_steered(pair).repetition or 0.0 for pair in flat])),
         answers=len(flat),
@@ -151,11 +165,26 @@ def _evaluation(
     )
 
 
+def _gains(concept: str, steered: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:
+    """(prompts,) gains in spreads, by every measure of words and by the concept's own."""
+    gains = {}
+    for name in dict.fromkeys((*RATES, concept)):
+        measure = INDEPENDENT[name]
+        normal, moved = ([[answer(pair) for pair in group] for group in steered] for answer in (_normal, _steered))
+        unit = spread(measure, [answer.reply for group in normal for answer in group])
+        gains[name] = (_means(measure, moved) - _means(measure, normal)) / unit
+    return gains
+
+
 def measure_of(name: str) -> Measure:
     """The measure of a concept that does not use its vector. Raises ConceptError when there is none."""
     if name not in INDEPENDENT:
         raise ConceptError(f"nothing measures {name} but its own vector", "judge it by reading: /compare --repeats 5")
     return INDEPENDENT[name]
+
+
+def _normal(pair: Pair) -> Answer:
+    return pair.normal
 
 
 def _steered(pair: Pair) -> Answer:

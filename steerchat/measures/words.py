@@ -7,9 +7,11 @@ them over many texts and against controls, never on one. The lists are in `vecto
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +26,9 @@ MOST_PER_WORD = 3
 
 FEWEST_WORDS = 20
 """A rate is taken over at least so many words, so that one hit in a short text does not outweigh a whole answer."""
+
+
+_RARE = 0.1  # the share of answers that have a rare word
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,20 @@ def measures(path: Path | None = None) -> dict[str, Measure]:
     ]
     lengths = [Measure("brief", "words", _length, -1), Measure("verbose", "words", _length)]
     return {measure.name: measure for measure in (*rates, *lengths)}
+
+
+def spread(measure: Measure, texts: Sequence[str]) -> float:
+    """The unit in which gains by different measures compare: a measure's standard deviation over normal answers.
+
+    A word that no normal answer has (`thou`) would give a spread of zero. So the spread is at least that of a word
+    which one answer of ten has once.
+
+    Args:
+        texts: at least one.
+    """
+    values = [measure.score(text) for text in texts]
+    length = max(statistics.fmean(map(word_count, texts)), FEWEST_WORDS)
+    return max(statistics.pstdev(values), math.sqrt(_RARE * (1 - _RARE)) * 100.0 / length)
 
 
 def word_count(text: str) -> int:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..values.measures import MEASURES
 from ..values.operation import ADD
-from ..values.page import Definitions, Heading, Shaded, Table
+from ..values.page import Definitions, Heading, HeatMap, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
 from ..values.text import Wrapper, cell_len, clean, column_widths, fit, pad, wrap
@@ -24,6 +24,8 @@ _GAP = 3
 _LEAST_MEANING = 24  # cells; a meaning with less room than that goes below its name
 # From likely to most unlikely: an underline reads on any background and without colour.
 _SHADES = ("", "underline", "bold underline", f"bold underline {ACCENT}")
+# From which value on a number of a heat map has each shade; below the first one it is dim.
+_HEAT = (0.5, 1.0, 2.0)
 # From little to much of a concept.
 _MARKS = "▁▂▃▄▅▆▇█"
 
@@ -51,6 +53,8 @@ def lines_of(value: object, width: int, plain: bool = False, unit: float | None 
             return table_lines(value, width)
         case Definitions():
             return [Text(), *paragraph(value.heading, width, "bold", ""), *_definitions(value.entries, width)]
+        case HeatMap():
+            return _heat_map_lines(value, width)
         case Shaded():
             return _shaded_lines(value, width, plain)
         case Recipe():
@@ -268,6 +272,26 @@ def table_lines(table: Table, width: int) -> list[Text]:
         return Text((INDENT + "  ".join(cells)).rstrip(), style)
 
     return [draw(table.headings, "bold"), *map(draw, rows, styles)]
+
+
+def _heat_map_lines(heat: HeatMap, width: int) -> list[Text]:
+    """A line for each row. Headings are cut to the width of a number, which is rounded where the screen is narrow."""
+    left = max(map(cell_len, (heat.corner, *(name for name, _ in heat.rows))))
+    room, decimals = (5, 1) if len(INDENT) + left + 6 * len(heat.columns) <= width else (3, 0)
+    if len(INDENT) + left + (room + 1) * len(heat.columns) > width:
+        return table_lines(
+            Table((heat.corner, *heat.columns), [(name, *(f"{x:+.1f}" for x in values)) for name, values in heat.rows]),
+            width,
+        )
+    head = "".join(" " + pad(name[:room], room, right=True) for name in heat.columns)
+    lines = [Text(INDENT + pad(heat.corner, left) + head, "bold")]
+    for name, values in heat.rows:
+        line = Text(INDENT + pad(name, left))
+        for value in values:
+            style = DIM if abs(value) < _HEAT[0] else _SHADES[sum(value >= least for least in _HEAT)]
+            line.append(" ").append(f"{value:+.{decimals}f}".rjust(room), style)
+        lines.append(line)
+    return lines
 
 
 def _definitions(entries: Sequence[tuple[str, str]], width: int) -> list[Text]:

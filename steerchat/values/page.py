@@ -50,6 +50,21 @@ class Shaded:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """Numbers in rows and columns that are compared by eye: large ones stand out.
+
+    Attributes:
+        corner: what the rows are.
+        columns: a heading for each column.
+        rows: (name, a value for each column).
+    """
+
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[float]]]
+
+
+@dataclass(frozen=True)
 class Page:
     """A command's result in both forms.
 

@@ -19,7 +19,7 @@ from steerchat.experiments.evaluation import Evaluation, evaluate, questions, ra
 from steerchat.measures.calibration import Calibration
 from steerchat.measures.chance import Chance, ChanceCell
 from steerchat.measures.pair import Reader
-from steerchat.measures.words import INDEPENDENT
+from steerchat.measures.words import INDEPENDENT, RATES
 from steerchat.values.errors import ConceptError, Interrupted
 from steerchat.values.recipe import Recipe, Term, parse_term
 from steerchat.values.results import Delta, Event, Finished, Returning
@@ -57,6 +57,11 @@ def test_an_evaluation_compares_each_prompt_with_itself(tiny: Engine, library: L
     assert happy.gain[0] == pytest.approx(measure.direction * (happy.steered - happy.normal))
     assert happy.gain[1] <= happy.gain[0] <= happy.gain[2]
     assert [prompt for prompt, _, _ in happy.samples] == PROMPTS
+    # The matrix: all fifteen word measures, the own one in spreads of the normal answers.
+    assert set(happy.gains) == set(RATES)
+    assert happy.gains[happy.other] == max(gain for name, gain in happy.gains.items() if name != "happy")
+    assert happy.specificity[0] == pytest.approx(happy.gains["happy"] - happy.gains[happy.other], abs=2e-3)
+    assert happy.specificity[1] <= happy.specificity[0] <= happy.specificity[2]
 
 
 def test_answers_are_the_same_together_and_alone_and_remembered_ones_are_not_given_again(

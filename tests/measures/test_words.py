@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerchat.measures.words import INDEPENDENT, RATES, measures, word_count, word_lists
+from steerchat.measures.words import INDEPENDENT, RATES, measures, spread, word_count, word_lists
 from steerchat.system.folders import packaged
 from steerchat.values.errors import SteerchatError
 
@@ -231,3 +231,12 @@ def test_prompts_for_tuning_evaluation_examples_and_the_corpus_are_disjoint() ->
         for prompt in entries:
             assert owner.setdefault(key(prompt), group) == group, f"{prompt!r} is in {group} too"
     assert len({key(prompt) for prompt in prompts["tuning"] + prompts["evaluation"]}) == 48
+
+
+def test_a_spread_is_the_deviation_over_answers_and_never_that_of_a_word_nobody_says() -> None:
+    plain = "The train leaves at noon and it stops in every village on the way to the coast today."
+    happy = [plain, plain + " What a joyful, wonderful, delightful trip with lovely friends!"]
+    scores = [INDEPENDENT["happy"].score(text) for text in happy]
+    assert spread(INDEPENDENT["happy"], happy) == pytest.approx(abs(scores[0] - scores[1]) / 2)
+    # One answer of ten with one pirate word in twenty words: sqrt(0.1 * 0.9) * 100 / 20.
+    assert spread(INDEPENDENT["pirate"], [plain]) == pytest.approx(1.5)

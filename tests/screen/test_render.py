@@ -19,7 +19,7 @@ from rich.text import Text
 from steerchat.screen.render import Screen, View
 from steerchat.slash.registry import Registry
 from steerchat.values.errors import SteerchatError
-from steerchat.values.page import Table
+from steerchat.values.page import HeatMap, Table
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import (
     Answer,
@@ -528,6 +528,20 @@ def test_a_table_too_wide_for_the_screen_runs_on():
     screen, lines = drawn(20)
     screen.show(Table(["name", "what", "why"], [["happy", "joy and light", "because it can"], ["sad", "", "no"]]))
     assert lines() == ["  happy", "    joy and light", "    because it can", "  sad  no"]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (60, ["  concept excit   sad", "  happy    +1.2  -0.5", "  sad     -12.3  +3.4"]),
+        (18, ["  concept exc sad", "  happy    +1  -1", "  sad     -12  +3"]),
+        (14, ["  happy", "    +1.2  -0.5", "  sad  -12.3", "    +3.4"]),
+    ],
+)
+def test_a_heat_map_rounds_its_numbers_on_a_narrow_screen(width, expected):
+    screen, lines = drawn(width)
+    screen.show(HeatMap("concept", ["excited", "sad"], [("happy", [1.2, -0.51]), ("sad", [-12.3, 3.4])]))
+    assert lines() == expected
 
 
 def test_a_table_without_rows_says_so():
