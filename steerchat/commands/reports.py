@@ -39,7 +39,7 @@ def report(
 ) -> Notice:
     """Writes this conversation, or one experiment or pair, as an HTML page, Markdown or JSON.
 
-    The page is one file that contains its charts and needs no network. Turns that were taken back are left out.
+    The page is one file that contains its tables and needs no network. Turns that were taken back are left out.
     """
     if sum(number is not None for number in (pair, experiment, session)) > 1:
         raise UsageError("a report has one subject", "use one of --pair, --experiment and --session")

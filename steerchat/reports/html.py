@@ -1,37 +1,21 @@
 """Reports as one HTML page without scripts, fonts or network access, and a chapter as HTML for a notebook.
 
-Both are trees of elements, so that whatever a model wrote stays text. Charts are the screen's tables, drawn as SVG by
-rich. Colours derive from the text's own colour where possible, since a notebook may be light or dark.
+Every text of a user or a model goes through `_text`, so that it stays text. Colours derive from the text's own colour
+where possible, since a notebook may be light or dark.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
-from dataclasses import replace
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from html import escape
 
 from ..measures.chance import verdict
-from ..screen.lines import measured, table_lines
-from ..screen.picture import LIGHT_THEME, recorder
+from ..screen.lines import measured
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
-from ..values.text import changes, clean, column_widths
+from ..values.text import changes, clean
 from .report import Chapter, Facts, Report
 
-_INDENT = 2
-_SCALE = 0.72  # from the size of rich's letters to the page's
-# rich's own template, without the window, its shadow and the font that it would download.
-_SVG = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_width} {terminal_height}" role="img">
-<style>.{unique_id}-matrix {{ font: {char_height}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }}
-{styles}</style>
-<defs>{lines}</defs>
-<g class="{unique_id}-matrix">{matrix}</g>
-</svg>
-"""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --ground: #fff }
 @media (prefers-color-scheme: dark) { :root { --ink: #c5c8c6; --ground: #212121 } }
@@ -54,130 +38,99 @@ _CHAPTER = """
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .steerchat .text { white-space: pre-wrap }
 .steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem }
-.steerchat figure { margin: 1rem 0; overflow-x: auto }
-.steerchat svg { display: block; height: auto; max-width: 100%; min-width: 24rem }
+.steerchat .wide { margin: 1rem 0; overflow-x: auto }
+.steerchat table { border-collapse: collapse; font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace }
+.steerchat td, .steerchat th { padding: 0 1rem 0 0; text-align: left; white-space: pre }
+.steerchat .right { text-align: right }
 .steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
 """
-# The browser downloads nothing, whatever the page contains.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_HEAD = f"""\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<style>{_STYLE}{_CHAPTER}</style>
+"""  # by this policy the browser downloads nothing, whatever the page contains
 
 
 def to_html(report: Report) -> str:
     """The whole page."""
-    title = clean(report.title)
-    head = _element(
-        "head",
-        _element("meta", charset="utf-8"),
-        _element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        _element("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
-        _element("title", title),
-        _element("style", _STYLE + _CHAPTER),
-    )
-    chapters = [_chapter(chapter, f"chart{number}n") for number, chapter in enumerate(report.chapters)]
-    body = _element("body", {"class": "steerchat"}, _element("h1", title), *_facts(report.facts), *chapters)
-    html = _element("html", {"lang": "en"}, head, body)
-    return "<!DOCTYPE html>\n" + ElementTree.tostring(html, encoding="unicode", method="html") + "\n"
+    title = _text(report.title)
+    chapters = "\n".join(map(_chapter, report.chapters))
+    body = f'<body class="steerchat"><h1>{title}</h1>{_facts(report.facts)}\n{chapters}</body>'
+    return f"{_HEAD}<title>{title}</title></head>\n{body}</html>\n"
 
 
 def to_cell(chapter: Chapter) -> str:
     """A chapter for a notebook, with the styles that it needs."""
-    # A chart's styles apply to every chart of the same name, and a notebook has many cells.
-    name = f"chart{hashlib.sha256(repr(chapter).encode(errors='replace')).hexdigest()[:12]}n"
-    cell = _element("div", {"class": "steerchat"}, _element("style", _CHAPTER), _chapter(chapter, name))
-    return ElementTree.tostring(cell, encoding="unicode", short_empty_elements=False)
+    return f'<div class="steerchat"><style>{_CHAPTER}</style>{_chapter(chapter)}</div>'
 
 
-def _chapter(chapter: Chapter, charts: str) -> Element:
-    """A chapter as an element; the names of its charts begin with `charts`."""
-    children = [_element("h2", clean(chapter.heading)), *_facts(chapter.facts)]
-    for number, part in enumerate(chapter.parts):
-        children += _part(part, chapter.heading, f"{charts}{number}")
+def _chapter(chapter: Chapter) -> str:
+    content = [f"<h2>{_text(chapter.heading)}</h2>", _facts(chapter.facts), *map(_part, chapter.parts)]
     if chapter.answers:
-        answers = _element("div", {"class": "answers"}, *(_answer(*entry) for entry in chapter.answers))
-        children.append(_element("details", _element("summary", "The answers behind it"), answers))
-    return _element("section", *children)
+        answers = "".join(_answer(heading, answer) for heading, answer in chapter.answers)
+        content.append(f"<details><summary>The answers behind it</summary>{_answers(answers)}</details>")
+    return f"<section>{''.join(content)}</section>"
 
 
-def _part(part: object, heading: str, name: str) -> list[Element]:
+def _part(part: object) -> str:
     match part:
         case Notice(text):
-            return [_element("p", {"class": "faint"}, clean(text))]
+            return _faint(text)
         case str():
-            return [_element("p", clean(part))]
+            return f"<p>{_text(part)}</p>"
         case Table():
-            return [_element("figure", {"tabindex": "0"}, chart(part, name, heading))]
+            return table(part)
+        case Pair(steered=Answer() as steered):
+            return _pair(part, steered)
         case Pair():
-            return _pair(part)
+            return _answers(_answer("normal", part.normal))
     raise TypeError(f"no HTML for {type(part).__name__}")
 
 
-def _pair(pair: Pair) -> list[Element]:
-    if pair.steered is None:
-        return [_element("div", {"class": "answers"}, _answer("normal", pair.normal))]
-    spans = changes(clean(pair.normal.text), clean(pair.steered.text))
-    normal = _answer("normal", pair.normal, spans[0])
-    steered = _answer(f"steered: {pair.recipe}", pair.steered, spans[1])
-    measures = clean(" · ".join(measured(pair, verdict(pair))))
-    return [_element("div", {"class": "answers"}, normal, steered), _element("p", {"class": "faint"}, measures)]
+def _pair(pair: Pair, steered: Answer) -> str:
+    spans = changes(clean(pair.normal.text), clean(steered.text))
+    answers = _answer("normal", pair.normal, spans[0]) + _answer(f"steered: {pair.recipe}", steered, spans[1])
+    return _answers(answers) + _faint(" · ".join(measured(pair, verdict(pair))))
 
 
-def chart(table: Table, name: str, label: str) -> Element:
-    """A table as SVG, without its columns of excerpts.
+def table(content: Table) -> str:
+    """A table without its columns of excerpts, whose texts stand whole below it."""
+    shown = [index for index in range(len(content.headings)) if index not in content.samples]
 
-    Args:
-        table: at least one of its columns is not in `samples`.
-        name: letters and digits, unique on the page; the chart's styles and clips are named after it.
-        label: the text for screen readers.
-    """
-    shown = [index for index in range(len(table.headings)) if index not in table.samples]
-    rows = [[clean(row[index]) for index in shown] for row in table.rows]
-    headings = [table.headings[index] for index in shown]
-    right = frozenset(shown.index(index) for index in table.right if index in shown)
-    widths = column_widths(headings, rows, 10_000, gap=2) or []
-    width = _INDENT + sum(widths) + 2 * (len(widths) - 1) + 1
-    console = recorder(width)
-    for line in table_lines(replace(table, headings=headings, rows=rows, right=right), width):
-        console.print(line, soft_wrap=True)
-    svg = ElementTree.fromstring(console.export_svg(theme=LIGHT_THEME, code_format=_SVG, unique_id=name))
-    style = svg.find("{*}style")
-    assert style is not None and style.text
-    # Black becomes the text's own colour and grey a fainter shade of it, so that both read on light and dark pages.
-    style.text = style.text.replace("fill: #000000", "fill: currentColor")
-    style.text = re.sub(r"fill: #(..)\1\1", "fill: currentColor; fill-opacity: .65", style.text)
-    for element in svg.iter():
-        element.tag = element.tag.rpartition("}")[2]  # HTML knows svg without its namespace
-    svg.set("width", str(round(_SCALE * float(svg.get("viewBox", "").split()[2]))))
-    svg.set("aria-label", clean(label))
-    return svg
+    def row(tag: str, cells: Sequence[str], faint: bool = False) -> str:
+        classes = [' class="right"' if index in content.right else "" for index in shown]
+        drawn = (f"<{tag}{kind}>{_text(cells[index])}</{tag}>" for kind, index in zip(classes, shown, strict=True))
+        return ('<tr class="faint">' if faint else "<tr>") + "".join(drawn) + "</tr>"
+
+    rows = [row("td", cells, number in content.dim) for number, cells in enumerate(content.rows)]
+    return f'<div class="wide" tabindex="0"><table>{row("th", content.headings)}{"".join(rows)}</table></div>'
 
 
-def _answer(heading: str, answer: Answer, marked: Sequence[tuple[int, int]] = ()) -> Element:
-    text, at = clean(answer.text) or "(no text)", 0
-    pieces: list[Element | str] = []
+def _answer(heading: str, answer: Answer, marked: Sequence[tuple[int, int]] = ()) -> str:
+    text, at, pieces = clean(answer.text) or "(no text)", 0, []
     for low, high in marked:
-        pieces += [text[at:low], _element("mark", text[low:high])]
+        pieces.append(f"{escape(text[at:low])}<mark>{escape(text[low:high])}</mark>")
         at = high
-    children = [_element("h3", clean(heading)), _element("div", {"class": "text"}, *pieces, text[at:])]
-    if answer.ending:
-        children.append(_element("div", {"class": "faint"}, f"({answer.ending})"))
-    return _element("div", *children)
+    body = "".join([*pieces, escape(text[at:])])
+    note = _faint(f"({answer.ending})") if answer.ending else ""
+    return f'<div><h3>{_text(heading)}</h3><div class="text">{body}</div>{note}</div>'
 
 
-def _facts(facts: Facts) -> list[Element]:
-    items = [item for name, value in facts for item in (_element("dt", clean(name)), _element("dd", clean(value)))]
-    return [_element("dl", *items)] if items else []
+def _answers(answers: str) -> str:
+    return f'<div class="answers">{answers}</div>'
 
 
-def _element(tag: str, *children: Element | str | dict[str, str], **attributes: str) -> Element:
-    """An element with its children and attributes; a dictionary holds attributes whose names Python does not allow."""
-    element = Element(tag, attributes)
-    for child in children:
-        if isinstance(child, dict):
-            element.attrib.update(child)
-        elif isinstance(child, Element):
-            element.append(child)
-        elif len(element):
-            element[-1].tail = (element[-1].tail or "") + child
-        else:
-            element.text = (element.text or "") + child
-    return element
+def _faint(text: str) -> str:
+    return f'<p class="faint">{_text(text)}</p>'
+
+
+def _facts(facts: Facts) -> str:
+    entries = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts)
+    return f"<dl>{entries}</dl>" if entries else ""
+
+
+def _text(text: str) -> str:
+    """Text as it stands: no tag, no entity, no control character."""
+    return escape(clean(text))

@@ -6,21 +6,19 @@ import io
 import re
 
 from rich.console import Console
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from ..values.text import clean
 
-WIDTH = 100  # cells: two answers fit side by side
-LIGHT_THEME = DEFAULT_TERMINAL_THEME
+_WIDTH = 100  # cells: two answers fit side by side
 _FONTS = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace'
 
 
-def recorder(width: int = WIDTH) -> Console:
+def recorder() -> Console:
     """A console that records its output and shows nothing; a `Screen` draws only final lines on it."""
     return Console(
         file=io.StringIO(),
         record=True,
-        width=width,
+        width=_WIDTH,
         force_terminal=True,
         color_system="truecolor",
         legacy_windows=False,

@@ -23,7 +23,7 @@ from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
 from steerchat.experiments.tuning import grid
-from steerchat.reports.html import chart
+from steerchat.reports.html import table
 from steerchat.reports.markdown import literal, quotation
 from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
@@ -69,7 +69,7 @@ class Seen(HTMLParser):
 
 KNOWN = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "dl", "dt", "dd", "section", "div", "p"),
-    *("mark", "figure", "svg", "defs", "clippath", "rect", "g", "text", "details", "summary"),
+    *("mark", "table", "tr", "th", "td", "details", "summary"),
 }
 
 
@@ -80,8 +80,6 @@ def checked(page: str) -> Seen:
     assert not {name for name, _ in seen.attributes if name.startswith("on") or name in ("src", "href", "xlink:href")}
     assert not re.search(r"@import|@font-face|url\((?!#)", "".join(re.findall(r"<style>.*?</style>", page, re.DOTALL)))
     assert not re.search(r"(https?:)?//", "".join(value for _, value in seen.attributes))
-    identities = [value for name, value in seen.attributes if name == "id"]
-    assert len(identities) == len(set(identities))
     assert ("name", "viewport") in seen.attributes and "prefers-color-scheme: dark" in page
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in seen.attributes
     assert "\x1b" not in page and "\x07" not in page and "\u202e" not in page
@@ -118,7 +116,7 @@ def test_a_conversation_with_its_experiments_becomes_a_page_of_its_own(shell: Sh
     out, _ = shell(stdin="\n".join(lines))
     assert "Session 1: How are you?: written to" in " ".join(out.split())
     seen = checked(page.read_text(encoding="utf-8"))
-    assert seen.tags.count("svg") == 2 and seen.tags.count("section") == 3
+    assert seen.tags.count("table") == 2 and seen.tags.count("section") == 3
     headings = re.findall(r"<h2>(.*?)</h2>", page.read_text(encoding="utf-8"))
     assert headings == ["/layers What is rain?", "/compare What is snow?", "Why?"]  # the turn taken back is left out
     found = json.loads(data.read_text(encoding="utf-8"))
@@ -128,7 +126,7 @@ def test_a_conversation_with_its_experiments_becomes_a_page_of_its_own(shell: Sh
     shown = {line.strip() for line in text.read_text(encoding="utf-8").splitlines()}
     assert {one["layer"] for one in layers} == set(range(LAYERS)) and "# Session 1: How are you?" in shown
     for one in layers:
-        if one["seed"] == 0:  # the first seed's answers are whole behind the chart
+        if one["seed"] == 0:  # the first seed's answers are whole behind the table
             assert " ".join(one["steered"]["text"].split()) in " ".join(seen.text.split())
 
 
@@ -191,19 +189,18 @@ def test_nothing_that_was_said_gets_out_of_its_place_on_a_page(shell: Shell, tmp
     assert "script" not in seen.tags and "svg" not in seen.tags
 
 
-def test_nothing_in_a_chart_gets_out_of_it():
-    table = Table(("", "effect"), [[HOSTILE[:180], "+1.0"], ["<b>", "é 日本 😊"]], right=frozenset({1}))
-    drawn = chart(table, "chart1", HOSTILE)
-    assert {element.tag for element in drawn.iter()} == {"svg", "style", "defs", "clipPath", "rect", "g", "text"}
-    told = "".join("".join(element.itertext()) for element in drawn.iter("text")).replace("\u00a0", " ")
-    assert " ".join(clean(HOSTILE[:180]).split()) in " ".join(told.split()) and "😊" in told
-    again = ElementTree.fromstring(ElementTree.tostring(drawn, encoding="unicode"))
-    assert again.get("aria-label") == clean(HOSTILE)
+def test_a_table_shows_its_texts_as_they_are_and_its_numbers_on_the_right():
+    content = Table(("", "effect"), [[HOSTILE, "+1.0"], ["<b>", "é 日本 😊"]], frozenset({1}), dim=frozenset({1}))
+    drawn = ElementTree.fromstring(table(content))
+    told = [cell.text or "" for cell in drawn.iter() if cell.tag in ("th", "td")]
+    assert told == ["", "effect", clean(HOSTILE), "+1.0", "<b>", "é 日本 😊"]
+    assert [cell.get("class") for cell in drawn.iter("td")] == [None, "right"] * 2
+    assert [row.get("class") for row in drawn.iter("tr")] == [None, None, "faint"]
 
 
-def test_a_chart_leaves_out_bits_of_texts_that_stand_whole_below_it():
-    table = Table(("layer", "effect", "an answer"), [["0", "+1.0", "It is..."]], samples=frozenset({2}))
-    told = "".join("".join(element.itertext()) for element in chart(table, "chart1", "").iter("text"))
+def test_a_table_leaves_out_excerpts_of_texts_that_stand_whole_below_it():
+    content = Table(("layer", "effect", "an answer"), [["0", "+1.0", "It is..."]], samples=frozenset({2}))
+    told = "".join(ElementTree.fromstring(table(content)).itertext())
     assert "effect" in told and "answer" not in told and "It is" not in told
 
 

@@ -194,7 +194,7 @@ def cell(value: Any) -> tuple[str, ElementTree.Element]:
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_pairs_and_sweeps_with_a_chart(home: Path):
+def test_a_notebook_shows_pairs_and_sweeps_with_a_table(home: Path):
     with steerchat.load(max_tokens=6) as model:
         model.steer("happy 2 4.0")
         pair = model.pair("How are you?")
@@ -205,20 +205,11 @@ def test_a_notebook_shows_pairs_and_sweeps_with_a_chart(home: Path):
     [logged] = [one for one in steerchat.history(limit=100) if one.kind == "compare"]
     assert pair.steered.text in "".join(cell(logged)[1].itertext())
     shown, found = cell(sweep)
-    [chart] = found.iter("svg")
-    told = " ".join("".join(chart.itertext()).replace("\u00a0", " ").split())
-    assert (
-        "effect" in told
-        and "█" in told
-        and "currentColor" in shown
-        and "fill: #" not in shown
-        and "prefers-color-scheme" not in shown
-    )
+    [table] = found.iter("table")
+    told = " ".join(" ".join(table.itertext()).split())
+    assert "effect" in told and "█" in told and "prefers-color-scheme" not in shown
     assert repr(sweep) == f"<layers: {model.n_layers} settings, 2 of 2 seeds, 'How are you?'>"
     assert [one["layer"] for one in sweep.objects()] == [0, 0, 1, 1, 2, 2, 3, 3]
-    # Cells share a page: the styles of one chart must not hold in another.
-    other = replace(sweep, prompt="Something else")
-    assert not set(re.findall(r"chart\w+n1-\w+", shown)) & set(re.findall(r"chart\w+n1-\w+", cell(other)[0]))
 
 
 @pytest.mark.parametrize(
@@ -233,8 +224,8 @@ def test_nothing_that_a_model_said_gets_out_of_its_cell(hostile: str):
     for value in (pair, sweep):
         shown, found = cell(value)
         assert {one.tag for one in found.iter()} <= {
-            *("div", "style", "section", "h2", "h3", "dl", "dt", "dd", "p", "mark", "details", "summary", "figure"),
-            *("svg", "defs", "clipPath", "rect", "g", "text"),
+            *("div", "style", "section", "h2", "h3", "dl", "dt", "dd", "p", "mark", "details", "summary"),
+            *("table", "tr", "th", "td"),
         }
         assert not {name for one in found.iter() for name in one.attrib if name.startswith("on")}
         assert clean(hostile) in "".join(found.itertext()) and "\x1b" not in shown
