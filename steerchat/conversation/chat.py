@@ -5,22 +5,19 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..engine.processes import Team, is_first
 from ..models.find import ALIASES
+from ..slash.arguments import Candidate
 from ..slash.registry import Registry
 from ..storage.store import Store
 from ..system import folders
 from ..system.settings import Settings, descriptions
 from ..values.errors import ConceptError, SteerchatError, StoreError, TooLarge, UsageError, shorten
+from ..values.recipe import format_strength
 from ..values.results import Notice, Progress
 from .app import App, history_path
-
-if TYPE_CHECKING:
-    pass
-
-Candidate = tuple[str, str]
 
 
 class Companion(Protocol):
@@ -115,46 +112,43 @@ class Menu:
         engine = self._chat.loader.ready
         return None if engine is None else engine.n_layers
 
-    def concepts(self) -> Iterable[Candidate]:
-        for name in self._chat.library.names():
-            try:
-                concept = self._chat.library.get(name)
-            except ConceptError as error:
-                yield name, error.message
-                continue
-            yield name, concept.description
+    def offers(self, what: str) -> Iterable[Candidate]:
+        try:
+            match what:
+                case "concepts":
+                    return [(name, self._description(name)) for name in self._chat.library.names()]
+                case "models":
+                    return ALIASES.items()
+                case "commands":
+                    return self._chat.registry.nouns()
+                case "settings":
+                    return [(setting.name, setting.help) for setting in descriptions().values()]
+                case "pairs" if store := self._chat.session.journal.store:
+                    return [(str(row.id), shorten(row.pair.prompt)) for row in store.pairs(limit=20)]
+                case "sessions" if store := self._chat.session.journal.store:
+                    return [(str(row.id), shorten(row.title)) for row in store.sessions(limit=20)]
+        except StoreError:
+            pass
+        return ()
 
-    def recommended(self, concept: str) -> tuple[str, float] | None:
+    def _description(self, concept: str) -> str:
+        try:
+            return self._chat.library.get(concept).description
+        except ConceptError as error:
+            return error.message
+
+    def recommended(self, concept: str) -> Sequence[str]:
         engine = self._chat.loader.ready
         if engine is None:
-            return None
+            return ()
         try:
             layers, strength, _ = self._chat.library.recommended(concept, engine.fingerprint)
         except SteerchatError:
-            return None
-        return layers, strength
+            return ()
+        return layers, format_strength(strength)
 
-    def settings(self) -> Iterable[tuple[str, str, Sequence[str]]]:
-        return [(d.name, d.help, d.choices) for d in descriptions().values()]
-
-    def models(self) -> Iterable[Candidate]:
-        return [(alias, hub) for alias, hub in ALIASES.items()]
-
-    def commands(self) -> Iterable[Candidate]:
-        return self._chat.registry.nouns()
-
-    def pairs(self) -> Iterable[tuple[int, str]]:
-        return self._of_history(lambda store: [(row.id, row.pair.prompt) for row in store.pairs(limit=20)])
-
-    def sessions(self) -> Iterable[tuple[int, str]]:
-        return self._of_history(lambda store: [(row.id, row.title) for row in store.sessions(limit=20)])
-
-    def _of_history(self, read: Callable[[Store], list[tuple[int, str]]]) -> list[tuple[int, str]]:
-        store = self._chat.session.journal.store
-        try:
-            return [] if store is None else read(store)
-        except StoreError:
-            return []
+    def choices(self, setting: str) -> Sequence[str]:
+        return descriptions()[setting].choices if setting in descriptions() else ()
 
 
 def unexpected(error: Exception) -> SteerchatError:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..values.errors import UsageError, shorten
-from ..values.recipe import TermRequest, format_strength, is_layers, parse_parts, parse_strength, parse_term
+from ..values.recipe import TermRequest, is_layers, parse_parts, parse_strength, parse_term
 from ..values.text import only_text
 
 Candidate = tuple[str, str]
@@ -36,32 +36,16 @@ class Completions(Protocol):
         """How many decoder blocks the model has; None while it loads."""
         ...
 
-    def concepts(self) -> Iterable[Candidate]:
-        """(name, description) of every concept."""
+    def offers(self, what: str) -> Iterable[Candidate]:
+        """All "concepts", "models", "commands" or "settings" with their meanings; the newest "pairs" or "sessions"."""
         ...
 
-    def recommended(self, concept: str) -> tuple[str, float] | None:
-        """A concept's recommended layers, as a user types them, and strength; None if unknown."""
+    def recommended(self, concept: str) -> Sequence[str]:
+        """A concept's recommended layers and strength, as a user types them; empty if unknown."""
         ...
 
-    def settings(self) -> Iterable[tuple[str, str, Sequence[str]]]:
-        """(name, help, choices) of every setting; empty choices mean any value."""
-        ...
-
-    def models(self) -> Iterable[Candidate]:
-        """(name, meaning) of the installed models."""
-        ...
-
-    def commands(self) -> Iterable[Candidate]:
-        """(name without the slash, summary) of every command."""
-        ...
-
-    def pairs(self) -> Iterable[tuple[int, str]]:
-        """(id, prompt) of recent pairs, newest first."""
-        ...
-
-    def sessions(self) -> Iterable[tuple[int, str]]:
-        """(id, title) of recent conversations, newest first."""
+    def choices(self, setting: str) -> Sequence[str]:
+        """The values of a setting; empty when it takes any value, or does not exist."""
         ...
 
 
@@ -71,11 +55,16 @@ class Kind:
     Args:
         meaning: for help; empty: the kind's own.
         metavar: the placeholder in usage lines; empty: the kind's own, or the parameter's name in capitals.
+
+    Attributes:
+        offers: which list of `Completions.offers` has its values.
+        takes_rest: whether it takes the rest of the line as typed instead of one word.
     """
 
     meaning = ""
     metavar = ""
-    takes_rest = False  # whether it takes the rest of the line as typed instead of one word
+    offers = ""
+    takes_rest = False
 
     def __init__(self, meaning: str = "", *, metavar: str = "") -> None:
         self.meaning = meaning or self.meaning
@@ -95,7 +84,7 @@ class Kind:
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         """(value, meaning) of what `word` may become; `earlier` holds the words before it, by parameter name."""
-        return ()
+        return chat.offers(self.offers) if self.offers else ()
 
 
 class Text(Kind):
@@ -128,14 +117,12 @@ class Many(Kind):
 class Concept(Kind):
     meaning = "a concept's name"
     metavar = "CONCEPT"
+    offers = "concepts"
 
     def parse(self, text: str) -> str:
         if not text.strip():
             raise UsageError("the concept's name is empty", "/concept lists the names")
         return text.strip().lower()
-
-    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return chat.concepts()
 
 
 class TermWord(Concept):
@@ -159,7 +146,7 @@ class MixSpec(Kind):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         earlier_parts = word[: word.rfind(",") + 1]
-        return [(f"{earlier_parts}{name}:", meaning) for name, meaning in chat.concepts()]
+        return [(f"{earlier_parts}{name}:", meaning) for name, meaning in chat.offers("concepts")]
 
 
 class Layer(Kind):
@@ -174,11 +161,10 @@ class Layer(Kind):
         return text
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
         count = chat.n_layers or 0
         meanings = {str(layer): f"{100 * layer / max(1, count - 1):.0f}% deep" for layer in range(count)}
         meanings |= {"55%": "a little past the middle, on any model", "all": "every layer"}
-        first = {recommended[0]: "recommended"} if recommended else {}
+        first = dict.fromkeys(chat.recommended(earlier.get("concept", "").lower())[:1], "recommended")
         return {**first, **meanings, **first}.items()  # the recommended one first
 
 
@@ -197,9 +183,8 @@ class Strength(Kind):
         return True
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        recommended = chat.recommended(earlier["concept"].lower()) if "concept" in earlier else None
-        first = {format_strength(recommended[1]): "recommended"} if recommended else {}
         meanings = {"1.5": "gentle", "2.0": "a good first try", "3.0": "strong", "-2.0": "away"}
+        first = dict.fromkeys(chat.recommended(earlier.get("concept", "").lower())[1:], "recommended")
         return {**first, **meanings, **first}.items()  # the recommended one first
 
 
@@ -243,6 +228,7 @@ class Float(_Number):
 class PairId(Kind):
     meaning = "a pair's id in the history"
     metavar = "ID"
+    offers = "pairs"
     noun, lists = "pair", "/history lists the pairs"
 
     def parse(self, text: str) -> int:
@@ -252,16 +238,11 @@ class PairId(Kind):
             raise UsageError(f"{shorten(text, 20)!r} is not the id of a {self.noun}", self.lists)
         return int(digits)
 
-    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return [(str(pair_id), shorten(prompt)) for pair_id, prompt in chat.pairs()]
-
 
 class SessionId(PairId):
     meaning = "a session's id"
+    offers = "sessions"
     noun, lists = "session", "/session lists the sessions"
-
-    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return [(str(session_id), shorten(title)) for session_id, title in chat.sessions()]
 
 
 class PathArg(Kind):
@@ -290,12 +271,10 @@ class PathArg(Kind):
 class Setting(Kind):
     meaning = "a setting's name"
     metavar = "NAME"
+    offers = "settings"
 
     def parse(self, text: str) -> str:
         return text.lower().replace("_", "-")
-
-    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return [(name, meaning) for name, meaning, _ in chat.settings()]
 
 
 class SettingValue(Kind):
@@ -305,16 +284,13 @@ class SettingValue(Kind):
     metavar = "VALUE"
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        setting = Setting().parse(earlier.get("name", ""))
-        return [(choice, "") for name, _, choices in chat.settings() if name == setting for choice in choices]
+        return [(choice, "") for choice in chat.choices(Setting().parse(earlier.get("name", "")))]
 
 
 class ModelName(Kind):
     meaning = "an alias, a Hub id, a folder or a .gguf file"
     metavar = "MODEL"
-
-    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
-        return chat.models()
+    offers = "models"
 
 
 class CommandName(Rest):
@@ -328,7 +304,7 @@ class CommandName(Rest):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         slash = "/" if word.startswith("/") else ""
-        return [(slash + name, meaning) for name, meaning in chat.commands()]
+        return [(slash + name, meaning) for name, meaning in chat.offers("commands")]
 
 
 class Choice(Kind):

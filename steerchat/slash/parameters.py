@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from .arguments import Flag, Float, Int, Kind, Many, PathArg, Text
 
@@ -19,7 +19,6 @@ class Parameter:
     kind: Kind
     option: bool
     required: bool
-    default: Any
     meaning: str
 
     @property
@@ -53,32 +52,31 @@ def parameters_of(handler: Callable[..., Any]) -> tuple[Parameter, ...]:
         ValueError: no line could be parsed for this signature, which is a mistake in the program.
     """
     _, *declared = inspect.signature(handler).parameters.values()
-    parameters = tuple(_parameter(handler, parameter) for parameter in declared)
+    annotations = get_type_hints(handler, include_extras=True)
+    where = handler.__qualname__
+    parameters = tuple(_parameter(where, parameter, annotations.get(parameter.name)) for parameter in declared)
     arguments = [parameter for parameter in parameters if not parameter.option]
     if any(argument.kind.takes_rest or argument.many for argument in arguments[:-1]):
-        raise ValueError(f"{handler.__qualname__}: only the last argument can take the rest of the line")
+        raise ValueError(f"{where}: only the last argument can take the rest of the line")
     return parameters
 
 
-def _parameter(handler: Callable[..., Any], declared: inspect.Parameter) -> Parameter:
-    where = f"{handler.__qualname__}({declared.name})"
+def _parameter(handler: str, declared: inspect.Parameter, annotation: Any) -> Parameter:
+    where = f"{handler}({declared.name})"
     option = declared.kind is declared.KEYWORD_ONLY
     required = declared.default is declared.empty
     if declared.kind in (declared.VAR_POSITIONAL, declared.VAR_KEYWORD):
         raise ValueError(f"{where}: use Many(KIND) instead of * or **")
     if option and required:
         raise ValueError(f"{where}: an option needs a default")
-    kind, meaning = _kind(where, handler, declared)
+    kind, meaning = _kind(where, annotation)
     if isinstance(kind, Flag) and not (option and declared.default is False):
         raise ValueError(f"{where}: a flag is keyword-only and off by default")
-    return Parameter(declared.name, kind, option, required, declared.default, meaning or kind.meaning)
+    return Parameter(declared.name, kind, option, required, meaning or kind.meaning)
 
 
-def _kind(where: str, handler: Callable[..., Any], declared: inspect.Parameter) -> tuple[Kind, str]:
-    annotation = declared.annotation
-    if isinstance(annotation, str):
-        # Each annotation by itself: the chat's own type is often imported for type checkers only.
-        annotation = eval(annotation, handler.__globals__)
+def _kind(where: str, annotation: Any) -> tuple[Kind, str]:
+    """The kind that an annotation names, or that stands for its type; and the meaning beside it."""
     plain, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     kind, meaning = None, ""
     for note in notes:

@@ -124,13 +124,14 @@ class Registry:
                     raise ValueError(f"/{label} is declared twice")
                 if not re.fullmatch(r"[a-z][a-z-]*( [a-z][a-z-]*)?", label):
                     raise ValueError(f"a name is one or two lower-case words, not {label!r}")
+            # Only a blank line separates paragraphs; other line breaks belong to the source.
+            paragraphs = re.sub(r"(?<!\n)\n(?!\n)", " ", body.strip())
             self._commands[name] = Command(
                 name,
                 handler,
                 parameters_of(handler),
                 summary,
-                # Only a blank line separates paragraphs; other line breaks belong to the source.
-                re.sub(r"(?<!\n)\n(?!\n)", " ", body.strip()),
+                paragraphs,
                 tuple(examples),
                 group,
                 shell,

@@ -40,26 +40,21 @@ registry = Registry()
 class Chat:
     n_layers: int | None = 30
 
-    def concepts(self) -> list[tuple[str, str]]:
-        return [("happy", "joyful and warm"), ("sad", "low and grey"), ("very happy", "two words")]
+    def offers(self, what: str) -> list[tuple[str, str]]:
+        lists = {
+            "concepts": [("happy", "joyful and warm"), ("sad", "low and grey"), ("very happy", "two words")],
+            "settings": [("carry", "which answers go on"), ("top-p", "nucleus")],
+            "models": [("smollm2", "the default")],
+            "commands": [(command.name, command.summary) for command in registry],
+            "pairs": [("12", "Tell me about the weather"), ("11", "Hi")],
+        }
+        return lists[what]
 
-    def recommended(self, concept: str) -> tuple[str, float] | None:
-        return ("10-18", 2.5) if concept == "happy" else None
+    def recommended(self, concept: str) -> Sequence[str]:
+        return ("10-18", "2.5") if concept == "happy" else ()
 
-    def settings(self) -> list[tuple[str, str, Sequence[str]]]:
-        return [("carry", "which answers go on", ("own", "steered", "normal")), ("top-p", "nucleus", ())]
-
-    def models(self) -> list[tuple[str, str]]:
-        return [("smollm2", "the default")]
-
-    def commands(self) -> list[tuple[str, str]]:
-        return [(command.name, command.summary) for command in registry]
-
-    def pairs(self) -> list[tuple[int, str]]:
-        return [(12, "Tell me about the weather"), (11, "Hi")]
-
-    def sessions(self) -> list[tuple[int, str]]:
-        return [(3, "About the weather"), (2, "Hi")]
+    def choices(self, setting: str) -> Sequence[str]:
+        return ("own", "steered", "normal") if setting == "carry" else ()
 
 
 @registry.command("steer", examples=[])
