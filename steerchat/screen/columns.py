@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from rich.text import Text
 
@@ -64,7 +65,7 @@ class Column:
 
 
 class Block:
-    """Columns of answers, side by side or stacked, whose final lines are known apart from those that may change.
+    """Answers in columns, whose final lines are known apart from those that may change.
 
     Args:
         titles: each column's heading, and whether it is the steered one.
@@ -73,22 +74,24 @@ class Block:
     """
 
     def __init__(self, titles: Sequence[tuple[str, bool]], width: int, beside: bool) -> None:
-        self.beside = beside
         self.columns = [Column(title, accent, Wrapper(1)) for title, accent in titles]
-        self._headed = 0  # columns whose heading is printed
+        # The columns of a group are side by side, and the next group follows when they are complete.
+        self._groups = [self.columns] if beside else [[column] for column in self.columns]
+        self._headed = 0  # groups whose heading is printed
         self.resize(width)
 
     def resize(self, width: int) -> None:
         """Wraps the lines that are not printed yet for another width."""
         self.width = width
-        share = min((width - GAP) // 2, MAX_COLUMN) if self.beside else min(width, MAX_SINGLE)
+        share = min(width, MAX_SINGLE) if len(self._groups[0]) == 1 else min((width - GAP) // 2, MAX_COLUMN)
+        self._share = max(share, 1)
         for column in self.columns:
-            column.text.rewrap(max(share, 1), column.taken)
+            column.text.rewrap(self._share, column.taken)
 
     @property
     def extent(self) -> int:
         """Cells from the left edge to the right end of the block."""
-        return sum(c.text.width for c in self.columns) + GAP if self.beside else self.columns[0].text.width
+        return len(self._groups[0]) * (self._share + GAP) - GAP
 
     @property
     def closed(self) -> bool:
@@ -96,60 +99,38 @@ class Block:
 
     def take(self) -> list[Text]:
         """The lines that became final since the last call."""
-        return self._take_beside() if self.beside else self._take_stacked()
-
-    def tail(self) -> list[Text]:
-        """The lines after the final ones, in their present form."""
-        if self.beside:
-            return self._rows([[*c.text.lines[c.taken :], *c.text.tail] for c in self.columns])
-        open_column = next((c for c in self.columns if not c.text.closed), None)
-        return [] if open_column is None else [open_column.draw(line) for line in open_column.text.tail]
-
-    def _take_stacked(self) -> list[Text]:
         lines: list[Text] = []
-        for index, column in enumerate(self.columns):
+        for index, group in enumerate(self._groups):
             if index == self._headed:
-                lines.append(column.head())
+                lines.append(self._row([column.head() for column in group]))
                 self._headed += 1
-            new = column.text.lines[column.taken :]
-            lines += map(column.draw, new)
-            column.taken += len(new)
-            if not column.text.closed:
+            # A row is final when its line in each column is.
+            unfinished = [len(column.text.lines) for column in group if not column.text.closed]
+            ready = min(unfinished, default=max(len(column.text.lines) for column in group))
+            lines += self._rows(group, [column.text.lines[column.taken : ready] for column in group])
+            for column in group:
+                column.taken = ready
+            if unfinished:
                 break
         return lines
 
-    def _take_beside(self) -> list[Text]:
-        lines: list[Text] = []
-        if not self._headed:
-            self._headed = len(self.columns)
-            lines.append(self._join([column.head() for column in self.columns]))
-        taken = self.columns[0].taken  # equal for all columns: a row is final when its line in each column is
-        lengths = [len(column.text.lines) for column in self.columns]
-        unfinished = [length for length, c in zip(lengths, self.columns, strict=True) if not c.text.closed]
-        ready = min(unfinished) if unfinished else max(lengths)
-        if ready > taken:
-            lines += self._rows([column.text.lines[taken:ready] for column in self.columns])
-            for column in self.columns:
-                column.taken = ready
-        return lines
+    def tail(self) -> list[Text]:
+        """The lines after the final ones, in their present form."""
+        group = next((group for group in self._groups if not all(column.text.closed for column in group)), [])
+        return self._rows(group, [[*column.text.lines[column.taken :], *column.text.tail] for column in group])
 
-    def _rows(self, columns: Sequence[Sequence[Line]]) -> list[Text]:
-        count = max(map(len, columns))
+    def _rows(self, group: Sequence[Column], lines: Sequence[Sequence[Line]]) -> list[Text]:
         return [
-            self._join(
-                [
-                    column.draw(lines[row]) if row < len(lines) else Text()
-                    for column, lines in zip(self.columns, columns, strict=True)
-                ]
-            )
-            for row in range(count)
+            self._row([Text() if line is None else column.draw(line) for column, line in zip(group, row, strict=True)])
+            for row in zip_longest(*lines)
         ]
 
-    def _join(self, cells: Sequence[Text]) -> Text:
-        left, right = cells
-        if right.plain:
-            left.append(" " * (self.columns[0].text.width - left.cell_len + GAP))
-        return left.append_text(right)
+    def _row(self, cells: Sequence[Text]) -> Text:
+        row = Text()
+        for index, cell in enumerate(cells):
+            if cell.plain:
+                row.append(" " * (index * (self._share + GAP) - row.cell_len)).append_text(cell)
+        return row
 
 
 class Stream:

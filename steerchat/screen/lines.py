@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from rich.text import Text
 
 from ..values.measures import MEASURES
-from ..values.operation import ADD
+from ..values.operation import ADD, UNIT
 from ..values.page import Definitions, Heading, HeatMap, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
@@ -30,14 +30,13 @@ _HEAT = (0.5, 1.0, 2.0)
 _MARKS = "▁▂▃▄▅▆▇█"
 
 
-def lines_of(value: object, width: int, plain: bool = False, unit: float | None = None) -> list[Text]:
+def lines_of(value: object, width: int, plain: bool = False) -> list[Text]:
     """The lines that show a value which is complete and fits on any screen.
 
     Args:
         value: a sentence, a notice, or a part of a page that is not a pair.
         width: cells in a line.
         plain: whether the screen has no styles.
-        unit: the push of strength 1 as a share of a layer's typical residual length, for recipes.
 
     Raises:
         TypeError: for a value that has no drawing.
@@ -58,7 +57,7 @@ def lines_of(value: object, width: int, plain: bool = False, unit: float | None 
         case Shaded():
             return _shaded_lines(value, width, plain)
         case Recipe():
-            return paragraph(_recipe_text(value, unit), width)
+            return paragraph(_recipe_text(value), width)
         case Probed(strips):
             return strip_lines(strips, width)
         case BenchReport():
@@ -92,11 +91,11 @@ def flow(parts: Iterable[str], width: int, gap: int) -> list[str]:
 # Recipes and measures
 
 
-def _recipe_text(recipe: Recipe, unit: float | None) -> str:
+def _recipe_text(recipe: Recipe) -> str:
     """The whole recipe, one line for each term."""
     if not recipe.terms:
         return "no steering; /steer happy 16 2.0 starts it"
-    lines = [_term_text(term, unit) for term in recipe.terms]
+    lines = [_term_text(term) for term in recipe.terms]
     if recipe.scope != "generated":
         lines.append(f"scope {recipe.scope}: the prompt is pushed too")
     if not recipe.on:
@@ -104,15 +103,15 @@ def _recipe_text(recipe: Recipe, unit: float | None) -> str:
     return "\n".join(lines)
 
 
-def _term_text(term: Term, unit: float | None) -> str:
+def _term_text(term: Term) -> str:
     where = f"{term.concept} at {name_layers(term.layers)}"
     text = where if term.operation == ADD else f"{term.operation} {where}"
     if term.how.uses_strength:
         text += f", strength {format_strength(term.strength)}"
-    if unit is None or not term.how.graded:
+    if not term.how.graded:
         return text
     whose = "each layer's" if len(term.layers) > 1 else "that layer's"
-    return f"{text}: a push of {100 * unit * abs(term.per_layer):.2g}% of {whose} typical length"
+    return f"{text}: a push of {100 * UNIT * abs(term.per_layer):.2g}% of {whose} typical length"
 
 
 def measure_lines(pair: Pair, width: int, verdict: str | None = None) -> list[Text]:

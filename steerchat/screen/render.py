@@ -31,7 +31,6 @@ class Screen:
         plain: no colour and no cursor movement; None: plain unless the console is a terminal.
         verdict: gives a pair's measures in words, or None for a pair that has none.
         speed: whether to show a pair's tokens per second.
-        unit: the push of strength 1 as a share of a layer's typical residual length (`recipe.UNIT`), for recipes.
         clock: seconds, from any start.
     """
 
@@ -42,7 +41,6 @@ class Screen:
         *,
         verdict: Callable[[Pair], str | None] = lambda pair: None,
         speed: bool = True,
-        unit: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         own = console is None
@@ -51,7 +49,6 @@ class Screen:
         self.plain = _is_plain(self.console, own) if plain is None else plain
         self.verdict = verdict
         self.speed = speed
-        self.unit = unit
         self._clock = clock
         self._painter = Painter(self.console, self.plain)
         self._error_painter = Painter(errors, _is_plain(errors, own) if plain is None else plain)
@@ -153,7 +150,7 @@ class Screen:
                 for part in parts:
                     self.show(part)
             case _:
-                self._print(lines_of(value, self.width, self.plain, self.unit))
+                self._print(lines_of(value, self.width, self.plain))
 
     def aside(self, event: Notice | Progress) -> None:
         """Shows what accompanies a result on standard error, so that the result can be piped."""

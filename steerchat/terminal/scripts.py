@@ -77,11 +77,10 @@ def _draw(options: Mapping[str, Any], lines: Callable[[Chat], Iterable[str]], fi
     from ..screen.picture import picture, recorder, words
     from ..screen.render import Screen
     from ..system.folders import write_whole
-    from ..values.operation import UNIT
     from . import repl
 
     console = recorder()
-    screen = Screen(console, verdict=verdict, unit=UNIT, speed=False)
+    screen = Screen(console, verdict=verdict, speed=False)
     with (
         tempfile.TemporaryDirectory(prefix="steerchat-") as folder,
         started_chat(options, new_screen().aside, history=Path(folder) / "history.db") as chat,

@@ -36,9 +36,8 @@ def new_screen() -> Screen:
     """The screen of this terminal."""
     from ..measures.chance import verdict
     from ..screen.render import Screen
-    from ..values.operation import UNIT
 
-    return Screen(verdict=verdict, unit=UNIT)
+    return Screen(verdict=verdict)
 
 
 @contextmanager

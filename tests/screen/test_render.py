@@ -512,7 +512,7 @@ def test_force_color_moves_no_cursor_in_a_pipe(capsys, monkeypatch):
 
 
 def test_a_recipe_is_echoed_whole():
-    screen, lines = drawn(unit=0.125)
+    screen, lines = drawn()
     more = HAPPY.add(Term((("sad", 0.7), ("calm", -0.3)), tuple(range(10, 19)), -1.5))
     screen.show(replace(more, scope="all", on=False))
     assert lines() == [
