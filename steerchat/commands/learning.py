@@ -13,7 +13,7 @@ from ..course.files import course_folder
 from ..course.files import glossary as read_glossary
 from ..course.lesson import Condition, LessonError
 from ..course.report import write_report
-from ..course.tutor import tutor
+from ..course.tutor import VERBS, Tutor, tutor
 from ..slash.arguments import Int, PathArg, Rest
 from ..slash.registry import registry
 from ..values.errors import SteerchatError, UsageError, unknown
@@ -56,10 +56,19 @@ def lesson_check(chat: Chat) -> str:
     return f"{len(course.lessons)} lessons with {steps} steps are in order."
 
 
-@command("lesson next", examples=["/lesson next"])
-def lesson_next(chat: Chat) -> list[object]:
-    """Goes on to the next step."""
-    return tutor(chat).next()
+def _declare(verb: str) -> None:
+    """The command of a verb of the tutor."""
+    method = getattr(Tutor, verb)
+
+    def handler(chat: Chat) -> list[object]:
+        return method(tutor(chat))
+
+    handler.__doc__ = method.__doc__
+    command(f"lesson {verb}", examples=[f"/lesson {verb}"])(handler)
+
+
+for _verb in VERBS:
+    _declare(_verb)
 
 
 @command("lesson answer", examples=["/lesson answer 2"], aliases=["answer"])
@@ -68,40 +77,10 @@ def lesson_answer(chat: Chat, number: Annotated[int, Int("the answer's number", 
     return tutor(chat).answer(number)
 
 
-@command("lesson back", examples=["/lesson back"])
-def lesson_back(chat: Chat) -> list[object]:
-    """Shows the previous step."""
-    return tutor(chat).back()
-
-
-@command("lesson hint", examples=["/lesson hint"])
-def lesson_hint(chat: Chat) -> list[object]:
-    """Gives a hint, and another one at each call."""
-    return tutor(chat).hint()
-
-
-@command("lesson solution", examples=["/lesson solution"])
-def lesson_solution(chat: Chat) -> list[object]:
-    """Shows the solution of the step."""
-    return tutor(chat).solution()
-
-
-@command("lesson skip", examples=["/lesson skip"])
-def lesson_skip(chat: Chat) -> list[object]:
-    """Skips the step."""
-    return tutor(chat).skip()
-
-
 @command("lesson reset", examples=["/lesson reset", "/lesson reset first-steering"])
 def lesson_reset(chat: Chat, name: Annotated[str, Rest("a lesson; by default the running one")] = "") -> list[object]:
     """Deletes the progress in a lesson."""
     return tutor(chat).reset(name)
-
-
-@command("lesson quit", examples=["/lesson quit"])
-def lesson_quit(chat: Chat) -> list[object]:
-    """Leaves the lesson; the progress stays."""
-    return tutor(chat).quit()
 
 
 @command("lesson track", examples=["/lesson track", "/lesson track look"])
@@ -129,8 +108,7 @@ def expect(
         condition = Condition.parse(what)
     except ValueError as error:
         raise UsageError(str(error), "/expect happy > 0") from None
-    library = chat.library
-    facts = chat.tutor.facts() if chat.tutor else state_facts(chat.session, library.names(), library.owns)
+    facts = chat.tutor.facts() if chat.tutor else state_facts(chat)
     if missing := [fact for fact in condition.facts if fact not in facts]:
         raise UsageError(f"no fact is called {missing[0]}", f"the facts are {', '.join(sorted(facts))}")
     if not condition.holds(facts):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from ..conversation.session import Session
+from ..conversation.chat import Chat
 from ..values.measures import MEASURES
 from ..values.operation import OPERATIONS
 from ..values.results import divergence
@@ -17,10 +15,11 @@ STATE_FACTS = frozenset(
 )
 
 
-def state_facts(session: Session, names: Sequence[str], owns: Callable[[str], bool]) -> dict[str, float]:
+def state_facts(chat: Chat) -> dict[str, float]:
     """What the chat is set to and what its last pair was, as a lesson's goals may ask; every concept's own strength."""
+    session, library = chat.session, chat.library
     recipe = session.recipe
-    facts = dict.fromkeys(names, 0.0)
+    facts = dict.fromkeys(library.names(), 0.0)
     for term in recipe.terms:
         for name, weight in term.parts:
             facts[name] = facts.get(name, 0.0) + weight * term.strength
@@ -31,7 +30,7 @@ def state_facts(session: Session, names: Sequence[str], owns: Callable[[str], bo
         "layers": len(layers),
         "on": float(recipe.active),
         "turns": len(session.turns),
-        "own": float(any(owns(name) for name in recipe.concepts)),
+        "own": float(any(library.owns(name) for name in recipe.concepts)),
     }
     facts |= {f"{name}s": sum(term.operation == name for term in recipe.terms) for name in OPERATIONS}
     if layers:

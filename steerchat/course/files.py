@@ -1,18 +1,12 @@
-"""The files of a course: where they are, what is wrong with them, and a lesson replayed as its learner would do it."""
+"""The files beside the lessons: the folder of a course, its glossary, and the text of /help trouble."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..system import folders
 from ..system.untrusted import parse_toml, read_small
-from ..values.operation import UNIT
 from .lesson import MOST, LessonError, paragraphs
-
-if TYPE_CHECKING:
-    from ..engine.engine import Engine
 
 
 def course_folder(own: str) -> Path:
@@ -41,22 +35,12 @@ def glossary(folder: Path) -> dict[str, str]:
     Raises:
         LessonError: with the file, when one cannot be read.
     """
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for path in dict.fromkeys((folders.packaged("tutorials") / "glossary.toml", folder / "glossary.toml")):
-        if not path.is_file() and found:
+        if not path.is_file() and entries:
             continue
         try:
-            found |= {str(word): str(meaning) for word, meaning in parse_toml(text_of(path)).items()}
+            entries |= {str(word): str(meaning) for word, meaning in parse_toml(text_of(path)).items()}
         except ValueError as error:
             raise LessonError(f"{path.name}: {error}", "a word, =, and what it means in quotation marks") from None
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
-
-
-def filled(text: str, folder: Path, engine: Callable[[], Engine]) -> str:
-    """A lesson's text with what it says about the model and the folder of the course in place of its marks."""
-    text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", folder.as_posix())
-    if any(mark in text for mark in ("{model}", "{layers}", "{last}")):
-        model = engine()
-        for mark, value in (("model", model.name), ("layers", model.n_layers), ("last", model.n_layers - 1)):
-            text = text.replace(f"{{{mark}}}", str(value))
-    return text
+    return dict(sorted(entries.items(), key=lambda item: item[0].lower()))

@@ -12,10 +12,11 @@ from ..conversation.chat import Chat
 from ..slash.registry import is_command
 from ..system import folders
 from ..values.errors import UsageError, unknown
+from ..values.operation import UNIT
 from ..values.page import Heading, Table
 from ..values.results import Notice
 from .facts import STATE_FACTS, state_facts
-from .files import course_folder, filled, trouble
+from .files import course_folder, trouble
 from .lesson import Course, Lesson, LessonError, Step, Track, read_course
 from .progress import Progress, StepRecord
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from .demonstrations import Shown
     from .lab import Lab
 
-# What a learner may type without /lesson before it, while a lesson runs.
-_WORDS = frozenset({"next", "back", "hint", "solution", "skip", "quit"})
+VERBS = ("next", "back", "hint", "solution", "skip", "quit")
+"""Methods of the tutor. While a lesson runs, a learner may type them without /lesson before."""
+
+_MODEL_MARKS = re.compile(r"\{(?:model|layers|last)\}")
 _LONG = 50  # characters of a line that one would rather not type
 _NUMBER = re.compile(r"(?:answer )?([0-9]{1,3})")
 _NOTHING = "Measured on this model, none of these answers holds, so there is nothing to show here."
@@ -105,7 +108,7 @@ class Tutor:
         return [head, keys, *self._go(self.step())]
 
     def next(self) -> list[object]:
-        """Goes on, when the step asks for nothing or has what it asked for."""
+        """Goes on to the next step."""
         step, record = self.step(), self._record()
         if step.has_task and not record.state:
             return [
@@ -116,16 +119,19 @@ class Tutor:
         return self._onward()
 
     def back(self) -> list[object]:
+        """Shows the previous step."""
         steps = self.running().steps
         index = steps.index(self.step())
         return self._go(steps[max(0, index - 1)])
 
     def skip(self) -> list[object]:
+        """Skips the step."""
         if not self._record().state:
             self._close("skipped" if self.step().has_task else "passed")
         return self._onward()
 
     def hint(self) -> list[object]:
+        """Gives a hint, and another one at each call."""
         step = self.step()
         if not step.hints:
             return [Notice("This step asks for nothing. Enter goes on.")]
@@ -139,6 +145,7 @@ class Tutor:
         return [f"Hint: {self._filled(shown)}", Notice(more)]
 
     def solution(self) -> list[object]:
+        """Shows the solution of the step."""
         step = self.step()
         if not step.has_task:
             return [Notice("This step asks for nothing. Enter goes on.")]
@@ -182,6 +189,7 @@ class Tutor:
         return [*parts, f"No. {chosen.because}", Notice("Try another, or type hint.")]
 
     def quit(self) -> list[object]:
+        """Leaves the lesson; the progress stays."""
         lesson = self.running()
         self.lesson, self._chat.companion = None, None
         return [f"Left {lesson.name}; /lesson {lesson.name} goes on where you were."]
@@ -212,7 +220,7 @@ class Tutor:
         word = " ".join(line.lower().split())
         if not word:
             return "/lesson next"
-        if word in _WORDS:
+        if word in VERBS:
             return f"/lesson {word}"
         if number := _NUMBER.fullmatch(word):
             return f"/lesson answer {number[1]}"
@@ -231,7 +239,7 @@ class Tutor:
             return None
         record = self._record()
         record.tries += 1
-        facts = state_facts(self._chat.session, self._chat.library.names(), self._owns)
+        facts = state_facts(self._chat)
         failed = next(((goal, why) for goal, why in step.goals if not goal.holds(facts) and goal.fact in facts), None)
         missing = [goal for goal, _ in step.goals if goal.fact in STATE_FACTS and not goal.holds(facts)]
         parts: list[object] = []
@@ -254,7 +262,7 @@ class Tutor:
 
     def facts(self) -> dict[str, float]:
         """What can be expected of a chat: its state, what was measured last, and where the lesson is."""
-        found = state_facts(self._chat.session, self._chat.library.names(), self._owns) | self.measured
+        found = state_facts(self._chat) | self.measured
         if self.lesson is None:
             return found | {"lesson": 0, "step": 0, "passed": 0}
         place = {
@@ -265,9 +273,6 @@ class Tutor:
         return found | place
 
     # Within
-
-    def _owns(self, name: str) -> bool:
-        return self._chat.library.owns(name)
 
     def _record(self) -> StepRecord:
         return self.progress.record(self.running().name, self.step().id)
@@ -386,7 +391,13 @@ class Tutor:
         return self._shown[step.show]
 
     def _filled(self, text: str) -> str:
-        return filled(text, self.course.folder, lambda: self._chat.session.engine)
+        """A lesson's text with facts about the model and the folder of the course in place of its marks."""
+        text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", self.course.folder.as_posix())
+        if _MODEL_MARKS.search(text):
+            engine = self._chat.session.engine
+            facts = {"{model}": engine.name, "{layers}": engine.n_layers, "{last}": engine.n_layers - 1}
+            text = _MODEL_MARKS.sub(lambda mark: str(facts[mark[0]]), text)
+        return text
 
 
 def tutor(chat: Chat) -> Tutor:
