@@ -8,9 +8,9 @@ blanks separate words; "..." at the start of a word holds blanks; an apostrophe 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 from ..values.errors import UsageError, shorten, unknown
 from .parameters import Parameter
@@ -56,9 +56,12 @@ def last_word(line: str) -> Word:
     return word if word and word.end == len(line) else Word("", len(line), len(line))
 
 
-@dataclass
 class Reading:
-    """The texts of a line by parameter, and what may follow it.
+    """Assigns the words of a line to the parameters of a command.
+
+    Args:
+        parameters: of the command.
+        usage: of the command; the hint of every error.
 
     Attributes:
         given: texts by parameter name; a list for `Many`, an empty text for a flag.
@@ -68,142 +71,126 @@ class Reading:
         options_ended: whether the line has a `--`.
     """
 
-    places: list[Parameter]
-    given: dict[str, Any] = field(default_factory=dict)
-    awaiting: Parameter | None = None
-    rest: tuple[Parameter, int] | None = None
-    options_ended: bool = False
+    def __init__(self, parameters: Sequence[Parameter], usage: str) -> None:
+        self._parameters = parameters
+        self._usage = usage
+        self._options = {parameter.label: parameter for parameter in parameters if parameter.option}
+        self.given: dict[str, Any] = {}
+        self.places = [parameter for parameter in parameters if not parameter.option]
+        self.awaiting: Parameter | None = None
+        self.rest: tuple[Parameter, int] | None = None
+        self.options_ended = False
 
     @property
     def words(self) -> Mapping[str, str]:
         """The texts of parameters that take one word, by parameter name."""
         return {name: text for name, text in self.given.items() if isinstance(text, str)}
 
+    def read(self, line: str) -> Self:
+        """Reads the text after the command's name. Arguments may be missing yet.
 
-def read(line: str, parameters: Sequence[Parameter], usage: str) -> Reading:
-    """Assigns each word of `line`, the text after the command's name, to a parameter. Arguments may be missing yet.
+        Raises:
+            UsageError: for an unknown option, an unexpected argument, or a missing closing quotation mark.
+        """
+        position = 0
+        while word := next_word(line, position):
+            position = word.end
+            if word.is_option and not self.options_ended:
+                self._check_awaiting()
+                if word.text == "--":
+                    self.options_ended = True
+                else:
+                    self._read_option(word)
+                continue
+            if self.awaiting is None:
+                place = self._place(word.text)
+                if place.kind.takes_rest:
+                    self.given[place.name] = line[word.start :].strip()
+                    self.rest = (place, word.start)
+                    break
+            if not word.closed:
+                raise UsageError(f'a closing " is missing after {shorten(word.text, 30)!r}', self._usage)
+            self._give(word.text)
+        return self
 
-    Raises:
-        UsageError: for an unknown option, an unexpected argument, or a missing closing quotation mark.
-    """
-    reading = Reading([parameter for parameter in parameters if not parameter.option])
-    options = {parameter.label: parameter for parameter in parameters if parameter.option}
-    position = 0
-    while word := next_word(line, position):
-        position = word.end
-        if word.is_option and not reading.options_ended:
-            if word.text == "--":
-                _check_awaiting(reading, usage)
-                reading.options_ended = True
-            else:
-                _read_option(reading, word, options, usage)
-            continue
-        if reading.awaiting is None:
-            place = _place(reading, word.text, usage)
+    def read_words(self, words: Sequence[str], options: Mapping[str, Any]) -> Self:
+        """Reads arguments that a shell has split already, and options by parameter name."""
+        for index, word in enumerate(words):
+            place = self._place(word)
             if place.kind.takes_rest:
-                reading.given[place.name] = line[word.start :].strip()
-                reading.rest = (place, word.start)
+                self.given[place.name] = " ".join(words[index:])
                 break
+            self._give(word)
+        self.given |= options
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """The values by parameter name, without the parameters that the line omits.
+
+        Raises:
+            UsageError: an argument is missing or invalid; the message names it.
+        """
+        self._check_awaiting()
+        values: dict[str, Any] = {}
+        for parameter in self._parameters:
+            text = self.given.get(parameter.name)
+            if text is None:
+                if parameter.required:
+                    raise UsageError(f"{parameter.metavar} is missing", self._usage)
+            elif parameter.flag:
+                values[parameter.name] = True
+            elif parameter.many:
+                values[parameter.name] = tuple(self._value(parameter, word) for word in text)
+            else:
+                values[parameter.name] = self._value(parameter, text)
+        return values
+
+    def _value(self, parameter: Parameter, text: str) -> Any:
+        try:
+            return parameter.kind.parse(text)
+        except UsageError as error:
+            raise UsageError(f"{parameter.label}: {error.message}", error.hint or self._usage) from None
+
+    def _read_option(self, word: Word) -> None:
+        label, equals, value = word.text.partition("=")
+        label = label.lower().replace("_", "-")
+        option = self._options.get(label)
+        if option is None:
+            hint = f"{self._usage}; put -- before a text that begins with --"
+            raise unknown("option", label, self._options, hint)
+        if option.name in self.given:
+            raise UsageError(f"{label} is given twice", self._usage)
+        if option.flag and equals:
+            raise UsageError(f"{label} takes no value", self._usage)
         if not word.closed:
-            raise UsageError(f'a closing " is missing after {shorten(word.text, 30)!r}', usage)
-        _give(reading, word.text)
-    return reading
-
-
-def bind(line: str, parameters: Sequence[Parameter], usage: str) -> dict[str, Any]:
-    """The values in `line` by parameter name, without the parameters that the line omits.
-
-    Raises:
-        UsageError: as `read`, and for a missing argument or an invalid value.
-    """
-    reading = read(line, parameters, usage)
-    _check_awaiting(reading, usage)
-    return values(reading.given, parameters, usage)
-
-
-def place_words(words: Iterable[str], parameters: Sequence[Parameter], usage: str) -> dict[str, Any]:
-    """The texts by parameter name of words that a shell has split already, assigned as in a slash line."""
-    reading = Reading([parameter for parameter in parameters if not parameter.option])
-    remaining = list(words)
-    while remaining:
-        if _place(reading, remaining[0], usage).kind.takes_rest:
-            reading.given[reading.places[0].name] = " ".join(remaining)
-            break
-        _give(reading, remaining.pop(0))
-    return reading.given
-
-
-def values(given: Mapping[str, Any], parameters: Sequence[Parameter], usage: str) -> dict[str, Any]:
-    """Parses the texts of `read` or `place_words`.
-
-    Raises:
-        UsageError: an argument is missing or invalid; the message names it.
-    """
-    parsed: dict[str, Any] = {}
-    for parameter in parameters:
-        if parameter.name not in given:
-            if parameter.required:
-                raise UsageError(f"{parameter.metavar} is missing", usage)
-        elif parameter.flag:
-            parsed[parameter.name] = True
-        elif parameter.many:
-            parsed[parameter.name] = tuple(_value(parameter, text, usage) for text in given[parameter.name])
+            raise UsageError(f'a closing " is missing after {label}', self._usage)
+        if option.flag or equals:
+            self.given[option.name] = value
         else:
-            parsed[parameter.name] = _value(parameter, given[parameter.name], usage)
-    return parsed
+            self.awaiting = option
 
+    def _check_awaiting(self) -> None:
+        if self.awaiting:
+            raise UsageError(f"{self.awaiting.label} needs a value", self._usage)
 
-def _value(parameter: Parameter, text: str, usage: str) -> Any:
-    try:
-        return parameter.kind.parse(text)
-    except UsageError as error:
-        raise UsageError(f"{parameter.label}: {error.message}", error.hint or usage) from None
+    def _place(self, text: str) -> Parameter:
+        """The argument for the next word. Optional arguments that it does not fit are skipped for one that it fits."""
+        for index, place in enumerate(self.places):
+            if place.kind.fits(text):
+                del self.places[:index]
+                break
+            if place.required:
+                break
+        if not self.places:
+            raise UsageError(f"unexpected argument {shorten(text, 30)!r}", self._usage)
+        return self.places[0]
 
-
-def _read_option(reading: Reading, word: Word, options: Mapping[str, Parameter], usage: str) -> None:
-    _check_awaiting(reading, usage)
-    label, equals, value = word.text.partition("=")
-    label = label.lower().replace("_", "-")
-    option = options.get(label)
-    if option is None:
-        raise unknown("option", label, options, f"{usage}; put -- before a text that begins with --")
-    if option.name in reading.given:
-        raise UsageError(f"{label} is given twice", usage)
-    if option.flag and equals:
-        raise UsageError(f"{label} takes no value", usage)
-    if not word.closed:
-        raise UsageError(f'a closing " is missing after {label}', usage)
-    if option.flag or equals:
-        reading.given[option.name] = value
-    else:
-        reading.awaiting = option
-
-
-def _check_awaiting(reading: Reading, usage: str) -> None:
-    if reading.awaiting:
-        raise UsageError(f"{reading.awaiting.label} needs a value", usage)
-
-
-def _place(reading: Reading, text: str, usage: str) -> Parameter:
-    """The argument for the next word. Optional arguments that it does not fit are skipped for one that it fits."""
-    places = reading.places
-    for index, place in enumerate(places):
-        if place.kind.fits(text):
-            del places[:index]
-            break
-        if place.required:
-            break
-    if not places:
-        raise UsageError(f"unexpected argument {shorten(text, 30)!r}", usage)
-    return places[0]
-
-
-def _give(reading: Reading, text: str) -> None:
-    """Assigns a word to the option that needs a value, else to the first argument without a word."""
-    if reading.awaiting:
-        reading.given[reading.awaiting.name] = text
-        reading.awaiting = None
-    elif reading.places[0].many:
-        reading.given.setdefault(reading.places[0].name, []).append(text)
-    else:
-        reading.given[reading.places.pop(0).name] = text
+    def _give(self, text: str) -> None:
+        """Assigns a word to the option that needs a value, else to the first argument without a word."""
+        if self.awaiting:
+            self.given[self.awaiting.name] = text
+            self.awaiting = None
+        elif self.places[0].many:
+            self.given.setdefault(self.places[0].name, []).append(text)
+        else:
+            self.given[self.places.pop(0).name] = text

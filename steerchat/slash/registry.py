@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from ..values.errors import UsageError, unknown
 from ..values.page import Definitions, Heading, Page
 from .arguments import Candidate
-from .line import bind
+from .line import Reading
 from .parameters import Parameter, parameters_of
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -71,6 +71,9 @@ class Command:
         ordered = sorted(self.parameters, key=lambda parameter: not parameter.option)
         words = [parameter.shown if parameter.required else f"[{parameter.shown}]" for parameter in ordered]
         return " ".join([f"/{self.name}", *words])
+
+    def reading(self) -> Reading:
+        return Reading(self.parameters, self.usage)
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class Registry:
             UsageError: the command is unknown, or does not take the arguments.
         """
         command, tail = self.split(line)
-        return Bound(command, bind(tail, command.parameters, command.usage))
+        return Bound(command, command.reading().read(tail).values())
 
     def _unknown(self, name: str) -> UsageError:
         return unknown("command", f"/{name}", [f"/{label}" for label in (*self._commands, *self._aliases)], _LISTED)

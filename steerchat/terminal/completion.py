@@ -9,7 +9,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from ..slash.arguments import Candidate, Completions
-from ..slash.line import Reading, last_word, read
+from ..slash.line import Reading, last_word
 from ..slash.parameters import Parameter
 from ..slash.registry import Command, Registry, is_command
 from ..values.errors import SteerchatError
@@ -59,7 +59,7 @@ class SlashCompleter(Completer):
     def _arguments(self, command: Command, tail: str, verbs: Sequence[Candidate] = ()) -> Iterator[Completion]:
         """The completions of the last word of `tail`, the line after the command's name; `verbs` fit there too."""
         word = last_word(tail)
-        reading = read(tail[: word.start], command.parameters, command.usage)
+        reading = command.reading().read(tail[: word.start])
         length = len(tail) - word.start
         if reading.awaiting:
             yield from _menu(word.text, length, self._values(reading.awaiting, reading, word.text))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..slash.line import place_words, values
 from ..slash.parameters import Parameter
 from ..slash.registry import Command
 from ..values.errors import Interrupted, UsageError
@@ -69,8 +68,7 @@ def subcommand(command: Command, run: Run, shared_options: Sequence[click.Parame
             value = own.pop(argument.name)
             words += value if isinstance(value, tuple) else [value] if value is not None else []
         options = {name: value for name, value in own.items() if value is not None and value is not False}
-        texts = place_words(words, command.parameters, command.usage) | options
-        return run(command, values(texts, command.parameters, command.usage), **given)
+        return run(command, command.reading().read_words(words, options).values(), **given)
 
     own = [_click_parameter(parameter) for parameter in command.parameters]
     own_names = {parameter.name for parameter in own}
