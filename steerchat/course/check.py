@@ -34,8 +34,8 @@ def check(course: Course, registry: Registry, concepts: Sequence[str]) -> list[s
     known = {*concepts, *made, "random"}
     for lesson in course.lessons:
         for step in lesson.steps:
-            found = [*_lines(step, registry, course, known), *_measures(step, known)]
-            problems += [f"{lesson.path.name}, line {step.line}: {one}" for one in found]
+            wrong = (*_lines(step, registry, course, known), *_measures(step, known))
+            problems += [f"{lesson.path.name}, line {step.line}: {problem}" for problem in wrong]
     return problems
 
 
@@ -49,16 +49,16 @@ def _lines(step: Step, registry: Registry, course: Course, concepts: set[str]) -
             continue
         steered = str(bound.kwargs.get("concept") or "") if bound.command.name.startswith("steer") else ""
         named = [part.partition(":")[0] for part in steered.split(",")] if steered else []
-        yield from (f"{line}: no concept called {one!r}" for one in named if one not in concepts)
+        yield from (f"{line}: no concept called {name!r}" for name in named if name not in concepts)
     for line in (*step.text.splitlines(), *step.after.splitlines()):
         if line.startswith("    ") and len(line) > _PICTURE:
             yield f"a picture is {len(line)} characters wide; {_PICTURE} fit"
-    said = "\n".join((step.text, step.after, *step.hints, *(one.because for one in step.choices)))
-    for named in _NAMED.findall(said):
+    texts = (step.text, step.after, *step.hints, *(choice.because for choice in step.choices))
+    for line in _NAMED.findall("\n".join(texts)):
         try:
-            registry.split(named)
+            registry.split(line)
         except SteerchatError as error:
-            yield f"{named}: {error.message}"
+            yield f"{line}: {error.message}"
 
 
 def _measures(step: Step, concepts: set[str]) -> Iterator[str]:

@@ -1,15 +1,16 @@
-"""Lessons as files: reading them, and saying at which line one is wrong.
+"""Lessons as files: reads them, and names the line of a mistake.
 
 A lesson is Markdown. It opens with TOML between two lines of `+++`; every `## Heading` begins a step; a step may
-hold one block of TOML fenced as ```task, which says what the learner does there. What follows the task is shown
-once it is done. `tutorials/README.md` says it at length. Nothing here needs a model.
+hold one block of TOML fenced as ```task, which says what the learner does there. The text after the task is shown
+once it is done. `tutorials/README.md` describes the form. Nothing here needs a model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Choice:
     because: str
 
     def holds(self, facts: Mapping[str, float]) -> bool:
-        return self.right if isinstance(self.right, bool) else all(one.holds(facts) for one in self.right)
+        return self.right if isinstance(self.right, bool) else all(condition.holds(facts) for condition in self.right)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Step:
     def facts(self) -> set[str]:
         """The facts that its goals and choices speak of."""
         rules = [goal for goal, _ in self.goals]
-        rules += [rule for one in self.choices if not isinstance(one.right, bool) for rule in one.right]
+        rules += [rule for choice in self.choices if not isinstance(choice.right, bool) for rule in choice.right]
         return {name for rule in rules for name in rule.facts}
 
 
@@ -168,11 +169,11 @@ class Course:
         word = text.strip().lower().replace(" ", "-")
         if word.isdigit() and 1 <= int(word) <= len(self.lessons):
             return self.lessons[int(word) - 1]
-        found = [one for one in self.lessons if one.name == word]
-        found = found or [one for one in self.lessons if word and one.name.startswith(word)]
-        if len(found) == 1:
-            return found[0]
-        raise unknown("lesson", text, [one.name for one in self.lessons], f"/lesson lists all {len(self.lessons)}")
+        lessons = {lesson.name: lesson for lesson in self.lessons}
+        beginning = [name for name in lessons if word and name.startswith(word)]
+        if word in lessons or len(beginning) == 1:
+            return lessons[word if word in lessons else beginning[0]]
+        raise unknown("lesson", text, lessons, f"/lesson lists all {len(lessons)}")
 
     def number(self, lesson: Lesson) -> int:
         return self.lessons.index(lesson) + 1
@@ -205,14 +206,15 @@ def read_course(folder: Path) -> Course:
             lessons.append(read_lesson(path))
         except LessonError as error:
             broken.append(error.message)
-    known = {lesson.name for lesson in lessons}
-    for name in sorted(known):
-        if len(same := [lesson.path.name for lesson in lessons if lesson.name == name]) > 1:
+    files_of: dict[str, list[str]] = {}
+    for lesson in lessons:
+        files_of.setdefault(lesson.name, []).append(lesson.path.name)
+    for name, same in files_of.items():
+        if len(same) > 1:
             broken.append(f"{' and '.join(same)}: two lessons are called {name}")
     for track in tracks:
-        broken += [
-            f"{MANIFEST}: the track {track.name} has no lesson {one}" for one in track.lessons if one not in known
-        ]
+        missing = [name for name in track.lessons if name not in files_of]
+        broken += [f"{MANIFEST}: the track {track.name} has no lesson {name}" for name in missing]
     if not lessons and not broken:
         raise LessonError(f"there is no lesson in {folder}", "a lesson is a Markdown file; see tutorials/README.md")
     return Course(folder, tuple(lessons), tuple(tracks), tuple(broken))
@@ -224,68 +226,87 @@ def read_lesson(path: Path) -> Lesson:
     Raises:
         LessonError: with file and line, for the first thing that is wrong.
     """
-    try:
-        lines = read_small(path, MOST).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LessonError(f"{path.name}: cannot be read: {error}") from None
-    fences = [number for number, line in enumerate(lines) if line.strip() == "+++"][:2]
-    if len(fences) < 2 or fences[0] != 0:
-        raise _wrong(path, 1, "it does not open with TOML between two lines of +++")
-    head = _toml(path, lines[1 : fences[1]], 2)
-    for key in head.keys() - _HEAD_KEYS:
-        line = next((n for n, text in enumerate(lines, start=1) if text.strip().startswith(key)), 1)
-        raise _wrong(path, line, f"its head has no {key}; it has {', '.join(_HEAD_KEYS)}")
-    for key, kind in _HEAD_KEYS.items():
-        if not isinstance(head.get(key), kind):
-            raise _wrong(path, 1, f"its head needs {key}, {'a whole number' if kind is int else 'a text'}")
-    sections = list(_sections(lines, fences[1] + 1))
-    if not sections:
-        raise _wrong(path, fences[1] + 1, "it has no step: a step begins with ## and a heading")
-    for number in range(fences[1] + 1, sections[0][0]):
-        if lines[number].strip():
-            raise _wrong(path, number + 1, "text before the first step is never shown; a step begins with ##")
-    steps: dict[str, Step] = {}
-    for start, end in sections:
-        step = _step(path, lines, start, end)
-        if step.id in steps:
-            raise _wrong(path, start + 1, f"two steps have the same heading: {step.title}")
-        steps[step.id] = step
-    name = re.sub(r"^\d+-", "", path.stem)
-    return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps.values()), path)
+    return _File(path).lesson()
 
 
-def _sections(lines: Sequence[str], first: int) -> Iterator[tuple[int, int]]:
-    starts, fenced = [], False
-    for number in range(first, len(lines)):
-        if lines[number].startswith("```"):
-            fenced = not fenced
-        elif not fenced and lines[number].startswith("## "):
-            starts.append(number)
-    return zip(starts, [*starts[1:], len(lines)][: len(starts)], strict=True)
+class _File:
+    """The lines of a lesson's file. Numbers of lines count from 0, but in messages from 1."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.lines = read_small(path, MOST).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise LessonError(f"{path.name}: cannot be read: {error}") from None
 
-def _step(path: Path, lines: Sequence[str], start: int, end: int) -> Step:
-    title = lines[start][3:].strip()
-    slug = re.sub(r"[\W_]+", "-", title.lower()).strip("-")
-    if not slug:
-        raise _wrong(path, start + 1, "a heading needs a word")
-    fences = [n for n in range(start + 1, end) if lines[n].startswith("```")]
-    if not fences:
-        return Step(slug, title, paragraphs(lines[start + 1 : end]), line=start + 1)
-    here, closed, *more = [*fences, -1][: max(2, len(fences))]
-    if lines[here].strip() != "```task":
-        raise _wrong(path, here + 1, "the only fence is ```task; text that keeps its lines is indented by four blanks")
-    if closed < 0 or lines[closed].strip() != "```":
-        raise _wrong(path, here + 1, "the task is not closed with ```")
-    if more:
-        raise _wrong(path, more[0] + 1, "a step has one task")
-    task = _toml(path, lines[here + 1 : closed], here + 2)
-    try:
-        found = _task(task)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _wrong(path, here + 1, str(error)) from None
-    text, after = paragraphs(lines[start + 1 : here]), paragraphs(lines[closed + 1 : end])
-    return Step(slug, title, text, after, line=start + 1, **found)
+    def lesson(self) -> Lesson:
+        bounds = [number for number, line in enumerate(self.lines) if line.strip() == "+++"][:2]
+        if len(bounds) < 2 or bounds[0] != 0:
+            raise self._wrong(0, "it does not open with TOML between two lines of +++")
+        first = bounds[1] + 1
+        head = self._toml(1, bounds[1])
+        for key in head.keys() - _HEAD_KEYS:
+            number = next((n for n, text in enumerate(self.lines) if text.strip().startswith(key)), 0)
+            raise self._wrong(number, f"its head has no {key}; it has {', '.join(_HEAD_KEYS)}")
+        for key, kind in _HEAD_KEYS.items():
+            if not isinstance(head.get(key), kind):
+                raise self._wrong(0, f"its head needs {key}, {'a whole number' if kind is int else 'a text'}")
+        starts = self._headings(first)
+        if not starts:
+            raise self._wrong(first - 1, "it has no step: a step begins with ## and a heading")
+        for number in range(first, starts[0]):
+            if self.lines[number].strip():
+                raise self._wrong(number, "text before the first step is never shown; a step begins with ##")
+        steps: dict[str, Step] = {}
+        for start, end in pairwise([*starts, len(self.lines)]):
+            step = self._step(start, end)
+            if step.id in steps:
+                raise self._wrong(start, f"two steps have the same heading: {step.title}")
+            steps[step.id] = step
+        name = re.sub(r"^\d+-", "", self.path.stem)
+        return Lesson(name, head["title"], head["about"], head["minutes"], tuple(steps.values()), self.path)
+
+    def _headings(self, first: int) -> list[int]:
+        starts, fenced = [], False
+        for number in range(first, len(self.lines)):
+            if self.lines[number].startswith("```"):
+                fenced = not fenced
+            elif not fenced and self.lines[number].startswith("## "):
+                starts.append(number)
+        return starts
+
+    def _step(self, start: int, end: int) -> Step:
+        title = self.lines[start][3:].strip()
+        slug = re.sub(r"[\W_]+", "-", title.lower()).strip("-")
+        if not slug:
+            raise self._wrong(start, "a heading needs a word")
+        fences = [number for number in range(start + 1, end) if self.lines[number].startswith("```")]
+        if not fences:
+            return Step(slug, title, paragraphs(self.lines[start + 1 : end]), line=start + 1)
+        opened, closed = fences[0], fences[1] if len(fences) > 1 else None
+        if self.lines[opened].strip() != "```task":
+            raise self._wrong(opened, "the only fence is ```task; text that keeps its lines is indented by four blanks")
+        if closed is None or self.lines[closed].strip() != "```":
+            raise self._wrong(opened, "the task is not closed with ```")
+        if len(fences) > 2:
+            raise self._wrong(fences[2], "a step has one task")
+        try:
+            task = _task(self._toml(opened + 1, closed))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._wrong(opened, str(error)) from None
+        text, after = paragraphs(self.lines[start + 1 : opened]), paragraphs(self.lines[closed + 1 : end])
+        return Step(slug, title, text, after, line=start + 1, **task)
+
+    def _toml(self, start: int, end: int) -> dict[str, Any]:
+        try:
+            return parse_toml("\n".join(self.lines[start:end]))
+        except ValueError as error:
+            line = re.search(r"at line (\d+)", str(error))
+            number = start + (int(line[1]) - 1 if line else 0)
+            raise self._wrong(number, re.sub(r" \(at .*\)", "", str(error))) from None
+
+    def _wrong(self, number: int, what: str) -> LessonError:
+        return LessonError(f"{self.path.name}, line {number + 1}: {what}", "tutorials/README.md describes the form")
 
 
 def _task(task: dict[str, Any]) -> dict[str, Any]:
@@ -301,17 +322,17 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
     if do and question:
         raise ValueError("a task has do or question, not both")
     choices = []
-    for one in task.get("choice", ()):
-        if set(one) != _CHOICE_KEYS:
+    for choice in task.get("choice", ()):
+        if set(choice) != _CHOICE_KEYS:
             raise ValueError(f"a choice has {', '.join(sorted(_CHOICE_KEYS))}")
-        right = one["right"]
+        right = choice["right"]
         if not isinstance(right, bool):
             right = tuple(Condition.parse(part) for part in str(right).split(" and "))
-        text, because = (" ".join(_texts(one, name)) for name in ("text", "because"))
+        text, because = (" ".join(_texts(choice, name)) for name in ("text", "because"))
         choices.append(Choice(text, right, because))
     if bool(question) != bool(choices):
         raise ValueError("a question has choices, and choices have a question")
-    if question and not any(one.right for one in choices):
+    if question and not any(choice.right for choice in choices):
         raise ValueError("no choice is right")
     goals = tuple((Condition.parse(text), str(why)) for text, why in task.get("pass", {}).items())
     if (goals or wrong or aim) and not do:
@@ -332,37 +353,24 @@ def _texts(task: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """A text, or a list of texts, under a name that need not be there. Raises ValueError for anything else."""
     value = task.get(name, ())
     values = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(one, str) and one.strip() for one in values):
+    if not all(isinstance(text, str) and text.strip() for text in values):
         raise ValueError(f"{name} is a text, or a list of texts, none of them empty")
     return values
 
 
 def paragraphs(lines: Sequence[str]) -> str:
     """Lines of Markdown as paragraphs of one line each; lists, tables and indented text keep their lines."""
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
     joins = False
     for line in lines:
         kept = line.startswith(("    ", "|", "- "))
         if joins and line.strip() and not kept:
-            found[-1].append(line.strip())
+            groups[-1].append(line.strip())
         else:
-            found.append([line.rstrip() if kept else line.strip()])
+            groups.append([line.rstrip() if kept else line.strip()])
         joins = bool(line.strip()) and (joins or not kept or line.startswith("- ")) and not line.startswith("    ")
-    texts = (" ".join(parts) for parts in found)
-    return "\n".join(one if one.startswith("    ") else _EMPHASIS.sub(r"\2", one) for one in texts).strip("\n")
-
-
-def _toml(path: Path, lines: Sequence[str], first: int) -> dict[str, Any]:
-    try:
-        return parse_toml("\n".join(lines))
-    except ValueError as error:
-        found = re.search(r"at line (\d+)", str(error))
-        line = first + (int(found[1]) - 1 if found else 0)
-        raise _wrong(path, line, re.sub(r" \(at .*\)", "", str(error))) from None
-
-
-def _wrong(path: Path, line: int, what: str) -> LessonError:
-    return LessonError(f"{path.name}, line {line}: {what}", "tutorials/README.md describes the form")
+    texts = (" ".join(group) for group in groups)
+    return "\n".join(text if text.startswith("    ") else _EMPHASIS.sub(r"\2", text) for text in texts).strip("\n")
 
 
 def _is_number(text: str) -> bool:

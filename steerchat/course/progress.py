@@ -43,9 +43,6 @@ class StepRecord:
         return self.state in ("", "skipped")
 
 
-_FIELDS = {one.name for one in fields(StepRecord)}
-
-
 class Progress:
     """What a learner did, kept in one JSON file and written at every step.
 
@@ -83,7 +80,9 @@ class Progress:
             "track": self.track,
             "model": self.model,
             "at": self.at,
-            "lessons": {name: {i: vars(one) for i, one in steps.items()} for name, steps in self._records.items()},
+            "lessons": {
+                name: {step: vars(record) for step, record in steps.items()} for name, steps in self._records.items()
+            },
         }
         try:
             write_whole(self._path, json.dumps(data, indent=1, ensure_ascii=False).encode())
@@ -94,7 +93,7 @@ class Progress:
         try:
             data = read_json(path)
             records = {
-                name: {step: _record(one) for step, one in steps.items()} for name, steps in data["lessons"].items()
+                name: {step: _record(kept) for step, kept in steps.items()} for name, steps in data["lessons"].items()
             }
             self.track, self.model, self.at = str(data["track"]), str(data["model"]), dict(data["at"])
             self._records = records
@@ -104,5 +103,6 @@ class Progress:
 
 
 def _record(kept: Mapping[str, Any]) -> StepRecord:
-    """What a later version wrote beside is left out: it must not cost a learner their progress."""
-    return StepRecord(**{name: value for name, value in kept.items() if name in _FIELDS})
+    """A record without the fields that only a later version knows: they must not cost a learner their progress."""
+    known = {field.name for field in fields(StepRecord)}
+    return StepRecord(**{name: value for name, value in kept.items() if name in known})

@@ -40,11 +40,12 @@ def _lines(tutor: Tutor, begun: list[Lesson]) -> Iterator[str]:
     yield from ("", "| | Lesson | Steps done | Skipped | Right at once | Hints |", "|--:|---|--:|--:|--:|--:|")
     for lesson in begun:
         records = [(step, progress.record(lesson.name, step.id)) for step in lesson.steps]
-        asked = [one for step, one in records if step.question and one.state == "passed"]
+        asked = [record for step, record in records if step.question and record.state == "passed"]
         yield (
             f"| {tutor.course.number(lesson)} | {lesson.title} | {progress.done(lesson)} of {len(records)} "
-            f"| {sum(one.state == 'skipped' for _, one in records)} "
-            f"| {sum(one.tries == 1 for one in asked)} of {len(asked)} | {sum(one.hints for _, one in records)} |"
+            f"| {sum(record.state == 'skipped' for _, record in records)} "
+            f"| {sum(record.tries == 1 for record in asked)} of {len(asked)} "
+            f"| {sum(record.hints for _, record in records)} |"
         )
     for lesson in begun:
         yield from ("", f"## {tutor.course.number(lesson)}. {lesson.title}", "")

@@ -1,4 +1,4 @@
-"""The course in a chat: which lesson runs, what is shown, and what is judged."""
+"""The course in a chat: the running lesson, its steps on the screen, and the judging of lines and answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Tutor:
         self.progress = progress
         self.lesson: Lesson | None = None
         self._hints = 0
-        self._told = False  # whether what the step found is on the screen
+        self._revealed = False  # whether the measurements of the step are on the screen
         self._lab: Lab | None = None
         self._shown: dict[tuple[str, ...], Shown] = {}
         self.measured: dict[str, float] = {}  # by the last demonstration
@@ -65,9 +65,8 @@ class Tutor:
         """The step at which the learner is; the first that is not done when that one is gone from the text."""
         lesson = self.running()
         at = self.progress.at.get(lesson.name)
-        open_steps = (one for one in lesson.steps if not self.progress.record(lesson.name, one.id).state)
-        by_id = {one.id: one for one in lesson.steps}
-        return by_id.get(at or "") or next(open_steps, lesson.steps[-1])
+        left = (step for step in lesson.steps if not self.progress.record(lesson.name, step.id).state)
+        return next((step for step in lesson.steps if step.id == at), None) or next(left, lesson.steps[-1])
 
     def listing(self) -> list[object]:
         """The lessons, those of the chosen track if there is one, with their progress."""
@@ -155,7 +154,7 @@ class Tutor:
             self._chat.editing = self._filled(step.do[0])
             where = "Type (it is on your line already)" if self._chat.can_ask else "Type"
             return [f"{where}:\n" + "\n".join(f"    {self._filled(line)}" for line in step.do)]
-        parts = self._tell(step)
+        parts = self._reveal(step)
         right = self.right()
         if not right:
             return [*parts, f"{_NOTHING} Type skip."]
@@ -165,7 +164,7 @@ class Tutor:
         """The numbers of the answers that hold on the model at hand, to the question of the step."""
         step = self.step()
         facts = self._show(step).facts
-        return [number for number, one in enumerate(step.choices, start=1) if one.holds(facts)]
+        return [number for number, choice in enumerate(step.choices, start=1) if choice.holds(facts)]
 
     def answer(self, number: int) -> list[object]:
         """Judges an answer to the question of the step, by what is measured now where it says so."""
@@ -176,7 +175,7 @@ class Tutor:
         if not 1 <= number <= len(step.choices):
             raise UsageError(f"there is no answer {number}", f"type {step.numbers}")
         chosen = step.choices[number - 1]
-        parts, right = self._tell(step), self.right()
+        parts, right = self._reveal(step), self.right()
         facts = self._show(step).facts
         if record.open:
             record.tries += 1
@@ -209,10 +208,10 @@ class Tutor:
             self.progress.track = name
             self._save()
             return self.listing()
-        rows = [
-            (track.name, track.about, " ".join(str(self.course.number(self.course.find(one))) for one in track.lessons))
-            for track in self.course.tracks
-        ]
+        rows = []
+        for track in self.course.tracks:
+            numbers = [str(self.course.number(self.course.find(lesson))) for lesson in track.lessons]
+            rows.append((track.name, track.about, " ".join(numbers)))
         return [Table(("track", "what it is", "lessons"), rows), Notice("/lesson track NAME chooses one.")]
 
     def meant(self, line: str) -> str:
@@ -225,7 +224,7 @@ class Tutor:
         if number := _NUMBER.fullmatch(word):
             return f"/lesson answer {number[1]}"
         step = self.step()
-        # Without its slash, what the step waits for would be said to the model.
+        # The line that the step waits for, without its slash, would go to the model as a message.
         if step.do and is_command(step.do[-1]) and self._chat.registry.same_command(f"/{word}", step.do[-1]):
             return f"/{line.strip()}"
         return line
@@ -262,15 +261,14 @@ class Tutor:
 
     def facts(self) -> dict[str, float]:
         """What can be expected of a chat: its state, what was measured last, and where the lesson is."""
-        found = state_facts(self._chat) | self.measured
-        if self.lesson is None:
-            return found | {"lesson": 0, "step": 0, "passed": 0}
-        place = {
-            "lesson": self.course.number(self.lesson),
-            "step": self.lesson.steps.index(self.step()) + 1,
-            "passed": float(self._record().state == "passed"),
-        }
-        return found | place
+        place = {"lesson": 0.0, "step": 0.0, "passed": 0.0}
+        if self.lesson is not None:
+            place = {
+                "lesson": self.course.number(self.lesson),
+                "step": self.lesson.steps.index(self.step()) + 1,
+                "passed": float(self._record().state == "passed"),
+            }
+        return state_facts(self._chat) | self.measured | place
 
     # Within
 
@@ -290,7 +288,7 @@ class Tutor:
         record = self._record()
         record.state, record.when = state, date.today().isoformat()
 
-    def _pass(self, step: Step, said: str, facts: Mapping[str, float], state: str = "passed") -> list[object]:
+    def _pass(self, step: Step, verdict: str, facts: Mapping[str, float], state: str = "passed") -> list[object]:
         if self._record().open:
             self._close(state)
             wanted = step.facts | self._show(step).facts.keys()
@@ -298,7 +296,7 @@ class Tutor:
                 name: round(value, 4) for name, value in facts.items() if name in wanted and math.isfinite(value)
             }
             self._save()
-        return [said, *([self._filled(step.after)] if step.after else []), self._more(step)]
+        return [verdict, *([self._filled(step.after)] if step.after else []), self._more(step)]
 
     def _waits(self, step: Step) -> str:
         if step.question:
@@ -314,16 +312,13 @@ class Tutor:
     def _among(self) -> list[Lesson]:
         """The lessons of the chosen track, or all."""
         track = self._track()
-        return [one for one in self.course.lessons if track is None or one.name in track.lessons]
+        return [lesson for lesson in self.course.lessons if track is None or lesson.name in track.lessons]
 
     def _follows(self, lesson: Lesson | None) -> Lesson | None:
-        """The first lesson after one, or of all, that is not finished, on the chosen track if there is one."""
-        among = self._among()
+        """The next lesson on the track that is not finished; the first such lesson when `lesson` is None."""
         start = 0 if lesson is None else self.course.number(lesson)
-        return next(
-            (one for one in among if self.course.number(one) > start and self.progress.done(one) < len(one.steps)),
-            None,
-        )
+        unfinished = (other for other in self._among() if self.progress.done(other) < len(other.steps))
+        return next((other for other in unfinished if self.course.number(other) > start), None)
 
     def _onward(self) -> list[object]:
         lesson, step = self.running(), self.step()
@@ -333,7 +328,7 @@ class Tutor:
         self.lesson, self._chat.companion = None, None
         self.progress.at.pop(lesson.name, None)
         self._save()
-        skipped = [one.title for one in lesson.steps if self.progress.record(lesson.name, one.id).state == "skipped"]
+        skipped = [step.title for step in lesson.steps if self.progress.record(lesson.name, step.id).state == "skipped"]
         parts: list[object] = [f"That was lesson {self.course.number(lesson)}, {lesson.name}."]
         if skipped:
             parts.append(Notice(f"Skipped: {', '.join(skipped)}."))
@@ -346,13 +341,13 @@ class Tutor:
     def _go(self, step: Step) -> list[object]:
         lesson = self.running()
         self.progress.at[lesson.name] = step.id
-        self._hints, self._told = 0, False
+        self._hints, self._revealed = 0, False
         self._save()
         parts: list[object] = [Heading(f"[{lesson.steps.index(step) + 1}/{len(lesson.steps)}] {step.title}")]
         behind = not self._record().open
         texts = [self._filled(step.text)] if step.text else []
         if step.question:
-            choices = [f"    {n}  {self._filled(one.text)}" for n, one in enumerate(step.choices, start=1)]
+            choices = [f"    {n}  {self._filled(choice.text)}" for n, choice in enumerate(step.choices, start=1)]
             parts.append("\n\n".join([*texts, "\n".join([self._filled(step.question), *choices])]))
             parts.append(Notice(f"Type {step.numbers}{' again, or Enter goes on' if behind else ''}."))
         elif step.do:
@@ -365,14 +360,14 @@ class Tutor:
             parts += [*texts, *self._show(step).parts, self._more(step)]
         return parts
 
-    def _tell(self, step: Step) -> list[object]:
-        """What a question's demonstration found, unless it is on the screen already."""
-        parts = [] if self._told else list(self._show(step).parts)
-        self._told = True
+    def _reveal(self, step: Step) -> list[object]:
+        """The parts of a question's demonstration, unless they are on the screen already."""
+        parts = [] if self._revealed else list(self._show(step).parts)
+        self._revealed = True
         return parts
 
     def _show(self, step: Step, fresh: bool = False) -> Shown:
-        """What a step's demonstration finds; measured once, unless the chat has changed."""
+        """The demonstration of a step; measured once, unless `fresh` or on another model."""
         from .demonstrations import Shown, run
 
         if not step.show:

@@ -16,7 +16,10 @@ from typing import Any
 
 import click
 
+from .. import commands  # noqa: F401  # declares the slash commands
 from .._version import __version__
+from ..conversation.chat import unexpected
+from ..slash.registry import registry
 from ..values.errors import ExitCode, SteerchatError, UsageError
 from .groups import Noun, db_group, model_group
 from .scripts import script_command
@@ -26,8 +29,6 @@ from .subcommands import run_command, shared_options, subcommand
 
 def build() -> click.Group:
     """The whole command line."""
-    from .. import commands  # noqa: F401  # declares the slash commands
-    from ..slash.registry import registry
 
     @click.group(
         invoke_without_command=True,
@@ -100,8 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return ExitCode.FAILED
     except Exception as error:  # a mistake in steerchat: a line, with the details in a file
-        from ..conversation.chat import unexpected
-
         new_screen().error(unexpected(error))
         return ExitCode.FAILED
 

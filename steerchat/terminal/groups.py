@@ -6,7 +6,11 @@ from pathlib import Path
 
 import click
 
+from ..conversation.app import history_path
+from ..models.find import fetch_default
+from ..storage import file as storage
 from ..values.errors import ExitCode
+from ..values.text import clean
 from .start import new_screen
 
 
@@ -38,8 +42,6 @@ def model_group() -> click.Group:
     @model.command(help="Fetch the default model ahead of time.")
     @click.option("--to", metavar="DIR", help="also put the download there, to be copied to other machines")
     def fetch(to: str | None) -> None:
-        from ..models.find import fetch_default
-
         screen = new_screen()
         path = fetch_default(Path(to) if to else None, screen.show)
         screen.show(f"the default model is ready in {path}")
@@ -55,25 +57,16 @@ def db_group() -> click.Group:
 
     @db.command(help="Print its path.")
     def path() -> None:
-        from ..conversation.app import history_path
-
         click.echo(history_path())
 
     @db.command(help="Write a whole copy to FILE, also while a chat is running.")
     @click.argument("file", metavar="FILE")
     def backup(file: str) -> None:
-        from ..conversation.app import history_path
-        from ..storage.file import backup
-
-        click.echo(backup(history_path(), Path(file)))
+        click.echo(storage.backup(history_path(), Path(file)))
 
     @db.command(help="Look for damage. Exit code 1 when there is some.")
     def check() -> None:
-        from ..conversation.app import history_path
-        from ..storage.file import check
-        from ..values.text import clean
-
-        damage = check(history_path())
+        damage = storage.check(history_path())
         for line in damage or ["no damage found"]:
             click.echo(clean(line))
         click.get_current_context().exit(ExitCode.FAILED if damage else ExitCode.DONE)

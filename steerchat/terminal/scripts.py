@@ -5,25 +5,30 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ..conversation.chat import Chat
+from ..course.lesson import read_course, read_lesson
+from ..course.progress import Progress
+from ..course.replay import replay
+from ..course.tutor import Tutor
+from ..measures.chance import verdict
+from ..screen.picture import picture, recorder, words
+from ..screen.render import Screen
+from ..system.folders import write_whole
 from ..system.untrusted import read_stream
 from ..values.errors import ExitCode, StoreError, UsageError
-from .start import new_screen, run, setting_options, started_chat
-
-if TYPE_CHECKING:
-    from ..conversation.chat import Chat
+from .start import given_settings, new_screen, open_chat, run, setting_options
 
 
 def script_command() -> click.Command:
     """`steerchat run FILE...`: files of chat lines, with `/expect` for what has to hold, or lessons to be replayed."""
 
     def callback(files: tuple[str, ...], svg: str | None, **settings: Any) -> None:
-        context = click.get_current_context()
         paths = [Path(file) for file in files]
-        options = (context.find_root().obj or {}) | {name: value for name, value in settings.items() if value}
+        options = given_settings(settings)
         lessons = [path for path in paths if path.suffix == ".md"]
         if lessons:
             options["lessons"] = str(lessons[0].resolve().parent)
@@ -33,7 +38,7 @@ def script_command() -> click.Command:
             for path in paths:
                 yield from _replay(chat, path) if path in lessons else scripts[path]
 
-        context.exit(run(options, lines) if svg is None else _draw(options, lines, Path(svg)))
+        click.get_current_context().exit(run(options, lines) if svg is None else _draw(options, lines, Path(svg)))
 
     about = "draw it into FILE as a picture, with a history of its own: the same lines and seed give the same picture"
     parameters = [
@@ -59,11 +64,6 @@ def _read_script(path: Path) -> list[str]:
 
 def _replay(chat: Chat, path: Path) -> Iterator[str]:
     """The lines of a lesson's replay, which keeps no progress."""
-    from ..course.lesson import read_course, read_lesson
-    from ..course.progress import Progress
-    from ..course.replay import replay
-    from ..course.tutor import Tutor
-
     name = read_lesson(path).name
     tutor = chat.tutor
     if not isinstance(tutor, Tutor):
@@ -73,19 +73,15 @@ def _replay(chat: Chat, path: Path) -> Iterator[str]:
 
 def _draw(options: Mapping[str, Any], lines: Callable[[Chat], Iterable[str]], file: Path) -> ExitCode:
     """Run a script, and draw what the screen shows into a picture; the text goes to standard output."""
-    from ..measures.chance import verdict
-    from ..screen.picture import picture, recorder, words
-    from ..screen.render import Screen
-    from ..system.folders import write_whole
     from . import repl
 
     console = recorder()
     screen = Screen(console, verdict=verdict, speed=False)
     with (
         tempfile.TemporaryDirectory(prefix="steerchat-") as folder,
-        started_chat(options, new_screen().aside, history=Path(folder) / "history.db") as chat,
+        open_chat("the chat", options, new_screen().aside, history=Path(folder) / "history.db") as chat,
     ):
-        worked = repl.run_script(chat, screen, lines(chat))
+        worked = repl.run_script(chat.start(), screen, lines(chat))
     click.echo(words(console), nl=False)
     try:
         write_whole(file, picture(console, "steerchat").encode())

@@ -8,21 +8,22 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ..conversation.app import config_path
+from ..conversation.chat import Chat
+from ..engine import processes
+from ..measures.chance import verdict
+from ..screen.render import Screen
+from ..slash.registry import registry
+from ..system.settings import descriptions, load_settings
 from ..values.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from ..conversation.chat import Chat
-    from ..screen.render import Screen
 
 
 def setting_options() -> list[click.Parameter]:
     """An option for each setting that belongs to the shell."""
-    from ..system.settings import descriptions
-
     options: list[click.Parameter] = []
     for name, setting in descriptions().items():
         if setting.in_shell:
@@ -32,34 +33,39 @@ def setting_options() -> list[click.Parameter]:
     return options
 
 
+def given_settings(after: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on the command line. Those after the subcommand win over those before it; None is not given."""
+    before = click.get_current_context().find_root().obj or {}
+    return before | {name: value for name, value in after.items() if value is not None}
+
+
 def new_screen() -> Screen:
     """The screen of this terminal."""
-    from ..measures.chance import verdict
-    from ..screen.render import Screen
-
     return Screen(verdict=verdict)
 
 
 @contextmanager
-def started_chat(
+def open_chat(
+    name: str,
     options: Mapping[str, Any],
     report: Callable[[Any], None],
     ask: Callable[[str, Sequence[str]], str] | None = None,
+    *,
+    parallel: bool = False,
     history: Path | None = None,
 ) -> Iterator[Chat]:
-    """A chat whose model is loading; it is closed at the end.
+    """A chat that is closed at the end. `start` makes it load its model.
 
     Args:
+        name: of the command, for messages.
         options: settings of the command line.
         report, ask, history: as `Chat` takes them.
+        parallel: whether several processes can run it.
     """
-    from ..conversation.app import config_path
-    from ..conversation.chat import Chat
-    from ..slash.registry import registry
-    from ..system.settings import load_settings
-
-    check_processes("the chat", parallel=False)
-    chat = Chat(load_settings(options, config_path()), registry, report, ask, history=history).start()
+    _check_processes(name, parallel)
+    settings = load_settings(options, config_path())
+    team = processes.Team(settings.device) if processes.count() > 1 else None
+    chat = Chat(settings, registry, report, ask, team, history)
     try:
         yield chat
     finally:
@@ -80,7 +86,8 @@ def run(
 
     screen = new_screen()
     person = lines is None and repl.interactive()
-    with started_chat(options, screen.show, repl.asker(screen) if person else None) as chat:
+    with open_chat("the chat", options, screen.show, repl.asker(screen) if person else None) as chat:
+        chat.start()
         if person:
             repl.run_chat(chat, screen, first=first)
             return ExitCode.DONE
@@ -88,19 +95,12 @@ def run(
         return ExitCode.DONE if repl.run_script(chat, screen, itertools.chain(first, rest)) else ExitCode.FAILED
 
 
-def check_processes(name: str, parallel: bool) -> None:
-    """Silence every process but the first one, where several were started together.
-
-    Args:
-        name: of the command, for the message.
-        parallel: whether several processes can run it.
+def _check_processes(name: str, parallel: bool) -> None:
+    """Silences every process but the first one, where several were started together.
 
     Raises:
-        UsageError: when they cannot.
+        UsageError: when they cannot run the command.
     """
-    from ..engine import processes
-    from ..slash.registry import registry
-
     if processes.count() == 1:
         return
     if not processes.is_first():

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ..commands.notebook import open_store
+from ..conversation.chat import Chat
+from ..experiments.run import compare_all
+from ..reports.csv import FORMS
 from ..slash.parameters import Parameter
 from ..slash.registry import Command
+from ..system.folders import read_prompts
 from ..values.errors import Interrupted, UsageError
-from .start import check_processes, new_screen, setting_options
-
-if TYPE_CHECKING:
-    from ..conversation.chat import Chat
+from ..values.page import Page
+from ..values.recipe import parse_term
+from ..values.results import Notice, PairDone
+from ..values.text import clean, to_json
+from .start import given_settings, new_screen, open_chat, setting_options
 
 Run = Callable[..., Any]
 
@@ -117,30 +123,18 @@ def run_command(
         prompts: a file of prompts, each answered by its own call.
         settings: those given after the subcommand; None where one was not.
     """
-    from ..conversation.app import config_path
-    from ..conversation.chat import Chat
-    from ..engine import processes
-    from ..slash.registry import registry
-    from ..system.folders import read_prompts
-    from ..system.settings import load_settings
-    from ..values.recipe import parse_term
-    from ..values.text import clean, to_json
     from . import repl
 
     forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
     if len(forms) > 1:
         raise UsageError("a result has one form", "use one of --json, --csv and --markdown")
-    check_processes(command.name, command.parallel)
-    given = {name: value for name, value in settings.items() if value is not None}
-    loaded = load_settings((click.get_current_context().find_root().obj or {}) | given, config_path())
     requests = [parse_term(term) for term in steer]
     screen = new_screen()
     ask = repl.asker(screen) if repl.interactive() else None
-    team = None if processes.count() == 1 else processes.Team(loaded.device)
-    chat = Chat(loaded, registry, screen.aside, ask, team)
-    chat.single = True
-    try:
-        with repl.stoppable(chat.session.stop if team is None else team.stop):
+    with open_chat(command.name, given_settings(settings), screen.aside, ask, parallel=command.parallel) as chat:
+        chat.single = True
+        team, stop = chat.team, chat.session.stop
+        with repl.stoppable(stop if team is None else team.stop):
             if command.needs_model:
                 chat.start()
             if requests:
@@ -152,13 +146,12 @@ def run_command(
                     for item in _json(result):
                         click.echo(to_json(item))
                 elif forms:
-                    click.echo(_exported(chat, result, forms[0]), nl=False)
+                    ids = [item["id"] for item in _json(result)]
+                    click.echo(FORMS[forms[0]](open_store(chat), ids), nl=False)
                 else:
                     repl.show(chat, screen, result)
-            if chat.session.stop.is_set():
+            if stop.is_set():
                 raise Interrupted(f"steerchat {command.name}")
-    finally:
-        chat.close()
 
 
 def _results(chat: Chat, command: Command, values: dict[str, Any], prompts: Sequence[str] | None) -> Iterator[Any]:
@@ -167,8 +160,6 @@ def _results(chat: Chat, command: Command, values: dict[str, Any], prompts: Sequ
     if prompts is None:
         yield command.handler(chat, **values)
     elif plain:
-        from ..experiments.run import compare_all
-
         yield compare_all(chat.session, prompts, values.get("raw", False))
     else:
         for prompt in prompts:
@@ -177,18 +168,8 @@ def _results(chat: Chat, command: Command, values: dict[str, Any], prompts: Sequ
             yield command.handler(chat, **values | {"prompt": prompt})
 
 
-def _exported(chat: Chat, result: Any, form: str) -> str:
-    from ..commands.notebook import open_store
-    from ..reports.csv import FORMS
-
-    return FORMS[form](open_store(chat), [item["id"] for item in _json(result)])
-
-
 def _json(result: Any) -> Iterator[Any]:
     """A result's JSON objects: of each pair in a stream, of each row of a list, of a value."""
-    from ..values.page import Page
-    from ..values.results import Notice, PairDone
-
     if isinstance(result, Iterator):
         for event in result:
             if isinstance(event, PairDone):

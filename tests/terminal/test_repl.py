@@ -31,13 +31,15 @@ from steerchat.values.errors import Interrupted
 def test_steering_lines_echo_the_whole_recipe(start: Start):
     chat, screen = start()
     assert "no steering" in say(chat, screen, "/steer")
-    assert say(chat, screen, "/steer happy 2 3.0") == "  happy at layer 2, strength 3.0\n"
+    happy = "  happy at layer 2, strength 3.0: a push of 38% of that layer's typical length\n"
+    sad = "  sad at layers 0-1, strength -1.5: a push of 9.4% of each layer's typical length\n"
+    assert say(chat, screen, "/steer happy 2 3.0") == happy
     added = say(chat, screen, "/steer add sad 0-1 -1.5")
-    assert added == "  happy at layer 2, strength 3.0\n  sad at layers 0-1, strength -1.5\n"
+    assert added == happy + sad
     assert say(chat, screen, "/steer") == added
     assert "off for now; /steer on resumes it" in say(chat, screen, "/steer off")
     assert say(chat, screen, "/steer on") == added
-    assert say(chat, screen, "/steer drop happy") == "  sad at layers 0-1, strength -1.5\n"
+    assert say(chat, screen, "/steer drop happy") == sad
     assert "no steering" in say(chat, screen, "/steer clear")
     assert "there is no recipe to resume" in say(chat, screen, "/steer on")
 
