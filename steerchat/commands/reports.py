@@ -15,7 +15,7 @@ from ..slash.arguments import Int, PairId, PathArg
 from ..slash.registry import command
 from ..storage.store import Store
 from ..system.folders import write_whole
-from ..values.errors import StoreError, UsageError
+from ..values.errors import UsageError
 from ..values.results import Notice
 from .asking import Replace, confirm_replacing
 from .notebook import open_store
@@ -55,10 +55,7 @@ def report(
         raise UsageError(f"{file} is a folder", f"/report {file / 'report.html'}")
     if not replace:
         confirm_replacing(chat, file)
-    try:
-        write_whole(file, form(content).encode())
-    except OSError as error:
-        raise StoreError(f"{file} cannot be written: {error.strerror or error}", "name another file") from None
+    write_whole(file, form(content).encode())
     return Notice(f"{content.title}: written to {file}")
 
 

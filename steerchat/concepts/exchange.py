@@ -111,21 +111,19 @@ def export_vector(vector: ConceptVector, path: Path, lengths: Tensor, model_type
         a sentence for the user about the file.
 
     Raises:
-        ConceptError: for another suffix, a vector without a layer that the format can store, or a failed write.
+        ConceptError: for another suffix, or a vector without a layer that the format can store.
+        SteerchatError: when it cannot be written.
     """
     suffix = check_suffix(path)
     vector = replace(vector, report={**vector.report, **facts})
-    try:
-        if suffix == ".safetensors":
-            vector.save(path)
-            return f"{path}: a direction for each of layers 0 to {vector.n_layers - 1}; row i is block i's output."
-        if not vector.directions[1:].any():
-            raise ConceptError(
-                f"{vector.name} has a direction only at layer 0, which GGUF cannot store", "export it as .safetensors"
-            )
-        write_whole(path, _gguf_bytes(vector, lengths, model_type))
-    except OSError as error:
-        raise ConceptError(f"{path} cannot be written: {error.strerror or error}", "check the folder") from None
+    if suffix == ".safetensors":
+        vector.save(path)
+        return f"{path}: a direction for each of layers 0 to {vector.n_layers - 1}; row i is block i's output."
+    if not vector.directions[1:].any():
+        raise ConceptError(
+            f"{vector.name} has a direction only at layer 0, which GGUF cannot store", "export it as .safetensors"
+        )
+    write_whole(path, _gguf_bytes(vector, lengths, model_type))
     return (
         f"{path}: direction.N is added to the output of block N, for layers 1 to {vector.n_layers - 1}; "
         "the format cannot store layer 0. Scale 1 is strength 1 at one layer; over k layers divide by k."

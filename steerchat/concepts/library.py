@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..system.folders import write_whole
 from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
-from ..values.errors import ConceptError, shorten, unknown
+from ..values.errors import ConceptError, SteerchatError, shorten, unknown
 from ..values.recipe import RANDOM
-from ..values.results import Report
+from ..values.results import Notice, Report
 from .concept import Concept, Source, check_examples
 from .files import concept_toml, read_concept
 
@@ -145,7 +145,10 @@ class Library:
                 )
             return vector
         vector = self._extract(concept, engine, report, stopped)
-        vector.save(self.cached(concept, engine.fingerprint))
+        try:
+            vector.save(self.cached(concept, engine.fingerprint))
+        except SteerchatError as error:
+            report(Notice(f"{error.message}, so {name} is extracted again at the next start"))
         self._vectors[name, engine.fingerprint, concept.digest] = vector
         return vector
 
@@ -226,18 +229,16 @@ class Library:
             vector: is written beside it; None leaves a vector that lies there.
 
         Raises:
-            ConceptError: for a name that it may not have, or when it cannot be written.
+            ConceptError: for a name that it may not have.
+            SteerchatError: when it cannot be written.
         """
         name = self.check_name(concept.name)
         path = self._user / f"{name}.toml"
         text = concept_toml(replace(concept, name=name))
-        try:
-            # The vector first: a vector without a TOML is ignored, and a TOML without a vector is extracted.
-            if vector is not None:
-                vector.save(self._beside(name))
-            write_whole(path, text)
-        except OSError as error:
-            raise _cannot_be_written(path, error) from None
+        # The vector first: a vector without a TOML is ignored, and a TOML without a vector is extracted.
+        if vector is not None:
+            vector.save(self._beside(name))
+        write_whole(path, text)
         self.forget(name)
         return path
 
@@ -261,7 +262,8 @@ class Library:
 
         Raises:
             UnknownName: for a concept that does not exist.
-            ConceptError: for `random`, which has no file, or when the copy cannot be written.
+            ConceptError: for `random`, which has no file.
+            SteerchatError: when the copy cannot be written.
         """
         path = self._user / f"{name}.toml"
         if self.owns(name):
@@ -269,10 +271,7 @@ class Library:
         shipped = self.get(name).path
         if shipped is None:
             raise ConceptError(f"{name} is drawn from the seed and has no file", "/concept new NAME makes a concept")
-        try:
-            write_whole(path, shipped.read_bytes())
-        except OSError as error:
-            raise _cannot_be_written(path, error) from None
+        write_whole(path, shipped.read_bytes())
         return path, True
 
     def delete(self, name: str) -> bool:
@@ -322,11 +321,6 @@ class Library:
 
 def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name not in _NOT_CONCEPTS
-
-
-def _cannot_be_written(path: Path, error: OSError) -> ConceptError:
-    hint = "check the space on the disk and your rights to the folder"
-    return ConceptError(f"{path} cannot be written: {error.strerror or error}", hint)
 
 
 def read_header(path: Path) -> tuple[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..system.folders import write_whole
 from ..system.untrusted import read_json
+from ..values.errors import SteerchatError
 from .lesson import Lesson, LessonError
 
 
@@ -86,7 +87,7 @@ class Progress:
         }
         try:
             write_whole(self._path, json.dumps(data, indent=1, ensure_ascii=False).encode())
-        except (OSError, ValueError) as error:
+        except (SteerchatError, ValueError) as error:
             raise LessonError(f"progress cannot be kept: {error}", "the lesson goes on all the same") from None
 
     def _read(self, path: Path) -> None:

@@ -19,15 +19,13 @@ def write_report(tutor: Tutor, path: Path) -> list[object]:
     """Writes it as Markdown and says where.
 
     Raises:
-        LessonError: when it cannot be written, or when no lesson was begun.
+        LessonError: when no lesson was begun.
+        SteerchatError: when it cannot be written.
     """
     begun = [lesson for lesson in tutor.course.lessons if tutor.progress.done(lesson)]
     if not begun:
         raise LessonError("no lesson was begun, so there is nothing to write", "/lesson 1 begins the first")
-    try:
-        write_whole(path, "\n".join(_lines(tutor, begun)).encode())
-    except OSError as error:
-        raise LessonError(f"{path} cannot be written: {error.strerror or error}") from None
+    write_whole(path, "\n".join(_lines(tutor, begun)).encode())
     return [f"{path} has what you did in {len(begun)} of {len(tutor.course.lessons)} lessons."]
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..concepts.library import Library, Report
 from ..system.folders import write_whole
+from ..values.errors import SteerchatError
+from ..values.results import Notice
 from .chance import Chance, load_chance
 
 if TYPE_CHECKING:
@@ -49,7 +51,10 @@ class Calibration:
                     break
             else:
                 found = measure_profile(engine, corpus, report, stopped)
-                found.save(kept)
+                try:
+                    found.save(kept)
+                except SteerchatError as error:
+                    report(Notice(f"{error.message}, so the model is measured again at the next start"))
             self._profiles[engine.fingerprint] = found
         return self._profiles[engine.fingerprint]
 
@@ -61,8 +66,12 @@ class Calibration:
         return self._chances[fingerprint]
 
     def keep_chance(self, chance: Chance) -> Path:
-        """Store a measured chance band; it takes the place of the shipped one. Returns the file."""
+        """Store a measured chance band; it takes the place of the shipped one. Returns the file.
+
+        Raises:
+            SteerchatError: when it cannot be written; it counts until the end of this start all the same.
+        """
+        self._chances[chance.fingerprint] = chance
         path = self._library.folder(chance.fingerprint) / CHANCE
         write_whole(path, (json.dumps(chance.to_json(), indent=1) + "\n").encode())
-        self._chances[chance.fingerprint] = chance
         return path

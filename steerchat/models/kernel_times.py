@@ -19,6 +19,7 @@ import torch
 from ..engine.linear import ROWS, FastLinear, Times
 from ..engine.timing import measure
 from ..system.folders import cache_dir, write_whole
+from ..values.errors import SteerchatError
 
 # Bytes of float32 weights below which a model is quick by any product.
 _TINY = 8 * 1024 * 1024
@@ -51,7 +52,7 @@ def times_for(
     if not times:
         return times
     records[key] = {f"{out}x{size}": dict(found) for (out, size), found in times.items()}
-    with suppress(OSError):  # a cache that cannot be written costs a measurement at every start
+    with suppress(SteerchatError):  # a cache that cannot be written costs a measurement at every start
         write_whole(path, json.dumps(records, indent=1).encode())
     return times
 

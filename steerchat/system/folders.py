@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -52,18 +52,26 @@ def packaged(name: Literal["vectors", "tutorials"]) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part, even after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that readers see the old content or the new, never a part, even after a crash.
+
+    Raises:
+        SteerchatError: it cannot be written; the old content stays.
+    """
     temporary = path.parent / f".{uuid.uuid4().hex}.new"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "check its folder's permissions and the space on the disk, or name another file"
+        raise SteerchatError(f"{path} cannot be written: {reason}", hint) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _home() -> Path | None:

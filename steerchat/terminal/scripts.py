@@ -19,7 +19,7 @@ from ..screen.picture import picture, recorder, words
 from ..screen.render import Screen
 from ..system.folders import write_whole
 from ..system.untrusted import read_stream
-from ..values.errors import ExitCode, StoreError, UsageError
+from ..values.errors import ExitCode, UsageError
 from .start import given_settings, new_screen, open_chat, run, setting_options
 
 
@@ -83,8 +83,5 @@ def _draw(options: Mapping[str, Any], lines: Callable[[Chat], Iterable[str]], fi
     ):
         worked = repl.run_script(chat.start(), screen, lines(chat))
     click.echo(words(console), nl=False)
-    try:
-        write_whole(file, picture(console, "steerchat").encode())
-    except OSError as error:
-        raise StoreError(f"{file} cannot be written: {error.strerror or error}", "name another file") from None
+    write_whole(file, picture(console, "steerchat").encode())
     return ExitCode.DONE if worked else ExitCode.FAILED

@@ -633,7 +633,7 @@ def test_vectors_are_exchanged_without_a_chat(tmp_path: Path, tiny: Engine) -> N
     export_vector(vector, tmp_path / "v.gguf", torch.ones(LAYERS), "llama", {"kind": "emotion"})
     found = import_vector(tmp_path / "v.gguf", "sad", tiny)
     assert found.layers == (1, 2, 3) and found.facts == {"kind": "emotion"}
-    with pytest.raises(ConceptError, match="cannot be written"):
+    with pytest.raises(SteerchatError, match="cannot be written"):
         export_vector(vector, tmp_path / "v.gguf" / "v.gguf", torch.ones(LAYERS), "llama", {})
 
 

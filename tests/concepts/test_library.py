@@ -130,6 +130,17 @@ def test_stopped_work_leaves_no_file_and_can_be_done_later(tmp_path: Path, tiny:
     assert library.vector("happy", tiny).n_layers == Calibration(library).profile(tiny).states.shape[1] == LAYERS
 
 
+def test_a_cache_that_cannot_be_written_is_a_notice_and_costs_time_alone(tmp_path: Path, tiny: Engine) -> None:
+    library, events = a_library(tmp_path), []
+    (tmp_path / "vectors").write_text("a file in place of the folder")
+    profile = Calibration(library).profile(tiny, events.append)
+    vector = library.vector("happy", tiny, events.append)
+    assert profile.states.shape[1] == vector.n_layers == LAYERS
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert ["measured again" in notices[0], "happy is extracted again" in notices[1]] == [True, True]
+    assert library.vector("happy", tiny) is vector
+
+
 @pytest.mark.parametrize("name", ["add", "all", "random", "9lives", "two words", "x" * 41, "prompts", ""])
 def test_some_words_cannot_name_a_concept(tmp_path: Path, name: str):
     library = Library(write_concepts(tmp_path / "shipped"), tmp_path, tmp_path, reserved={"add"})

@@ -27,6 +27,7 @@ from steerchat.storage.store import Store
 from steerchat.system.folders import write_whole
 from steerchat.system.settings import Settings
 from steerchat.terminal import repl
+from steerchat.values.errors import SteerchatError
 
 
 def not_sqlite(path: Path) -> None:
@@ -196,8 +197,10 @@ def test_streams_that_are_closed_or_full_are_no_traceback(tmp_path: Path, redire
     assert told in " ".join(process.stderr.split())
 
 
-def test_a_folder_in_place_of_a_file_is_an_error_of_the_system(tmp_path: Path):
-    for place in (Path(), tmp_path):
-        with pytest.raises(OSError):
+def test_a_file_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path):
+    for place in (Path(), tmp_path, tmp_path / "file" / "under a file"):
+        (tmp_path / "file").touch()
+        with pytest.raises(SteerchatError, match="cannot be written") as caught:
             write_whole(place, b"x")
-    assert list(tmp_path.iterdir()) == []
+        assert "name another file" in caught.value.hint
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
