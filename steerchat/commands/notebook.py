@@ -15,8 +15,7 @@ from ..slash.arguments import Concept, Float, Int, Kind, PairId
 from ..slash.registry import registry
 from ..storage.pages import pair_page, pair_table, when
 from ..storage.records import Filters, SearchHit
-from ..storage.store import Store
-from ..values.errors import StoreError, UsageError, shorten
+from ..values.errors import UsageError, shorten
 from ..values.page import Page, Shaded
 from ..values.results import Event, Notice, format_effect
 from .asking import Yes, confirm
@@ -98,7 +97,7 @@ def history(
     A search looks for every word in the prompt and both answers, and shows the places. A full page ends with the
     option that lists the next one.
     """
-    store = open_store(chat)
+    store = chat.session.store
     if pair is not None:
         return pair_page(store.pair(pair))
     filters = Filters(concept, layer, strength, min_effect, model, since, kind, rated or None, session)
@@ -152,16 +151,9 @@ def history_delete(
     yes: Yes = False,
 ) -> str:
     """Deletes a pair from the history, with its answers and measures."""
-    store = open_store(chat)
+    store = chat.session.store
     prompt = shorten(store.pair(pair).pair.prompt)
     if not yes and not confirm(chat, f"Delete pair {pair}, {prompt!r}?", "--yes"):
         return f"Pair {pair} stays."
     store.delete_pair(pair)
     return f"Pair {pair} is deleted."
-
-
-def open_store(chat: Chat) -> Store:
-    """The history. Raises StoreError when this chat is not logged."""
-    if chat.session.journal.store is None:
-        raise StoreError("this chat is not logged", "the first lines of the chat say why")
-    return chat.session.journal.store

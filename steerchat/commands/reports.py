@@ -18,7 +18,6 @@ from ..system.folders import write_whole
 from ..values.errors import UsageError
 from ..values.results import Notice
 from .asking import Replace, confirm_replacing
-from .notebook import open_store
 
 
 @command(
@@ -44,7 +43,7 @@ def report(
     if sum(number is not None for number in (pair, experiment, session)) > 1:
         raise UsageError("a report has one subject", "use one of --pair, --experiment and --session")
     form = _form_of(file.suffix)
-    store = open_store(chat)
+    store = chat.session.store
     if pair is not None:
         content = pair_report(store.pair(pair))
     elif experiment is not None:

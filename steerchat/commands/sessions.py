@@ -14,7 +14,6 @@ from ..storage.pages import when
 from ..values.page import Page, Table
 from ..values.text import counted
 from .asking import Yes, confirm
-from .notebook import open_store
 
 command = partial(registry.command, group="Notebook")
 
@@ -30,7 +29,7 @@ def session_list(
     chat: Chat, *, limit: Annotated[int, Int("the most sessions to list", least=1, most=100_000)] = 20
 ) -> Page:
     """Lists the conversations, newest first, each with its title, model and pairs."""
-    sessions = open_store(chat).sessions(limit)
+    sessions = chat.session.store.sessions(limit)
     own = chat.session.journal.session_id
     rows = [
         (
@@ -67,7 +66,7 @@ def session_delete(
     yes: Yes = False,
 ) -> str:
     """Deletes a conversation from the history, with all of its pairs and experiments."""
-    store = open_store(chat)
+    store = chat.session.store
     stored = store.session(session)
     if not yes and not confirm(
         chat, f"Delete session {session}, {stored.title!r}, with {counted(stored.pairs, 'pair')}?", "--yes"

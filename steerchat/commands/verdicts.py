@@ -16,7 +16,7 @@ from ..values.errors import UsageError, shorten
 from ..values.page import Page, Table
 from ..values.results import Event, Finished, Notice, Pair, Started, format_cost, format_effect
 from ..values.text import fit
-from .notebook import OnlyConcept, OnlyKind, OnlySession, open_store
+from .notebook import OnlyConcept, OnlyKind, OnlySession
 
 command = partial(registry.command, group="Notebook")
 _BAR_CELLS = 10
@@ -29,7 +29,7 @@ def rate(chat: Chat, verdict: Annotated[str, Rest("[ID] steered|normal|tie [NOTE
 
     Without an ID, the verdict is for the last pair that the screen showed. A new verdict replaces the old one.
     """
-    store = open_store(chat)
+    store = chat.session.store
     first, _, rest = verdict.strip().partition(" ")
     number = first.removeprefix("#")
     if number.isdecimal():
@@ -56,7 +56,7 @@ def review(
 
     After each verdict it shows which answer was steered, and the measures. Ctrl-C ends it and keeps your verdicts.
     """
-    store = open_store(chat)
+    store = chat.session.store
     if not chat.can_ask:
         raise UsageError("/review asks questions, and nobody is there to answer", "/rate 3 steered rates pair 3")
     pairs = unseen(store, Filters(concept=concept, kind=kind, session=session, rated=False), limit)
@@ -106,7 +106,8 @@ def stats(
 ) -> Page:
     """Shows how often you chose the steered answer, by setting and by measured effect."""
     filters = Filters(concept=concept, kind=kind, session=session, rated=True)
-    rated = [stored for stored in open_store(chat).pairs(filters, limit=_MOST_PAIRS) if stored.pair.steered is not None]
+    pairs = chat.session.store.pairs(filters, limit=_MOST_PAIRS)
+    rated = [stored for stored in pairs if stored.pair.steered is not None]
     if not rated:
         return Page([Notice("No steered pair has a verdict yet: /review shows some, /rate is for the last one.")])
     recipes = by_recipe(rated)

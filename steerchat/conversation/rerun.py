@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from ..storage.journal import versions
@@ -12,6 +13,7 @@ from ..values.errors import UsageError
 from ..values.recipe import Recipe
 from ..values.results import Answer, Event, Notice, Pair, PairDone, divergence
 from ..values.setting import Message, Setting
+from ..values.text import counted
 from .runner import Question
 from .session import Session
 from .turn import Turn
@@ -48,14 +50,14 @@ def differences(session: Session, stored: StoredPair) -> list[str]:
     """What is not as it was when a pair was answered, and may change its texts."""
     engine = session.engine
     now = {**versions(), "processor": engine.processor, "products": engine.products}
-    then = {name: stored.versions.get(name, "") for name in now}
     now |= {"threads": str(engine.threads), "device": str(engine.device), "dtype": engine.dtype}
-    then |= {"threads": str(stored.threads), "device": stored.device, "dtype": stored.dtype}
-    found = [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] not in ("", now[name])]
+    then = {**stored.versions, "threads": str(stored.threads), "device": stored.device, "dtype": stored.dtype}
+    changed = [name for name in now if then.get(name, "") not in ("", now[name])]
+    changes = [f"{name} {then[name]} then, {now[name]} now" for name in changed]
     for name, digest in stored.vectors.items():
         if session.library.vector(name, engine, session.report).digest != digest:
-            found.append(f"{name} was made anew or changed")
-    return found
+            changes.append(f"{name} was made anew or changed")
+    return changes
 
 
 def use(session: Session, pair_id: int) -> list[object]:
@@ -65,19 +67,19 @@ def use(session: Session, pair_id: int) -> list[object]:
         UnknownName: there is no such pair, or a concept is gone.
         UsageError: the model lacks a layer of it.
     """
-    stored = _stored(session, pair_id)
-    recipe, said = stored.pair.recipe, _take_recipe(session, stored)
-    changes = {name: value for name, value in stored.sampling.items() if name in _SAMPLING}
+    stored = session.store.pair(pair_id)
+    recipe, notices = stored.pair.recipe, _take_recipe(session, stored)
+    values = {name: value for name, value in stored.sampling.items() if name in _SAMPLING}
     if "steer_thinking" in stored.sampling:
-        changes["steer_thinking"] = "on" if stored.sampling["steer_thinking"] else "off"
-    told = []
-    for name, value in {**changes, "scope": recipe.scope}.items():
+        values["steer_thinking"] = "on" if stored.sampling["steer_thinking"] else "off"
+    changes = []
+    for name, value in {**values, "scope": recipe.scope}.items():
         before = getattr(session.settings, name)
         after = session.settings.change(name.replace("_", "-"), value, f"pair {stored.id}")
-        told += [f"{name.replace('_', '-')} {after} (was {before})"] if after != before else []
+        changes += [f"{name.replace('_', '-')} {after} (was {before})"] if after != before else []
     session.reseed(stored.pair.seed)
-    sentence = f"Settings as in pair {stored.id}: {', '.join([*told, f'seed {stored.pair.seed} for the next answer'])}."
-    return [*said, recipe, Notice(sentence)]
+    changes.append(f"seed {stored.pair.seed} for the next answer")
+    return [*notices, recipe, Notice(f"Settings as in pair {stored.id}: {', '.join(changes)}.")]
 
 
 def fork(session: Session, pair_id: int) -> list[object]:
@@ -87,7 +89,7 @@ def fork(session: Session, pair_id: int) -> list[object]:
         UnknownName: there is no such pair, or a concept is gone.
         UsageError: it has no answer, no conversation, or a layer that the model lacks.
     """
-    stored = _stored(session, pair_id)
+    stored = session.store.pair(pair_id)
     if stored.pair.raw:
         raise UsageError(f"pair {stored.id} only carries a text on", "fork a pair of a conversation")
     if not _answered(stored):
@@ -102,12 +104,9 @@ def resume(session: Session, session_id: int | None = None) -> list[object]:
         UnknownName: there is no such session, or a concept is gone.
         UsageError: nothing was said in it, or the model lacks a layer of its recipe.
     """
-    store = session.journal.store
-    if store is None:
-        raise UsageError("this chat is not logged, so there is nothing to go on with", "the first lines said why")
     if session_id is not None:
-        store.session(session_id)
-    turns = store.pairs(Filters(kind="chat", session=session_id), limit=50)
+        session.store.session(session_id)
+    turns = session.store.pairs(Filters(kind="chat", session=session_id), limit=50)
     last = next((stored for stored in turns if _answered(stored) and stored.session_id is not None), None)
     if last is None:
         where = "in the history" if session_id is None else f"in session {session_id}"
@@ -116,36 +115,26 @@ def resume(session: Session, session_id: int | None = None) -> list[object]:
 
 
 def _go_on(session: Session, stored: StoredPair, session_id: int | None) -> list[object]:
-    said = _take_recipe(session, stored)
+    notices = _take_recipe(session, stored)
     turns = conversation(session, stored)
-    session.go_on(turns, _system(stored), stored.pair, session_id)
-    count = f"{len(turns)} turn{'s' if len(turns) > 1 else ''}"
+    first = stored.messages["normal"][0]
+    session.go_on(turns, first["content"] if first["role"] == "system" else "", stored.pair, session_id)
     what = f"A new conversation from pair {stored.id}" if session_id is None else f"Session {session_id} goes on"
-    return [pair_page(stored), Notice(f"{what}: {count}."), *said, session.recipe]
+    return [pair_page(stored), Notice(f"{what}: {counted(len(turns), 'turn')}."), *notices, session.recipe]
 
 
 def conversation(session: Session, stored: StoredPair) -> list[Turn]:
     """Every turn that a pair's answers go on from, and its own; what was logged of each, where it still is."""
-    store = session.journal.store
-    assert store is not None
-    normal = _answers(stored.messages["normal"])
-    steered = _answers(stored.messages.get("steered", ()))
-    known = {one.id: one for one in store.chosen([number for number in stored.context if number is not None])}
+    known = {earlier.id: earlier for earlier in session.store.chosen([id for id in stored.context if id is not None])}
+    normal = _exchanges(stored.messages["normal"])
+    steered = chain((answer for _, answer in _exchanges(stored.messages.get("steered", ()))), repeat(None))
     turns = []
-    for place, (user, answer) in enumerate(normal):
-        number = stored.context[place] if place < len(stored.context) else None
-        if number in known:
-            turns.append(_turn(known[number]))
+    for (user, answer), other, pair_id in zip(normal, steered, chain(stored.context, repeat(None)), strict=False):
+        if pair_id in known:
+            turns.append(_turn(known[pair_id]))
         else:
-            other = steered[place][1] if place < len(steered) else None
             turns.append(Turn(user, answer, other, None, stored.pair.seed, stored.pair.recipe))
     return [*turns, _turn(stored)]
-
-
-def _stored(session: Session, pair_id: int) -> StoredPair:
-    if session.journal.store is None:
-        raise UsageError("this chat is not logged, so there is no pair to go by", "the first lines said why")
-    return session.journal.store.pair(pair_id)
 
 
 def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
@@ -168,11 +157,11 @@ def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
 
 def _along(session: Session, stored: StoredPair) -> Recipe | None:
     """The recipe along which a control of an experiment was read; None for any other pair."""
-    if stored.experiment_id is None or session.journal.store is None:
+    if stored.experiment_id is None:
         return None
-    settings = session.journal.store.experiment(stored.experiment_id).spec.get("settings", ())
-    found = (one.get("along") for one in settings if one["recipe"] == stored.pair.recipe.to_json())
-    along = next(found, None)
+    settings = session.store.experiment(stored.experiment_id).spec.get("settings", ())
+    recipe = stored.pair.recipe.to_json()
+    along = next((setting.get("along") for setting in settings if setting["recipe"] == recipe), None)
     return None if along is None else Recipe.from_json(along)
 
 
@@ -180,9 +169,9 @@ def _sampling(stored: StoredPair) -> Sampling:
     from ..engine.sampling import Sampling
 
     sampling = dict(stored.sampling)
-    both = [one for one in (stored.pair.normal, stored.pair.steered) if one is not None]
-    if any(one.finish == "interrupted" for one in both):  # it ends where it was stopped
-        sampling["max_tokens"] = max(one.tokens for one in both) or sampling["max_tokens"]
+    answers = stored.pair.answers
+    if any(answer.finish == "interrupted" for answer in answers):  # it ends where it was stopped
+        sampling["max_tokens"] = max(answer.tokens for answer in answers) or sampling["max_tokens"]
     return Sampling(**sampling)
 
 
@@ -221,15 +210,10 @@ def _turn(stored: StoredPair) -> Turn:
     return Turn(pair.prompt, pair.normal.text, steered, pair.id, pair.seed, pair.recipe)
 
 
-def _answers(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """The exchanges of a context: what was said, and what was answered."""
-    spoken = [one["content"] for one in messages if one["role"] != "system"]
-    return list(zip(spoken[::2], spoken[1::2], strict=False))
-
-
-def _system(stored: StoredPair) -> str:
-    first = stored.messages["normal"][0]
-    return first["content"] if first["role"] == "system" else ""
+def _exchanges(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """(message, answer) of each earlier turn in a context."""
+    texts = [message["content"] for message in messages if message["role"] != "system"]
+    return list(zip(texts[::2], texts[1::2], strict=False))
 
 
 def logged(session: Session, pair_id: int | None, earlier: bool = False) -> StoredPair:
@@ -243,15 +227,14 @@ def logged(session: Session, pair_id: int | None, earlier: bool = False) -> Stor
     Raises:
         UsageError: when there is none, or it was answered by another model.
     """
-    if session.journal.store is None:
-        raise UsageError("nothing is logged, so there is no pair to look into", "see /help trouble")
-    wanted = pair_id if pair_id is not None or session.last is None else session.last.id
-    if wanted is None and earlier:
-        newest = session.journal.store.pairs(limit=100)
-        wanted = next((one.id for one in newest if one.pair.steered is not None), None)
-    if wanted is None:
+    if pair_id is None and session.last is not None:
+        pair_id = session.last.id
+    if pair_id is None and earlier:
+        newest = session.store.pairs(limit=100)
+        pair_id = next((stored.id for stored in newest if stored.pair.steered is not None), None)
+    if pair_id is None:
         raise UsageError("there is no answer yet", "/steer happy, then say something, or name a pair by its number")
-    stored = session.journal.store.pair(wanted)
+    stored = session.store.pair(pair_id)
     if stored.fingerprint != session.engine.fingerprint:
         raise UsageError(f"pair {stored.id} was answered by {stored.pair.model}", "start steerchat with that --model")
     return stored

@@ -18,7 +18,7 @@ from ..measures.pair import Reader, probe
 from ..storage.journal import Journal
 from ..storage.store import Store
 from ..system.settings import Settings
-from ..values.errors import SteerchatError, UsageError
+from ..values.errors import SteerchatError, StoreError, UsageError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
 from ..values.results import (
@@ -81,6 +81,13 @@ class Session:
     @property
     def engine(self) -> Engine:
         return self._engine()
+
+    @property
+    def store(self) -> Store:
+        """The history. Raises StoreError when this conversation is not logged."""
+        if self.journal.store is None:
+            raise StoreError("this chat is not logged", "the first lines of the chat say why")
+        return self.journal.store
 
     # Steering
 

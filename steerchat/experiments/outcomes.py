@@ -140,13 +140,13 @@ def outcome(chance: Chance | None, setting: Setting, pairs: Sequence[Pair]) -> O
     if not used:
         return None
     # The one place where a chance band joins a mean over seeds.
-    tokens = statistics.fmean(max(pair.normal.tokens, pair.steered.tokens if pair.steered else 0) for pair in used)
+    tokens = statistics.fmean(max(answer.tokens for answer in pair.answers) for pair in used)
     strength = total_strength(setting.read_along)
     return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
 
 
 def _cut(pair: Pair) -> bool:
-    return any(one is not None and one.finish == "interrupted" for one in (pair.normal, pair.steered))
+    return any(answer.finish == "interrupted" for answer in pair.answers)
 
 
 def best(outcomes: Sequence[Outcome]) -> Outcome | None:

@@ -110,9 +110,8 @@ def compare_all(session: Session, prompts: Sequence[str], raw: bool = False) -> 
 
 def _events(pair: Pair, opened: bool) -> Iterator[Event]:
     """A pair that is finished, as a screen draws one that is not."""
-    answers = [pair.normal, *([pair.steered] if pair.steered is not None else [])]
-    yield Started(("normal", f"steered: {pair.recipe}")[: len(answers)], opened)
-    for row, answer in enumerate(answers):
+    yield Started(("normal", f"steered: {pair.recipe}")[: len(pair.answers)], opened)
+    for row, answer in enumerate(pair.answers):
         yield Delta(row, answer.text)
         yield Finished(row, answer)
     yield PairDone(pair)

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ..commands.notebook import open_store
 from ..conversation.chat import Chat
 from ..experiments.run import compare_all
 from ..reports.csv import FORMS
@@ -147,7 +146,7 @@ def run_command(
                         click.echo(to_json(item))
                 elif forms:
                     ids = [item["id"] for item in _json(result)]
-                    click.echo(FORMS[forms[0]](open_store(chat), ids), nl=False)
+                    click.echo(FORMS[forms[0]](chat.session.store, ids), nl=False)
                 else:
                     repl.show(chat, screen, result)
             if stop.is_set():

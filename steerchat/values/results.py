@@ -102,6 +102,11 @@ class Pair:
         return html(self)
 
     @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The normal answer and, if there is one, the steered one."""
+        return (self.normal,) if self.steered is None else (self.normal, self.steered)
+
+    @property
     def measures(self) -> dict[str, float]:
         """The figures of its texts by name: of the normal answer as `normal_NAME`, of the steered one as NAME."""
         return measures(self.normal.reply, None if self.steered is None else self.steered.reply)
