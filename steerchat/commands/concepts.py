@@ -28,7 +28,7 @@ _TRY = "Tell me about the weather"
 _Method = Annotated[str, Choice(*METHODS, metavar="METHOD", meaning="how the vector is extracted from the pairs")]
 
 
-@command("concept", examples=["/concept"])
+@command("concept", examples=["/concept"], aliases=["concepts"])
 def concept(chat: Chat) -> Page:
     """Lists the concepts."""
     return list_concepts(chat)

@@ -15,7 +15,7 @@ from ..experiments import pages as experiment_pages
 from ..experiments.run import experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
-from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, PairId, Rest, Strength
+from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, OneLayer, PairId, Rest, Strength
 from ..slash.registry import registry
 from ..storage.records import StoredPair
 from ..values.errors import UsageError
@@ -199,7 +199,7 @@ def _probe(session: Session, concepts: Sequence[str], stored: StoredPair) -> tup
 @command("lens", examples=["/lens", "/lens 16 The capital of France is"], shell=True)
 def lens(
     chat: Chat,
-    layer: Annotated[int | None, Int("a layer; by default all of them", metavar="LAYER", least=0)] = None,
+    layer: Annotated[int | None, OneLayer("a layer; by default all of them", least=0)] = None,
     prompt: Annotated[str, Rest("a text; by default the last message")] = "",
 ) -> Page:
     """Shows which token each layer would predict next (logit lens).

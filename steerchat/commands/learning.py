@@ -22,7 +22,7 @@ from ..values.page import Page, Table
 command = partial(registry.command, group="Learning")
 
 
-@command("lesson", examples=["/lesson", "/lesson 1", "/lesson first-steering"])
+@command("lesson", examples=["/lesson", "/lesson 1", "/lesson first-steering"], aliases=["lessons"])
 def lesson(
     chat: Chat, name: Annotated[str, Rest("a lesson's number or name", metavar="N or NAME")] = ""
 ) -> list[object]:

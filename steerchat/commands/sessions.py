@@ -18,7 +18,7 @@ from .asking import Yes, confirm
 command = partial(registry.command, group="Notebook")
 
 
-@command("session", examples=["/session"])
+@command("session", examples=["/session"], aliases=["sessions"])
 def session(chat: Chat) -> Page:
     """Lists the conversations, newest first."""
     return session_list(chat)

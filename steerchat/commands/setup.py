@@ -68,7 +68,7 @@ def view(
     return set_(chat, "view", which)
 
 
-@command("model", examples=["/model", "/model smollm2"])
+@command("model", examples=["/model", "/model smollm2"], aliases=["models"])
 def model(
     chat: Chat, name: Annotated[str | None, ModelName("an alias, Hub id, folder or .gguf file")] = None
 ) -> str | Page:

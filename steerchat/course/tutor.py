@@ -88,7 +88,7 @@ class Tutor:
             number = self.course.number(follows)
             begun = self.progress.done(follows) or follows.name in self.progress.at
             verb = "goes on" if begun else "begins"
-            parts.append(Notice(f"/lesson {number} {verb}; the chat works as ever meanwhile."))
+            parts.append(Notice(f"/lesson {number} {verb}. You can chat as usual during a lesson."))
         return parts
 
     # The verbs
@@ -99,11 +99,12 @@ class Tutor:
         lesson = self.lesson
         head = f"Lesson {self.course.number(lesson)}: {lesson.title} ({lesson.minutes} min). {lesson.about}"
         keys = Notice(
-            "Enter goes on. Type hint, solution, skip, back or quit when you want one; the chat works as ever beside."
+            "Enter goes on. Type hint, solution, skip, back or quit when you want one. You can chat as usual, too."
         )
         if self.progress.done(lesson) == len(lesson.steps):
             self.progress.at.pop(lesson.name, None)
-            return [head, Notice("You finished it; here is its first step again."), keys, *self._go(lesson.steps[0])]
+            finished = Notice("You finished this lesson; here is its first step again.")
+            return [head, finished, keys, *self._go(lesson.steps[0])]
         return [head, keys, *self._go(self.step())]
 
     def next(self) -> list[object]:
@@ -198,7 +199,7 @@ class Tutor:
         self.progress.reset(lesson.name)
         if self.lesson == lesson:
             self.lesson, self._chat.companion = None, None
-        return [f"{lesson.name} is as if never begun."]
+        return [f"{lesson.name} starts from the beginning; its progress is deleted."]
 
     def track(self, name: str) -> list[object]:
         tracks = {track.name: track for track in self.course.tracks}

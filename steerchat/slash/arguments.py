@@ -219,6 +219,17 @@ class Int(_Number):
     convert = int
 
 
+class OneLayer(Int):
+    """A single layer. A range or a depth is refused, and never taken as the text that follows."""
+
+    meaning = "a layer"
+    metavar = "LAYER"
+    noun = "single layer, such as 16"
+
+    def fits(self, text: str) -> bool:
+        return text[:1].isdigit() and is_layers(text)
+
+
 class Float(_Number):
     metavar = "X"
     noun = "number"

@@ -2,7 +2,8 @@
 
 Not with click, argparse or shlex: they take `-2.0` for an option, exit the program, and fail on "don't". The rules:
 blanks separate words; "..." at the start of a word holds blanks; an apostrophe is a letter.
-`--words` are options until `--`, or until the argument that takes the rest of the line begins.
+`--words` are options until `--`, or until the argument that takes the rest of the line begins. An option of the
+command in that rest is an error unless `--` stands before.
 """
 
 from __future__ import annotations
@@ -105,13 +106,21 @@ class Reading:
             if self.awaiting is None:
                 place = self._place(word.text)
                 if place.kind.takes_rest:
-                    self.given[place.name] = line[word.start :].strip()
+                    self.given[place.name] = self._rest(line[word.start :].strip(), place)
                     self.rest = (place, word.start)
                     break
             if not word.closed:
                 raise UsageError(f'a closing " is missing after {shorten(word.text, 30)!r}', self._usage)
             self._give(word.text)
         return self
+
+    def _rest(self, text: str, place: Parameter) -> str:
+        """The rest of a line; an option in it is more likely meant as one than as a part of the text."""
+        late = next((word for word in text.split() if word.partition("=")[0].lower() in self._options), None)
+        if late and not self.options_ended:
+            hint = f"{self._usage}; put -- before a text that contains it"
+            raise UsageError(f"{late} comes before {place.metavar}, not after it", hint)
+        return text
 
     def read_words(self, words: Sequence[str], options: Mapping[str, Any]) -> Self:
         """Reads arguments that a shell has split already, and options by parameter name."""

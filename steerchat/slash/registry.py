@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from ..values.errors import UsageError, unknown
 from ..values.page import Definitions, Heading, Page
+from ..values.results import Notice
 from .arguments import Candidate
 from .line import Reading
 from .parameters import Parameter, parameters_of
@@ -68,8 +69,18 @@ class Command:
     @property
     def usage(self) -> str:
         """`/compare [--repeats N] [--raw] [PROMPT]`."""
-        ordered = sorted(self.parameters, key=lambda parameter: not parameter.option)
-        words = [parameter.shown if parameter.required else f"[{parameter.shown}]" for parameter in ordered]
+        return self._usage([*self._those(options=True), *self._those(options=False)])
+
+    @property
+    def short_usage(self) -> str:
+        """Without options: `/compare [PROMPT]`."""
+        return self._usage(self._those(options=False))
+
+    def _those(self, *, options: bool) -> list[Parameter]:
+        return [parameter for parameter in self.parameters if parameter.option == options]
+
+    def _usage(self, parameters: Sequence[Parameter]) -> str:
+        words = [parameter.shown if parameter.required else f"[{parameter.shown}]" for parameter in parameters]
         return " ".join([f"/{self.name}", *words])
 
     def reading(self) -> Reading:
@@ -241,44 +252,42 @@ class Registry:
 
     # Help
 
-    def overview(self) -> dict[str, list[Candidate]]:
-        """(usage, summary) of every command, by group."""
-        groups: dict[str, list[Candidate]] = {}
+    def groups(self) -> dict[str, list[Command]]:
+        """The commands of each group."""
+        groups: dict[str, list[Command]] = {}
         for command in self:
-            groups.setdefault(command.group, []).append((command.usage, command.summary))
+            groups.setdefault(command.group, []).append(command)
         return groups
 
     def help(self, name: str = "") -> Page:
         """Help on one command; without a name, the list of all commands. Raises UnknownName."""
         if not name:
-            return Page([Definitions(group, commands) for group, commands in self.overview().items()])
+            lists = [Definitions(group, _entries(commands, short=True)) for group, commands in self.groups().items()]
+            return Page([*lists, Notice("/help COMMAND explains a command and its options.")])
         command = self.get(name)
         parameters = command.parameters
         sections = {
             "Arguments": [(parameter.shown, parameter.meaning) for parameter in parameters if not parameter.option],
             "Options": [(parameter.shown, parameter.meaning) for parameter in parameters if parameter.option],
-            "Subcommands": [
-                (other.usage, other.summary) for other in self if other.name.startswith(f"{command.name} ")
-            ],
+            "Subcommands": _entries([other for other in self if other.name.startswith(f"{command.name} ")]),
             "Aliases": [(f"/{alias}", "") for alias in command.aliases],
             "Examples": [(example, "") for example in command.examples],
         }
         text = f"{command.summary}\n\n{command.body}".strip()
-        return Page(
-            [
-                Heading(command.usage),
-                text,
-                *(Definitions(heading, entries) for heading, entries in sections.items() if entries),
-            ]
-        )
+        lists = [Definitions(heading, entries) for heading, entries in sections.items() if entries]
+        return Page([Heading(command.usage), text, *lists])
 
     def markdown_table(self) -> str:
         """Every command as a table in Markdown, with a heading row for each group."""
         rows = ["| Command | What it does |", "|---|---|"]
-        for group, commands in self.overview().items():
+        for group, commands in self.groups().items():
             rows.append(f"| **{_cell(group)}** | |")
-            rows += [f"| `{_cell(usage)}` | {_cell(summary)} |" for usage, summary in commands]
+            rows += [f"| `{_cell(usage)}` | {_cell(summary)} |" for usage, summary in _entries(commands)]
         return "\n".join(rows) + "\n"
+
+
+def _entries(commands: Sequence[Command], short: bool = False) -> list[tuple[str, str]]:
+    return [(command.short_usage if short else command.usage, command.summary) for command in commands]
 
 
 def _cell(text: str) -> str:

@@ -63,10 +63,10 @@ def build() -> click.Group:
             verbs.add_command(bare, "list")
             verbs.epilog = f"The options of `steerchat {noun}` alone: steerchat {noun} list --help"
         group.add_command(verbs)
-        if f"{noun}s" not in group.commands:
-            plural = copy.copy(verbs)
-            plural.hidden = True
-            group.add_command(plural, f"{noun}s")
+        for alias in registry.get(noun).aliases if noun in registry else ():
+            hidden = copy.copy(verbs)
+            hidden.hidden = True
+            group.add_command(hidden, alias)
     return group
 
 

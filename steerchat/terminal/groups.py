@@ -15,7 +15,7 @@ from .start import new_screen
 
 
 class Noun(click.Group):
-    """The verbs of a noun; a bare noun lists, as in the chat. The plural is an alias."""
+    """The verbs of a noun; a bare noun lists, as in the chat."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         listing = self.commands.get("list")

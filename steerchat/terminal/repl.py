@@ -280,7 +280,7 @@ def _toolbar(chat: Chat, width: int) -> ANSI:
     else:
         model = f"{engine.name} {engine.device}" if engine else f"{_model_name(chat)}: {chat.loader.status}"
     carry = "" if settings.carry == "own" else f", context holds {settings.carry}"
-    speed = "" if session.last is None else f"{session.last.tokens_per_second:.0f} tok/s"
+    speed = "" if session.shown is None else f"{session.shown.tokens_per_second:.0f} tok/s"
     journal = session.journal
     logged = "NOT LOGGED" if journal.store is None or journal.failing else f"{journal.logged} logged"
     view, temperature = f"view {settings.view}{carry}", f"temp {settings.temperature:g}"

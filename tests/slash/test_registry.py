@@ -32,6 +32,7 @@ from steerchat.slash.registry import Registry, is_command, message_text
 from steerchat.terminal.subcommands import subcommand
 from steerchat.values.errors import SteerchatError, UnknownName, UsageError
 from steerchat.values.page import Definitions, Heading
+from steerchat.values.results import Notice
 
 registry = Registry()
 
@@ -227,11 +228,14 @@ def test_aliases_find_the_command_and_its_verbs():
 
 
 def test_options_come_before_the_prompt_and_the_prompt_is_text():
-    assert values("/compare --repeats 5 --raw say --control  now") == {
-        "prompt": "say --control  now",
+    assert values("/compare --repeats 5 --raw say --search  now") == {
+        "prompt": "say --search  now",
         "repeats": 5,
         "raw": True,
     }
+    late = fails("/compare happy --repeats 5")
+    assert late.message == "--repeats comes before PROMPT, not after it" and "put -- before a text" in late.hint
+    assert values("/compare -- happy --repeats 5") == {"prompt": "happy --repeats 5"}
     assert values("/compare --repeats=5 Hi") == {"prompt": "Hi", "repeats": 5}
     assert values("/compare -- --raw  Hi") == {"prompt": "--raw  Hi"}
     assert values("/history 3 --max_cost 2 --search x") == {"pair": 3, "max_cost": 2.0, "search": "x"}
@@ -311,10 +315,12 @@ def test_verbs_are_reserved():
 
 
 def test_help_lists_by_group_and_explains_one_command():
-    overview = registry.overview()
-    assert list(overview)[:2] == ["Steering", "Experiments"]
-    assert ("/probe CONCEPT...", "Reads concepts live.") in overview["Experiments"]
-    assert registry.help().parts == [Definitions(group, commands) for group, commands in overview.items()]
+    *lists, hint = registry.help().parts
+    assert [part.heading for part in lists if isinstance(part, Definitions)][:2] == ["Steering", "Experiments"]
+    experiments = lists[1]
+    assert isinstance(experiments, Definitions) and isinstance(hint, Notice)
+    assert experiments.entries[0] == ("/compare [PROMPT]", "Answers a prompt normal and steered.")  # no options
+    assert ("/probe CONCEPT...", "Reads concepts live.") in experiments.entries
     *_, arguments, options, examples = registry.help("/compare").parts
     assert arguments == Definitions("Arguments", [("PROMPT", "what to ask")])
     assert isinstance(options, Definitions) and options.entries[0] == ("--repeats N", "how many seeds")

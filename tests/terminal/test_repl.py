@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from chats import Start, history, say, shown
 from prompt_toolkit.application import create_app_session
+from prompt_toolkit.formatted_text import to_plain_text
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
@@ -22,6 +23,7 @@ from steerchat.screen.render import Screen
 from steerchat.slash.registry import registry
 from steerchat.system import folders
 from steerchat.system.settings import Settings
+from steerchat.terminal import repl
 from steerchat.terminal.repl import read_lines, run_chat, run_line, run_script
 from steerchat.values.errors import Interrupted
 
@@ -361,6 +363,28 @@ def test_typing_is_possible_while_the_model_loads_and_leaving_too(start: Start, 
     text = shown(screen)
     assert "SmolLM2-135M-Instruct  loads while you type" in text
     assert "seed is now 5" in text and "/steer add CONCEPT" in text
+
+
+def test_the_toolbar_keeps_the_speed_of_the_last_answer_after_a_sweep(start: Start):
+    chat, screen = start()
+    say(chat, screen, "Hello?")
+    assert chat.session.shown is not None
+    speed = f"{chat.session.shown.tokens_per_second:.0f} tok/s"
+    say(chat, screen, "/layers --concept happy --repeats 1 --tokens 2 Hello?")
+    assert speed in to_plain_text(repl._toolbar(chat, 100))
+
+
+def test_options_behind_a_prompt_and_a_range_for_one_layer_are_mistakes(start: Start):
+    chat, screen = start()
+    assert "--tokens comes before PROMPT" in " ".join(say(chat, screen, "/layers happy --tokens 2").split())
+    assert "LAYER: '1-2' is not a single layer, such as 16" in say(chat, screen, "/lens 1-2 What is it?")
+    assert "after: all is well" in say(chat, screen, "/lens all is well")
+
+
+def test_plural_nouns_are_aliases(start: Start):
+    chat, screen = start()
+    assert say(chat, screen, "/concepts") == say(chat, screen, "/concept")
+    assert say(chat, screen, "/sessions list") == say(chat, screen, "/session")
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from steerchat.slash.registry import registry
 from steerchat.system.settings import load_settings
 from steerchat.terminal import cli
 from steerchat.terminal.completion import SlashCompleter
+from steerchat.values.page import Definitions
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LESSONS = {lesson.path.name for lesson in read_course(ROOT / "tutorials").lessons}
@@ -228,10 +229,10 @@ def test_the_readme_the_help_and_the_completion_have_every_command_of_the_regist
     def completed(line: str) -> set[str]:
         return {one.text.strip() for one in completer.get_completions(Document(line), CompleteEvent())}
 
-    helped = {usage for entries in registry.overview().values() for usage, _ in entries}
+    helped = {entry for part in registry.help().parts if isinstance(part, Definitions) for entry in part.entries}
     for command in registry:
         noun, _, verb = command.name.partition(" ")
-        assert command.usage in helped
+        assert (command.short_usage, command.summary) in helped
         assert (verb in completed(f"/{noun} ")) if verb else (noun in completed(f"/{noun[:-1]}")), command.name
 
 
