@@ -16,16 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-# Numbers that share a scale and an offset, in files of the kind Q4_1 and in torch's four-bit product.
-GROUP = 32
-# How far from a whole level a four-bit weight may be, in levels: its float32 numbers are rounded products.
-_OFF_LEVEL = 0.01
+from .weights import GROUP, Levels, Weight
+
 # Rows that oneDNN's order of packed weights is chosen for; others run on it as well.
 _PACKED_FOR = 16
-
-
-class Unfit(Exception):
-    """A weight that a backend cannot hold without losing numbers."""
+# Rows of a weight that are rounded to eight bits at once: a vocabulary's table is large.
+_ROUNDED_AT_ONCE = 4096
 
 
 class LinearBackend(Protocol):
@@ -39,24 +35,24 @@ class LinearBackend(Protocol):
     name: str
     exact: bool
 
-    def fits(self, weight: Tensor) -> bool:
-        """Whether this machine has the product, and the weight (out, in) float32 the right shape and numbers."""
+    def fits(self, weight: Weight) -> bool:
+        """Whether this machine has the product, and the weight the right shape and no more bits than it holds."""
         ...
 
-    def prepare(self, weight: Tensor) -> Any:
-        """The weight in this backend's form. Raises Unfit, or RuntimeError where torch has no such operation."""
+    def prepare(self, weight: Weight) -> Any:
+        """The weight in this backend's form. Raises RuntimeError where torch has no such operation."""
         ...
 
     def multiply(self, rows: Tensor, form: Any) -> Tensor:
         """The product of `rows`, (n, in) float32, with a prepared weight: (n, out) float32."""
         ...
 
-    def weight(self, form: Any) -> Tensor:
-        """The numbers of a prepared weight, (out, in) float32."""
+    def numbers(self, form: Any) -> Tensor:
+        """The numbers of a prepared weight, (out, in) float32, as rounded in that form."""
         ...
 
     def bytes(self, shape: tuple[int, int]) -> int:
-        """Memory that the form of a weight (out, in) takes beside the weight itself."""
+        """Memory that the form of a weight (out, in) takes."""
         ...
 
 
@@ -65,20 +61,20 @@ class Plain:
 
     name, exact = "plain", True
 
-    def fits(self, weight: Tensor) -> bool:
+    def fits(self, weight: Weight) -> bool:
         return True
 
-    def prepare(self, weight: Tensor) -> Tensor:
-        return weight
+    def prepare(self, weight: Weight) -> Tensor:
+        return weight.dense()
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return nn.functional.linear(rows, form)
 
-    def weight(self, form: Tensor) -> Tensor:
+    def numbers(self, form: Tensor) -> Tensor:
         return form
 
     def bytes(self, shape: tuple[int, int]) -> int:
-        return 0
+        return 4 * shape[0] * shape[1]
 
 
 class Flipped(Plain):
@@ -99,16 +95,16 @@ class Packed:
     name, exact = "packed", True
     dtype = torch.float32
 
-    def fits(self, weight: Tensor) -> bool:
+    def fits(self, weight: Weight) -> bool:
         return torch.backends.mkldnn.is_available()
 
-    def prepare(self, weight: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(self.dtype), _PACKED_FOR)
+    def prepare(self, weight: Weight) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.dense().to(self.dtype), _PACKED_FOR)
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(rows.to(self.dtype), form, None, "none", [], "").float()
 
-    def weight(self, form: Tensor) -> Tensor:
+    def numbers(self, form: Tensor) -> Tensor:
         return form.to_dense().float()
 
     def bytes(self, shape: tuple[int, int]) -> int:
@@ -118,73 +114,76 @@ class Packed:
 class Bfloat16(Packed):
     """The packed product in bfloat16, for CPUs that multiply it (AMX, AVX512-BF16).
 
-    Fits weights that have no more bits: most published ones, and those of four bits, whose scales are rounded.
+    Fits weights that have no more bits: most published ones, and those of four or eight bits, whose scales are rounded.
     """
 
     name, exact = "bfloat16", False
     dtype = torch.bfloat16
 
-    def fits(self, weight: Tensor) -> bool:
-        return super().fits(weight) and multiplies_bfloat16() and _few_bits(weight)
+    def fits(self, weight: Weight) -> bool:
+        return super().fits(weight) and multiplies_bfloat16() and weight.bits <= 16
 
 
 class FourBit:
-    """Groups of four-bit numbers as the files of the kind Q4_1 hold them, w = scale * q + offset.
+    """Groups of four-bit numbers, w = scale * level + low, whose scale and middle are rounded to bfloat16.
 
-    torch keeps the numbers in an order that depends on the CPU. They are kept in their own order too, two in a byte: to
-    ask the product for them takes seconds.
+    torch keeps the levels in an order that depends on the CPU, and to ask the product for them takes seconds: they come
+    from the weight again.
     """
 
     name, exact = "4-bit", False
 
-    def fits(self, weight: Tensor) -> bool:
+    def fits(self, weight: Weight) -> bool:
         out, size = weight.shape
-        if out % 16 or size % GROUP or not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
-            return False
-        return _four_bits(weight[:64])
+        has_product = hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
+        return has_product and weight.bits == 4 and not out % 16 and not size % GROUP
 
-    def prepare(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        numbers, scale, low = _levels(weight)
+    def prepare(self, weight: Weight) -> tuple[Tensor, Tensor, Weight]:
+        levels, scale, low = weight.levels()
         # torch counts the levels from -8, so that its offset is the middle of a group.
         scales = torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).contiguous().bfloat16()
-        levels = numbers.to(torch.int32).reshape(weight.shape)
-        pairs = levels[:, ::2].add(levels[:, 1::2], alpha=16).to(torch.uint8)
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), scales, pairs
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1), scales, weight
 
-    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), form[0], GROUP, form[1]).float()
 
-    def weight(self, form: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        _, scales, pairs = form
-        levels = torch.stack([pairs & 15, pairs >> 4], dim=-1).reshape(len(pairs), -1, GROUP)
-        scale, middle = scales.float().transpose(0, 1).unbind(dim=-1)
-        return (levels.sub(8.0).mul_(scale[..., None]).add_(middle[..., None])).reshape(len(pairs), -1)
+    def numbers(self, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
+        scale, middle = form[1].float().transpose(0, 1).unbind(dim=-1)
+        return Levels(form[2].levels().levels, scale, middle - scale * 8).dense()
 
     def bytes(self, shape: tuple[int, int]) -> int:
-        return shape[0] * shape[1] + shape[0] * shape[1] // GROUP * 4
+        size = shape[0] * shape[1]
+        return size // 2 + size // GROUP * 4
 
 
 class EightBit:
-    """Whole numbers of eight bits with a scale for each output, for embeddings that a file holds in eight bits.
+    """Whole numbers of eight bits with a scale for each output.
 
-    The file has a scale for every 32 numbers, so this one rounds a little: by 1/254 of a row's largest number at most.
+    A file has a scale for every 16 or 32 numbers, so this one rounds: by 1/254 of a row's largest number at most.
     """
 
     name, exact = "8-bit", False
 
-    def fits(self, weight: Tensor) -> bool:
-        return hasattr(torch.ops.aten, "_weight_int8pack_mm") and _eight_bits(weight[:64])
+    def fits(self, weight: Weight) -> bool:
+        return hasattr(torch.ops.aten, "_weight_int8pack_mm") and weight.bits == 8
 
-    def prepare(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
-        return (weight / scale[:, None]).round_().to(torch.int8), scale.bfloat16()
+    def prepare(self, weight: Weight) -> tuple[Tensor, Tensor]:
+        levels = torch.empty(weight.shape, dtype=torch.int8)
+        scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
+        for start in range(0, weight.shape[0], _ROUNDED_AT_ONCE):
+            rows = slice(start, min(start + _ROUNDED_AT_ONCE, weight.shape[0]))
+            numbers = weight.part(rows).dense()
+            scale = (numbers.abs().amax(dim=1) / 127).clamp_min(1e-12).bfloat16()
+            levels[rows] = (numbers / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
+            scales[rows] = scale
+        return levels, scales
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
 
-    def weight(self, form: tuple[Tensor, Tensor]) -> Tensor:
-        numbers, scale = form
-        return numbers.float().mul_(scale.float()[:, None])
+    def numbers(self, form: tuple[Tensor, Tensor]) -> Tensor:
+        levels, scale = form
+        return levels.float().mul_(scale.float()[:, None])
 
     def bytes(self, shape: tuple[int, int]) -> int:
         return shape[0] * (shape[1] + 2)
@@ -198,41 +197,3 @@ def multiplies_bfloat16() -> bool:
     """Whether this CPU has products of bfloat16 in hardware: without, they are slower than float32's."""
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
-
-
-def _levels(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of 16 levels each number of a group has, (out, groups, 32), and the groups' scales and lowest levels.
-
-    Raises Unfit where the numbers lie on no 16 levels. Whoever wrote such a file used the lowest and the highest.
-    """
-    groups = weight.detach().reshape(weight.shape[0], -1, GROUP)
-    low, high = groups.aminmax(dim=-1)
-    scale = ((high - low) / 15).clamp_min(1e-12)
-    exact = (groups - low[..., None]).div_(scale[..., None])
-    levels = exact.round()
-    if float((exact - levels).abs_().max()) > _OFF_LEVEL:
-        raise Unfit
-    return levels, scale, low
-
-
-def _four_bits(weight: Tensor) -> bool:
-    try:
-        _levels(weight)
-    except Unfit:
-        return False
-    return True
-
-
-def _eight_bits(weight: Tensor) -> bool:
-    """Whether numbers are those of a file of the kind Q8_0: whole multiples of their group's largest over 127."""
-    if weight.shape[1] % GROUP:
-        return False
-    groups = weight.detach().reshape(weight.shape[0], -1, GROUP)
-    exact = groups / (groups.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(1e-12)
-    return float((exact - exact.round()).abs().max()) < 0.05
-
-
-def _few_bits(weight: Tensor) -> bool:
-    sample = weight[:64].detach()
-    in_bfloat16 = bool((sample.bfloat16().float() == sample).all())
-    return in_bfloat16 or (sample.shape[1] % GROUP == 0 and (_four_bits(sample) or _eight_bits(sample)))

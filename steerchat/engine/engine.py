@@ -23,7 +23,7 @@ from .batch import Batch, Context, Work
 from .contexts import Contexts, common_prefix, trees
 from .decoding import Decoding, NoNumbers, Row, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
-from .linear import Kernels
+from .kernels import Kernels
 from .prompting import Prompter
 from .reading import Position, Reading, read, read_states
 from .reuse import Lower, NotByRow

@@ -4,21 +4,23 @@ A step of one token is hundreds of operations on a few numbers each, and their n
 the products that read the same input, turns queries and keys by one operation, and looks nothing up. It takes the
 place of the block's `forward` alone: the block, its output and its hooks stay, and so does the model around it.
 
-Whether a model has this shape is not believed but checked: `make_lean` compares both ways on a text, with the states
-pushed at random between the blocks, and takes the lean one only where they agree.
+Whether a model has this shape is not believed but checked: `make_lean` computes every block both ways on a text, with
+the states pushed at random between the blocks, and takes the lean way only where both agree.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .hooks import hidden_of, with_hidden
-from .linear import FastLinear, Part
+from .linear import FastLinear, Part, SmallEmbedding, SmallLinear
 from .transformers_api import Cache, DynamicLayer, cached
+from .weights import Dense, Weight, joined
 
 _CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -33,11 +35,10 @@ class LeanBlock:
     """The forward pass of one block.
 
     Args:
-        block: of a model on the CPU in float32, without gradients. Its linear layers keep their weights, as parts of
-            the joined ones.
+        block: of a model on the CPU in float32, without gradients.
 
     Attributes:
-        layers: the joined linear layers, in the order in which they are used.
+        layers: the linear layers in the order in which they are used.
     """
 
     def __init__(self, block: Any) -> None:
@@ -47,24 +48,37 @@ class LeanBlock:
         self._scaling: float = attention.scaling
         self._before, self._between = block.input_layernorm, block.post_attention_layernorm
         self._activation = feed_forward.act_fn
-        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-        self._heads, self._shared = (layer.out_features // self._size for layer in (query, key))
-        self._inward = _joined([query, key, value])
-        self._outward = FastLinear.in_place_of(attention.o_proj)
-        self._wide = _joined([feed_forward.gate_proj, feed_forward.up_proj])
-        self._down = FastLinear.in_place_of(feed_forward.down_proj)
+        self._heads, self._shared = (layer.out_features // self._size for layer in (attention.q_proj, attention.k_proj))
+        self._block = block
+        self._parts: list[tuple[nn.Module, str, Part]] = []
+        self._inward = self._joined(attention, "q_proj", "k_proj", "v_proj")
+        self._outward = _fast(attention.o_proj)
+        self._wide = self._joined(feed_forward, "gate_proj", "up_proj")
+        self._down = _fast(feed_forward.down_proj)
         self.layers = [self._inward, self._outward, self._wide, self._down]
-        self._parents = ((attention, ("q_proj", "k_proj", "v_proj"), self._inward),)
-        self._parents += ((feed_forward, ("gate_proj", "up_proj"), self._wide),)
 
-    def detach(self) -> None:
-        """Let the block's own layers hold no weights any more: from now on they ask the joined ones."""
-        for parent, names, whole in self._parents:
-            start = 0
-            for name in names:
-                end = start + getattr(parent, name).out_features
-                setattr(parent, name, Part(whole, slice(start, end)))
-                start = end
+    def install(self) -> None:
+        """Take the place of the block's forward pass; the layers that were joined become parts of the joined ones."""
+        self._block.forward = self
+        for parent, name, part in self._parts:
+            setattr(parent, name, part)
+
+    def _joined(self, parent: Any, *names: str) -> FastLinear:
+        """One layer whose output is those of several, side by side."""
+        layers = [getattr(parent, name) for name in names]
+        biases = [layer.bias for layer in layers]
+        whole = FastLinear.of(
+            joined([_stored(layer) for layer in layers]),
+            None if any(bias is None for bias in biases) else torch.cat([bias.detach() for bias in biases]),
+        )
+        start = 0
+        for name, layer in zip(names, layers, strict=True):
+            rows = slice(start, start + layer.out_features)
+            if "weight" in layer._parameters:  # memory holds one of them
+                layer.weight = nn.Parameter(whole.weight[rows], requires_grad=False)
+            self._parts.append((parent, name, Part(whole, rows)))
+            start = rows.stop
+        return whole
 
     def __call__(
         self,
@@ -117,34 +131,28 @@ class LeanBlock:
         return mixed.transpose(1, 2)
 
 
-def make_lean(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
+def make_lean(model: Any, blocks: nn.ModuleList, checked: bool = False) -> list[LeanBlock]:
     """Give every block a lean forward pass, if the model computes the same with it.
 
     Args:
         model: a causal language model of transformers on the CPU.
         blocks: its decoder blocks.
+        checked: whether an earlier load of this model compared both ways and found them alike.
 
     Returns:
         one for each block; none where the model is of another shape, and then nothing has changed.
     """
     if not all(_fits(block) for block in blocks):
         return []
-    weight = model.get_input_embeddings().weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    embeddings = model.get_input_embeddings()
+    weight = embeddings._parameters.get("weight")
+    dense = weight is not None and weight.device.type == "cpu" and weight.dtype == torch.float32
+    if not dense and not isinstance(embeddings, SmallEmbedding):
         return []
-    usual = _trial(model, blocks)
-    lean = [LeanBlock(block) for block in blocks]
-    for block, forward in zip(blocks, lean, strict=True):
-        block.forward = forward
-    try:
-        found = _trial(model, blocks)
-        if bool((found - usual).abs().max() <= _ROUNDING * usual.abs().max()):
-            return lean
-    except (RuntimeError, TypeError, AttributeError, AssertionError):
-        pass  # of another shape after all
-    for block in blocks:
-        del block.forward
-    return []
+    lean = [LeanBlock(block) for block in blocks] if checked else _alike(model, blocks)
+    for block in lean:
+        block.install()
+    return lean
 
 
 def _fits(block: Any) -> bool:
@@ -158,53 +166,57 @@ def _fits(block: Any) -> bool:
     layers += [getattr(block.mlp, name) for name in sorted(_FEED_FORWARD)]
     norms = (block.input_layernorm, block.post_attention_layernorm)
     return (
-        all(type(layer) is nn.Linear for layer in layers)
+        all(type(layer) in (nn.Linear, SmallLinear) for layer in layers)
         and all(hasattr(norm, "variance_epsilon") and hasattr(norm, "weight") for norm in norms)
         and all(hasattr(block.self_attn, name) for name in ("head_dim", "scaling", "layer_idx"))
     )
 
 
 @torch.inference_mode()
-def _trial(model: Any, blocks: nn.ModuleList) -> Tensor:
-    """Final states of a text that is read whole and then token by token, each block's output pushed at random."""
+def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
+    """Lean blocks, none of them installed, if every one computes what the block does; else none.
+
+    A text is read whole and then token by token; each block computes it both ways, and its output is pushed at random.
+    """
+    config, base = model.config.get_text_config(), model.base_model
     noise = torch.Generator().manual_seed(0)
-    config = model.config.get_text_config()
     ids = torch.randint(config.vocab_size, (2, _READ + _STEPS), generator=noise)
-
-    def push(module: nn.Module, args: Any, output: Any) -> Any:
-        hidden = hidden_of(output)
-        size = hidden.norm(dim=-1, keepdim=True) / hidden.shape[-1] ** 0.5 * 0.1
-        return with_hidden(output, hidden + size * torch.randn(hidden.shape, generator=noise))
-
-    base = model.base_model
     cache = Cache(layers=[DynamicLayer() for _ in blocks])
-    noise.manual_seed(1)
-    with ExitStack() as stack:
-        for block in blocks:
-            stack.callback(block.register_forward_hook(push).remove)
-        states = []
+    lean: list[LeanBlock] = []
+
+    def both(number: int, usual: Any, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+        # Each way appends to a cache of its own.
+        ours = Cache(layers=[copy.deepcopy(cache.layers[number])] * (number + 1))
+        others = {name: ours for name, value in options.items() if value is cache}
+        output = usual(hidden_states, *args, **options)
+        if len(lean) == number:
+            lean.append(LeanBlock(blocks[number]))
+        expected, got = hidden_of(output), lean[number](hidden_states, *args, **options | others)
+        if bool((got - expected).abs().max() > _ROUNDING * expected.abs().max()):
+            raise ValueError("the lean block computes something else")
+        size = expected.norm(dim=-1, keepdim=True) / expected.shape[-1] ** 0.5 * 0.1
+        return with_hidden(output, expected + size * torch.randn(expected.shape, generator=noise))
+
+    for number, block in enumerate(blocks):
+        block.forward = partial(both, number, block.forward)
+    try:
         for start, end in [(0, _READ), *((at, at + 1) for at in range(_READ, _READ + _STEPS))]:
             positions = torch.arange(start, end).expand(2, -1)
-            passed = base(input_ids=ids[:, start:end], position_ids=positions, use_cache=True, **cached(base, cache))
-            states.append(passed.last_hidden_state)
-    return torch.cat(states, dim=1)
+            base(input_ids=ids[:, start:end], position_ids=positions, use_cache=True, **cached(base, cache))
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
+        return []  # of another shape after all
+    finally:
+        for block in blocks:
+            del block.forward
+    return lean
 
 
-def _joined(layers: list[nn.Linear]) -> FastLinear:
-    """One layer whose output is those of several, side by side. They become parts of it, so that memory holds one."""
-    biases = [layer.bias for layer in layers]
-    whole = FastLinear.of(
-        torch.cat([layer.weight.detach() for layer in layers]),
-        None if any(bias is None for bias in biases) else torch.cat([bias.detach() for bias in biases]),
-    )
-    start = 0
-    for layer in layers:
-        rows = slice(start, start + layer.out_features)
-        layer.weight = nn.Parameter(whole.weight[rows], requires_grad=False)
-        if whole.bias is not None:
-            layer.bias = nn.Parameter(whole.bias[rows], requires_grad=False)
-        start = rows.stop
-    return whole
+def _stored(layer: nn.Linear) -> Weight:
+    return layer.stored if isinstance(layer, FastLinear) else Dense(layer.weight.detach())
+
+
+def _fast(layer: nn.Linear) -> FastLinear:
+    return layer if isinstance(layer, FastLinear) else FastLinear.in_place_of(layer)
 
 
 def _normed(norm: Any, state: Tensor) -> Tensor:

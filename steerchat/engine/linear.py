@@ -2,73 +2,88 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .backends import BACKENDS, EIGHT_BIT, PLAIN, LinearBackend, Unfit
+from .backends import EIGHT_BIT, PLAIN, LinearBackend
+from .weights import Dense, Weight
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
 ROWS = (1, 2, 5, 16, 32)
-# What is not torch's own product, or costs memory, must be this much quicker than what it stands in for.
-_WORTH = 0.87
-# Which of ROWS a chat is judged by: an answer, and a pair.
-_CHAT = (0, 1)
-# So many of ROWS, the first, share one backend where backends round visibly: a row of a chat's batch is as it is alone.
-_FEW = 3
-
-Shape = tuple[int, int]
-# By shape (out, in) and backend: seconds of one product, for each number in ROWS.
-Times = Mapping[Shape, Mapping[str, Sequence[float]]]
+# The shape of a weight (out, in) and the bits of its numbers.
+Kind = tuple[int, int, int]
+# By kind of weight and backend: seconds of one product, for each number in ROWS.
+Times = Mapping[Kind, Mapping[str, Sequence[float]]]
 
 
-def _nearest(rows: int) -> int:
+def nearest(rows: int) -> int:
     """Which of ROWS stands for a number of rows: the nearest by ratio."""
     return min(range(len(ROWS)), key=lambda place: max(ROWS[place] / max(1, rows), rows / ROWS[place]))
 
 
 # The place in ROWS for each number of rows; the last one is for all beyond it.
-_PLACES = tuple(_nearest(rows) for rows in range(ROWS[-1] + 1))
+_PLACES = tuple(nearest(rows) for rows in range(ROWS[-1] + 1))
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` whose product depends on the number of rows; the same up to the backend's rounding."""
+    """`nn.Linear` whose product depends on the number of rows; the same up to the backend's rounding.
 
+    Attributes:
+        kind: what products are timed by: outputs, inputs, bits of a number.
+    """
+
+    kind: Kind
     _by_rows: tuple[tuple[LinearBackend, Any], ...]
     _forms: dict[LinearBackend, Any]  # every prepared weight that there is
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None) -> FastLinear:
-        """A layer of its own with this weight, (out, in), multiplied in the plain way."""
-        layer = cls(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-        layer.weight = nn.Parameter(weight, requires_grad=False)
+    def of(cls, weight: Weight, bias: Tensor | None) -> FastLinear:
+        """A layer of its own with this weight, multiplied in the plain way."""
+        layer: Any = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
         if bias is not None:
             layer.bias = nn.Parameter(bias, requires_grad=False)
-        return cls.in_place_of(layer)
+        if isinstance(weight, Dense):
+            layer.weight = nn.Parameter(weight.numbers, requires_grad=False)
+            return cls.in_place_of(layer)
+        del layer._parameters["weight"]
+        layer.__class__ = SmallLinear
+        layer._stored, layer._forms, layer._by_rows = weight, {}, ()
+        layer.kind = (*weight.shape, weight.bits)
+        return layer
 
     @classmethod
     def in_place_of(cls, layer: nn.Linear) -> FastLinear:
         """The same layer, multiplied in the plain way until `use` is called."""
         layer.__class__ = cls
         assert isinstance(layer, FastLinear)
+        layer.kind = (layer.out_features, layer.in_features, layer.stored.bits)
         layer._forms = {}
         layer.use([PLAIN] * len(ROWS))
         return layer
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> tuple[int, int]:
         return self.out_features, self.in_features
+
+    @property
+    def stored(self) -> Weight:
+        """The weight that the forms of all backends are made of."""
+        return Dense(self.weight)
+
+    def bytes(self, backend: LinearBackend) -> int:
+        """Memory that the form of a backend takes beside the parameters."""
+        return 0 if isinstance(backend, type(PLAIN)) else backend.bytes(self.shape)
 
     def use(self, backends: Sequence[LinearBackend]) -> bool:
         """From now on multiply by these backends, one for each number in ROWS. False when torch cannot prepare one."""
         try:
             for backend in backends:
                 if backend not in self._forms:
-                    self._forms[backend] = backend.prepare(self.weight)
-        except (Unfit, RuntimeError):
+                    self._forms[backend] = backend.prepare(self.stored)
+        except RuntimeError:
             return False
         by_rows = [(backend, self._forms[backend]) for backend in backends]
         self._by_rows = tuple([by_rows[place] for place in _PLACES])
@@ -81,6 +96,17 @@ class FastLinear(nn.Linear):
     def form(self, backend: LinearBackend) -> Any:
         """The prepared weight of a backend; None while there is none."""
         return self._forms.get(backend)
+
+    def hold_small(self, backend: LinearBackend) -> bool:
+        """Multiply by `backend` alone from now on, and forget the float32 weight. False when torch cannot."""
+        if not self.use([backend] * len(ROWS)):
+            return False
+        self.keep([backend])
+        self.__class__ = SmallLinear  # type: ignore[assignment]
+        assert isinstance(self, SmallLinear)
+        self._stored = None
+        del self._parameters["weight"]
+        return True
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // self.in_features
@@ -99,27 +125,86 @@ class FastLinear(nn.Linear):
 
 
 class SmallLinear(FastLinear):
-    """A layer whose float32 weight is gone: what it multiplies with is all that there is."""
+    """A layer without a float32 weight: it has what the file holds, or no more than the form that it multiplies with.
+
+    Before `use` is called it computes the numbers of a file anew for each product.
+    """
+
+    _stored: Weight | None
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight that it multiplies with, (out, in) float32, computed anew each time."""
-        backend, form = next(iter(self._forms.items()))
-        return backend.weight(form)
+        for backend, form in self._forms.items():
+            return backend.numbers(form)
+        assert self._stored is not None
+        return self._stored.dense()
+
+    @property
+    def stored(self) -> Weight:
+        # Another form is made of the numbers as rounded in the first one: a row says the same beside few and many.
+        return Dense(self.weight) if self._forms or self._stored is None else self._stored
+
+    def bytes(self, backend: LinearBackend) -> int:
+        return backend.bytes(self.shape)
+
+    def hold_small(self, backend: LinearBackend) -> bool:
+        self._forms = {}
+        return self.use([backend] * len(ROWS))
+
+    def hold_dense(self) -> None:
+        """Become a layer with float32 numbers of the same values."""
+        weight = self.weight
+        self.__class__ = FastLinear  # type: ignore[assignment]
+        self._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self._forms = {}
+        self.use([PLAIN] * len(ROWS))
+
+    def product(self, rows: Tensor) -> Tensor:
+        return super().product(rows) if self._by_rows else nn.functional.linear(rows, self.weight, self.bias)
 
 
 class SmallEmbedding(nn.Embedding):
-    """A table of embeddings that is held in the form of the output layer with the same weight."""
+    """A table of embeddings without a float32 weight, held in eight bits or as a file holds it."""
 
-    form: tuple[Tensor, Tensor]
+    stored: Weight
+    _form: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def in_place_of(cls, table: nn.Embedding, stored: Weight) -> SmallEmbedding:
+        """The same table with the weight of a file; it computes the rows that it looks up from that."""
+        table.__class__ = cls
+        assert isinstance(table, SmallEmbedding)
+        del table._parameters["weight"]
+        table.stored, table._form = stored, None
+        return table
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        return self(torch.arange(self.num_embeddings))
+        """The table, (words, hidden) float32, computed anew each time."""
+        return self.stored.dense() if self._form is None else EIGHT_BIT.numbers(self._form)
 
     def forward(self, input: Tensor) -> Tensor:
-        numbers, scale = self.form
-        return numbers[input].float() * scale[input, None].float()
+        if self._form is not None:
+            levels, scale = self._form
+            return levels[input].float() * scale[input, None].float()
+        rows = [self.stored.part(slice(row, row + 1)).dense() for row in input.flatten().tolist()]
+        return torch.cat(rows).reshape(*input.shape, self.embedding_dim)
+
+    def is_tied_to(self, output: FastLinear) -> bool:
+        """Whether an output layer multiplies by the weight of this table."""
+        return isinstance(output, SmallLinear) and output._stored is self.stored
+
+    def hold_small(self, output: FastLinear | None) -> None:
+        """Hold eight bits: those of the tied output layer where it has them."""
+        form = None if output is None else output.form(EIGHT_BIT)
+        self._form = EIGHT_BIT.prepare(self.stored) if form is None else form
+
+    def hold_dense(self, output: FastLinear | None) -> None:
+        """Become a table of float32 numbers: those of the tied output layer if there is one."""
+        numbers: Any = nn.Parameter(self.stored.dense(), requires_grad=False) if output is None else output.weight
+        self.__class__ = nn.Embedding  # type: ignore[assignment]
+        self._parameters["weight"] = numbers
 
 
 class Part(nn.Module):
@@ -142,178 +227,3 @@ class Part(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return self._whole[0](input)[..., self._rows]
-
-
-class Kernels:
-    """The backends of one model's linear layers.
-
-    Args:
-        model: on the CPU in float32, without gradients; its linear layers become `FastLinear`.
-        joined: layers that stand for several of the model's, which are left as they are.
-
-    Attributes:
-        layers: all layers that a step runs through, the joined ones first.
-        times: what the choice is by.
-        precision: how the weights are held: `float32`, or the form that takes least memory of most of them.
-    """
-
-    precision = "float32"
-
-    def __init__(self, model: nn.Module, joined: Sequence[FastLinear] = ()) -> None:
-        self.layers: list[FastLinear] = list(joined)
-        self.times: Times = {}
-        stand_in = {layer.weight.untyped_storage().data_ptr() for layer in joined}
-        for module in model.modules():
-            if type(module) not in (nn.Linear, FastLinear):
-                continue
-            weight: Any = module.weight
-            known = weight.untyped_storage().data_ptr() in stand_in
-            if not known and weight.device.type == "cpu" and weight.dtype == torch.float32:
-                assert isinstance(module, nn.Linear)
-                self.layers.append(FastLinear.in_place_of(module))
-        self._best: dict[Shape, list[LinearBackend]] = {}
-        self._light: dict[Shape, list[LinearBackend]] = {}
-        self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
-        self.choose({})
-
-    def choose(self, times: Times) -> None:
-        """Use the exact backends that are quickest by `times` and need no memory; `prepare` adds the others."""
-        self.times = times
-        for layer in self.layers:
-            found = _timed(times, layer, exact=True)
-            light = {b: seconds for b, seconds in found.items() if not b.bytes(layer.shape)}
-            self._light[layer.shape] = quickest(light, [PLAIN] * len(ROWS))
-            self._best[layer.shape] = quickest(found, self._light[layer.shape])
-        self.shrink()
-
-    @torch.inference_mode()
-    def make_small(self, embeddings: nn.Module) -> bool:
-        """Hold weights with no more bits than they have, in place of float32, if that makes a chat quicker.
-
-        Args:
-            embeddings: the model's input embeddings, which may share the output layer's weight.
-
-        Returns:
-            whether weights are held so now. It cannot be undone: the float32 numbers are gone. `prepare` adds
-            the forms that are quicker for many rows, made of the numbers that are left.
-        """
-        best: dict[Shape, list[LinearBackend]] = {}
-        before = after = 0.0
-        for layer in self.layers:
-            exact, small = (_timed(self.times, layer, kind) for kind in (True, False))
-            if not exact or not small:
-                continue
-            best[layer.shape] = _alike(small, min(small, key=lambda backend: backend.bytes(layer.shape)))
-            for place in _CHAT:
-                before += exact[self._light[layer.shape][place]][place]
-                after += small[best[layer.shape][place]][place]
-        if not best or after > _WORTH * before:
-            return False
-        light = {shape: [backends[0]] * len(ROWS) for shape, backends in best.items()}
-        held: Counter[str] = Counter()
-        for layer in self.layers:
-            if layer.shape not in light:
-                continue
-            size, tied = layer.weight.numel(), layer.weight is getattr(embeddings, "weight", None)
-            if layer.use(light[layer.shape]):
-                layer.keep(light[layer.shape])
-                held[light[layer.shape][0].name] += size
-                layer.__class__ = SmallLinear
-                del layer._parameters["weight"]
-                if tied:
-                    _share_table(embeddings, layer)
-        self._best |= best
-        self._light |= light
-        self._prepared = None
-        self.precision = held.most_common(1)[0][0] if held else "float32"
-        return bool(held)
-
-    @torch.inference_mode()
-    def prepare(self, rows: int, free: int) -> None:
-        """Use what is quickest for a run of so many rows, with another form of the weights where there is memory.
-
-        What rounds how depends on the number of rows alone, and not on what ran before: a form that a sweep needed is
-        kept, and a pair after it does not use it, neither for its prompt nor for its reading.
-
-        Args:
-            rows: of the batch that will run.
-            free: bytes that more forms may take.
-        """
-        place = _nearest(rows)
-        if place == self._prepared:
-            return
-        self._prepared = place
-        plans = {
-            shape: best if best[place] is not self._light[shape][place] else self._light[shape]
-            for shape, best in self._best.items()
-        }
-        more = sum(
-            backend.bytes(layer.shape)
-            for layer in self.layers
-            for backend in dict.fromkeys(plans[layer.shape])
-            if layer.form(backend) is None
-        )
-        for layer in self.layers:
-            if more > free or not layer.use(plans[layer.shape]):
-                layer.use(self._light[layer.shape])
-
-    def shrink(self) -> None:
-        """Give back the memory of the forms that `prepare` added."""
-        self._prepared = None
-        for layer in self.layers:
-            layer.use(self._light[layer.shape])
-            layer.keep(self._light[layer.shape])
-
-    @property
-    def size(self) -> int:
-        """Bytes of the forms that weights are held in, which are no parameters of the model."""
-        return sum(backend.bytes(layer.shape) for layer in self.layers for backend in layer._forms)
-
-    @property
-    def summary(self) -> str:
-        """The backend that most layers use, for each number in ROWS, such as `1: 4-bit, 2: 4-bit, 5: bfloat16`."""
-        names = []
-        for place, rows in enumerate(ROWS):
-            used = Counter(self._best[layer.shape][place].name for layer in self.layers)
-            names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
-        return ", ".join(names)
-
-    @property
-    def description(self) -> str:
-        """`summary` for people."""
-        return f"Weights in {self.precision}; products as measured on this machine, by rows at once: {self.summary}."
-
-
-def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend]) -> list[LinearBackend]:
-    """The quickest backend for each number in ROWS.
-
-    Args:
-        found: seconds by backend, one for each number in ROWS.
-        usual: for each of them the backend that is kept where nothing is clearly quicker, or nothing was timed.
-    """
-    best: list[LinearBackend] = []
-    for place, other in enumerate(usual):
-        backend = min(found, key=lambda backend: found[backend][place], default=other)
-        worth = backend in found and (other not in found or found[backend][place] < _WORTH * found[other][place])
-        best.append(backend if worth else other)
-    return best
-
-
-def _alike(found: Mapping[LinearBackend, Sequence[float]], usual: LinearBackend) -> list[LinearBackend]:
-    """As `quickest`, with one backend for the few rows of a chat."""
-    few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in found.items()}
-    return quickest(few, [usual] * len(ROWS))[:_FEW] + quickest(found, [usual] * len(ROWS))[_FEW:]
-
-
-def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:
-    found = times.get(layer.shape, {})
-    return {b: found[b.name] for b in BACKENDS if b.exact == exact and b.name in found}
-
-
-def _share_table(embeddings: Any, output: FastLinear) -> None:
-    """Input embeddings that share the output layer's weight share its eight-bit form; of another form they keep it."""
-    form = output.form(EIGHT_BIT)
-    if form is not None:
-        embeddings.__class__ = SmallEmbedding
-        embeddings.form = form
-        del embeddings._parameters["weight"]

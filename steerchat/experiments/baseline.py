@@ -1,4 +1,4 @@
-"""transformers as it comes, for comparison: `python -P baseline.py FOLDER DEVICE DTYPE THREADS [GGUF]`.
+"""transformers as it comes, for comparison: `python -P baseline.py MODEL DEVICE DTYPE THREADS`.
 
 A program of its own that imports nothing of steerchat, so that nothing steerchat changes in a model, in torch or in
 the environment can reach what it is compared with. It reads a JSON object a line, `{"prompt", "seed", "sampling"}`,
@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
-def serve(folder: str, device: str, dtype: str, threads: int, gguf: str | None) -> None:
-    """Load the model, then answer line by line until standard input ends."""
+def serve(model_path: Path, device: str, dtype: str, threads: int) -> None:
+    """Load the model, a folder or a GGUF file, then answer line by line until standard input ends."""
     import torch
     import transformers
 
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed must not come between
     torch.set_num_threads(threads)
     transformers.utils.logging.set_verbosity_error()
-    extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    folder, extra = (model_path, {}) if model_path.is_dir() else (model_path.parent, {"gguf_file": model_path.name})
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, **extra
     )
@@ -41,5 +42,5 @@ def serve(folder: str, device: str, dtype: str, threads: int, gguf: str | None) 
 
 
 if __name__ == "__main__":
-    folder, device, dtype, threads, *gguf = sys.argv[1:]
-    serve(folder, device, dtype, int(threads), gguf[0] if gguf else None)
+    model_path, device, dtype, threads = sys.argv[1:]
+    serve(Path(model_path), device, dtype, int(threads))

@@ -24,14 +24,16 @@ def choose_again(chat: Chat) -> Page:
             "those of a CPU are, for any but tiny models, unless other programs keep the machine too busy",
         )
     rows, objects = [], []
-    for (out, size), found in kernels.times.items():
+    for (out, size, bits), found in kernels.times.items():
         for name, seconds in found.items():
             best = [min(other[place] for other in found.values()) for place in range(len(ROWS))]
             cells = [f"{s * 1e6:.0f}{' *' if s == least else ''}" for s, least in zip(seconds, best, strict=True)]
-            rows.append((f"{out} x {size}", name, *cells))
-            objects.append({"weight": [out, size], "backend": name, "seconds": dict(zip(ROWS, seconds, strict=True))})
-    headings = ("weight", "backend", *(f"{count} rows" if count > 1 else "1 row" for count in ROWS))
+            rows.append((f"{out} x {size}", str(bits), name, *cells))
+            objects.append(
+                {"weight": [out, size], "bits": bits, "backend": name, "seconds": dict(zip(ROWS, seconds, strict=True))}
+            )
+    headings = ("weight", "bits", "backend", *(f"{count} rows" if count > 1 else "1 row" for count in ROWS))
     facts = machine()
     where = f"{facts['cpu']}, {facts['instructions']}, {facts['threads']} threads, torch {facts['torch']}"
-    table = Table(headings, rows, right=frozenset(range(2, len(headings))))
+    table = Table(headings, rows, right=frozenset(range(3, len(headings))))
     return Page([f"Microseconds of one product; * is the quickest. {where}", table, kernels.description], objects)

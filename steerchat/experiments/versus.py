@@ -39,8 +39,8 @@ class Generate:
         self.versions: dict[str, str] = {}
         self.dtype = str(engine.model.dtype).removeprefix("torch.")
         program = str(Path(__file__).with_name("baseline.py"))
-        self._command = [sys.executable, "-P", program, str(found.path), str(engine.device), self.dtype]
-        self._command += [str(engine.threads or 1), *([found.gguf] if found.gguf else [])]
+        self._command = [sys.executable, "-P", program, str(found.gguf or found.path), str(engine.device), self.dtype]
+        self._command += [str(engine.threads or 1)]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

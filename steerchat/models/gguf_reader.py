@@ -1,4 +1,4 @@
-"""Untrusted GGUF files: a bounded reader on top of the gguf library, and a count of a model's numbers without it.
+"""Untrusted GGUF files: a bounded reader on top of the gguf library, and a model's tensors without it.
 
 The library makes a Python object for every value, which takes seconds for a vocabulary, and believes every count in a
 header.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ _MOST_TEXTS = 2_000_000
 # Bytes of each kind of value, except texts (8) and arrays (9).
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _MOST_DIMENSIONS = 4
+# Kinds with 16 levels, and a scale and an offset for every 32 numbers.
+FOUR_BITS = {gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q4_1, gguf.GGMLQuantizationType.Q4_K}
 
 
 class BoundedReader(gguf.GGUFReader):
@@ -41,44 +44,116 @@ class BoundedReader(gguf.GGUFReader):
         return super()._get(offset, dtype, count, override_order)
 
 
-def count_numbers(file: Path) -> int:
-    """The count of the numbers in the tensors of a GGUF file, from its header.
+def bits(kind: gguf.GGMLQuantizationType) -> int:
+    """The bits of memory that a number of a kind needs, apart from scales: 4, 8, 16 or 32."""
+    kinds = gguf.GGMLQuantizationType
+    if kind in FOUR_BITS:
+        return 4
+    return {kinds.F32: 32, kinds.F16: 32, kinds.BF16: 16}.get(kind, 8)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a GGUF file.
+
+    Attributes:
+        shape: as torch has it, the inputs of a matrix last.
+        kind: how its numbers are held.
+        start: the place of its bytes in the file.
+    """
+
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    start: int
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bits(self) -> int:
+        """Bits of memory that a number needs, apart from scales."""
+        return bits(self.kind)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        numbers, size = gguf.GGML_QUANT_SIZES[self.kind]
+        return self.numbers // numbers * size
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a GGUF file holds: the architecture's name, which may be empty, and the tensors by name."""
+
+    architecture: str
+    tensors: dict[str, Entry]
+
+    def to_json(self) -> dict[str, Any]:
+        tensors = {name: [entry.kind, entry.start, *entry.shape] for name, entry in self.tensors.items()}
+        return {"architecture": self.architecture, "tensors": tensors}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Contents:
+        """Raises ValueError, KeyError or TypeError for anything that `to_json` did not make."""
+        tensors = {
+            name: Entry(tuple(shape), gguf.GGMLQuantizationType(kind), start)
+            for name, (kind, start, *shape) in data["tensors"].items()
+        }
+        return cls(data["architecture"], tensors)
+
+
+def contents(file: Path) -> Contents:
+    """What the header of a GGUF file says. The tensors may lie beyond the file's end.
 
     Raises:
         OSError: when it cannot be read.
-        ValueError: when it is not a GGUF file, or ends before its header does.
+        ValueError: when it is not a GGUF file, ends before its header does, or has a tensor of an unknown kind.
     """
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _Header(data).count()
+        return _Header(data).contents()
 
 
 class _Header:
-    """Walks through a header and reads only counts and sizes."""
+    """Walks through a header and reads only what the tensors need."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._at = 0
         self._texts = 0
 
-    def count(self) -> int:
+    def contents(self) -> Contents:
         if self._data[:4] != b"GGUF":
             raise ValueError("it is not a GGUF file")
         self._skip(4)
         version, tensors, fields = self._take("<IQQ")
         if version not in (2, 3):
             raise ValueError(f"its version is {version}")
+        alignment, architecture = gguf.GGUF_DEFAULT_ALIGNMENT, b""
         for _ in range(fields):
-            self._skip_text()
-            self._skip_value(*self._take("<I"))
-        total = 0
-        for _ in range(tensors):
-            self._skip_text()
-            (dimensions,) = self._take("<I")
-            if dimensions > _MOST_DIMENSIONS:
-                raise ValueError("a tensor has too many dimensions")
-            total += math.prod(self._take(f"<{dimensions}Q"))
-            self._take("<IQ")
-        return total
+            key, (kind,) = self._text(), self._take("<I")
+            if key == gguf.Keys.General.ALIGNMENT.encode() and kind == gguf.GGUFValueType.UINT32:
+                alignment = max(1, *self._take("<I"))
+            elif key == gguf.Keys.General.ARCHITECTURE.encode() and kind == gguf.GGUFValueType.STRING:
+                architecture = self._text()
+            else:
+                self._skip_value(kind)
+        listed = [self._tensor() for _ in range(tensors)]
+        first = -(-self._at // alignment) * alignment
+        return Contents(
+            architecture.decode("utf-8", errors="replace"),
+            {name: replace(entry, start=first + entry.start) for name, entry in listed},
+        )
+
+    def _tensor(self) -> tuple[str, Entry]:
+        """A tensor whose bytes start at a place behind the header."""
+        name = self._text().decode("utf-8", errors="replace")
+        (dimensions,) = self._take("<I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError("a tensor has too many dimensions")
+        shape = tuple(reversed(self._take(f"<{dimensions}Q")))
+        number, start = self._take("<IQ")
+        return name, Entry(shape, gguf.GGMLQuantizationType(number), start)
 
     def _skip_value(self, kind: int) -> None:
         if kind == 8:
@@ -92,6 +167,11 @@ class _Header:
                 self._skip(count * self._width(of))
         else:
             self._skip(self._width(kind))
+
+    def _text(self) -> bytes:
+        start = self._at + 8
+        self._skip_text()
+        return self._data[start : self._at]
 
     def _skip_text(self) -> None:
         self._texts += 1

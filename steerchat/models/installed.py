@@ -1,4 +1,4 @@
-"""The models that a user can choose: converted, in the Hub's cache, as .gguf files, or an alias to fetch."""
+"""The models that a user can choose: the default one, in the Hub's cache, as .gguf files, or an alias to fetch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from . import memory
 from .default import SMOLLM2
 from .find import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, ModelFiles
 from .fingerprint import json_object
+from .workplace import models_dir
 
 _SMALLEST = 1 << 20  # bytes; a smaller .gguf file has a vector, not a model
 
@@ -51,12 +52,12 @@ def model_choices(itemsize: int, here: Path) -> list[ModelChoice]:
 
 def _default(itemsize: int, on_hub: ModelChoice | None) -> ModelChoice:
     try:
-        folder = default_model.converted(SMOLLM2)
+        folder = default_model.prepared(SMOLLM2)
     except ModelError:  # a shared folder that does not exist: loading the model reports it
         folder = None
     if folder is None:
         return _alias(DEFAULT, on_hub.disk if on_hub else None, itemsize)
-    return _on_disk(DEFAULT, SMOLLM2.name, folder, itemsize)
+    return _on_disk(DEFAULT, SMOLLM2.name, folder / SMOLLM2.gguf, itemsize)
 
 
 def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | None = None) -> ModelChoice:
@@ -68,7 +69,7 @@ def _on_disk(name: str, model: str, path: Path, itemsize: int) -> ModelChoice:
     """The model in a folder or a .gguf file."""
     parts = path.iterdir() if path.is_dir() else [path]
     disk = sum(file.stat().st_size for file in parts if file.is_file())
-    files = ModelFiles(model, path, None, "") if path.is_dir() else ModelFiles(model, path.parent, path.name, "")
+    files = ModelFiles(model, path, None if path.is_dir() else path, "")
     try:
         return ModelChoice(name, model, disk, memory.needs(files, itemsize))
     except ModelError:
@@ -105,7 +106,7 @@ def _is_causal(folder: Path) -> bool:
 
 
 def _files(here: Path, itemsize: int) -> Iterator[ModelChoice]:
-    for folder in dict.fromkeys([here, default_model.models_dir()]):
+    for folder in dict.fromkeys([here, models_dir()]):
         for file in sorted(folder.glob("*.gguf")) if folder.is_dir() else ():
             if file.is_file() and file.stat().st_size > _SMALLEST and file.name != SMOLLM2.gguf:
                 yield _on_disk(str(file), file.stem, file, itemsize)

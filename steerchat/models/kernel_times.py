@@ -1,4 +1,4 @@
-"""What measuring found of a model's linear layers on this machine, kept for the next start.
+"""What earlier loads of a model have found out on this machine, kept for the next start.
 
 Beside the models in the cache lies a file per model, with a record for each machine that used it: a home folder may
 be shared, and times of another CPU, another torch or another number of threads mislead.
@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from ..engine.linear import ROWS, FastLinear, Times
+from ..engine.linear import ROWS, FastLinear, Kind, Times
 from ..engine.timing import measure
+from ..engine.transformers_api import transformers
 from ..system.folders import cache_dir, write_whole
 from ..values.errors import SteerchatError
 
@@ -25,36 +26,43 @@ from ..values.errors import SteerchatError
 _TINY = 8 * 1024 * 1024
 
 
-def times_for(
-    layers: Sequence[FastLinear],
-    fingerprint: str,
-    measured: Callable[[Sequence[FastLinear]], Times] = measure,
-) -> Times:
-    """How quick each backend is here: as kept, or measured now and kept.
+class MachineRecord:
+    """What this machine's earlier loads of a model have found out.
 
     Args:
-        layers: the model's.
         fingerprint: the model's.
-        measured: does the measuring.
+        measured: times products.
 
-    Returns:
-        nothing for a model too small to matter, or on a machine too busy to measure.
+    Attributes:
+        lean: whether lean blocks computed what the model's own do.
     """
-    if sum(layer.in_features * layer.out_features * 4 for layer in layers) < _TINY:
-        return {}
-    path, key = _path(fingerprint), json.dumps(machine(), sort_keys=True)
-    records = _read(path)
-    with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
-        kept = _parsed(records[key])
-        if all(layer.shape in kept for layer in layers):
-            return kept
-    times = measured(layers)
-    if not times:
+
+    def __init__(self, fingerprint: str, measured: Callable[[Sequence[FastLinear]], Times] = measure) -> None:
+        self._path, self._key = _path(fingerprint), json.dumps(machine(), sort_keys=True)
+        self._measured = measured
+        self._times: Times = {}
+        self.lean = False
+        with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
+            record = _read(self._path)[self._key]
+            self._times = _parsed(record["times"])
+            self.lean = record["lean"] is True
+
+    def times(self, layers: Sequence[FastLinear]) -> Times:
+        """How quick each backend is: as kept, or measured now and kept.
+
+        Nothing for a model too small to matter, or on a machine too busy to measure.
+        """
+        if sum(layer.in_features * layer.out_features * 4 for layer in layers) < _TINY:
+            return {}
+        if all(layer.kind in self._times for layer in layers):
+            return self._times
+        times = self._measured(layers)
+        if times:
+            by_kind = {"x".join(map(str, kind)): dict(seconds) for kind, seconds in times.items()}
+            records = _read(self._path) | {self._key: {"lean": self.lean, "times": by_kind}}
+            with suppress(SteerchatError):  # a cache that cannot be written costs a measurement at every start
+                write_whole(self._path, json.dumps(records, indent=1).encode())
         return times
-    records[key] = {f"{out}x{size}": dict(found) for (out, size), found in times.items()}
-    with suppress(SteerchatError):  # a cache that cannot be written costs a measurement at every start
-        write_whole(path, json.dumps(records, indent=1).encode())
-    return times
 
 
 def forget_times(fingerprint: str) -> None:
@@ -64,11 +72,12 @@ def forget_times(fingerprint: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What times depend on beside the model: CPU, instruction sets, torch, threads."""
+    """What a record depends on beside the model: CPU, instruction sets, libraries, threads."""
     return {
         "cpu": cpu_name(),
         "instructions": instructions(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
     }
 
@@ -105,12 +114,14 @@ def _read(path: Path) -> dict[str, Any]:
     return records if isinstance(records, dict) else {}
 
 
-def _parsed(record: Any) -> dict[tuple[int, int], dict[str, list[float]]]:
+def _parsed(times: Any) -> dict[Kind, dict[str, list[float]]]:
     """Raises ValueError, TypeError or AttributeError for anything that is no record."""
-    times: dict[tuple[int, int], dict[str, list[float]]] = {}
-    for shape, found in record.items():
-        out, size = map(int, shape.split("x"))
-        times[out, size] = {str(name): [float(second) for second in seconds] for name, seconds in found.items()}
-        if any(len(seconds) != len(ROWS) for seconds in times[out, size].values()):
+    parsed: dict[Kind, dict[str, list[float]]] = {}
+    for name, backends in times.items():
+        out, size, bits = map(int, name.split("x"))
+        parsed[out, size, bits] = {
+            str(name): [float(second) for second in seconds] for name, seconds in backends.items()
+        }
+        if any(len(seconds) != len(ROWS) for seconds in parsed[out, size, bits].values()):
             raise ValueError("a record of other numbers of rows")
-    return times
+    return parsed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -14,8 +12,8 @@ import torch
 from ..engine import processes
 from ..engine.engine import Engine, is_out_of_memory
 from ..engine.hooks import find_blocks
+from ..engine.kernels import Kernels
 from ..engine.lean import make_lean
-from ..engine.linear import Kernels
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
@@ -23,7 +21,8 @@ from ..system.threads import most_threads
 from ..values.errors import ModelError, TooLarge
 from . import memory
 from .find import ModelFiles
-from .kernel_times import times_for
+from .gguf_weights import load_gguf, mapped
+from .kernel_times import MachineRecord
 
 _CODE = "custom code"  # in transformers' message about a model that needs its own Python files
 
@@ -57,16 +56,17 @@ def load(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    extra: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
-    extra |= {"local_files_only": True, "trust_remote_code": code}
-    needs = memory.needs(files, precision.itemsize)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": code}
+    needs = memory.needs(files, precision.itemsize, small=dtype == "auto" and where.type == "cpu")
     place = _placement(files.name, needs, where, precision, most, offload)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **extra)
-        with _without_bar():
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                files.path, dtype=precision, **place, **extra
-            )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **options)
+        file = mapped(files.gguf) if files.gguf and place["device_map"] != "auto" else None
+        model: Any = (
+            _from_pretrained(files, dtype=precision, **place, **options)
+            if file is None
+            else load_gguf(files.path, file, where, precision)
+        )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise _too_large(files.name, needs, precision, free_memory(where)) from None
@@ -83,8 +83,26 @@ def load(
     model.eval()
     model.requires_grad_(False)
     kernels = _quick(model, files.fingerprint, small=dtype == "auto")
+    if file is not None:
+        memory.forget(file)
     given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
     return Engine(*given) if team is None else SharedEngine(team, *given)
+
+
+def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
+    """The model as transformers loads it. A GGUF is unpacked to float32 as a whole on the way."""
+    if not files.gguf:
+        return transformers.AutoModelForCausalLM.from_pretrained(files.path, **options)
+    # No setting turns off the bar that it draws while it unpacks.
+    module: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = module.tqdm
+    module.tqdm = lambda tensors, **options: tensors
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            files.gguf.parent, gguf_file=files.gguf.name, **options
+        )
+    finally:
+        module.tqdm = bar
 
 
 def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
@@ -93,33 +111,21 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
     Args:
         model: just loaded.
         fingerprint: its own.
-        small: whether weights may be held with as few bits as they have; else every number stays float32.
+        small: whether weights may be held with as few bits as they have; else every number becomes float32.
     """
     if (threads := most_threads()) is not None:
         torch.set_num_threads(min(threads, torch.get_num_threads()))
-    lean = make_lean(model, find_blocks(model))
+    record = MachineRecord(fingerprint)
+    lean = make_lean(model, find_blocks(model), record.lean)
     kernels = Kernels(model, [layer for block in lean for layer in block.layers])
-    kernels.choose(times_for(kernels.layers, fingerprint))
-    if small and kernels.make_small(model.get_input_embeddings()):
-        for block in lean:
-            block.detach()
-        # What is left lies in the file's mapping, which would stay in memory for their sake.
+    record.lean = bool(lean)
+    kernels.choose(record.times(kernels.layers), small, free_memory(torch.device("cpu")) // 2)
+    if kernels.precision != "float32":
+        # What is left of a file of numbers lies in its mapping, which would stay in memory for their sake.
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
         memory.trim()
     return kernels
-
-
-@contextmanager
-def _without_bar() -> Iterator[None]:
-    """Without the bar that transformers draws while it unpacks a GGUF, and that no setting turns off."""
-    module: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-    bar = module.tqdm
-    module.tqdm = lambda tensors, **options: tensors
-    try:
-        yield
-    finally:
-        module.tqdm = bar
 
 
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..values.errors import ModelError, UsageError
+from .described import description
 from .find import PARAMETERS, ModelFiles
 from .fingerprint import json_object, tensors, weight_files
+from .gguf_reader import Entry, contents
+from .workplace import is_whole
 
 # The tokens of a pair's two rows in the estimate.
 _PAIR_TOKENS = 2 * 1024
@@ -28,7 +31,7 @@ class Needs:
     Attributes:
         parameters: the numbers in its weights.
         weights: their bytes in the precision of the weights.
-        beside: bytes for a pair's keys, values and activations, or for unpacking a GGUF.
+        beside: bytes for a pair's keys, values and activations.
     """
 
     parameters: int
@@ -40,19 +43,33 @@ class Needs:
         return self.weights + self.beside
 
 
-def needs(files: ModelFiles, itemsize: int) -> Needs:
+def needs(files: ModelFiles, itemsize: int, small: bool = False) -> Needs:
     """The memory that a model needs with weights of `itemsize` bytes per number.
+
+    Args:
+        files: the model's. The configuration of a GGUF that was never loaded is not known, nor what a pair takes.
+        itemsize: bytes.
+        small: whether weights of fewer bits, in a GGUF, stay as they are.
 
     Raises:
         ModelError: when its files cannot be read.
     """
     if files.gguf:
-        count = _gguf_parameters(files.path / files.gguf)
-        # transformers unpacks all weights to float32 before it puts them into the model.
-        return Needs(count, count * itemsize, count * 4)
-    count = sum(math.prod(shape) for file in weight_files(files.path) for _, shape, _, _ in tensors(file))
+        entries = _gguf_entries(files)
+        sizes = [entry.numbers * (_small_itemsize(entry) if small else itemsize) for entry in entries]
+        count, weights = sum(entry.numbers for entry in entries), round(sum(sizes))
+        if not (files.path / "config.json").is_file():
+            return Needs(count, weights, 0)
+    else:
+        count = sum(math.prod(shape) for file in weight_files(files.path) for _, shape, _, _ in tensors(file))
+        weights = count * itemsize
     config = json_object(files.path / "config.json")
-    return Needs(count, count * itemsize, _PAIR_TOKENS * _bytes_per_token(config, itemsize))
+    return Needs(count, weights, _PAIR_TOKENS * _bytes_per_token(config, itemsize))
+
+
+def _small_itemsize(entry: Entry) -> float:
+    """Bytes for a number: four and eight bits have scales beside them."""
+    return {4: 0.625, 8: 1.01}.get(entry.bits, 4.0)
 
 
 def smaller(parameters: int, itemsize: int, free: int) -> str | None:
@@ -76,6 +93,12 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def forget(file: mmap.mmap) -> None:
+    """Give back the memory of a file's bytes that were used; they are read again when they are used again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
 def parse_size(text: str) -> int:
     """Bytes of `6GB`, `800 MB` or `2000000`. Raises UsageError for anything else."""
     match = _SIZE.fullmatch(text.strip())
@@ -84,13 +107,14 @@ def parse_size(text: str) -> int:
     return int(float(match["number"]) * 1000 ** " KMGT".index(match["unit"].upper() or " "))
 
 
-def _gguf_parameters(file: Path) -> int:
-    from .gguf_reader import count_numbers
-
+def _gguf_entries(files: ModelFiles) -> list[Entry]:
+    assert files.gguf is not None
+    if is_whole(files.path):
+        return list(description(files.path).contents.tensors.values())
     try:
-        return count_numbers(file)
+        return list(contents(files.gguf).tensors.values())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not a complete GGUF file", "download or copy it again") from error
+        raise ModelError(f"{files.gguf} is not a complete GGUF file", "download or copy it again") from error
 
 
 def _bytes_per_token(config: dict[str, Any], itemsize: int) -> int:

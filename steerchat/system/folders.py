@@ -29,7 +29,7 @@ def config_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder of files that can be made again, such as the converted model: `$STEERCHAT_HOME/cache` when set."""
+    """The folder of files that can be made again, such as the default model: `$STEERCHAT_HOME/cache` when set."""
     home = _home()
     return home / "cache" if home else platformdirs.user_cache_path(APP, appauthor=False)
 

@@ -6,46 +6,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from engines import HIDDEN, answers, push, tiny_engine, tiny_tokenizer
 from torch import Tensor, nn
 
 from steerchat.engine import timing
-from steerchat.engine.backends import BACKENDS, GROUP, PLAIN, LinearBackend, multiplies_bfloat16
+from steerchat.engine.backends import BACKENDS, PLAIN, LinearBackend, multiplies_bfloat16
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
+from steerchat.engine.kernels import Kernels
 from steerchat.engine.lean import make_lean
-from steerchat.engine.linear import ROWS, FastLinear, Kernels, Times
+from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, Times
 from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
+from steerchat.engine.weights import Dense, Grouped, Weight
 from steerchat.models import kernel_times
-from steerchat.models.find import find
-from steerchat.models.kernel_times import forget_times, times_for
-from steerchat.models.load import load
+from steerchat.models.gguf_weights import FileWeight
+from steerchat.models.kernel_times import MachineRecord, forget_times
 
 EXACT = [backend for backend in BACKENDS if backend.exact]
-SHAPE = (160, 96)
+SHAPE = (160, 96, 32)
 
 
-def a_weight(kind: str, out: int = 160, width: int = 96) -> Tensor:
-    """As a file of this kind would hold it: any numbers, those of bfloat16, or groups on 16 or 255 levels."""
+def a_weight(kind: str, out: int = 160, width: int = 96) -> Weight:
+    """Any numbers, those of bfloat16, or groups of few bits, the last ones as a file holds them."""
     torch.manual_seed(0)
-    weight = torch.randn(out, width) / width**0.5
-    groups = weight.reshape(out, -1, GROUP)
-    if kind == "bfloat16":
-        return weight.bfloat16().float()
-    if kind == "4-bit":
-        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-        step = (high - low) / 15
-        return (((groups - low) / step).round() * step + low).reshape(out, width)
+    numbers = torch.randn(out, width) / width**0.5
     if kind == "8-bit":
-        step = groups.abs().amax(-1, keepdim=True) / 127
-        return ((groups / step).round() * step).reshape(out, width)
-    return weight
+        return in_a_file(numbers)
+    return {"any": Dense(numbers), "bfloat16": Dense(numbers.bfloat16().float()), "4-bit": Grouped.of(numbers)}[kind]
 
 
-def all_by(name: str, shape: tuple[int, int] = SHAPE) -> Times:
+def in_a_file(numbers: Tensor) -> FileWeight:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    return FileWeight(torch.from_numpy(gguf.quantize(numbers.numpy(), kind)), kind)
+
+
+def all_by(name: str, shape: tuple[int, int, int] = SHAPE) -> Times:
     """Times by which one backend is the quickest for any number of rows."""
     return {shape: {"plain": [1.0] * len(ROWS), name: [0.5] * len(ROWS)}}
 
@@ -84,10 +83,10 @@ def test_a_backend_fits_only_a_weight_that_has_no_more_bits_than_it_keeps(kind: 
     for backend in BACKENDS:
         if backend.fits(weight):
             form = backend.prepare(weight)
-            torch.testing.assert_close(backend.weight(form), weight, atol=2e-2, rtol=2e-2)
+            torch.testing.assert_close(backend.numbers(form), weight.dense(), atol=2e-2, rtol=2e-2)
             product = backend.multiply(states, form)
             assert product.dtype == torch.float32
-            torch.testing.assert_close(product, states @ weight.T, atol=3e-2, rtol=3e-2)
+            torch.testing.assert_close(product, states @ weight.dense().T, atol=3e-2, rtol=3e-2)
 
 
 def test_gradients_flow_through_a_fast_layer() -> None:
@@ -123,7 +122,7 @@ def test_a_sweep_says_the_same_by_any_exact_backend() -> None:
     expected = [output.answer.text for output in answers(engine, rows, sampling)]
     engine.kernels = Kernels(engine.model)
     for backend in EXACT:
-        times = {layer.shape: {backend.name: [1.0] * len(ROWS)} for layer in engine.kernels.layers}
+        times = {layer.kind: {backend.name: [1.0] * len(ROWS)} for layer in engine.kernels.layers}
         engine.kernels.choose(times)
         assert [output.answer.text for output in answers(engine, rows, sampling)] == expected
 
@@ -131,30 +130,36 @@ def test_a_sweep_says_the_same_by_any_exact_backend() -> None:
 # Weights of few bits
 
 
-def a_small_model(seed: int = 0) -> Any:
-    """A tiny Llama whose layers hold four-bit numbers and whose tied embeddings hold eight-bit ones."""
-    model = tiny_engine(seed=seed).model
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2:
-            groups = parameter.data.reshape(parameter.shape[0], -1, GROUP)
-            low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-            step = (high - low) / 15
-            if "embed" in name or "head" in name:
-                step, low = groups.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127, torch.zeros(1)
-            parameter.data = (((groups - low) / step).round() * step + low).reshape(parameter.shape)
-    model.config.tie_word_embeddings = True
-    model.lm_head.weight = model.model.embed_tokens.weight
+def a_small_model(dense: bool = False) -> Any:
+    """A tiny Llama whose layers hold four-bit numbers and whose tied embeddings hold eight-bit ones.
+
+    With `dense`, the same numbers as float32.
+    """
+    model = tiny_engine().model
+    table = in_a_file(model.get_input_embeddings().weight.data)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            weight = table if name == "lm_head" else Grouped.of(module.weight.data)
+            parent, _, child = name.rpartition(".")
+            if dense:
+                module.weight = nn.Parameter(weight.dense(), requires_grad=False)
+            else:
+                setattr(model.get_submodule(parent), child, FastLinear.of(weight, module.bias))
+    if dense:
+        model.get_input_embeddings().weight = model.lm_head.weight
+    else:
+        SmallEmbedding.in_place_of(model.get_input_embeddings(), table)
     return model
 
 
 def small_is_quick(layers: Sequence[FastLinear]) -> Times:
     """Times by which the four-bit and the eight-bit products are the quickest, for the layers that they fit."""
     fitting = {
-        layer.shape: [b for b in BACKENDS if b.name in ("4-bit", "8-bit") and b.fits(layer.weight)] for layer in layers
+        layer.kind: [b for b in BACKENDS if b.name in ("4-bit", "8-bit") and b.fits(layer.stored)] for layer in layers
     }
     return {
-        shape: {"plain": [1.0] * len(ROWS), **{b.name: [0.1] * len(ROWS) for b in backends}}
-        for shape, backends in fitting.items()
+        kind: {"plain": [1.0] * len(ROWS), **{b.name: [0.1] * len(ROWS) for b in backends}}
+        for kind, backends in fitting.items()
     }
 
 
@@ -164,16 +169,13 @@ def small_engine(lean: bool) -> Engine:
     engine = Engine(model, tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
     blocks = make_lean(model, engine.blocks) if lean else []
     engine.kernels = Kernels(model, [layer for block in blocks for layer in block.layers])
-    engine.kernels.choose(small_is_quick(engine.kernels.layers))
-    assert engine.kernels.make_small(model.get_input_embeddings())
-    for block in blocks:
-        block.detach()
+    engine.kernels.choose(small_is_quick(engine.kernels.layers), small=True, free=1 << 32)
     return engine
 
 
 @pytest.mark.parametrize("lean", [True, False])
 def test_a_model_of_small_weights_says_nearly_what_it_says_in_float32(lean: bool) -> None:
-    usual = Engine(a_small_model(), tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
+    usual = Engine(a_small_model(dense=True), tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
     small = small_engine(lean)
     assert (usual.dtype, small.dtype) == ("float32", "4-bit")
     assert not any(p.dim() == 2 for p in small.model.parameters())
@@ -193,12 +195,10 @@ def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool
 
 
 def test_few_rows_share_one_backend_so_that_a_pair_says_what_its_rows_say_alone() -> None:
-    weight = a_weight("4-bit", 64, 64)
-    fast = FastLinear.of(weight, None)
+    fast = FastLinear.of(a_weight("4-bit", 64, 64), None)
     kernels = Kernels(nn.Linear(2, 2), [fast])
     few, many = [0.1, 0.3, 0.2, 0.9, 0.9], [0.2, 0.2, 0.3, 0.1, 0.1]
-    kernels.choose({(64, 64): {"plain": [1.0] * len(ROWS), "4-bit": few, "bfloat16": many}})
-    assert kernels.make_small(nn.Embedding(2, 2))
+    kernels.choose({(64, 64, 4): {"plain": [1.0] * len(ROWS), "4-bit": few, "bfloat16": many}}, small=True)
     assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: bfloat16, 32: bfloat16"
     assert kernels.precision == "4-bit" and "Weights in 4-bit" in kernels.description
 
@@ -210,7 +210,7 @@ def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -
     kernels = engine.kernels
     assert kernels is not None
     layer, states = kernels.layers[0], torch.randn(32, HIDDEN)
-    kernels._best[layer.shape] = [*kernels._best[layer.shape][:3], bfloat16, bfloat16]
+    kernels._best[layer.kind] = [*kernels._best[layer.kind][:3], bfloat16, bfloat16]
     with torch.inference_mode():
         before = layer(states)
         kernels.prepare(2, 1 << 30)
@@ -228,25 +228,8 @@ def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -
         assert torch.equal(layer(states), before)
 
 
-def test_auto_takes_small_weights_and_float32_stays_the_reference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("steerchat.models.load.times_for", lambda layers, fingerprint: small_is_quick(layers))
-    a_small_model().save_pretrained(tmp_path / "small")
-    tiny_tokenizer().save_pretrained(tmp_path / "small")
-    files = find(str(tmp_path / "small"), progress=lambda event: None)
-    small, exact = load(files, "cpu", "auto"), load(files, "cpu", "float32")
-    assert (small.dtype, exact.dtype) == ("4-bit", "float32")
-    assert small.size < 0.6 * exact.size
-    rows, sampling = [Row(tuple(range(60, 75)), (push(1, 1),))], Sampling(max_tokens=10)
-    usual = Engine(a_small_model(), tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
-    (found,), (expected,) = answers(exact, rows, sampling), answers(usual, rows, sampling)
-    assert found.answer.token_ids == expected.answer.token_ids
-    assert answers(small, rows, sampling)[0].answer.tokens
-
-
 def test_layers_of_small_weights_still_tell_their_numbers() -> None:
-    engine, model = small_engine(True), a_small_model()
+    engine, model = small_engine(True), a_small_model(dense=True)
     for name in ("q_proj", "v_proj", "o_proj"):
         found, wanted = (getattr(m.model.layers[1].self_attn, name) for m in (engine.model, model))
         torch.testing.assert_close(found.weight, wanted.weight, atol=2e-2, rtol=2e-2)
@@ -257,12 +240,31 @@ def test_layers_of_small_weights_still_tell_their_numbers() -> None:
     torch.testing.assert_close(*tables, atol=2e-2, rtol=2e-2)
 
 
-def test_weights_stay_float32_where_fewer_bits_are_no_quicker_or_lose_numbers() -> None:
+def test_weights_become_float32_where_fewer_bits_are_no_quicker_and_memory_is_there() -> None:
+    times = {(160, 96, 4): {"plain": [1.0] * len(ROWS), "4-bit": [1.0] * len(ROWS)}}
+    for free, precision in ((1 << 32, "float32"), (0, "4-bit")):
+        fast = FastLinear.of(a_weight("4-bit"), None)
+        expected = fast.weight
+        kernels = Kernels(nn.Linear(2, 2), [fast])
+        kernels.choose(times, small=True, free=free)
+        assert kernels.precision == precision
+        torch.testing.assert_close(fast.weight, expected, atol=2e-2, rtol=2e-2)
+        assert torch.equal(fast.weight, expected) == (precision == "float32")
+
+
+def test_what_a_file_holds_stays_small_where_nothing_could_be_timed() -> None:
+    fast = FastLinear.of(a_weight("8-bit"), None)
+    states = torch.randn(2, 96)
+    expected = fast(states)
+    kernels = Kernels(nn.Linear(2, 2), [fast])
+    kernels.choose({}, small=True)
+    assert kernels.precision == "8-bit" and "weight" not in dict(fast.named_parameters())
+    torch.testing.assert_close(fast(states), expected, atol=3e-2, rtol=3e-2)
+
+
+def test_weights_stay_float32_where_fewer_bits_are_no_quicker() -> None:
     _, fast, kernels = layers(True)
-    kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS), "bfloat16": [1.0] * len(ROWS)}})
-    assert not kernels.make_small(nn.Embedding(2, 2))
-    kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS)}})
-    assert not kernels.make_small(nn.Embedding(2, 2))
+    kernels.choose({SHAPE: {"plain": [1.0] * len(ROWS), "bfloat16": [1.0] * len(ROWS)}}, small=True)
     assert kernels.precision == "float32" and type(fast) is FastLinear
 
 
@@ -274,20 +276,24 @@ class Failing:
 
     name, exact = "failing", True
 
-    def fits(self, weight: Tensor) -> bool:
+    def fits(self, weight: Weight) -> bool:
         return True
 
-    def prepare(self, weight: Tensor) -> Any:
+    def prepare(self, weight: Weight) -> Any:
         raise RuntimeError("no such operation")
 
     def multiply(self, rows: Tensor, form: Any) -> Tensor:
         raise RuntimeError("no such operation")
 
-    def weight(self, form: Any) -> Tensor:
+    def numbers(self, form: Any) -> Tensor:
         raise RuntimeError("no such operation")
 
     def bytes(self, shape: tuple[int, int]) -> int:
         return 0
+
+
+def times_of(fingerprint: str, layers: list[FastLinear], measured: Any) -> Times:
+    return MachineRecord(fingerprint, measured).times(layers)
 
 
 @pytest.fixture
@@ -324,52 +330,52 @@ def test_times_are_kept_and_measured_again_when_that_is_asked_for(big: list[Fast
         seen.append(len(layers))
         return all_by("flipped")
 
-    assert times_for(big, "abc", measured=measured) == all_by("flipped")
-    assert times_for(big, "abc", measured=measured) == all_by("flipped")
+    assert times_of("abc", big, measured) == all_by("flipped")
+    assert times_of("abc", big, measured) == all_by("flipped")
     assert seen == [1]
     forget_times("abc")
-    times_for(big, "abc", measured=measured)
-    times_for(big, "def", measured=measured)
+    times_of("abc", big, measured)
+    times_of("def", big, measured)
     assert len(seen) == 3
 
 
 @pytest.mark.parametrize("changed", ["cpu_name", "instructions"])
 def test_another_cpus_times_are_not_used(big: list[FastLinear], monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
-    times_for(big, "abc", measured=lambda layers: all_by("packed"))
+    times_of("abc", big, lambda layers: all_by("packed"))
     with monkeypatch.context() as patch:
         patch.setattr(kernel_times, changed, lambda: "of another machine")
-        assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
-    assert times_for(big, "abc", measured=lambda layers: {}) == all_by("packed")
+        assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
+    assert times_of("abc", big, lambda layers: {}) == all_by("packed")
 
 
 def test_another_number_of_threads_is_measured_anew(big: list[FastLinear]) -> None:
-    times_for(big, "abc", measured=lambda layers: all_by("packed"))
+    times_of("abc", big, lambda layers: all_by("packed"))
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+        assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null"])
 def test_a_broken_record_is_measured_anew(big: list[FastLinear], tmp_path: Path, text: str) -> None:
-    times_for(big, "abc", measured=lambda layers: all_by("packed"))
+    times_of("abc", big, lambda layers: all_by("packed"))
     (file,) = (tmp_path / "cache" / "kernels").iterdir()
     file.write_text(text)
-    assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+    assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
 
 
 def test_a_record_of_other_numbers_of_rows_is_measured_anew(big: list[FastLinear]) -> None:
-    times_for(big, "abc", measured=lambda layers: {SHAPE: {"plain": [1.0]}})
-    assert times_for(big, "abc", measured=lambda layers: all_by("flipped")) == all_by("flipped")
+    times_of("abc", big, lambda layers: {SHAPE: {"plain": [1.0]}})
+    assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
 
 
 def test_a_machine_too_busy_to_measure_uses_plain_products_and_keeps_nothing(
     big: list[FastLinear], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "_LIMIT", 0.0)
-    assert times_for(big, "abc") == {}
+    assert MachineRecord("abc").times(big) == {}
     assert not (tmp_path / "cache").exists()
 
 

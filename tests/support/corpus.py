@@ -196,7 +196,7 @@ def _wrong_index(path: Path) -> None:
     path.write_text(json.dumps({"weight_map": {"a": ["x"], "b": {}, "c": None}}))
 
 
-WHEEL = Wheel("Tiny", "tiny==1", "tiny-1-py3-none-any.whl", "0" * 64, 10, "tiny/t.gguf", "0" * 64, 10, 10)
+WHEEL = Wheel("Tiny", "tiny==1", "tiny-1-py3-none-any.whl", "0" * 64, 10, "tiny/t.gguf", "0" * 64, 10)
 
 
 def _wheel(path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from places import ROOT, SUPPORT
 from readers import READERS, RUBBISH, history
 
-from steerchat.models.gguf_reader import count_numbers
+from steerchat.models.gguf_reader import contents
 from steerchat.storage.store import Store
 from steerchat.terminal.repl import read_lines
 from steerchat.values.errors import SteerchatError
@@ -156,7 +156,8 @@ def test_the_numbers_of_a_gguf_are_counted_as_its_library_counts_them(tmp_path: 
     writer.write_tensors_to_file()
     writer.close()
     right = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
-    assert count_numbers(path) == right == 3 + 20 + 24
+    found = contents(path).tensors.values()
+    assert sum(tensor.numbers for tensor in found) == right == 3 + 20 + 24
 
 
 def test_a_line_without_end_is_refused_and_lines_before_it_are_read() -> None:

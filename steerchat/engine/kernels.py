@@ -1,0 +1,192 @@
+"""Which backend multiplies which layer of a model, chosen by how quick each is on this machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from .backends import BACKENDS, PLAIN, LinearBackend
+from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, nearest
+
+# What is not torch's own product, or costs memory, must be this much quicker than what it stands in for.
+_WORTH = 0.87
+# Which of ROWS a chat is judged by: an answer, and a pair.
+_CHAT = (0, 1)
+# So many of ROWS, the first, share one backend where backends round visibly: a row of a chat's batch is as it is alone.
+_FEW = 3
+
+
+class Kernels:
+    """The backends of one model's linear layers.
+
+    Args:
+        model: on the CPU in float32, without gradients; its linear layers become `FastLinear`.
+        joined: layers that stand for several of the model's, which have become parts of them.
+
+    Attributes:
+        layers: all layers that a step runs through, the joined ones first.
+        times: what the choice is by.
+        precision: how the weights are held: `float32`, or the form that takes least memory of most of them.
+    """
+
+    precision = "float32"
+
+    def __init__(self, model: nn.Module, joined: Sequence[FastLinear] = ()) -> None:
+        self.layers: list[FastLinear] = list(joined)
+        self.times: Times = {}
+        modules = list(model.modules())
+        self._apart = [layer for layer in joined if layer not in modules]
+        for module in modules:
+            if type(module) is nn.Linear:
+                weight = module.weight
+                if weight.device.type == "cpu" and weight.dtype == torch.float32:
+                    self.layers.append(FastLinear.in_place_of(module))
+            elif isinstance(module, FastLinear) and module not in joined:
+                self.layers.append(module)
+        tables = [module for module in modules if isinstance(module, SmallEmbedding)]
+        self._tables = [(table, next(filter(table.is_tied_to, self.layers), None)) for table in tables]
+        usual: list[LinearBackend] = [PLAIN] * len(ROWS)
+        self._best = {layer.kind: usual for layer in self.layers}
+        self._light = dict(self._best)
+        self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
+
+    @torch.inference_mode()
+    def choose(self, times: Times, small: bool = False, free: int = 0) -> None:
+        """Use the backends that are quickest by `times` and need no memory; `prepare` adds the others.
+
+        Args:
+            times: as measured; nothing where it could not be.
+            small: whether weights may be held with as few bits as they have, if that makes a chat quicker or memory is
+                short. It cannot be undone: `prepare` then adds the forms that are quicker for many rows, made of the
+                numbers that are left.
+            free: bytes that float32 weights may take.
+        """
+        self.times = times
+        held = self._small(free) if small else {}
+        sizes: Counter[str] = Counter()
+        for layer in self.layers:
+            backends = held.get(layer.kind)
+            if backends and layer.hold_small(backends[0]):
+                self._light[layer.kind], self._best[layer.kind] = [backends[0]] * len(ROWS), backends
+                sizes[backends[0].name] += layer.in_features * layer.out_features
+                continue
+            if isinstance(layer, SmallLinear):
+                layer.hold_dense()
+            seconds = _timed(times, layer, exact=True)
+            light = {backend: seconds[backend] for backend in seconds if not layer.bytes(backend)}
+            self._light[layer.kind] = quickest(light, [PLAIN] * len(ROWS))
+            self._best[layer.kind] = quickest(seconds, self._light[layer.kind])
+        self.precision = sizes.most_common(1)[0][0] if sizes else "float32"
+        for table, output in self._tables:
+            if sizes:
+                table.hold_small(output)
+            else:
+                table.hold_dense(output)
+        self.shrink()
+
+    def _small(self, free: int) -> dict[Kind, list[LinearBackend]]:
+        """The backends that hold few bits, for each number in ROWS, of every kind of weight that has some.
+
+        Nothing where float32 is as quick and fits into `free` bytes.
+        """
+        best: dict[Kind, list[LinearBackend]] = {}
+        before = after = 0.0
+        dense = 0
+        for layer in self.layers:
+            exact, small = (_timed(self.times, layer, kind) for kind in (True, False))
+            if isinstance(layer, SmallLinear):
+                dense += PLAIN.bytes(layer.shape)
+                if not small:  # as the file holds it
+                    small = {b: [1.0] * len(ROWS) for b in BACKENDS if not b.exact and b.fits(layer.stored)}
+            if not small:
+                continue
+            best[layer.kind] = _alike(small, min(small, key=lambda backend: backend.bytes(layer.shape)))
+            for place in _CHAT if exact else ():
+                before += min(seconds[place] for seconds in exact.values())
+                after += small[best[layer.kind][place]][place]
+        return best if dense > free or after <= _WORTH * before else {}
+
+    @torch.inference_mode()
+    def prepare(self, rows: int, free: int) -> None:
+        """Use what is quickest for a run of so many rows, with another form of the weights where there is memory.
+
+        What rounds how depends on the number of rows alone, and not on what ran before: a form that a sweep needed is
+        kept, and a pair after it does not use it, neither for its prompt nor for its reading.
+
+        Args:
+            rows: of the batch that will run.
+            free: bytes that more forms may take.
+        """
+        place = nearest(rows)
+        if place == self._prepared:
+            return
+        self._prepared = place
+        plans = {
+            kind: best if best[place] is not self._light[kind][place] else self._light[kind]
+            for kind, best in self._best.items()
+        }
+        more = sum(
+            layer.bytes(backend)
+            for layer in self.layers
+            for backend in dict.fromkeys(plans[layer.kind])
+            if layer.form(backend) is None
+        )
+        for layer in self.layers:
+            if more > free or not layer.use(plans[layer.kind]):
+                layer.use(self._light[layer.kind])
+
+    def shrink(self) -> None:
+        """Give back the memory of the forms that `prepare` added."""
+        self._prepared = None
+        for layer in self.layers:
+            layer.use(self._light[layer.kind])
+            layer.keep(self._light[layer.kind])
+
+    @property
+    def size(self) -> int:
+        """Bytes of weights that are no parameters of the model: of joined layers, and of backends' forms."""
+        apart = sum(parameter.nbytes for layer in self._apart for parameter in layer.parameters())
+        return apart + sum(layer.bytes(backend) for layer in self.layers for backend in layer._forms)
+
+    @property
+    def summary(self) -> str:
+        """The backend that most layers use, for each number in ROWS, such as `1: 4-bit, 2: 4-bit, 5: bfloat16`."""
+        names = []
+        for place, rows in enumerate(ROWS):
+            used = Counter(self._best[layer.kind][place].name for layer in self.layers)
+            names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
+        return ", ".join(names)
+
+    @property
+    def description(self) -> str:
+        """`summary` for people."""
+        return f"Weights in {self.precision}; products as measured on this machine, by rows at once: {self.summary}."
+
+
+def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend]) -> list[LinearBackend]:
+    """The quickest backend for each number in ROWS.
+
+    Args:
+        found: seconds by backend, one for each number in ROWS.
+        usual: for each of them the backend that is kept where nothing is clearly quicker, or nothing was timed.
+    """
+    best: list[LinearBackend] = []
+    for place, other in enumerate(usual):
+        backend = min(found, key=lambda backend: found[backend][place], default=other)
+        worth = backend in found and (other not in found or found[backend][place] < _WORTH * found[other][place])
+        best.append(backend if worth else other)
+    return best
+
+
+def _alike(found: Mapping[LinearBackend, Sequence[float]], usual: LinearBackend) -> list[LinearBackend]:
+    """As `quickest`, with one backend for the few rows of a chat."""
+    few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in found.items()}
+    return quickest(few, [usual] * len(ROWS))[:_FEW] + quickest(found, [usual] * len(ROWS))[_FEW:]
+
+
+def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:
+    found = times.get(layer.kind, {})
+    return {b: found[b.name] for b in BACKENDS if b.exact == exact and b.name in found}

@@ -1,0 +1,80 @@
+"""The folder that describes a GGUF: configuration and tokenizer as transformers reads them, and where the tensors are.
+
+To read them from the file itself takes seconds, so it is done once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..values.errors import Interrupted, ModelError
+from ..values.results import Progress, Report
+from .gguf_reader import Contents, contents
+from .workplace import cause, finish, is_whole, models_dir, read_log, run, workplace
+
+_TENSORS = "tensors.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a GGUF's weights: its contents, and the model's parameter for each tensor that has one."""
+
+    contents: Contents
+    parameters: Mapping[str, str]
+
+
+def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
+    """A new folder in `work` that describes a GGUF.
+
+    Raises:
+        ModelError: when transformers cannot read it.
+        Interrupted: when Ctrl-C reached the helper program.
+    """
+    try:
+        held = contents(gguf)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{gguf} is not a complete GGUF file", "download or copy it again") from error
+    folder, log = work / "described", work / "describe.log"
+    start = time.monotonic()
+    label = f"preparing {name} (about 10 s, once)"
+    code = run(
+        [sys.executable, "-P", str(Path(__file__).with_name("describe.py")), str(gguf), held.architecture, str(folder)],
+        {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
+        log,
+        lambda: progress(Progress(label, time.monotonic() - start)),
+    )
+    if code != 0:
+        text = read_log(log)
+        if cause(text) == "KeyboardInterrupt":
+            raise Interrupted("preparing the model")
+        reason = "it ran out of memory" if code == -9 else cause(text)
+        raise ModelError(
+            f"{name} could not be prepared: {reason}",
+            "check that it is a causal language model that this version of transformers reads",
+        )
+    parameters = json.loads((folder / _TENSORS).read_text("utf-8"))
+    (folder / _TENSORS).write_text(json.dumps({"contents": held.to_json(), "parameters": parameters}), "utf-8")
+    return folder
+
+
+def described(gguf: Path, fingerprint: str, progress: Report) -> Path:
+    """The folder that describes a user's GGUF, made when there is none yet. Raises as `describe`."""
+    target = models_dir() / f"gguf-{fingerprint[:16]}"
+    if is_whole(target):
+        return target
+    with workplace(progress) as work:
+        return target if is_whole(target) else finish(describe(gguf, gguf.stem, work, progress), target, fingerprint)
+
+
+def description(folder: Path) -> Description:
+    """What a folder that `describe` made says of the weights. Raises ModelError when it is damaged."""
+    try:
+        record = json.loads((folder / _TENSORS).read_text("utf-8"))
+        return Description(Contents.from_json(record["contents"]), record["parameters"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} is damaged", "delete it and start steerchat again") from error

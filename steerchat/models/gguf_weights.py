@@ -1,0 +1,177 @@
+"""A model's weights as a GGUF file holds them, put into a model of transformers without unpacking all of them."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor, nn
+
+from ..engine.linear import FastLinear, SmallEmbedding
+from ..engine.transformers_api import transformers
+from ..engine.weights import GROUP, Levels
+from .described import description
+from .gguf_reader import Entry, bits
+
+
+class FileWeight:
+    """A matrix in a file that is mapped into memory; see `Weight`.
+
+    Args:
+        rows: the bytes of each output, (out, bytes) uint8.
+        kind: how the numbers are held.
+        order: which row of the file each output is; None where they are in turn.
+    """
+
+    def __init__(self, rows: Tensor, kind: Kind, order: Tensor | None = None) -> None:
+        self._rows, self._kind, self._order = rows, kind, order
+        numbers, size = gguf.GGML_QUANT_SIZES[kind]
+        self.shape = (len(rows) if order is None else len(order), rows.shape[1] // size * numbers)
+        self.bits = bits(kind)
+
+    def dense(self) -> Tensor:
+        numbers = gguf.dequantize(self._bytes().numpy(), self._kind)
+        return torch.from_numpy(np.ascontiguousarray(numbers, np.float32)).reshape(self.shape)
+
+    def levels(self) -> Levels:
+        out, size = self.shape
+        blocks = self._bytes().reshape(-1, gguf.GGML_QUANT_SIZES[self._kind][1])
+        scale, low = _halves(blocks[:, :2]), _halves(blocks[:, 2:4])
+        if self._kind == Kind.Q4_K:
+            # 256 numbers; each 32 of them have a share of six bits of the scale and of the offset.
+            steps, offsets = gguf.quants.Q4_K.get_scale_min(blocks[:, 4:16].numpy())
+            scale, low = scale * torch.from_numpy(steps), -low * torch.from_numpy(offsets)
+        elif self._kind == Kind.Q4_0:
+            low = scale * -8
+        pairs = blocks[:, {Kind.Q4_K: 16, Kind.Q4_1: 4, Kind.Q4_0: 2}[self._kind] :]
+        pairs = pairs.reshape(len(blocks), -1, 1, GROUP if self._kind == Kind.Q4_K else GROUP // 2)
+        levels = torch.cat([pairs & 15, pairs >> 4], dim=2).reshape(out, size)
+        return Levels(levels, scale.reshape(out, -1), low.reshape(out, -1))
+
+    def part(self, rows: slice) -> FileWeight:
+        if self._order is None:
+            return FileWeight(self._rows[rows], self._kind)
+        return FileWeight(self._rows, self._kind, self._order[rows])
+
+    def _bytes(self) -> Tensor:
+        return self._rows if self._order is None else self._rows[self._order]
+
+
+def mapped(file: Path) -> mmap.mmap:
+    """The bytes of a file, read when they are used. Raises OSError when it cannot be read."""
+    with file.open("rb") as stream:
+        # torch wants memory that can be written to; nothing is, and the file would not change.
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def load_gguf(folder: Path, file: mmap.mmap, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model in a GGUF file.
+
+    On the CPU in float32, its linear layers and embeddings keep what the file holds; everything else gets numbers.
+
+    Args:
+        folder: that `describe` made.
+        file: the GGUF's bytes; the model's weights stay in them.
+        device, dtype: where the numbers go, and their precision.
+
+    Raises:
+        OSError, ValueError, RuntimeError: when a file cannot be read, or lacks a weight.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with accelerate.init_empty_weights(include_buffers=False):
+        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    library: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    known = description(folder)
+    held, names = known.contents, dict(known.parameters)
+    settings = config.get_text_config().to_dict()
+    processor = library.TENSOR_PROCESSORS.get(held.architecture, library.TensorProcessor)(config=settings)
+    data = torch.frombuffer(file, dtype=torch.uint8)
+    keeps = device.type == "cpu" and dtype == torch.float32
+    parsed: dict[str, Any] = {"config": settings, "tensors": {}}
+    for name, entry in held.tensors.items():
+        rows = _rows(entry, data)
+        order = _order(processor, name, entry.shape) if keeps and len(entry.shape) == 2 else None
+        if order is not None and name in names and _keep(model, names[name], rows, entry.kind, order):
+            continue
+        numbers = gguf.dequantize(rows.numpy(), entry.kind).reshape(entry.shape)
+        result = processor.process(weights=numbers, name=name, tensor_key_mapping=names, parsed_parameters=parsed)
+        if result.name in names:
+            parsed["tensors"][names[result.name]] = torch.from_numpy(np.ascontiguousarray(result.weights))
+        while parsed["tensors"]:
+            name, tensor = parsed["tensors"].popitem()
+            _put(model, name, tensor, device, dtype)
+    _tie(model)
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ValueError(f"the file has no {missing[0]}")
+    return model.to(device)
+
+
+def _halves(pairs: Tensor) -> Tensor:
+    """Numbers of sixteen bits, (blocks, 2) uint8 to (blocks, 1) float32."""
+    return pairs.contiguous().view(torch.float16).float()
+
+
+def _rows(entry: Entry, data: Tensor) -> Tensor:
+    """A tensor's bytes, one row for each index of all dimensions but the last."""
+    if entry.start + entry.size > len(data):
+        raise ValueError("the file ends before its tensors do")
+    numbers, size = gguf.GGML_QUANT_SIZES[entry.kind]
+    width = entry.shape[-1] // numbers * size
+    return data[entry.start : entry.start + entry.size].reshape(-1, width)
+
+
+def _order(processor: Any, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """Which row of the file each row of the weight is, if transformers does no more than order them."""
+    places = np.arange(shape[0], dtype=np.int64)[:, None]
+    try:
+        result = processor.process(weights=places, name=name, tensor_key_mapping={}, parsed_parameters={"tensors": {}})
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    order = np.asarray(result.weights)
+    moved = result.name != name or order.shape != places.shape or not np.array_equal(np.sort(order, 0), places)
+    return None if moved else torch.from_numpy(order[:, 0].copy())
+
+
+def _keep(model: Any, name: str, rows: Tensor, kind: Kind, order: Tensor) -> bool:
+    """Let the layer of a weight hold what the file holds. False for what is no plain linear layer nor embedding."""
+    path, _, attribute = name.rpartition(".")
+    parent, _, child = path.rpartition(".")
+    module = model.get_submodule(path)
+    if attribute != "weight" or bits(kind) > 8 or type(module) not in (nn.Linear, nn.Embedding):
+        return False
+    in_turn = bool((order[1:] > order[:-1]).all())
+    weight = FileWeight(rows, kind, None if in_turn else order)
+    if weight.shape != tuple(module.weight.shape):
+        raise ValueError(f"{name} has the shape {weight.shape}, not {tuple(module.weight.shape)}")
+    if isinstance(module, nn.Embedding):
+        SmallEmbedding.in_place_of(module, weight)
+    else:
+        setattr(model.get_submodule(parent), child, FastLinear.of(weight, module.bias))
+    return True
+
+
+def _put(model: Any, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    path, _, attribute = name.rpartition(".")
+    parameters = model.get_submodule(path)._parameters
+    if attribute in parameters and parameters[attribute].shape != tensor.shape:
+        raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameters[attribute].shape)}")
+    if attribute in parameters:
+        parameters[attribute] = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
+
+
+def _tie(model: Any) -> None:
+    """Let the output layer share the embeddings' weight, where the file has one for both."""
+    table, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if not isinstance(table, SmallEmbedding):
+        model.tie_weights()
+    elif type(output) is nn.Linear and output.weight.is_meta:
+        model.set_output_embeddings(FastLinear.of(table.stored, output.bias))

@@ -1,0 +1,194 @@
+"""A GGUF's weights are the numbers that its library unpacks, and its model is the one that transformers reads."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from steerchat.engine.linear import SmallEmbedding, SmallLinear
+from steerchat.engine.weights import Dense, Grouped, Stack, joined
+from steerchat.models import memory
+from steerchat.models.find import find
+from steerchat.models.gguf_reader import FOUR_BITS, contents
+from steerchat.models.gguf_weights import FileWeight, load_gguf, mapped
+
+HIDDEN, INNER, HEADS, BLOCKS = 64, 96, 4, 2
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("STEERCHAT_MODELS", raising=False)
+
+
+def file_weight(kind: Kind, out: int = 48, size: int = 512) -> tuple[FileWeight, Tensor]:
+    """A weight of any bytes that are sound numbers of a kind, and what the library unpacks from them."""
+    numbers, width = gguf.GGML_QUANT_SIZES[kind]
+    data = np.random.default_rng(0).integers(0, 256, (out, size // numbers * width), dtype=np.uint8)
+    blocks = data.reshape(-1, width)
+    # Scales and offsets come first, and last in Q6_K.
+    places = {
+        Kind.Q4_0: [0],
+        Kind.Q4_1: [0, 2],
+        Kind.Q4_K: [0, 2],
+        Kind.Q5_0: [0],
+        Kind.Q6_K: [width - 2],
+        Kind.Q8_0: [0],
+    }
+    for place in places[kind]:
+        halves = np.random.default_rng(place).normal(0, 0.01, len(blocks)).astype(np.float16)
+        blocks[:, place : place + 2] = halves.view(np.uint8).reshape(-1, 2)
+    return FileWeight(torch.from_numpy(data), kind), torch.from_numpy(gguf.dequantize(data, kind))
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q5_0, Kind.Q6_K, Kind.Q8_0], ids=lambda k: k.name
+)
+def test_a_weight_in_a_file_has_the_numbers_that_the_library_unpacks(kind: Kind) -> None:
+    weight, expected = file_weight(kind)
+    assert weight.shape == expected.shape == (48, 512)
+    assert weight.bits == (4 if kind in FOUR_BITS else 8)
+    assert torch.equal(weight.dense(), expected)
+    assert torch.equal(weight.part(slice(3, 7)).dense(), expected[3:7])
+    if weight.bits == 4:
+        torch.testing.assert_close(weight.levels().dense(), expected, atol=1e-6, rtol=1e-5)
+        assert int(weight.levels().levels.max()) == 15
+
+
+def test_rows_in_another_order_and_joined_weights_have_their_numbers() -> None:
+    first, numbers = file_weight(Kind.Q4_1)
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    turned = FileWeight(first._rows, Kind.Q4_1, order)
+    assert torch.equal(turned.dense(), numbers[order])
+    assert torch.equal(turned.part(slice(5, 20)).dense(), numbers[order][5:20])
+    both = joined([first, turned])
+    assert isinstance(both, Stack) and both.shape == (96, 512) and both.bits == 4
+    whole = torch.cat([numbers, numbers[order]])
+    assert torch.equal(both.dense(), whole)
+    torch.testing.assert_close(both.levels().dense(), whole)
+    assert torch.equal(both.part(slice(40, 60)).dense(), whole[40:60])
+    assert isinstance(joined([Dense(numbers), Dense(numbers)]), Dense)
+
+
+def test_numbers_rounded_to_four_bits_are_off_by_half_a_level_at_most() -> None:
+    numbers = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    grouped = Grouped.of(numbers)
+    groups = numbers.reshape(32, -1, 32)
+    half = (groups.amax(-1) - groups.amin(-1)) / 30
+    assert bool(((grouped.dense() - numbers).abs().reshape(groups.shape) <= half[..., None] + 1e-6).all())
+    assert torch.equal(grouped.part(slice(4, 9)).dense(), grouped.dense()[4:9])
+
+
+def write_gguf(file: Path, layers: Kind, table: Kind, tied: bool, shared: int = HEADS) -> None:
+    """A tiny Llama in a GGUF, its weights random and of these kinds, with `shared` heads for keys."""
+    rng = np.random.default_rng(0)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<s>", "</s>", *letters, "hi", *(f"w{number}" for number in range(35))]
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(64)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(BLOCKS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(shared)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
+    writer.add_token_merges(["h i"])
+    writer.add_eos_token_id(1)
+    keys = HIDDEN // HEADS * shared
+    shapes = {"token_embd": (len(tokens), HIDDEN), "output_norm": (HIDDEN,)}
+    shapes |= {} if tied else {"output": (len(tokens), HIDDEN)}
+    for block in range(BLOCKS):
+        here = {
+            "attn_q": (HIDDEN, HIDDEN),
+            "attn_k": (keys, HIDDEN),
+            "attn_v": (keys, HIDDEN),
+            "ffn_down": (HIDDEN, INNER),
+        }
+        here |= {"attn_output": (HIDDEN, HIDDEN), "ffn_gate": (INNER, HIDDEN), "ffn_up": (INNER, HIDDEN)}
+        here |= {"attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,)}
+        shapes |= {f"blk.{block}.{name}": shape for name, shape in here.items()}
+    for name, shape in shapes.items():
+        numbers = rng.normal(0, 0.1, shape).astype(np.float32)
+        kind = Kind.F32 if len(shape) == 1 else table if name in ("token_embd", "output") else layers
+        writer.add_tensor(f"{name}.weight", gguf.quantize(numbers, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layers", "table", "tied", "shared"),
+    [(Kind.Q4_1, Kind.Q8_0, True, 2), (Kind.Q4_0, Kind.Q4_0, False, 4), (Kind.Q8_0, Kind.F16, True, 1)],
+)
+def test_the_model_of_a_gguf_is_the_one_that_transformers_reads(
+    home: None, tmp_path: Path, layers: Kind, table: Kind, tied: bool, shared: int
+) -> None:
+    from steerchat.models.load import load
+
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, layers, table, tied, shared)
+    usual: Any = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    files = find(str(file), progress=lambda event: None)
+    ids = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = usual(ids).logits
+        stored = load_gguf(files.path, mapped(file), torch.device("cpu"), torch.float32)
+        torch.testing.assert_close(stored(ids).logits, expected, atol=1e-5, rtol=1e-5)
+        exact, small = (load(files, "cpu", dtype) for dtype in ("float32", "auto"))
+        torch.testing.assert_close(exact.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        similar = torch.cosine_similarity(small.model(ids).logits, expected, dim=-1)
+    assert float(similar.min()) > 0.998
+    assert all(type(layer) is not SmallLinear for layer in exact.model.modules())
+    assert exact.dtype == "float32" and small.dtype == ("8-bit" if layers == Kind.Q8_0 else "4-bit")
+    embeddings = small.model.get_input_embeddings()
+    assert isinstance(embeddings, SmallEmbedding) == (table != Kind.F16)
+    assert small.size < exact.size
+    assert exact.size == pytest.approx(memory.needs(files, 4).weights, rel=0.05)
+
+
+@pytest.mark.slow
+def test_a_gguf_that_lacks_a_weight_or_is_cut_short_is_refused(home: None, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, Kind.Q4_1, Kind.Q8_0, tied=True)
+    files = find(str(file), progress=lambda event: None)
+    whole = file.read_bytes()
+    cut = mmap.mmap(-1, len(whole) // 2)
+    cut.write(whole[: len(cut)])
+    with pytest.raises(ValueError, match="ends before"):
+        load_gguf(files.path, cut, torch.device("cpu"), torch.float32)
+    described = files.path / "tensors.json"
+    known = json.loads(described.read_text())
+    del known["contents"]["tensors"]["blk.1.attn_v.weight"]
+    described.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match="v_proj"):
+        load_gguf(files.path, mapped(file), torch.device("cpu"), torch.float32)
+
+
+def test_the_header_says_what_the_file_holds(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, Kind.Q4_1, Kind.Q8_0, tied=True)
+    found = contents(file)
+    assert found.architecture == "llama"
+    data = file.read_bytes()
+    for tensor in gguf.GGUFReader(file).tensors:
+        entry = found.tensors[tensor.name]
+        assert entry.shape == tuple(int(size) for size in reversed(tensor.shape))
+        assert data[entry.start : entry.start + entry.size] == tensor.data.tobytes()
+    assert type(found).from_json(found.to_json()) == found
