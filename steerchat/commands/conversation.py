@@ -40,14 +40,14 @@ def retry(
 def undo(chat: Chat) -> str:
     """Takes back the last message and its answers."""
     turn = chat.session.undo()
-    return f"Taken back: {shorten(turn.user)!r}. {counted(len(chat.session.turns), 'turn')} left."
+    return f"Taken back: {shorten(turn.prompt)!r}. {counted(len(chat.session.turns), 'turn')} left."
 
 
 @command("edit", examples=["/edit", "/edit Tell me about the sea"])
 def edit(chat: Chat, text: Annotated[str, Rest("the new message")] = "") -> Iterator[Event] | None:
     """Replaces the last message and answers it; without a text, puts the last message on the line for editing."""
     if not text:
-        chat.editing = chat.session.undo().user
+        chat.editing = chat.session.undo().prompt
         return None
     return chat.session.edit(text)
 

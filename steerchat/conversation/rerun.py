@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from ..values.setting import Message, Setting
 from ..values.text import counted
 from .runner import Question
 from .session import Session
-from .turn import Turn
 
 if TYPE_CHECKING:
     from ..engine.sampling import Sampling
@@ -39,8 +39,8 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     question = Question(pair.prompt, columns["normal"], columns.get("steered"))
     unlike = differences(session, stored)
     setting = Setting("", pair.recipe, along=_along(session, stored))
-    events = session.answer(question, setting, pair.seed, kind="rerun", raw=pair.raw, sampling=_sampling(stored))
-    for event in events:
+    plan = replace(session.plan("rerun", pair.raw), sampling=_sampling(stored))
+    for event in session.answer(question, setting, pair.seed, plan):
         yield event
         if isinstance(event, PairDone):
             yield Notice(_compared(stored, event.pair, unlike))
@@ -118,23 +118,24 @@ def _go_on(session: Session, stored: StoredPair, session_id: int | None) -> list
     notices = _take_recipe(session, stored)
     turns = conversation(session, stored)
     first = stored.messages["normal"][0]
-    session.go_on(turns, first["content"] if first["role"] == "system" else "", stored.pair, session_id)
+    session.go_on(turns, first["content"] if first["role"] == "system" else "", session_id)
     what = f"A new conversation from pair {stored.id}" if session_id is None else f"Session {session_id} goes on"
     return [pair_page(stored), Notice(f"{what}: {counted(len(turns), 'turn')}."), *notices, session.recipe]
 
 
-def conversation(session: Session, stored: StoredPair) -> list[Turn]:
-    """Every turn that a pair's answers go on from, and its own; what was logged of each, where it still is."""
+def conversation(session: Session, stored: StoredPair) -> list[Pair]:
+    """Every turn that a pair's answers go on from, as logged or, where that is gone, with its texts; then the pair."""
     known = {earlier.id: earlier for earlier in session.store.chosen([id for id in stored.context if id is not None])}
     normal = _exchanges(stored.messages["normal"])
-    steered = chain((answer for _, answer in _exchanges(stored.messages.get("steered", ()))), repeat(None))
+    others = chain((answer for _, answer in _exchanges(stored.messages.get("steered", ()))), repeat(None))
     turns = []
-    for (user, answer), other, pair_id in zip(normal, steered, chain(stored.context, repeat(None)), strict=False):
+    for (user, answer), other, pair_id in zip(normal, others, chain(stored.context, repeat(None)), strict=False):
         if pair_id in known:
-            turns.append(_turn(known[pair_id]))
+            turns.append(known[pair_id].pair)
         else:
-            turns.append(Turn(user, answer, other, None, stored.pair.seed, stored.pair.recipe))
-    return [*turns, _turn(stored)]
+            pair, steered = stored.pair, None if other is None else Answer(other, 0, "end")
+            turns.append(Pair(None, user, pair.model, pair.recipe, pair.seed, Answer(answer, 0, "end"), steered))
+    return [*turns, stored.pair]
 
 
 def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
@@ -202,12 +203,6 @@ def _complete(answer: Answer) -> bool:
 
 def _answered(stored: StoredPair) -> bool:
     return stored.status in ("complete", "interrupted") and stored.normal_id is not None
-
-
-def _turn(stored: StoredPair) -> Turn:
-    pair = stored.pair
-    steered = None if pair.steered is None else pair.steered.text
-    return Turn(pair.prompt, pair.normal.text, steered, pair.id, pair.seed, pair.recipe)
 
 
 def _exchanges(messages: Sequence[Message]) -> list[tuple[str, str]]:

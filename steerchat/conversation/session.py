@@ -35,7 +35,6 @@ from ..values.results import (
 from ..values.setting import Message, Setting
 from ..values.thinking import thinking
 from .runner import Plan, Question, Runner, Trial
-from .turn import Turn
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -67,7 +66,7 @@ class Session:
         self.journal = Journal(store, report)
         self.recipe = Recipe(scope=settings.scope)
         self.system = ""
-        self.turns: list[Turn] = []
+        self.turns: list[Pair] = []
         self._left_out = (0, 0)  # the size of a context, and how many of the oldest turns did not fit into it
         self.last: Pair | None = None
         self.shown: Pair | None = None  # the last pair whose answers were shown, which a sweep's are not
@@ -173,12 +172,12 @@ class Session:
                 f"the model's memory is full: the oldest {_turns(dropped)} left out of its context from here on"
             )
         draw = self._next_seed() if seed is None else seed
-        context = [turn.pair_id for turn in self.turns[dropped:]]
+        context = [turn.id for turn in self.turns[dropped:]]
         question = Question(text, normal, steered if recipe.active else None, tuple(context))
-        yield from self.answer(question, Setting("", recipe), draw, keep=True)
+        plan = replace(self.plan("chat"), keep=self._conversation)
+        yield from self.answer(question, Setting("", recipe), draw, plan)
         assert self.last is not None
-        answer = None if self.last.steered is None else self.last.steered.text
-        self.turns.append(Turn(text, self.last.normal.text, answer, self.last.id, draw, recipe))
+        self.turns.append(self.last)
 
     def carry_on(self, text: str) -> Iterator[Event]:
         """Continue `text` itself, without template and outside the conversation."""
@@ -200,7 +199,7 @@ class Session:
         question, setting = self.question(prompt, recipe.active), Setting("", recipe)
         first = self.settings.seed if seed is None else seed
         for number in range(repeats):
-            yield from self.answer(question, setting, first + number, kind=kind, raw=raw)
+            yield from self.answer(question, setting, first + number, self.plan(kind, raw))
             if self.stop.is_set():
                 break
 
@@ -212,17 +211,18 @@ class Session:
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
         turn = self._last_turn()
-        return self._instead(turn.user, turn.seed, turn.recipe) if same else self._instead(turn.user)
+        return self._instead(turn.prompt, turn.seed, turn.recipe) if same else self._instead(turn.prompt)
 
     def edit(self, text: str) -> Iterator[Event]:
         """Say `text` in place of the last message."""
         self._last_turn()
         return self._instead(text)
 
-    def undo(self) -> Turn:
+    def undo(self) -> Pair:
         """Take back the last turn; it stays in the history, marked."""
         turn = self._last_turn()
-        self._take_back()
+        del self.turns[-1]
+        self.journal.take_back(turn.id)
         self._left_out = (0, 0)
         return turn
 
@@ -232,19 +232,18 @@ class Session:
         self._left_out = (0, 0)
         return self.journal.end()
 
-    def go_on(self, turns: Sequence[Turn], system: str, last: Pair, session_id: int | None = None) -> None:
+    def go_on(self, turns: Sequence[Pair], system: str, session_id: int | None = None) -> None:
         """Take up another conversation in place of this one, which ends.
 
         Args:
-            turns: what was said in it.
+            turns: its turns, at least one.
             system: its system message.
-            last: its last pair.
             session_id: where it is in the history; None goes on as a new one.
         """
         self.new()
         self.turns, self.system = list(turns), system
-        self.last = self.shown = last
-        self._draws = max(0, last.seed + 1 - self.settings.seed)
+        self.last = self.shown = turns[-1]
+        self._draws = max(0, turns[-1].seed + 1 - self.settings.seed)
         if session_id is not None:
             self.journal.resume(session_id)
 
@@ -255,9 +254,9 @@ class Session:
 
     def last_prompt(self) -> str:
         """The last message, for experiments without a prompt. Raises UsageError when there is none."""
-        return self._last_turn().user
+        return self._last_turn().prompt
 
-    def _last_turn(self) -> Turn:
+    def _last_turn(self) -> Pair:
         if not self.turns:
             raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
         return self.turns[-1]
@@ -272,10 +271,7 @@ class Session:
             if len(self.turns) == kept:
                 self.turns.append(old)
             else:
-                self.journal.take_back(old.pair_id)
-
-    def _take_back(self) -> None:
-        self.journal.take_back(self.turns.pop().pair_id)
+                self.journal.take_back(old.id)
 
     # Contexts
 
@@ -283,13 +279,14 @@ class Session:
         """What stands before every conversation."""
         return [{"role": "system", "content": self.system}] if self.system else []
 
-    def _messages(self, column: str, turns: Sequence[Turn], text: str) -> list[Message]:
+    def _messages(self, column: str, turns: Sequence[Pair], text: str) -> list[Message]:
         carry = self.settings.carry
-        side = column if carry == "own" else carry
+        steered = (column if carry == "own" else carry) == "steered"
         messages = self.head()
         for turn in turns:
-            messages.append({"role": "user", "content": turn.user})
-            messages.append({"role": "assistant", "content": turn.answer(side)})
+            answer = turn.answers[-1] if steered else turn.normal  # an unsteered turn has the normal one in both
+            messages.append({"role": "user", "content": turn.prompt})
+            messages.append({"role": "assistant", "content": answer.text})
         return [*messages, {"role": "user", "content": text}]
 
     def _fit(self, text: str, recipe: Recipe) -> tuple[list[Message], list[Message], int]:
@@ -329,34 +326,20 @@ class Session:
 
     # One pair
 
-    def answer(
-        self,
-        question: Question,
-        setting: Setting,
-        seed: int,
-        *,
-        kind: str = "chat",
-        raw: bool = False,
-        keep: bool = False,
-        sampling: Sampling | None = None,
-    ) -> Iterator[Event]:
+    def answer(self, question: Question, setting: Setting, seed: int, plan: Plan) -> Iterator[Event]:
         """One pair as it streams, logged before its first token.
 
         Args:
             question: what each column answers.
             setting: what the steered column is pushed by.
             seed: of both columns.
-            kind: for the log.
-            raw: go on from the prompt itself.
-            keep: whether the next turn goes on from here.
-            sampling: instead of the settings'.
+            plan: how they are answered.
         """
         reader = self.reader
-        prompter, plan = reader.engine.prompter, self.plan(kind, raw, keep=keep)
-        plan = replace(plan, sampling=sampling or plan.sampling)
+        prompter = reader.engine.prompter
         run = Returning(Runner(reader).run([question], [setting], [seed], plan))
         titles = ("normal", f"steered: {setting.recipe}" if setting.recipe.active else "asked for")
-        opened = prompter.opens_thought and not raw
+        opened = prompter.opens_thought and not plan.raw
         yield Started(titles[: 1 if question.steered is None else 2], opened)
         for event in run:
             if isinstance(event, PairDone):
@@ -384,10 +367,9 @@ class Session:
         """The concepts of the model, for one run."""
         return Reader(self.engine, self.library, self.calibration, self.report, self.stop.is_set)
 
-    def plan(self, kind: str, raw: bool = False, *, experiment: int | None = None, keep: bool = False) -> Plan:
+    def plan(self, kind: str, raw: bool = False) -> Plan:
         """How a run of this conversation answers, and where it is logged."""
-        conversation = self._conversation if keep else None
-        return Plan(self.sampling(), self.journal, self.system, kind, experiment, raw, keep=conversation)
+        return Plan(self.sampling(), self.journal, self.system, kind, raw=raw)
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""

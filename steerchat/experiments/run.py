@@ -55,7 +55,8 @@ def experiment(
     }
     number = journal.begin_experiment(kind, prompt, spec, engine.name, engine.fingerprint, session.system)
     plan = replace(
-        session.plan(kind, raw, experiment=number),
+        session.plan(kind, raw),
+        experiment=number,
         sampling=sampling,
         rows=ROWS * count(),
         label=label or f"{kind}: {repeats * (len(settings) + 1)} answers",

@@ -225,8 +225,8 @@ def conversation(session: Session) -> list[int]:
     return made
 
 
-def spoken(session: Session) -> list[tuple[str, str, str | None]]:
-    return [(turn.user, turn.normal, turn.steered) for turn in session.turns]
+def spoken(session: Session) -> list[tuple[str, ...]]:
+    return [(turn.prompt, *(answer.text for answer in turn.answers)) for turn in session.turns]
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_a_fork_goes_on_from_there_as_a_new_session(session: Session, store: Sto
     went = store.pair(finish(session.say("Elsewhere?")).id or 0)
     assert went.session_id not in (None, first) and went.context == made[:2]
     fork(session, made[2])  # taken back since
-    assert [turn.user for turn in session.turns] == ["One?", "Two?", "Three?"]
+    assert [turn.prompt for turn in session.turns] == ["One?", "Two?", "Three?"]
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_resuming_is_as_if_nobody_had_left(session: Session, store: Store, tmp_p
     last = finish(session.say("Six?"))
     fresh = a_session(tmp_path, session.engine, store)
     resume(fresh)
-    assert spoken(fresh)[:-1] == whole and fresh.turns[-1].pair_id == last.id
+    assert spoken(fresh)[:-1] == whole and fresh.turns[-1].id == last.id
     assert (fresh.system, fresh.recipe) == ("Be brief.", session.recipe)
     assert session_id is not None and fresh.journal.session_id == session_id
     stayed, came_back = finish(session.say("Seven?")), finish(fresh.say("Seven?"))

@@ -186,7 +186,7 @@ def test_retry_same_keeps_the_recipe_of_the_turn_whatever_steers_now(session: Se
 def test_undo_takes_a_turn_out_of_the_context_and_leaves_it_marked_in_the_history(session: Session):
     first = finish(session.say("One?"))
     finish(session.say("Two?"))
-    assert session.undo().user == "Two?"
+    assert session.undo().prompt == "Two?"
     finish(session.say("Three?"))
     assert context(logged(session)[2], "normal") == ["One?", first.normal.text, "Three?"]
     assert [row["undone"] for row in logged(session)] == [0, 1, 0]
@@ -208,7 +208,7 @@ def test_a_retry_that_is_stopped_before_it_begins_leaves_the_conversation_as_it_
     with pytest.raises(Interrupted):  # the concept was never read from this model, and reading it was stopped
         list(session.retry())
     session.stop.clear()
-    assert [turn.user for turn in session.turns] == ["One?"]
+    assert [turn.prompt for turn in session.turns] == ["One?"]
     assert [(row["prompt"], row["undone"]) for row in logged(session)] == [("One?", 0)]
 
 

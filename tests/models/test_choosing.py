@@ -193,7 +193,7 @@ def test_the_conversation_goes_on_with_another_model_and_its_own_vectors(open_ch
     chat.switch_model(str(other_folder))
     second = finish(chat.session.say("Two?"))
     assert (first.model, second.model) == ("tiny", "other")
-    assert [turn.user for turn in chat.session.turns] == ["One?", "Two?"]
+    assert [turn.prompt for turn in chat.session.turns] == ["One?", "Two?"]
     engine = chat.session.engine
     assert chat.library.vector("happy", engine).hidden == 32
     assert second.steered is not None and second.effect is not None

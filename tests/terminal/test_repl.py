@@ -173,7 +173,7 @@ def test_edit_puts_the_last_message_back_on_the_line_or_answers_another_in_its_p
     chat, screen = start()
     say(chat, screen, "One?")
     say(chat, screen, "/edit Two?")
-    assert [turn.user for turn in chat.session.turns] == ["Two?"]
+    assert [turn.prompt for turn in chat.session.turns] == ["Two?"]
     say(chat, screen, "/edit")
     assert chat.editing == "Two?" and chat.session.turns == []
     assert [(row["prompt"], row["undone"]) for row in history()] == [("One?", 1), ("Two?", 1)]
