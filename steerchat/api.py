@@ -67,21 +67,24 @@ class Model:
         """
         return self.session.library.vector(name, self.session.engine)
 
-    def extract(self, name: str, examples: Sequence[Example], method: Extraction = "mean") -> ConceptVector:
+    def extract(self, name: str, examples: Sequence[Example], method: Extraction = "centred") -> ConceptVector:
         """A vector from contrast pairs; nothing is kept, see `keep`.
 
         Args:
             name: the vector's.
             examples: those with `held_out` measure how well the vector tells the two sides apart.
-            method: `mean` difference over the replies' tokens, their first principal component (`pca`), the mean
-                difference at each reply's last token (`end`), or that of the first pair alone (`last`).
+            method: `centred`, the mean difference over the replies' tokens less what the library's tones share; the
+                `mean` difference, the first principal component (`pca`), the mean difference at each reply's
+                last token (`end`), or that of the first pair alone (`last`).
 
         Raises:
             ConceptError: when the examples give no direction.
         """
         from .concepts.extract import extract
 
-        return extract(self.session.engine, Concept(name, "own", "", check_examples(examples)), method)
+        engine = self.session.engine
+        reference = self.session.library.reference(engine) if method == "centred" else None
+        return extract(engine, Concept(name, "own", "", check_examples(examples)), method, reference=reference)
 
     def keep(self, vector: ConceptVector, name: str = "") -> str:
         """Make a vector a concept of your own, for `steer` and for the chat. Returns its name.

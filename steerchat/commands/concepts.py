@@ -96,7 +96,8 @@ def new(
 
     One text shows the concept and the other is like it in everything else: the vector is the difference. Every layer
     is read; LAYER becomes the recommended one. The vector of a single pair also carries the pair's topic: eight or
-    more pairs are better. Methods: mean, the mean difference over the reply's tokens; pca, the first principal
+    more pairs are better. Methods: centred, the mean difference over the reply's tokens, less what all tones of the
+    library share, which is used when you name none; mean, the same with nothing taken out; pca, the first principal
     component of the differences; end, the mean difference at the replies' last tokens; last, the difference at the
     first pair's last tokens, as textbooks show it.
     """
@@ -111,12 +112,15 @@ def new(
             )
         layer = Layer().parse(positive) if positive is not None else layer
         concept = changed(read_examples(examples), name=name)
+        # A TOML says how it is extracted; without a word about it, that is the plain mean difference.
+        method = method or ("" if examples.suffix.lower() == ".toml" else "centred")
     elif positive is None or negative is None:
         raise UsageError(
             "two texts are needed: one shows the concept, one does not", f'/concept new {name} "I love it" "It is here"'
         )
     else:
         concept = ConceptValue(name, "custom", "", check_examples([Example("", positive, negative)]))
+        method = method or "centred"
     _ask_to_replace(chat, name, replace)
     return _add(chat, concept, layer, method)
 
@@ -308,7 +312,7 @@ def _wizard(chat: Chat) -> Iterator[Event]:
         lambda text: format_layers(parse_layers(text, engine.n_layers)),
     )
     concept = ConceptValue(name, "custom", description, check_examples(examples))
-    for part in _add(chat, concept, layers, "").parts:
+    for part in _add(chat, concept, layers, "centred").parts:
         yield part if isinstance(part, Notice) else Notice(str(part))
     if chat.ask("Try it now?", ["yes", "no"]) == "yes":
         for note in chat.session.steer([TermRequest(((name, 1.0),))]):

@@ -13,9 +13,9 @@ from ..values.errors import ConceptError
 
 Source = Literal["shipped", "user"]
 # How a vector is extracted from the examples (see `extract`).
-Extraction = Literal["mean", "pca", "end", "last"]
-Method = Literal["mean", "pca", "end", "last", "imported"]
-METHODS: tuple[Extraction, ...] = ("mean", "pca", "end", "last")
+Extraction = Literal["centred", "mean", "pca", "end", "last"]
+Method = Literal["centred", "mean", "pca", "end", "last", "imported"]
+METHODS: tuple[Extraction, ...] = ("centred", "mean", "pca", "end", "last")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 vector = activation(text with the concept) - activation(text without), for every layer in one pass.
 Methods: `mean`, the mean difference over the replies' tokens (Rimsky et al. 2024, Contrastive Activation
-Addition; Chen et al. 2025 also read reply tokens); `pca`, the first principal component of the pairs' differences,
+Addition; Chen et al. 2025 also read reply tokens); `centred`, the same, with the mean reply of the library's tones
+in place of most of the plain one (see `reference`); `pca`, the first principal component of the pairs' differences,
 uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `end`, the mean difference at the last
 tokens, for concepts that decide where a text ends; `last`, the last-token difference of one pair, as textbooks show it
 (Turner et al. 2023, ActAdd).
@@ -20,10 +21,13 @@ from ..values.errors import ConceptError, Interrupted
 from ..values.results import Progress, Report
 from ..values.text import counted
 from .concept import Concept, Example, Extraction
+from .reference import Reference, examples_digest
 from .vector import ConceptVector
 
 FEW = 8  # the vector of fewer pairs is mostly their topics
 LOW_AGREEMENT = 0.2  # below this mean cosine of the pairs' differences with their mean, the pairs contradict each other
+# The weight of the tones' mean reply in what a centred concept is compared with; the rest is its own plain reply.
+CENTRED = 0.8
 _END_WARNING = "it is read at the ends of texts, so the effect of a whole answer hardly shows it: count words instead"
 
 
@@ -33,6 +37,7 @@ def extract(
     method: Extraction = "mean",
     report: Report = lambda event: None,
     stopped: Callable[[], bool] = lambda: False,
+    reference: Reference | None = None,
 ) -> ConceptVector:
     """A concept's vector on a model.
 
@@ -42,11 +47,14 @@ def extract(
         method: see the module's docstring.
         report: called with the progress.
         stopped: checked after every block; True stops the extraction.
+        reference: the mean replies of the library, for the method `centred`; without one, it is `mean`.
 
     Returns:
         a vector whose report has `examples` (their digest), `pairs`, `agreement` per layer (mean cosine of each
         pair's difference with the mean of the others), `separability` per layer (probability that a held-out positive
-        projects further than a held-out negative; None without held-out pairs), `read_layer`, `warnings`.
+        projects further than a held-out negative; None without held-out pairs), `read_layer`, `warnings` and, for
+        `centred`, per layer the cosine with what all tones share, of the mean difference (`shared_before`) and of the
+        vector (`shared`).
 
     Raises:
         ConceptError: when the examples give no direction.
@@ -59,6 +67,9 @@ def extract(
     train = torch.tensor([not example.held_out for example in examples])
     differences = (positive - negative)[train]
     raw = _principal(differences) if method == "pca" else differences.mean(dim=0)
+    plain = raw
+    if method == "centred" and reference is not None:
+        raw = raw - CENTRED * _tones(reference, negative[train])
     vector = ConceptVector.from_raw(concept.name, raw, engine.fingerprint, method)
     agreement = _agreement(differences)
     separability = _separability(vector.directions, positive[~train], negative[~train])
@@ -70,11 +81,35 @@ def extract(
         read_layer=_read_layer(vector.directions, positive, negative),
         warnings=_warnings(concept, agreement, lengths),
     )
+    if method == "centred" and reference is not None:
+        vector.report.update(shared_before=_cosines(plain, reference.shared), shared=_cosines(raw, reference.shared))
     if method == "end":
         # The last layers decide about the next token.
         vector.report["read_layer"] = engine.n_layers - engine.n_layers // 10 - 1
         vector.report["warnings"].append(_END_WARNING)
     return vector
+
+
+def read_reference(
+    engine: Engine,
+    examples: tuple[Example, ...],
+    report: Report = lambda event: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Reference:
+    """The library's mean replies on a model.
+
+    Args:
+        engine: the model; nothing is steered.
+        examples: what `reference_examples` gave.
+        report: called with the progress.
+        stopped: checked after every block; True stops the reading.
+
+    Raises:
+        ConceptError: when a text does not fit the model.
+        Interrupted: when `stopped` returned True.
+    """
+    tones, plain, _ = _states(engine, "the library's mean reply", examples, "mean", report, stopped)
+    return Reference(engine.fingerprint, examples_digest(examples), tones.mean(dim=0), plain.mean(dim=0))
 
 
 def _states(
@@ -114,6 +149,19 @@ def _states(
     )
     lengths = torch.tensor([len(text) for _, text in texts]).view(-1, 2)
     return states[0::2], states[1::2], lengths
+
+
+def _tones(reference: Reference, negative: Tensor) -> Tensor:
+    """(layers, hidden) the mean reply of the tones less a plain one, which is taken out of a centred concept.
+
+    The plain one is the mean of the concept's own, (pairs, layers, hidden). Of a few pairs that would be their topics
+    above all: then it is the library's.
+    """
+    return reference.shared if len(negative) < FEW else reference.tones - negative.mean(dim=0)
+
+
+def _cosines(raw: Tensor, shared: Tensor) -> list[float]:
+    return [round(float(cosine), 4) for cosine in torch.cosine_similarity(raw, shared, dim=-1)]
 
 
 def _principal(differences: Tensor) -> Tensor:

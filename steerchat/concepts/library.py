@@ -26,6 +26,7 @@ from .files import concept_toml, read_concept
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
+    from .reference import Reference
     from .vector import ConceptVector
 
 RESERVED = frozenset({RANDOM, "all"})
@@ -53,6 +54,7 @@ class Library:
         self._cache = cache
         self._reserved = RESERVED | set(reserved)
         self._vectors: dict[tuple[str, str, str], ConceptVector] = {}
+        self._references: dict[tuple[str, str], Reference] = {}
         self._files: dict[Path, tuple[tuple[int, int, int], Concept]] = {}
 
     def names(self) -> list[str]:
@@ -152,6 +154,41 @@ class Library:
         self._vectors[name, engine.fingerprint, concept.digest] = vector
         return vector
 
+    def reference(
+        self, engine: Engine, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False
+    ) -> Reference | None:
+        """The mean replies of the shipped tones on a model, for centred concepts; read once, then kept.
+
+        None when nothing that ships is centred.
+
+        Raises:
+            ConceptError: when a shipped concept is broken.
+            Interrupted: when `stopped` returned True.
+        """
+        from .extract import read_reference
+        from .reference import examples_digest, load_reference, reference_examples
+
+        paths = sorted(path for path in self.shipped.glob("*.toml") if _is_name(path.stem))
+        tones = [tone for tone in (self._read(path, "shipped") for path in paths) if tone.method == "centred"]
+        if not tones:
+            return None
+        examples = reference_examples(tones)
+        digest = examples_digest(examples)
+        key = (engine.fingerprint, digest)
+        if key not in self._references:
+            kept = self.folder(engine.fingerprint) / f"reference-{digest}.safetensors"
+            loaded = (
+                load_reference(path, engine.fingerprint, digest)
+                for path in (self.shipped / "measured" / "reference.safetensors", kept)
+                if path.is_file()
+            )
+            reference = next(filter(None, loaded), None)
+            if reference is None:
+                reference = read_reference(engine, examples, report, stopped)
+                reference.save(kept)
+            self._references[key] = reference
+        return self._references[key]
+
     def stored(self, concept: Concept, fingerprint: str) -> ConceptVector | None:
         """A concept's vector for a model, if it was extracted before.
 
@@ -199,7 +236,8 @@ class Library:
                 f"{concept.name} was imported for another model and has no examples to extract it from",
                 "switch back with /model, or import a vector of this model",
             )
-        return extract(engine, concept, concept.method, report, stopped)
+        reference = self.reference(engine, report, stopped) if concept.method == "centred" else None
+        return extract(engine, concept, concept.method, report, stopped, reference)
 
     # The user's own
 

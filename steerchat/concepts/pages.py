@@ -162,6 +162,7 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     parts.append("\n".join(facts))
     if shown.shadows:
         parts.append(Notice(f"It hides the shipped {concept.name}; /concept delete {concept.name} brings that back."))
+    parts += _taken_out(shown)
     parts += _charts(shown)
     if similar:
         rows = [(name, f"{cosine:+.2f}") for name, cosine in similar[:_SHOWN_SIMILAR]]
@@ -181,6 +182,7 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     data = shown.to_json() | {
         "agreement_by_layer": shown.report.get("agreement"),
         "separability_by_layer": shown.report.get("separability"),
+        "shared_by_layer": shown.report.get("shared"),
         "resembles": {name: round(cosine, 4) for name, cosine in similar},
         "pairs": [asdict(example) for example in concept.examples],
         "path": None if concept.path is None else str(concept.path),
@@ -197,7 +199,22 @@ def extraction_lines(concept: Concept, vector: ConceptVector) -> list[object]:
         line += f"; their agreement is {_figure(extracted.at_read_layer('agreement'))} (1: all point the same way)"
     if (separability := extracted.at_read_layer("separability")) is not None:
         line += f"; it separates {separability:.0%} of the held-out pairs (chance is 50%)"
-    return [line + ".", *(Notice(f"Warning: {warning}.") for warning in vector.report.get("warnings", []))]
+    return [
+        line + ".",
+        *_taken_out(extracted),
+        *(Notice(f"Warning: {warning}.") for warning in vector.report.get("warnings", [])),
+    ]
+
+
+def _taken_out(shown: Entry) -> list[object]:
+    """What `centred` took out of the vector, in a sentence; empty for other methods."""
+    before, after = shown.at_read_layer("shared_before"), shown.at_read_layer("shared")
+    if before is None or after is None:
+        return []
+    return [
+        f"What all tones share is taken out (mean-centring): at layer {shown.read_layer}, its cosine with the vector "
+        f"was {before:+.2f} and is {after:+.2f}."
+    ]
 
 
 def _charts(shown: Entry) -> list[object]:

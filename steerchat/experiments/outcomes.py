@@ -10,9 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from ..measures.chance import Chance, clarity, fluency, total_strength
-from ..measures.words import INDEPENDENT
+from ..measures.words import INDEPENDENT, RATES, spread
 from ..values.results import Pair, html, mean_cost
 from ..values.setting import Setting
+
+# From how many repeats on side effects are told, and beyond how many standard errors a gain is one.
+_FEWEST_REPEATS, _BEYOND = 4, 4.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,25 @@ class Outcome:
         measure = INDEPENDENT[recipe.concepts[0]]
         texts = [(pair.normal.reply, pair.steered.reply) for pair in self.pairs if pair.steered is not None]
         return statistics.fmean(measure.towards(steered) - measure.towards(normal) for normal, steered in texts)
+
+    @cached_property
+    def side_effects(self) -> dict[str, float]:
+        """Gains of other concepts' word measures that chance does not explain, in spreads, the largest first.
+
+        A gain counts from four repeats on, when it is beyond four times its standard error: fifteen measures are
+        looked at, so that twice would find one by chance alone in most comparisons.
+        """
+        texts = [(pair.normal.reply, pair.steered.reply) for pair in self.pairs if pair.steered is not None]
+        if len(texts) < _FEWEST_REPEATS:
+            return {}
+        found = {}
+        for name in RATES:
+            measure = INDEPENDENT[name]
+            gains = [measure.towards(steered) - measure.towards(normal) for normal, steered in texts]
+            mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
+            if name not in self.setting.read_along.concepts and abs(mean) > _BEYOND * error:
+                found[name] = mean / spread(measure, [normal for normal, _ in texts])
+        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
 
     @property
     def clarity(self) -> str | None:

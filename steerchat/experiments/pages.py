@@ -51,6 +51,7 @@ def _comparison(result: Result) -> list[object]:
         _legend(result.outcomes),
         _judged(first),
         *_against(controls, first),
+        *_side_effects(first),
         Notice(_advice(first)),
     ]
 
@@ -253,6 +254,14 @@ def _against(controls: Sequence[Outcome], steered: Outcome) -> list[object]:
         return []
     effects = [f"{outcome.setting.label} {_signed(outcome.effect)}" for outcome in controls]
     return [f"Against it, along the same direction: {', '.join(effects)}."]
+
+
+def _side_effects(steered: Outcome) -> list[object]:
+    """What else the answers have more or less of, by word measures; empty where nothing is beyond chance."""
+    if not steered.side_effects:
+        return []
+    moved = ", ".join(f"{name} {gain:+.1f}" for name, gain in steered.side_effects.items())
+    return [f"side effects, by words, in spreads of each measure: {moved}"]
 
 
 def _advice(steered: Outcome) -> str:

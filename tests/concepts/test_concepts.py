@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tiny import CONCEPTS, LAYERS, a_library, finish, save_model, tiny_tokenizer, write_concepts
 
 from steerchat import commands  # noqa: F401  # declares /concept
-from steerchat.concepts.concept import Concept, Example, Tuning
+from steerchat.concepts.concept import METHODS, Concept, Example, Tuning
 from steerchat.concepts.exchange import export_vector, import_vector
 from steerchat.concepts.files import concept_toml, read_concept, read_examples
 from steerchat.concepts.library import Library
@@ -199,13 +199,87 @@ def test_the_method_of_extraction_is_kept_with_the_concept(chat: FakeChat, tmp_p
         "\n".join(json.dumps({"positive": f"joy {n}!", "negative": f"it is {n}."}) for n in range(4))
     )
     directions = {}
-    for method in ("mean", "pca", "end", "last"):
+    for method in METHODS:
         chat.do(f"/concept new by-{method} --examples {tmp_path}/pairs.jsonl --method {method}")
         again = FakeChat(tmp_path, tiny)
         assert again.library.get(f"by-{method}").method == method
         directions[method] = again.library.vector(f"by-{method}", tiny).directions
     assert not any(torch.allclose(directions[one], directions["end"]) for one in ("mean", "last"))
     assert float((directions["mean"] * directions["pca"]).sum(-1).mean()) > 0.3
+
+
+def centre(tmp_path: Path) -> None:
+    """Extract the shipped concepts as `centred`, as those of the default model are."""
+    for path in (tmp_path / "shipped").glob("*.toml"):
+        path.write_text('method = "centred"\n' + path.read_text())
+
+
+def reopened(tmp_path: Path) -> Library:
+    return Library(tmp_path / "shipped", tmp_path / "concepts", tmp_path / "vectors")
+
+
+def mean_states(engine: Engine, prompt: str, texts: Sequence[str]) -> torch.Tensor:
+    """(layers, hidden) the mean state of replies, read one by one."""
+    head = engine.prompter.chat([{"role": "user", "content": prompt}], thought=False)
+    return torch.stack([engine.states([(head, engine.prompter.reply(text))])[0] for text in texts]).mean(dim=0)
+
+
+def test_a_centred_concept_is_compared_with_the_mean_reply_of_the_tones(tmp_path: Path, tiny: Engine) -> None:
+    chat = FakeChat(tmp_path, tiny)
+    centre(tmp_path)
+    texts = [pair for pairs in CONCEPTS.values() for pair in pairs]
+    tones, plain = (mean_states(tiny, "Well?", [pair[side] for pair in texts]) for side in (0, 1))
+    (tmp_path / "one.csv").write_text("prompt,positive,negative\nWell?,What joy!,It is so.\n")
+    # Eight pairs: their own plain replies make up the rest.
+    rows = [{"prompt": "Well?", "positive": f"joy {n}!", "negative": f"it is {n}."} for n in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "mean-centring" in chat.do(f"/concept new many --examples {tmp_path}/pairs.jsonl")
+    with_it, without = (mean_states(tiny, "Well?", [row[side] for row in rows]) for side in ("positive", "negative"))
+    many = reopened(tmp_path).vector("many", tiny)
+    torch.testing.assert_close(many.raw, with_it - (0.8 * tones + 0.2 * without), atol=1e-4, rtol=1e-3)
+    # A single pair: the library's plain replies do, so that the pair's topic stays out.
+    chat.do('/concept new single --examples "' + str(tmp_path / "one.csv") + '"')
+    single = reopened(tmp_path).vector("single", tiny)
+    with_it, without = (mean_states(tiny, "Well?", [text]) for text in ("What joy!", "It is so."))
+    torch.testing.assert_close(single.raw, with_it - without - 0.8 * (tones - plain), atol=1e-4, rtol=1e-3)
+    assert "mean-centring" in chat.do("/concept show single")
+    chat.do('/concept new bare --method mean --examples "' + str(tmp_path / "one.csv") + '"')
+    torch.testing.assert_close(reopened(tmp_path).vector("bare", tiny).raw, with_it - without, atol=1e-4, rtol=1e-3)
+    assert "mean-centring" not in chat.do("/concept show bare")
+
+
+def test_the_mean_reply_of_the_tones_is_read_once_and_again_for_other_tones(tmp_path: Path, tiny: Engine) -> None:
+    chat = FakeChat(tmp_path, tiny)
+    assert chat.library.reference(tiny) is None
+    centre(tmp_path)
+    reads: list[Any] = []
+
+    def tones() -> torch.Tensor:
+        reference = reopened(tmp_path).reference(tiny, reads.append)
+        assert reference is not None
+        return reference.tones
+
+    first = tones()
+    began = len(reads)
+    assert began and "mean reply" in reads[0].label
+    assert torch.equal(tones(), first) and len(reads) == began
+    # A concept of the user's hides a shipped one, and changes nothing about the shipped tones.
+    chat.library.add(Concept("happy", "custom", "", (Example("", "Sun!", "Rain."),)), tiny)
+    assert torch.equal(tones(), first) and len(reads) == began
+    for path in (tmp_path / "vectors").rglob("reference-*"):  # a broken file is read again
+        path.write_bytes(b"no tensors")
+    assert torch.equal(tones(), first) and len(reads) > began
+    began = len(reads)
+    (tmp_path / "shipped" / "sad.toml").unlink()
+    assert not torch.equal(tones(), first) and len(reads) > began
+
+
+def test_a_vector_of_another_method_is_out_of_date(tmp_path: Path, tiny: Engine) -> None:
+    chat = FakeChat(tmp_path, tiny)
+    before = chat.library.vector("happy", tiny)
+    centre(tmp_path)
+    assert chat.library.stored(chat.library.get("happy"), tiny.fingerprint) is None
+    assert chat.library.vector("happy", tiny).digest != before.digest
 
 
 def test_the_wizard_asks_for_pairs_and_tries_the_concept(tmp_path: Path, tiny: Engine) -> None:
@@ -314,7 +388,7 @@ def test_show_draws_the_layers_and_names_what_a_concept_resembles(chat: FakeChat
     (tmp_path / "pairs.jsonl").write_text(text.replace("joy", "joys"))
     chat.do(f"/concept new twin --examples {tmp_path}/pairs.jsonl")
     shown = chat.do("/concept show joyful")
-    assert "6 pairs, method mean; 3 held-out for measuring" in shown
+    assert "6 pairs, method centred; 3 held-out for measuring" in shown
     assert "0.5 |" in shown and "layer  0  3" in shown
     assert shown.index("twin") > shown.index("similar concepts")
     assert "3 more concepts have no vector" in shown and "1 pair more in" in shown

@@ -23,7 +23,7 @@ from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments.inspection_pages import why
-from steerchat.experiments.outcomes import Outcome, best
+from steerchat.experiments.outcomes import Outcome, Result, best
 from steerchat.experiments.pages import bar
 from steerchat.experiments.pages import page as page_of
 from steerchat.experiments.recall import pairs_of, recalled
@@ -370,3 +370,25 @@ def test_a_bar_starts_at_zero_and_shows_the_chance_band():
     assert bar(3.0, (-0.5, 0.5), -1.0, 3.0) == "──░░│███████████"
     assert bar(-1.0, None, -1.0, 3.0) == "████│───────────"
     assert bar(None, None, 0.0, 0.0) == ""
+
+
+def test_a_comparison_tells_which_other_measures_moved_in_every_repeat() -> None:
+    recipe = Recipe((Term((("happy", 1.0),), (2,), 2.0),))
+    plain = "The train leaves at noon and it stops in every village on the way to the coast today"
+
+    def compared(*steered: str) -> Result:
+        normal = Answer(plain + ".", 2, "end", 10.0, 0.0, 0.0, (1, 2))
+        pairs = tuple(
+            Pair(None, PROMPT, "tiny", recipe, seed, normal, replace(normal, text=text), False, 1.0)
+            for seed, text in enumerate(steered)
+        )
+        return Result("compare", PROMPT, (Outcome(Setting("steered", recipe), pairs, None),), len(pairs), False)
+
+    louder = [f"{plain}, hooray, with {word} and joy!" for word in ("a thrill", "a thrill", "thrills", "excitement")]
+    told = compared(*louder)
+    found = told.outcomes[0].side_effects
+    assert found["excited"] > 1 and found["calm"] < -1 and "happy" not in found
+    assert any("side effects" in part and "excited +" in part for part in page_of(told).parts if isinstance(part, str))
+    # One answer of four, or fewer than four repeats, show nothing.
+    for texts in ((louder[0], plain, plain, plain), louder[:3]):
+        assert not compared(*texts).outcomes[0].side_effects
