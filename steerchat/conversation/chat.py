@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from ..system import folders
 from ..system.settings import Settings, descriptions
 from ..values.errors import ConceptError, SteerchatError, StoreError, TooLarge, UsageError, shorten
 from ..values.recipe import format_strength
-from ..values.results import Notice, Progress
+from ..values.results import Notice, Report
 from .app import App, history_path
 
 
@@ -47,7 +48,7 @@ class Chat(App):
         self,
         settings: Settings,
         registry: Registry,
-        report: Callable[[Notice | Progress], None] = lambda event: None,
+        report: Report = lambda event: None,
         ask: Callable[[str, Sequence[str]], str] | None = None,
         team: Team | None = None,
         history: Path | None = None,
@@ -123,10 +124,12 @@ class Menu:
                     return self._chat.registry.nouns()
                 case "settings":
                     return [(setting.name, setting.help) for setting in descriptions().values()]
-                case "pairs" if store := self._chat.session.journal.store:
-                    return [(str(row.id), shorten(row.pair.prompt)) for row in store.pairs(limit=20)]
-                case "sessions" if store := self._chat.session.journal.store:
-                    return [(str(row.id), shorten(row.title)) for row in store.sessions(limit=20)]
+                case "pairs":
+                    pairs = self._chat.session.store.pairs(limit=20)
+                    return [(str(stored.id), shorten(stored.pair.prompt)) for stored in pairs]
+                case "sessions":
+                    sessions = self._chat.session.store.sessions(limit=20)
+                    return [(str(stored.id), shorten(stored.title)) for stored in sessions]
         except StoreError:
             pass
         return ()
@@ -155,10 +158,7 @@ def unexpected(error: Exception) -> SteerchatError:
     """A mistake in steerchat itself, in a line; where it happened goes into a file."""
     path = folders.data_dir() / "last-error.txt"
     hint = "please report it"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    with suppress(SteerchatError):  # the line on the screen is what matters
+        folders.write_whole(path, "".join(traceback.format_exception(error)).encode("utf-8", "replace"))
         hint += f", with {path}"
-    except OSError:
-        pass  # the line on the screen is what matters
     return SteerchatError(f"steerchat failed: {type(error).__name__}: {shorten(str(error), 200)}", hint)

@@ -28,7 +28,7 @@ from ..values.results import (
     Pair,
     PairDone,
     Probed,
-    Progress,
+    Report,
     Returning,
     Started,
 )
@@ -58,7 +58,7 @@ class Session:
         library: Library,
         engine: Callable[[], Engine],
         store: Store | None,
-        report: Callable[[Notice | Progress], None] = lambda event: None,
+        report: Report = lambda event: None,
     ) -> None:
         self.settings = settings
         self.library = library

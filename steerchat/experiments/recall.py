@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..conversation.runner import SETTING
 from ..measures.calibration import Calibration
-from ..storage.records import Filters, StoredExperiment, StoredPair
+from ..storage.records import Filters, StoredExperiment, StoredPair, as_written
 from ..storage.store import Store
-from ..values.errors import StoreError, shorten
 from ..values.recipe import Recipe
 from ..values.setting import Setting
 from .outcomes import Outcome, Result, outcome
@@ -29,32 +28,22 @@ def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list
         pairs: oldest first.
 
     Raises:
-        StoreError: what was asked for is not as steerchat writes it.
+        StoreError: another program changed the experiment to something that steerchat never writes.
     """
-    try:
-        return _recalled(calibration, experiment, pairs)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"experiment {experiment.id} of the history is not as steerchat writes it: {shorten(str(error), 80)}"
-        raise StoreError(message, "steerchat db check looks for damage") from None
-
-
-def _recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Result:
     outcomes: list[Outcome] = []
-    for index, one in enumerate(experiment.spec["settings"]):
-        recipe = Recipe.from_json(one["recipe"])
-        along = Recipe.from_json(one["along"]) if "along" in one else None
-        own = [
-            stored.pair
-            for stored in pairs
-            # Pairs of older versions have no index: there the recipe tells which setting it was.
-            if stored.pair.recipe == recipe and stored.measures.get(SETTING, index) == index
-        ]
-        if not own:
-            continue
-        setting = Setting(one["label"], recipe, own[0].layer, own[0].strength, along, one.get("asking", ""))
-        found = outcome(calibration.chance(pairs[0].fingerprint), setting, own)
-        if found is not None:
-            outcomes.append(found)
-    stopped = experiment.status in ("interrupted", "failed")
-    seeds, _, _ = (int(experiment.spec[name]) for name in ("repeats", "seed", "tokens"))
+    with as_written(f"experiment {experiment.id}"):
+        for index, spec in enumerate(experiment.spec["settings"]):
+            recipe = Recipe.from_json(spec["recipe"])
+            along = Recipe.from_json(spec["along"]) if "along" in spec else None
+            own = [
+                stored.pair
+                for stored in pairs
+                # Pairs of older versions have no index: there the recipe tells which setting it was.
+                if stored.pair.recipe == recipe and stored.measures.get(SETTING, index) == index
+            ]
+            if own:
+                setting = Setting(spec["label"], recipe, own[0].layer, own[0].strength, along, spec.get("asking", ""))
+                outcomes += filter(None, [outcome(calibration.chance(pairs[0].fingerprint), setting, own)])
+        stopped = experiment.status in ("interrupted", "failed")
+        seeds, _, _ = (int(experiment.spec[name]) for name in ("repeats", "seed", "tokens"))
     return Result(experiment.kind, experiment.prompt, tuple(outcomes), seeds, stopped, experiment.id)

@@ -37,16 +37,9 @@ def select_ids(filters: Filters, before_id: int | None = None) -> Query:
         args.append(before_id)
     term_tests, term_args = _term_tests(filters)
     if not term_tests:
-        index = "pairs_narrow"
-        if filters.session is not None:
-            index = "pairs_session"
-        elif filters.experiment is not None:
-            index = "pairs_experiment"
-        elif filters.kind is not None:
-            index = "pairs_kind"
-        elif filters.model is not None:
-            index = "pairs_model"
-        return _where(f"SELECT id FROM pairs INDEXED BY {index}", tests, "id"), args
+        columns = ("session", "experiment", "kind", "model")  # each has an index; the first finds the fewest rows
+        index = next((column for column in columns if getattr(filters, column) is not None), "narrow")
+        return _where(f"SELECT id FROM pairs INDEXED BY pairs_{index}", tests, "id"), args
     index = "" if filters.concept is None else " INDEXED BY pair_concepts_concept"
     source = (
         f"SELECT terms.pair_id FROM pair_concepts AS terms{index}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -103,7 +104,7 @@ class StoredPair(Origin):
         Raises:
             StoreError: another program changed the row to something that steerchat never writes.
         """
-        try:
+        with as_written(f"pair {row['id']}", f"/history delete {row['id']} removes it"):
             messages = _json(row, "messages", dict)
             texts = [text for turns in messages.values() for message in turns for text in message.values()]
             if not all(isinstance(text, str) for text in texts):
@@ -116,9 +117,6 @@ class StoredPair(Origin):
             }
             plain = {column.name: row[column.name] for column in fields(cls) if column.name not in converted}
             return cls(**plain, **converted)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            message = f"pair {row['id']} of the history was changed by another program: {shorten(str(error), 80)}"
-            raise StoreError(message, f"/history delete {row['id']} removes it") from None
 
 
 # Columns of `pairs` that hold JSON of `Origin`.
@@ -179,11 +177,8 @@ class StoredExperiment:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> StoredExperiment:
         """Raises StoreError when another program changed the row to something that steerchat never writes."""
-        try:
+        with as_written(f"experiment {row['id']}"):
             return cls(**{**row, "spec": _json(row, "spec", dict)})
-        except (ValueError, TypeError) as error:
-            message = f"experiment {row['id']} of the history was changed by another program: {shorten(str(error), 80)}"
-            raise StoreError(message, "steerchat db check looks for damage") from None
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -273,16 +268,20 @@ def concept_rows(recipe: Recipe) -> list[tuple[str, int, int, float]]:
     return sorted(rows)
 
 
+@contextlib.contextmanager
+def as_written(what: str, hint: str = "steerchat db check looks for damage") -> Iterator[None]:
+    """Turn the errors of reading something that steerchat never writes into a StoreError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        message = f"{what} of the history was changed by another program: {shorten(str(error), 80)}"
+        raise StoreError(message, hint) from None
+
+
 def answer_row(answer: Answer) -> dict[str, Any]:
     """Columns of `answers`."""
-    return {
-        "text": storable(answer.text),
-        "tokens": answer.tokens,
-        "token_ids": to_json(answer.token_ids),
-        "finish": answer.finish,
-        "perplexity": answer.perplexity,
-        "repetition": answer.repetition,
-    }
+    plain = {name: getattr(answer, name) for name in _ANSWER_COLUMNS}
+    return {**plain, "text": storable(answer.text), "token_ids": to_json(answer.token_ids)}
 
 
 def result_row(pair: Pair) -> dict[str, Any]:

@@ -28,17 +28,9 @@ ENVIRONMENT = "STEERCHAT_"
 _RESERVED = {"STEERCHAT_HOME", "STEERCHAT_MODELS"}
 
 
-def _setting(
-    default: Any,
-    help: str,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    in_shell: bool = True,
-    at_start: bool = False,
-) -> Any:
-    metadata = {"help": help, "low": low, "high": high, "in_shell": in_shell, "at_start": at_start}
-    return field(default=default, metadata=metadata)
+def _setting(default: Any, help: str, low: float | None = None, high: float | None = None, **more: bool) -> Any:
+    """A field with the rest of its `Description`."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, **more})
 
 
 @dataclass
@@ -107,8 +99,8 @@ class Description:
     help: str
     low: float | None
     high: float | None
-    in_shell: bool
-    at_start: bool
+    in_shell: bool = True
+    at_start: bool = False
 
     @property
     def choices(self) -> tuple[str, ...]:
