@@ -13,6 +13,7 @@ from ..measures.calibration import Calibration
 from ..storage.records import Filters, StoredExperiment, StoredPair
 from ..storage.store import Store
 from ..values.results import Answer
+from ..values.text import counted
 from .report import Chapter, Report
 
 
@@ -75,7 +76,7 @@ def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, 
     if pairs:
         names = dict.fromkeys(name for outcome in result.outcomes for name in outcome.setting.recipe.concepts)
         facts += [("model", pairs[0].pair.model), ("concepts", ", ".join(names))]
-    facts.append(("answers", f"{spec['repeats']} seeds from {spec['seed']}, up to {spec['tokens']} tokens"))
+    facts.append(("answers", f"{counted(spec['repeats'], 'seed')} from {spec['seed']}, up to {spec['tokens']} tokens"))
     parts = experiment_pages.parts_of(result)
     return Chapter(f"/{experiment.kind} {experiment.prompt}", facts, parts, list(answers(result)))
 

@@ -42,6 +42,7 @@ _CHAPTER = """
 .steerchat table { border-collapse: collapse; font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace }
 .steerchat td, .steerchat th { padding: 0 1rem 0 0; text-align: left; white-space: pre }
 .steerchat .right { text-align: right }
+.steerchat tr.faint { font-size: inherit }
 .steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
 """
 _HEAD = f"""\

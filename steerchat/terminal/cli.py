@@ -24,7 +24,7 @@ from ..values.errors import ExitCode, SteerchatError, UsageError
 from .groups import Noun, db_group, model_group
 from .scripts import script_command
 from .start import new_screen, run, setting_options
-from .subcommands import run_command, shared_options, subcommand
+from .subcommands import Subcommand
 
 
 def build() -> click.Group:
@@ -56,7 +56,7 @@ def build() -> click.Group:
         if command.shell:
             summary = registry.get(noun).summary if noun in registry else ""
             parent = nouns.setdefault(noun, Noun(noun, help=summary)) if verb else group
-            parent.add_command(subcommand(command, run_command, shared_options(command)))
+            parent.add_command(Subcommand(command))
     for noun, verbs in nouns.items():
         bare = group.commands.get(noun)
         if bare is not None:  # a noun that is a command too: `history 3` beside `history rerun 3`

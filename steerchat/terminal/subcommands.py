@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -21,13 +21,54 @@ from ..values.results import Notice, PairDone
 from ..values.text import clean, to_json
 from .start import given_settings, new_screen, open_chat, setting_options
 
-Run = Callable[..., Any]
-
 _NUMBER = re.compile(r"-(\d|\.\d)")
 
 
-def shared_options(command: Command) -> list[click.Parameter]:
-    """A subcommand's options beside its own; a recipe and a file of prompts only where there is a prompt."""
+class Subcommand(click.Command):
+    """A slash command in the shell, under the last word of its name.
+
+    click splits options from arguments and makes the help. The values are read as in a slash line, so that both say
+    the same of a mistake.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        options = [_option(parameter) for parameter in command.parameters if parameter.option]
+        own = {option.name for option in options}
+        options += [option for option in _shared_options(command) if option.name not in own]
+        arguments = command.short_usage.removeprefix(f"/{command.name}").strip()
+        super().__init__(
+            command.name.rpartition(" ")[2],
+            callback=self._run,
+            params=[click.Argument(["words"], nargs=-1, metavar=arguments), *options],
+            help=f"{command.summary}\n\n{command.body}".strip(),
+            short_help=command.summary,
+            context_settings={"ignore_unknown_options": True},
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # click takes -2.0 for an option unless it may pass unknown ones on, which would hide real slips.
+        known = {label for parameter in self.get_params(ctx) for label in parameter.opts}
+        for arg in args[: args.index("--")] if "--" in args else args:
+            name = arg.partition("=")[0] if arg.startswith("--") else arg[:2]
+            if name.startswith("-") and name != "-" and not _NUMBER.match(arg) and name not in known:
+                raise click.NoSuchOption(name, ctx=ctx)
+        return super().parse_args(ctx, args)
+
+    def _run(self, words: Sequence[str], **given: Any) -> None:
+        command = self._command
+        own = {parameter.name: given.pop(parameter.name) for parameter in command.parameters if parameter.option}
+        options = {name: value for name, value in own.items() if value is not None and value is not False}
+        run_command(command, command.reading().read_words(words, options).values(), **given)
+
+
+def _option(parameter: Parameter) -> click.Parameter:
+    kind: dict[str, Any] = {"is_flag": True} if parameter.flag else {"metavar": parameter.metavar}
+    return click.Option([parameter.label, parameter.name], help=parameter.meaning, **kind)
+
+
+def _shared_options(command: Command) -> list[click.Parameter]:
+    """The options beside a command's own; a recipe and a file of prompts only where there is a prompt."""
     options: list[click.Parameter] = []
     if any(parameter.name == "prompt" for parameter in command.parameters):
         term = '"happy 16 2.0" or happy:16:2.0; repeat to add'
@@ -42,64 +83,6 @@ def shared_options(command: Command) -> list[click.Parameter]:
             click.Option(["--markdown"], is_flag=True, help="each pair whole"),
         ]
     return options
-
-
-def subcommand(command: Command, run: Run, shared_options: Sequence[click.Parameter] = ()) -> click.Command:
-    """A shell subcommand with the command's arguments and options, called by the last word of its name.
-
-    Args:
-        command: the slash command.
-        run: called with the command, its values by parameter name (what the user left out is absent), and the values
-            of `shared_options` as keywords. A UsageError about the values passes through click.
-        shared_options: options of every subcommand; the command's own option wins over one of the same name.
-    """
-
-    class Subcommand(click.Command):
-        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-            # click takes -2.0 for an option unless it may pass unknown ones on, which would hide real slips.
-            known = {
-                name for option in self.get_params(ctx) if isinstance(option, click.Option) for name in option.opts
-            }
-            for arg in args[: args.index("--")] if "--" in args else args:
-                name = arg.partition("=")[0] if arg.startswith("--") else arg[:2]
-                if name.startswith("-") and name != "-" and not _NUMBER.match(arg) and name not in known:
-                    raise click.NoSuchOption(name, ctx=ctx)
-            return super().parse_args(ctx, args)
-
-    def callback(**given: Any) -> Any:
-        own = {parameter.name: given.pop(parameter.name) for parameter in command.parameters}
-        words: list[str] = []
-        for argument in (parameter for parameter in command.parameters if not parameter.option):
-            value = own.pop(argument.name)
-            words += value if isinstance(value, tuple) else [value] if value is not None else []
-        options = {name: value for name, value in own.items() if value is not None and value is not False}
-        return run(command, command.reading().read_words(words, options).values(), **given)
-
-    own = [_click_parameter(parameter) for parameter in command.parameters]
-    own_names = {parameter.name for parameter in own}
-    return Subcommand(
-        command.name.rpartition(" ")[2],
-        callback=callback,
-        params=[*own, *(option for option in shared_options if option.name not in own_names)],
-        help=f"{command.summary}\n\n{command.body}".strip(),
-        short_help=command.summary,
-        context_settings={"ignore_unknown_options": True},
-    )
-
-
-def _click_parameter(parameter: Parameter) -> click.Parameter:
-    """Texts only: the values are parsed as a slash line's are, so that both say the same of a mistake."""
-    if parameter.flag:
-        return click.Option([parameter.label, parameter.name], is_flag=True, help=parameter.meaning)
-    if parameter.option:
-        return click.Option([parameter.label, parameter.name], metavar=parameter.metavar, help=parameter.meaning)
-    several = parameter.many or parameter.kind.takes_rest
-    return click.Argument(
-        [parameter.name],
-        nargs=-1 if several else 1,
-        required=parameter.required,
-        metavar=parameter.metavar if parameter.required else f"[{parameter.metavar}]",
-    )
 
 
 def run_command(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -29,7 +29,8 @@ from steerchat.slash.arguments import (
     Strength,
 )
 from steerchat.slash.registry import Registry, is_command, message_text
-from steerchat.terminal.subcommands import subcommand
+from steerchat.terminal import subcommands
+from steerchat.terminal.subcommands import Subcommand
 from steerchat.values.errors import SteerchatError, UnknownName, UsageError
 from steerchat.values.page import Definitions, Heading
 from steerchat.values.results import Notice
@@ -377,14 +378,23 @@ def test_mistakes_in_a_declaration_are_refused():
             registry.command(name, examples=[])(help_)
 
 
-def in_the_shell(name: str, *args: str, extra: tuple[click.Parameter, ...] = ()) -> tuple[Any, dict[str, Any]]:
+Ran = Callable[..., tuple[Any, dict[str, Any]]]
+
+
+@pytest.fixture
+def in_the_shell(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Gives the values of a subcommand's own parameters, and those of the common options."""
     seen: list[tuple[Any, dict[str, Any]]] = []
-    shell = subcommand(registry.get(name), lambda _, kwargs, **common: seen.append((kwargs, common)), extra)
-    CliRunner().invoke(shell, list(args), catch_exceptions=False)
-    return seen[0]
+    monkeypatch.setattr(subcommands, "run_command", lambda _, kwargs, **common: seen.append((kwargs, common)))
+
+    def run(name: str, *args: str) -> tuple[Any, dict[str, Any]]:
+        CliRunner().invoke(Subcommand(registry.get(name)), list(args), catch_exceptions=False)
+        return seen.pop()
+
+    return run
 
 
-def test_the_shell_takes_the_same_words():
+def test_the_shell_takes_the_same_words(in_the_shell: Ran):
     assert in_the_shell("mix", "happy:1", "16", "-2.0")[0] == values("/mix happy:1 16 -2.0")
     assert in_the_shell("mix", "happy:1", "-.5")[0] == values("/mix happy:1 -.5")
     assert in_the_shell("compare", "don't", "panic", "--repeats", "5", "--raw")[0] == {
@@ -398,26 +408,35 @@ def test_the_shell_takes_the_same_words():
     assert in_the_shell("steer add", "happy", "-2")[0] == {"concept": "happy", "strength": -2.0}
 
 
-def test_the_shell_hands_common_options_on_and_a_commands_own_win():
-    extra = (click.Option(["--model"]), click.Option(["--raw"], is_flag=True))
-    assert in_the_shell("mix", "a", "--model", "phi3", "--raw", extra=extra)[1] == {"model": "phi3", "raw": True}
-    kwargs, common = in_the_shell("compare", "Hi", "--raw", extra=extra)
-    assert kwargs == {"prompt": "Hi", "raw": True}
-    assert common == {"model": None}
+def test_the_shell_hands_common_options_on_and_a_commands_own_win(in_the_shell: Ran):
+    common = in_the_shell("mix", "a", "--model", "phi3", "--json")[1]
+    assert (common["model"], common["as_json"], common["seed"]) == ("phi3", True, None)
+    own = Registry()
+
+    @own.command("draw", examples=[])
+    def draw(chat: Any, *, seed: Annotated[int, "a seed of its own"] = 0) -> None:
+        """Draws."""
+
+    registered = own.get("draw")
+    assert sum("--seed" in option.opts for option in Subcommand(registered).params) == 1
+    assert next(option for option in Subcommand(registered).params if option.name == "seed").to_info_dict()["help"] == (
+        "a seed of its own"
+    )
 
 
 def test_the_shell_refuses_slips():
-    shell = subcommand(registry.get("compare"), lambda *_, **__: None)
+    shell = Subcommand(registry.get("compare"))
     assert CliRunner().invoke(shell, ["--repeates", "5", "Hi"]).exit_code == 2
     assert CliRunner().invoke(shell, ["-x", "Hi"]).exit_code == 2
-    assert CliRunner().invoke(subcommand(registry.get("probe"), lambda *_, **__: None), []).exit_code == 2
+    missing = CliRunner().invoke(Subcommand(registry.get("steer add")), [])
+    assert isinstance(missing.exception, UsageError) and missing.exception.message == "CONCEPT is missing"
     wrong = CliRunner().invoke(shell, ["--repeats", "many"])
     assert isinstance(wrong.exception, UsageError)
     assert wrong.exception.message == "--repeats: 'many' is not a whole number"
 
 
 def test_the_shells_help_has_the_summary_and_the_options():
-    shown = CliRunner().invoke(subcommand(registry.get("compare"), lambda *_, **__: None), ["--help"]).output
+    shown = CliRunner().invoke(Subcommand(registry.get("compare")), ["--help"]).output
     assert "Answers a prompt normal and steered." in shown
     assert "--repeats N" in shown and "how many seeds" in shown and "[PROMPT]" in shown
 
