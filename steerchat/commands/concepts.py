@@ -158,7 +158,7 @@ def delete(
 ) -> str:
     """Deletes a concept of your own; a shipped concept that it hid comes back."""
     chat.library.check_deletable(concept)
-    if not yes and not confirm(chat, f"Delete {concept} with its examples?", "--yes"):
+    if not confirm(chat, f"Delete {concept} with its examples?", "--yes", yes):
         return f"{concept} stays."
     ships = chat.library.delete(concept)
     if ships:
@@ -193,8 +193,7 @@ def export(
     value = library.get(concept)
     vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
     lengths = chat.session.calibration.profile(engine, chat.report).lengths
-    if not replace:
-        confirm_replacing(chat, file)
+    confirm_replacing(chat, file, replace)
     facts = {"kind": value.kind, "description": value.description}
     parts: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]
     if suffix == ".gguf":
@@ -350,9 +349,8 @@ def _until(chat: Chat, question: str, parse: Callable[[str], str]) -> str | None
 
 def _ask_to_replace(chat: Chat, name: str, replace: bool) -> None:
     """Raises unless the user lets a concept of their own be replaced; hiding a shipped one needs no question."""
-    if replace or not chat.library.owns(name):
-        return
-    if not confirm(chat, f"You have a concept {name} already. Replace it?", "--replace, or use another name"):
+    question = f"You have a concept {name} already. Replace it?"
+    if chat.library.owns(name) and not confirm(chat, question, "--replace, or use another name", replace):
         raise Interrupted(f"making {name}")
 
 

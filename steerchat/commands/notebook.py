@@ -153,7 +153,7 @@ def history_delete(
     """Deletes a pair from the history, with its answers and measures."""
     store = chat.session.store
     prompt = shorten(store.pair(pair).pair.prompt)
-    if not yes and not confirm(chat, f"Delete pair {pair}, {prompt!r}?", "--yes"):
+    if not confirm(chat, f"Delete pair {pair}, {prompt!r}?", "--yes", yes):
         return f"Pair {pair} stays."
     store.delete_pair(pair)
     return f"Pair {pair} is deleted."

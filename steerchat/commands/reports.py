@@ -52,8 +52,7 @@ def report(
         content = session_report(chat.session.calibration, store, session or _this_session(chat, store))
     if file.is_dir():
         raise UsageError(f"{file} is a folder", f"/report {file / 'report.html'}")
-    if not replace:
-        confirm_replacing(chat, file)
+    confirm_replacing(chat, file, replace)
     write_whole(file, form(content).encode())
     return Notice(f"{content.title}: written to {file}")
 

@@ -68,9 +68,8 @@ def session_delete(
     """Deletes a conversation from the history, with all of its pairs and experiments."""
     store = chat.session.store
     stored = store.session(session)
-    if not yes and not confirm(
-        chat, f"Delete session {session}, {stored.title!r}, with {counted(stored.pairs, 'pair')}?", "--yes"
-    ):
+    question = f"Delete session {session}, {stored.title!r}, with {counted(stored.pairs, 'pair')}?"
+    if not confirm(chat, question, "--yes", yes):
         return f"Session {session} stays."
     own = session == chat.session.journal.session_id
     if own:

@@ -1,4 +1,4 @@
-"""Checking the lessons: their form, hints, commands that bind, facts that are measured."""
+"""What teachers run: lessons are checked without a model, and replayed from their own solutions with one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..slash.registry import Registry, is_command
 from ..values.errors import SteerchatError
 from .facts import STATE_FACTS
 from .files import glossary
-from .lesson import Course, LessonError, Step
-from .replay import in_folder
+from .lesson import Course, Lesson, LessonError, Step
+from .tutor import Tutor
 
 _NAMED = re.compile(r"`(/[a-z][^`]*)`")
 _PICTURE = 76  # characters of a line that keeps its blanks, so that a terminal of 80 shows it whole
 
 
 def check(course: Course, registry: Registry, concepts: Sequence[str]) -> list[str]:
-    """What is wrong with a course, a sentence each, with file and line.
+    """The mistakes in a course, a sentence each, with file and line. No lesson is run.
 
     Args:
-        course: its lessons are looked at, none is run.
-        registry: the commands that may be typed.
-        concepts: the names that may be steered, beside those that the lessons make.
+        course: its lessons are checked.
+        registry: the commands that lessons may type.
+        concepts: the names that lessons may steer, beside those that they make.
     """
     problems = list(course.broken)
     try:
@@ -40,7 +40,7 @@ def check(course: Course, registry: Registry, concepts: Sequence[str]) -> list[s
 
 
 def _lines(step: Step, registry: Registry, course: Course, concepts: set[str]) -> Iterator[str]:
-    """What is wrong with the lines that a step has typed, and with those that its text names."""
+    """Mistakes in the lines that a step types, and in those that its text names."""
     for line in filter(is_command, (*step.do, *step.wrong)):
         try:
             bound = registry.parse(in_folder(line, course))
@@ -62,7 +62,7 @@ def _lines(step: Step, registry: Registry, course: Course, concepts: set[str]) -
 
 
 def _measures(step: Step, concepts: set[str]) -> Iterator[str]:
-    """What is wrong with a step's demonstration, and the facts that nothing gives."""
+    """Mistakes in a step's demonstration, and facts that nothing measures."""
     from .demonstrations import ALL
 
     known = concepts | (STATE_FACTS if step.do else set())
@@ -88,3 +88,34 @@ def _made(step: Step, registry: Registry, course: Course) -> Iterator[str]:
             continue
         if bound.command.name in ("concept new", "concept import"):
             yield str(bound.kwargs.get("name", ""))
+
+
+def in_folder(line: str, course: Course) -> str:
+    """A line of a lesson, with the course's folder in place of `{folder}`."""
+    return line.replace("{folder}", course.folder.as_posix())
+
+
+def replay(tutor: Tutor, lesson: Lesson) -> Iterator[str]:
+    """The chat lines of a learner who gives each wrong answer first and then does as the lesson says.
+
+    After each wrong answer, an `/expect` fails if it passed; after each right one, if it did not. Measurements on this
+    model say which answer is right, so run each line before you ask for the next.
+    """
+    yield f"/lesson {lesson.name}"
+    for step in lesson.steps:
+        for line in step.wrong:
+            yield in_folder(line, tutor.course)
+            yield "/expect passed == 0"
+        for line in step.do:
+            yield in_folder(line, tutor.course)
+        if step.question:
+            right = tutor.right()
+            for number in range(1, len(step.choices) + 1):
+                if number not in right:
+                    yield f"/lesson answer {number}"
+                    yield "/expect passed == 0"
+            for number in right[:1]:
+                yield f"/lesson answer {number}"
+        if step.has_task:
+            yield "/expect passed == 1"
+        yield "/lesson skip"

@@ -1,4 +1,4 @@
-"""What a lesson's goals and `/expect` may compare: the chat's recipe, its turns and its last pair, as numbers."""
+"""Facts that a lesson's goals and `/expect` compare: the chat's recipe, its turns and its last pair, as numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATE_FACTS = frozenset(
 
 
 def state_facts(chat: Chat) -> dict[str, float]:
-    """What the chat is set to and what its last pair was, as a lesson's goals may ask; every concept's own strength."""
+    """The facts of a chat, with the strength of every concept by its name."""
     session, library = chat.session, chat.library
     recipe = session.recipe
     facts = dict.fromkeys(library.names(), 0.0)

@@ -10,12 +10,12 @@ from .lesson import MOST, LessonError, paragraphs
 
 
 def course_folder(own: str) -> Path:
-    """The folder of the lessons: one's own, or the one that ships."""
+    """The folder of the lessons: the shipped one, or the user's own."""
     return folders.packaged("tutorials") if own == "shipped" else Path(own).expanduser()
 
 
 def trouble(folder: Path) -> str:
-    """What to try when something does not work: one text for lesson 12 and for /help trouble."""
+    """Help with common failures, for lesson 12 and /help trouble."""
     path = folder / "trouble.txt"
     path = path if path.is_file() else folders.packaged("tutorials") / "trouble.txt"
     return paragraphs(text_of(path).splitlines())
@@ -30,7 +30,7 @@ def text_of(path: Path) -> str:
 
 
 def glossary(folder: Path) -> dict[str, str]:
-    """The words of this field with what they mean; a folder's own ones beside those that ship.
+    """The technical terms with their meanings: the shipped ones, and those of the folder.
 
     Raises:
         LessonError: with the file, when one cannot be read.
@@ -42,5 +42,7 @@ def glossary(folder: Path) -> dict[str, str]:
         try:
             entries |= {str(word): str(meaning) for word, meaning in parse_toml(text_of(path)).items()}
         except ValueError as error:
-            raise LessonError(f"{path.name}: {error}", "a word, =, and what it means in quotation marks") from None
+            raise LessonError(
+                f"{path.name}: {error}", "an entry is a word, =, and its meaning in quotation marks"
+            ) from None
     return dict(sorted(entries.items(), key=lambda item: item[0].lower()))

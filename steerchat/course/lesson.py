@@ -48,7 +48,7 @@ class Condition:
         return cls(match[1], match[2], match[3])
 
     def holds(self, facts: Mapping[str, float]) -> bool:
-        """A fact that is not there is 0, as the strength of a concept that is not steered."""
+        """Whether the facts satisfy it. A missing fact is 0, like the strength of a concept that is not steered."""
         left = facts.get(self.fact, 0.0)
         right = float(self.other) if _is_number(self.other) else facts.get(self.other, 0.0)
         signs = {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right, "==": left == right}
@@ -64,8 +64,8 @@ class Choice:
     """One answer to a question.
 
     Attributes:
-        right: True, False, or conditions on what is measured, all of which must hold.
-        because: said when it was chosen.
+        right: True, False, or conditions on the measured facts, all of which must hold.
+        because: the response to whoever chooses it.
     """
 
     text: str
@@ -81,18 +81,18 @@ class Step:
     """One step of a lesson.
 
     Attributes:
-        id: made from the heading, so that progress survives other steps' coming and going.
+        id: made from the heading, so that progress survives changes of other steps.
         text: paragraphs before the task.
-        after: paragraphs to be shown once the task is done.
-        do: lines that the learner types, the last of which is checked; empty without such a task.
-        aim: said in place of those lines, where finding them is the task.
-        question: with its `choices`; empty when the task is none.
-        show: a demonstration, its name first. It is shown with the text of a step without a task, after the line of
+        after: paragraphs that are shown once the task is done.
+        do: lines for the learner to type; the last one is checked. Empty without such a task.
+        aim: shown in place of the lines, for a learner who has to find them.
+        question: the task is to choose one of `choices`; empty for another task.
+        show: a demonstration and its arguments. It runs with the text of a step without a task, after the line of
             a do-step, and after the answer to a question.
-        goals: what has to hold after the line was typed, each with what to say when it does not.
-        wrong: lines in its place that must not pass; a replay types them first.
+        goals: conditions on the last line, each with the advice for a learner who misses it.
+        wrong: lines that must not pass; a replay types them first.
         hints: from gentle to nearly the solution.
-        line: where its heading stands in the file.
+        line: of the heading in the file.
     """
 
     id: str
@@ -121,7 +121,7 @@ class Step:
 
     @property
     def facts(self) -> set[str]:
-        """The facts that its goals and choices speak of."""
+        """The facts that its goals and choices compare."""
         rules = [goal for goal, _ in self.goals]
         rules += [rule for choice in self.choices if not isinstance(choice.right, bool) for rule in choice.right]
         return {name for rule in rules for name in rule.facts}
@@ -150,13 +150,13 @@ class Track:
 
 @dataclass(frozen=True)
 class Course:
-    """A folder of lessons: those that can be read, and what is wrong with the others.
+    """A folder of lessons.
 
     Attributes:
-        folder: where they are.
-        lessons: in the manifest's order.
-        tracks: shorter paths, by name.
-        broken: a sentence for every file that cannot be used, with its line.
+        folder: of the files.
+        lessons: those that can be read, in the manifest's order.
+        tracks: shorter paths.
+        broken: a sentence for each file that cannot be read, with the line of the mistake.
     """
 
     folder: Path
@@ -310,7 +310,7 @@ class _File:
 
 
 def _task(task: dict[str, Any]) -> dict[str, Any]:
-    """A step's fields from its task. Raises ValueError and its like, for the line to be added."""
+    """A step's fields from its task. The caller adds the line to a ValueError, TypeError, KeyError, AttributeError."""
     if extra := sorted(set(task) - _TASK_KEYS):
         raise ValueError(f"a task has no {extra[0]}; it has {', '.join(sorted(_TASK_KEYS))}")
     do, wrong, hints = (_texts(task, name) for name in ("do", "wrong", "hints"))
@@ -350,7 +350,7 @@ def _task(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _texts(task: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A text, or a list of texts, under a name that need not be there. Raises ValueError for anything else."""
+    """A text or a list of texts; empty for a missing name. Raises ValueError for anything else."""
     value = task.get(name, ())
     values = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (value,)
     if not all(isinstance(text, str) and text.strip() for text in values):

@@ -1,6 +1,6 @@
-"""What a learner did in the lessons, kept in one small file.
+"""A learner's progress in one small file.
 
-Records belong to a lesson's name and a step's heading, so that they outlive steps that come, go, or change places.
+A record belongs to a lesson's name and a step's heading, so that it survives changes of other steps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StepRecord:
 
     @property
     def open(self) -> bool:
-        """Whether it can still be done; a skipped one can."""
+        """Whether the learner can still do the step, as with a skipped one."""
         return self.state in ("", "skipped")
 
 
@@ -64,7 +64,7 @@ class Progress:
         return self._records.setdefault(lesson, {}).setdefault(step, StepRecord())
 
     def done(self, lesson: Lesson) -> int:
-        """How many of its steps are behind the learner."""
+        """How many of its steps the learner passed or skipped."""
         records = self._records.get(lesson.name, {})
         return sum(step.id in records and bool(records[step.id].state) for step in lesson.steps)
 

@@ -1,4 +1,4 @@
-"""What a student hands in: every step of the lessons that were begun, what was answered, and what was measured."""
+"""A student's report: every step of the lessons that they began, with their answers and the measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATES = {"passed": "done", "skipped": "skipped", "nothing": "nothing to show o
 
 
 def write_report(tutor: Tutor, path: Path) -> list[object]:
-    """Writes it as Markdown and says where.
+    """Writes the report as Markdown.
 
     Raises:
         LessonError: when no lesson was begun.
@@ -24,7 +24,7 @@ def write_report(tutor: Tutor, path: Path) -> list[object]:
     """
     begun = [lesson for lesson in tutor.course.lessons if tutor.progress.done(lesson)]
     if not begun:
-        raise LessonError("no lesson was begun, so there is nothing to write", "/lesson 1 begins the first")
+        raise LessonError("no lesson was begun, so the report would be empty", "/lesson 1 begins the first")
     write_whole(path, "\n".join(_lines(tutor, begun)).encode())
     return [f"{path} has what you did in {len(begun)} of {len(tutor.course.lessons)} lessons."]
 

@@ -28,7 +28,7 @@ VERBS = ("next", "back", "hint", "solution", "skip", "quit")
 """Methods of the tutor. While a lesson runs, a learner may type them without /lesson before."""
 
 _MODEL_MARKS = re.compile(r"\{(?:model|layers|last)\}")
-_LONG = 50  # characters of a line that one would rather not type
+_LONG = 50  # characters of a line that is tedious to type
 _NUMBER = re.compile(r"(?:answer )?([0-9]{1,3})")
 _NOTHING = "Measured on this model, none of these answers holds, so there is nothing to show here."
 
@@ -62,14 +62,14 @@ class Tutor:
         return self.lesson
 
     def step(self) -> Step:
-        """The step at which the learner is; the first that is not done when that one is gone from the text."""
+        """The learner's step; if it is gone from the text, the first step that is not done."""
         lesson = self.running()
         at = self.progress.at.get(lesson.name)
         left = (step for step in lesson.steps if not self.progress.record(lesson.name, step.id).state)
         return next((step for step in lesson.steps if step.id == at), None) or next(left, lesson.steps[-1])
 
     def listing(self) -> list[object]:
-        """The lessons, those of the chosen track if there is one, with their progress."""
+        """The lessons of the chosen track, or all of them, with the progress."""
         rows = []
         for lesson in self._among():
             number = self.course.number(lesson)
@@ -168,7 +168,7 @@ class Tutor:
         return [number for number, choice in enumerate(step.choices, start=1) if choice.holds(facts)]
 
     def answer(self, number: int) -> list[object]:
-        """Judges an answer to the question of the step, by what is measured now where it says so."""
+        """Judges an answer to the question of the step, by measurements if the choice has conditions."""
         step, record = self.step(), self._record()
         if not step.question:
             waits = f"it waits for {self._waits(step)}" if step.do else "Enter goes on"
@@ -216,7 +216,7 @@ class Tutor:
         return [Table(("track", "what it is", "lessons"), rows), Notice("/lesson track NAME chooses one.")]
 
     def meant(self, line: str) -> str:
-        """The line that a short one stands for: an empty one goes on, a number answers the question of the step."""
+        """The full line for a short one: an empty line goes on, a number answers the question of the step."""
         word = " ".join(line.lower().split())
         if not word:
             return "/lesson next"
@@ -231,7 +231,7 @@ class Tutor:
         return line
 
     def after_line(self, line: str) -> list[object] | None:
-        """Judges a line that worked, when it is what the step waits for; None when it is not."""
+        """Judges a line that ran without an error, if the step waits for such a line; else None."""
         if self.lesson is None:
             return None
         step = self.step()
@@ -261,7 +261,7 @@ class Tutor:
         return [*parts, *self._pass(step, "Done.", facts)]
 
     def facts(self) -> dict[str, float]:
-        """What can be expected of a chat: its state, what was measured last, and where the lesson is."""
+        """Facts for `/expect`: the state of the chat, the last measurement, and the place in the lesson."""
         place = {"lesson": 0.0, "step": 0.0, "passed": 0.0}
         if self.lesson is not None:
             place = {

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from ..conversation.chat import Chat
+from ..course.check import replay
 from ..course.lesson import read_course, read_lesson
 from ..course.progress import Progress
-from ..course.replay import replay
 from ..course.tutor import Tutor
 from ..measures.chance import verdict
 from ..screen.picture import picture, recorder, words

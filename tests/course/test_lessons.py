@@ -10,10 +10,10 @@ from chats import Start
 from lessons import LESSON, say
 
 from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.course.check import replay
 from steerchat.course.files import course_folder
 from steerchat.course.lesson import LessonError, read_course, read_lesson
 from steerchat.course.progress import Progress
-from steerchat.course.replay import replay
 from steerchat.course.tutor import tutor
 from steerchat.terminal.cli import main
 

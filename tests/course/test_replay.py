@@ -11,9 +11,9 @@ from lessons import LESSON, say
 from tiny import save_model
 
 from steerchat import commands  # noqa: F401  # declares the commands
+from steerchat.course.check import replay
 from steerchat.course.files import course_folder
 from steerchat.course.lesson import Lesson, read_course
-from steerchat.course.replay import replay
 from steerchat.course.tutor import tutor
 from steerchat.terminal.cli import main
 
