@@ -67,7 +67,7 @@ class Model:
         """
         return self.session.library.vector(name, self.session.engine)
 
-    def extract(self, name: str, examples: Sequence[Example], method: Extraction = "centred") -> ConceptVector:
+    def extract(self, name: str, examples: Sequence[Example], method: Extraction = "mean") -> ConceptVector:
         """A vector from contrast pairs; nothing is kept, see `keep`.
 
         Args:

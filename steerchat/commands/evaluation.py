@@ -39,15 +39,15 @@ def evaluate(
     seeds: Annotated[int, Int("the number of answers to each prompt", least=1, most=50)] = 3,
     prompts: Annotated[Path | None, PathArg("a file with a prompt a line, for other prompts")] = None,
     prompts_used: Annotated[int, Int("the number of prompts", least=2, most=100)] = 12,
-    directions: Annotated[int, Int("the number of random directions to compare with", least=1, most=50)] = 3,
+    directions: Annotated[int, Int("the number of random directions to compare with", least=1, most=50)] = 2,
 ) -> Page:
     """Measures concepts by word lists and length, against random directions and against asking in the prompt.
 
     No measure here uses a concept's own vector. All answers use the same seeds, on prompts that were not used for
     tuning; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal, above 0
     towards the concept; its interval is a bootstrap over prompts. The map shows what else moved: there each gain is
-    divided by its measure's spread over the normal answers, so that gains compare. All seventeen take half an hour on a
-    laptop.
+    divided by its measure's spread over the normal answers, so that gains compare. All seventeen take about ten minutes
+    on a laptop with two cores.
     """
     from ..experiments.evaluation import evaluate as evaluate_each
 

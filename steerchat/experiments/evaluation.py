@@ -21,6 +21,9 @@ from ..values.recipe import RANDOM, Recipe, Term, TermRequest, parse_layers
 from ..values.results import Answer, Pair, drain, mean_cost
 from ..values.setting import Setting
 
+# The longest answers: enough for a rate of words; and, where length itself is measured, for most answers to end.
+TOKENS, LENGTH_TOKENS = 60, 300
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -110,7 +113,7 @@ def evaluate(
             Setting.asked_for(recipe, concept.request),
             *random_settings(term, directions),
         ]
-        sampling = Sampling(max_tokens=120 if concept.kind == "length" else 60)
+        sampling = Sampling(max_tokens=LENGTH_TOKENS if concept.kind == "length" else TOKENS)
         plan = Plan(sampling, thought=False, label=f"measuring {concept.name}")
         trials = drain(runner.run(questions(prompts), settings, seeds, plan))
         if runner.reader.stopped():

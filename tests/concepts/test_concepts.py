@@ -611,7 +611,7 @@ def test_importing_over_an_own_concept_asks_first(chat: FakeChat, tmp_path: Path
     chat.do(f"/concept import joyful {tmp_path}/d.npy --layer 1 --replace")
     assert chat.library.get("joyful").method == "imported"
     chat.do(JOY + " --replace")
-    assert chat.library.vector("joyful", chat.session.engine).method == "mean"
+    assert chat.library.vector("joyful", chat.session.engine).method == "centred"
 
 
 def test_exporting_writes_over_a_file_only_when_told_to(chat: FakeChat, tmp_path: Path) -> None:
