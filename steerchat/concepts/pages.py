@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SHOWN_PAIRS = 8
 _SHOWN_SIMILAR = 6
+_SHOWN_GAINS = 4
 _CHART_WIDTH = 64
 _CHART_ROWS = 3
 _MEASURED = ("unit", "normal", "steered", "random", "asked", "gain", "perplexity_ratio")
@@ -159,6 +160,10 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     if row := shown.measured:
         means = ", ".join(f"{side} {row[side]:.1f}" for side in ("normal", "steered", "random", "asked"))
         facts.append(f"measured by {row['unit']}: {means}; cost x{row['perplexity_ratio']:.1f}")
+        gains = sorted(row.get("gains", {}).items(), key=lambda item: -item[1])[:_SHOWN_GAINS]
+        if gains:
+            moved = ", ".join(f"{name} {gain:+.1f}" for name, gain in gains)
+            facts.append(f"moves most, in spreads of each word measure: {moved}")
     parts.append("\n".join(facts))
     if shown.shadows:
         parts.append(Notice(f"It hides the shipped {concept.name}; /concept delete {concept.name} brings that back."))

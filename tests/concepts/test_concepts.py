@@ -374,6 +374,10 @@ def test_what_was_measured_of_a_shipped_concept_is_shown_at_that_setting_alone(
     assert "smiles: normal 1.0, steered 5.2, random 0.9, asked 2.4; cost x1.7" in chat.do("/concept show happy")
     page = registry.parse("/concept").run(chat)
     assert {one["name"]: one["measured"] and one["measured"]["unit"] for one in page.objects}["happy"] == "smiles"
+    gains = {"sad": -1.0, "happy": 3.25, "calm": 0.4, "casual": 0.1, "excited": 1.5}
+    file.write_text(json.dumps(row | {"gains": gains}))
+    moved = "moves most, in spreads of each word measure: happy +3.2, excited +1.5, calm +0.4, casual +0.1"
+    assert moved in chat.do("/concept show happy")
     file.write_text(json.dumps(row | {"strength": 2.0}))
     assert "+4.2" not in chat.do("/concept list")
 
