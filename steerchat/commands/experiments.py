@@ -251,12 +251,14 @@ def tune_keep(chat: Chat) -> Notice:
     return Notice(f"/steer {name} uses this setting from now on; /concept delete {name} restores the shipped one.")
 
 
-@command("bench", examples=["/bench --quick", "/bench --kernels", "/bench"], shell=True)
+@command("bench", examples=["/bench --quick", "/bench --kernels", "/bench --precision", "/bench"], shell=True)
 def bench(
     chat: Chat,
     *,
     quick: Annotated[bool, "use shorter answers and fewer repeats: rough figures in a minute or two"] = False,
     kernels: Annotated[bool, "measure again which kernel multiplies the weights, and show the times"] = False,
+    precision: Annotated[bool, "compare perplexity, vectors and answers with those of float32 weights"] = False,
+    answers: Annotated[int, Int("the number of answers that --precision compares", least=2, most=2000)] = 200,
 ) -> BenchReport | Page:
     """Measures steerchat's speed on this machine and model.
 
@@ -265,8 +267,14 @@ def bench(
     """
     from ..experiments.bench import run_bench
     from ..experiments.kernels import choose_again
+    from ..experiments.precision import compare_with_float32
 
     settings, session = chat.settings, chat.session
     if kernels:
         return choose_again(chat)
+    if precision:
+        prompts, stopped = shipped_prompts("evaluation"), session.stop.is_set
+        return compare_with_float32(
+            session.engine, chat.loader.name, chat.library, prompts, answers, chat.report, stopped
+        ).page()
     return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)

@@ -1,0 +1,167 @@
+"""What weights of few bits cost: a model as it is loaded against the same model in float32."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..concepts.extract import extract
+from ..concepts.library import Library
+from ..concepts.vector import edits
+from ..engine.decoding import Row
+from ..engine.engine import Engine
+from ..engine.sampling import Sampling
+from ..measures.calibration import Calibration
+from ..models.find import find
+from ..models.kernel_times import machine
+from ..models.load import load
+from ..values.errors import Interrupted, ModelError
+from ..values.page import Page, Table
+from ..values.recipe import Recipe, Term
+from ..values.results import Progress, Report, drain
+from .bench import CONCEPT, STRENGTH
+
+# Rows of one batch: so many round as one row does.
+_TOGETHER = 8
+_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The same model held in two ways.
+
+    Attributes:
+        model, dtype, machine: what is compared with float32, and where.
+        megabytes, float32_megabytes: the weights in memory.
+        texts, perplexity, float32_perplexity: over all tokens of so many replies of the neutral corpus.
+        vectors, cosine: the lowest cosine between both models' vectors, over all layers of so many concepts.
+        answers, same, same_alone: the share of answers, half of them steered, that have the tokens of float32's
+            answer; and that have the same tokens in a batch as alone.
+    """
+
+    model: str
+    dtype: str
+    machine: dict[str, Any]
+    megabytes: float
+    float32_megabytes: float
+    texts: int
+    perplexity: float
+    float32_perplexity: float
+    vectors: int
+    cosine: float
+    answers: int
+    same: float
+    same_alone: float
+
+    def page(self) -> Page:
+        rows = [
+            ("weights in memory", f"{self.megabytes:.0f} MB", f"{self.float32_megabytes:.0f} MB"),
+            (f"perplexity of {self.texts} texts", f"{self.perplexity:.2f}", f"{self.float32_perplexity:.2f}"),
+            (f"least cosine of {self.vectors} concepts' vectors, any layer", f"{self.cosine:.4f}", "1"),
+            (f"of {self.answers} answers, the same tokens as in float32", f"{self.same:.0%}", "100%"),
+            ("the same tokens in a batch as alone", f"{self.same_alone:.0%}", ""),
+        ]
+        table = Table((f"{self.model}", self.dtype, "float32"), rows, right=frozenset((1, 2)))
+        return Page([table], [dict(vars(self))])
+
+
+def compare_with_float32(
+    engine: Engine,
+    model: str,
+    library: Library,
+    prompts: Sequence[str],
+    answers: int,
+    report: Report,
+    stopped: Callable[[], bool],
+) -> Precision:
+    """Load a model once more in float32 and compare it with how it is held now.
+
+    Args:
+        engine: the model.
+        model: as after `--model`.
+        library: the concepts whose vectors are compared.
+        prompts: to answer, with as many seeds as `answers` needs.
+        answers: how many, normal and steered ones together.
+        report: called with the progress.
+        stopped: asked between steps.
+
+    Raises:
+        ModelError: when it is held in float32 already, or does not fit once more.
+        Interrupted: when `stopped` said so.
+    """
+    if engine.dtype == "float32":
+        raise ModelError(f"{engine.name} is in float32 already", "start steerchat with --dtype auto")
+    exact = load(find(model, progress=report), str(engine.device), "float32")
+    names = [name for name in library.names() if library.ships(name)]
+    corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
+    total, done = len(corpus) + len(names) + answers, 0
+
+    def step(label: str, size: int = 1) -> None:
+        nonlocal done
+        report(Progress(f"comparing with float32: {label}", done, total))
+        done += size
+        if stopped():
+            raise Interrupted("comparing with float32")
+
+    likelihoods: tuple[list[float], list[float]] = ([], [])
+    for line in corpus:
+        step("perplexity")
+        entry = json.loads(line)
+        prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
+        for held, likelihood in zip((engine, exact), likelihoods, strict=True):
+            likelihood += held.read(prompt, engine.prompter.reply(entry["reply"])).log_probs.tolist()
+    cosine = 1.0
+    for name in names:
+        step("vectors")
+        ours, theirs = (extract(held, library.get(name), stopped=stopped).directions for held in (engine, exact))
+        cosine = min(cosine, float(torch.cosine_similarity(ours, theirs, dim=-1).min()))
+    rows = _rows(engine, library, prompts, answers)
+    same = same_alone = 0
+    for start in range(0, len(rows), _TOGETHER):
+        batch = rows[start : start + _TOGETHER]
+        step("answers", len(batch))
+        ours, theirs = (_answers(held, batch, stopped) for held in (engine, exact))
+        alone = [_answers(engine, [row], stopped)[0] for row in batch]
+        same += sum(a == b for a, b in zip(ours, theirs, strict=True))
+        same_alone += sum(a == b for a, b in zip(ours, alone, strict=True))
+    perplexity, float32_perplexity = (math.exp(-statistics.fmean(likelihood)) for likelihood in likelihoods)
+    return Precision(
+        engine.name,
+        engine.dtype,
+        machine(),
+        engine.size / 1e6,
+        exact.size / 1e6,
+        len(corpus),
+        perplexity,
+        float32_perplexity,
+        len(names),
+        cosine,
+        len(rows),
+        same / len(rows),
+        same_alone / len(rows),
+    )
+
+
+def _rows(engine: Engine, library: Library, prompts: Sequence[str], answers: int) -> list[Row]:
+    """Pairs of a normal and a steered row: every prompt with the first seed, then with the next one."""
+    recipe = Recipe((Term(((CONCEPT, 1.0),), (engine.n_layers // 2,), STRENGTH),))
+    steered = edits(recipe, {CONCEPT: library.vector(CONCEPT, engine)}, Calibration(library).profile(engine).lengths)
+    rows: list[Row] = []
+    for number in range(answers // 2):
+        seed, place = divmod(number, len(prompts))
+        prompt = tuple(engine.prompter.chat([{"role": "user", "content": prompts[place]}]))
+        rows += [Row(prompt, (), seed), Row(prompt, steered, seed)]
+    return rows
+
+
+def _answers(engine: Engine, rows: Sequence[Row], stopped: Callable[[], bool]) -> list[tuple[int, ...]]:
+    outputs = drain(engine.generate(rows, Sampling(max_tokens=_TOKENS), stopped))
+    if stopped():
+        raise Interrupted("comparing with float32")
+    return [tuple(output.answer.token_ids) for output in outputs]
