@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from ..engine.linear import ROWS, FastLinear, Kind, Times
@@ -24,6 +25,8 @@ from ..values.errors import SteerchatError
 
 # Bytes of float32 weights below which a model is quick by any product.
 _TINY = 8 * 1024 * 1024
+# Programs that wait for a core, for each core: times from a machine this busy are measured again on a quieter one.
+_BUSY = 1.0
 
 
 class MachineRecord:
@@ -42,10 +45,12 @@ class MachineRecord:
         self._measured = measured
         self._times: Times = {}
         self.lean = False
+        self._load = load()
         with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
             record = _read(self._path)[self._key]
-            self._times = _parsed(record["times"])
             self.lean = record["lean"] is True
+            if record["load"] < _BUSY or self._load > record["load"] / 2:
+                self._times = _parsed(record["times"])
 
     def times(self, layers: Sequence[FastLinear]) -> Times:
         """How quick each backend is: as kept, or measured now and kept.
@@ -59,7 +64,7 @@ class MachineRecord:
         times = self._measured(layers)
         if times:
             by_kind = {"x".join(map(str, kind)): dict(seconds) for kind, seconds in times.items()}
-            records = _read(self._path) | {self._key: {"lean": self.lean, "times": by_kind}}
+            records = _read(self._path) | {self._key: {"lean": self.lean, "load": self._load, "times": by_kind}}
             with suppress(SteerchatError):  # a cache that cannot be written costs a measurement at every start
                 write_whole(self._path, json.dumps(records, indent=1).encode())
         return times
@@ -80,6 +85,11 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
     }
+
+
+def load() -> float:
+    """Programs that compute or wait for a core, for each core, over the last minute."""
+    return psutil.getloadavg()[0] / (psutil.cpu_count() or 1)
 
 
 def cpu_name() -> str:

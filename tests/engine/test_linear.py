@@ -358,6 +358,17 @@ def test_another_number_of_threads_is_measured_anew(big: list[FastLinear]) -> No
         torch.set_num_threads(before)
 
 
+def test_times_of_a_busy_machine_are_measured_again_on_a_quieter_one(
+    big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = iter([2.0, 1.5, 0.9, 0.1])
+    monkeypatch.setattr(kernel_times, "load", lambda: next(loads))
+    assert times_of("abc", big, lambda layers: all_by("packed")) == all_by("packed")
+    assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("packed")
+    assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
+    assert times_of("abc", big, lambda layers: all_by("packed")) == all_by("flipped")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null"])
 def test_a_broken_record_is_measured_anew(big: list[FastLinear], tmp_path: Path, text: str) -> None:
     times_of("abc", big, lambda layers: all_by("packed"))

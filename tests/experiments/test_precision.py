@@ -1,0 +1,46 @@
+"""What weights of few bits cost is said of the model as it is held, against float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGMLQuantizationType as Kind
+from ggufs import write_gguf
+
+from steerchat.concepts.library import Library
+from steerchat.experiments.precision import compare_with_float32
+from steerchat.models.find import find
+from steerchat.models.load import load
+from steerchat.system import folders
+from steerchat.values.errors import Interrupted, ModelError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("precision") / "tiny.gguf"
+    write_gguf(file, Kind.Q4_1, Kind.Q8_0, tied=True)
+    return str(file)
+
+
+def compared(model: str, dtype: str, library: Library, stopped: Any = lambda: False) -> Any:
+    engine = load(find(model, progress=lambda event: None), "cpu", dtype)
+    return compare_with_float32(engine, model, library, ["hi", "hello"], 4, lambda event: None, stopped)
+
+
+@pytest.mark.slow
+def test_few_bits_are_compared_with_float32(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    library = Library(folders.packaged("vectors"), tmp_path / "mine", tmp_path / "cache")
+    found = compared(model, "auto", library)
+    assert found.dtype == "4-bit" and found.megabytes < found.float32_megabytes
+    assert found.perplexity == pytest.approx(found.float32_perplexity, rel=0.05)
+    assert found.perplexity != found.float32_perplexity
+    assert found.vectors >= 17 and 0.9 < found.cosine < 1
+    assert found.answers == 4 and 0 <= found.same <= found.same_alone == 1
+    assert "4-bit" in str(found.page().parts)
+    with pytest.raises(ModelError, match="float32 already"):
+        compared(model, "float32", library)
+    with pytest.raises(Interrupted):
+        compared(model, "auto", library, stopped=lambda: True)
