@@ -133,9 +133,9 @@ class Session:
         recipe = self.recipe if keep else Recipe(scope=self.settings.scope)
         notes: list[str] = []
         for request in requests:
-            term, said = self.resolve(request)
+            term, term_notes = self.resolve(request)
             recipe = recipe.add(term)
-            notes += said
+            notes += term_notes
         self.recipe = recipe
         return notes
 

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Sequence[Strip]) -> Page:
     """`/why`."""
     assert pair.steered is not None
-    parts: list[object] = [f"steered: {pair.recipe}", Shaded([(one.text, _shade(one.probability)) for one in tokens])]
+    parts: list[object] = [
+        f"steered: {pair.recipe}",
+        Shaded([(token.text, _shade(token.probability)) for token in tokens]),
+    ]
     parts.append(Notice("The more a token stands out, the less the unsteered model would have said it: 10%, 1%, 0.1%."))
     if pair.diverges_at is None:
         parts.append("Both answers are the same, token for token.")
     elif pair.diverges_at < len(tokens):
-        said = tokens[pair.diverges_at]
-        told = ", ".join(f"{_quoted(one.text)} {_percent(one.probability)}" for one in rather)
+        token = tokens[pair.diverges_at]
+        likeliest = ", ".join(f"{_quoted(guess.text)} {_percent(guess.probability)}" for guess in rather)
         parts.append(
-            f"They part at token {pair.diverges_at + 1}: steered said {_quoted(said.text)} "
-            f"({_percent(said.probability)} without the push). The unsteered model's likeliest there: {told}."
+            f"They part at token {pair.diverges_at + 1}: steered said {_quoted(token.text)} "
+            f"({_percent(token.probability)} without the push). The unsteered model's likeliest there: {likeliest}."
         )
     else:
         parts.append(f"The steered answer ends at token {pair.diverges_at + 1}, and the normal one goes on.")
@@ -37,9 +40,9 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Se
         "prompt": pair.prompt,
         "recipe": pair.recipe.to_json(),
         "diverges_at": pair.diverges_at,
-        "tokens": [one.to_json() for one in tokens],
-        "wanted": [one.to_json() for one in rather],
-        "concepts": [one.to_json() for one in strips],
+        "tokens": [token.to_json() for token in tokens],
+        "wanted": [guess.to_json() for guess in rather],
+        "concepts": [strip.to_json() for strip in strips],
     }
     return Page(parts, [data])
 
@@ -59,8 +62,8 @@ def probe(strips: Sequence[Strip], concepts: Sequence[str]) -> Page:
 def probing(concepts: Sequence[str]) -> Page:
     """What is read from now on."""
     names = " and ".join(concepts)
-    told = f"{names}: read under every answer from now on; the higher a mark, the more of it. /probe off ends it."
-    return Page([Notice(told)] if names else [])
+    text = f"{names}: read under every answer from now on; the higher a mark, the more of it. /probe off ends it."
+    return Page([Notice(text)] if names else [])
 
 
 def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
@@ -79,7 +82,7 @@ def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
     ]
     table = Table(("layer", "would say next", "chance", "length", ""), rows, right=frozenset({0, 2, 3}))
     final = steps[-1].guess.text
-    settled = next(step.layer for step in steps if all(one.guess.text == final for one in steps[step.layer :]))
+    settled = next(step.layer for step in steps if all(later.guess.text == final for later in steps[step.layer :]))
     parts: list[object] = [Notice(f"after: {fit(text, 90)}"), table]
     if layer is None:
         parts.append(f"From layer {settled} on the guess is the final one, {_quoted(final)}.")
@@ -92,14 +95,14 @@ def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
 def _depth(layer: int, count: int) -> list[object]:
     share = layer / max(1, count - 1)
     if share < 0.3:
-        told = "Early layers mostly put words and their neighbours together. Pushes there often break the text."
+        meaning = "Early layers mostly put words and their neighbours together. Pushes there often break the text."
     elif share < 0.75:
-        told = (
+        meaning = (
             "Middle layers are where topics, tone and meaning are known to sit. Steering is usually tried here first."
         )
     else:
-        told = "Late layers turn meaning into the next word. Pushes there act on single words more than on tone."
-    return [f"Layer {layer} is {100 * share:.0f}% deep. {told}"]
+        meaning = "Late layers turn meaning into the next word. Pushes there act on single words more than on tone."
+    return [f"Layer {layer} is {100 * share:.0f}% deep. {meaning}"]
 
 
 def _shade(probability: float) -> int:

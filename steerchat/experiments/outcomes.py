@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -86,6 +86,11 @@ class Outcome:
         return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
 
     @property
+    def gain(self) -> float | None:
+        """The gain by the word measure where there is one, else the effect."""
+        return self.effect if self.words is None else self.words
+
+    @property
     def clarity(self) -> str | None:
         """The effect in a word or two; None without a chance band."""
         if self.chance is None or self.effect is None:
@@ -141,7 +146,7 @@ class Result:
 
     def objects(self) -> list[dict[str, Any]]:
         """A JSON object for each pair, as the shell gives them."""
-        return [item | {"experiment": self.experiment} for one in self.outcomes for item in one.objects()]
+        return [item | {"experiment": self.experiment} for outcome in self.outcomes for item in outcome.objects()]
 
     @property
     def finished(self) -> int:
@@ -149,22 +154,25 @@ class Result:
         return max((len(outcome.pairs) for outcome in self.outcomes), default=0)
 
 
-def outcome(chance: Chance | None, setting: Setting, pairs: Sequence[Pair]) -> Outcome | None:
-    """Over the pairs that came to their end or, when none did, over those that were cut short; None without any.
+def outcomes_of(chance: Chance | None, pairs: Mapping[Setting, Sequence[Pair]]) -> tuple[Outcome, ...]:
+    """The outcome of each setting that has a measured pair.
+
+    It is over the pairs that came to their end or, when none did, over those that were cut short.
 
     Args:
         chance: the model's; None where it was never measured.
-        setting: what was pushed.
-        pairs: its pairs, whatever became of them.
+        pairs: those of each setting, whatever became of them.
     """
-    readable = [pair for pair in pairs if pair.effect is not None]
-    used = tuple([pair for pair in readable if not _cut(pair)] or readable)
-    if not used:
-        return None
-    # The one place where a chance band joins a mean over seeds.
-    tokens = statistics.fmean(max(answer.tokens for answer in pair.answers) for pair in used)
-    strength = total_strength(setting.read_along)
-    return Outcome(setting, used, None if chance is None else chance.band(strength, tokens, len(used)))
+    outcomes = []
+    for setting, of_setting in pairs.items():
+        measured = [pair for pair in of_setting if pair.effect is not None]
+        used = tuple([pair for pair in measured if not _cut(pair)] or measured)
+        if used:
+            # The one place where a chance band joins a mean over seeds.
+            tokens = statistics.fmean(max(answer.tokens for answer in pair.answers) for pair in used)
+            strength = total_strength(setting.read_along)
+            outcomes.append(Outcome(setting, used, chance and chance.band(strength, tokens, len(used))))
+    return tuple(outcomes)
 
 
 def _cut(pair: Pair) -> bool:
@@ -173,13 +181,15 @@ def _cut(pair: Pair) -> bool:
 
 def best(outcomes: Sequence[Outcome]) -> Outcome | None:
     """The largest effect that shows; None when none does."""
-    return max((one for one in outcomes if one.shows), key=lambda one: one.effect or 0.0, default=None)
+    showing = (outcome for outcome in outcomes if outcome.shows)
+    return max(showing, key=lambda outcome: outcome.effect or 0.0, default=None)
 
 
 def alike(outcomes: Sequence[Outcome], peak: Outcome, share: float = 0.75) -> list[Outcome]:
     """The unbroken run around `peak` of settings that show at least `share` of its effect."""
     middle = outcomes.index(peak)
-    good = [one.shows and (one.effect or 0.0) >= share * (peak.effect or 0.0) for one in outcomes]
+    least = share * (peak.effect or 0.0)
+    good = [outcome.shows and (outcome.effect or 0.0) >= least for outcome in outcomes]
     low = high = middle
     while low > 0 and good[low - 1]:
         low -= 1

@@ -96,7 +96,7 @@ def _tuning(result: Result, kept: str) -> list[object]:
     outcomes, winner = result.outcomes, tuned(result.outcomes)
     words = outcomes[0].words is not None
     gains = {(outcome.setting.label, outcome.setting.strength): outcome for outcome in outcomes}
-    most = max(outcome.words or 0.0 if words else outcome.effect or 0.0 for outcome in outcomes)
+    most = max(outcome.gain or 0.0 for outcome in outcomes)
     pushes = list(dict.fromkeys(outcome.setting.strength for outcome in outcomes))
     places = list(dict.fromkeys(outcome.setting.label for outcome in outcomes))
     names = [format_strength(push or 0.0) for push in pushes]
@@ -129,10 +129,9 @@ def _heat(outcome: Outcome | None, most: float, winner: Outcome | None) -> str:
     """`███·· +2.1 x1.4`: up to five marks for the gain, lighter ones where the answers lose fluency."""
     if outcome is None:
         return ""
-    gain = outcome.effect if outcome.words is None else outcome.words
-    size = max(0, round(5 * (gain or 0.0) / most)) if most > 0 else 0
+    size = max(0, round(5 * (outcome.gain or 0.0) / most)) if most > 0 else 0
     mark = "█" if outcome.fluency == "fluent" else "▒"
-    return f"{mark * size:·<5} {_signed(gain)} {_ratio(outcome.cost)}{' *' if outcome is winner else ''}"
+    return f"{mark * size:·<5} {_signed(outcome.gain)} {_ratio(outcome.cost)}{' *' if outcome is winner else ''}"
 
 
 def _window(result: Result) -> str:

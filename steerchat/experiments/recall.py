@@ -7,8 +7,9 @@ from ..measures.calibration import Calibration
 from ..storage.records import Filters, StoredExperiment, StoredPair, as_written
 from ..storage.store import Store
 from ..values.recipe import Recipe
+from ..values.results import Pair
 from ..values.setting import Setting
-from .outcomes import Outcome, Result, outcome
+from .outcomes import Result, outcomes_of
 
 # More pairs than any experiment has.
 _ALL = 1_000_000
@@ -30,7 +31,7 @@ def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list
     Raises:
         StoreError: another program changed the experiment to something that steerchat never writes.
     """
-    outcomes: list[Outcome] = []
+    by_setting: dict[Setting, list[Pair]] = {}
     with as_written(f"experiment {experiment.id}"):
         for index, spec in enumerate(experiment.spec["settings"]):
             recipe = Recipe.from_json(spec["recipe"])
@@ -43,7 +44,9 @@ def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list
             ]
             if own:
                 setting = Setting(spec["label"], recipe, own[0].layer, own[0].strength, along, spec.get("asking", ""))
-                outcomes += filter(None, [outcome(calibration.chance(pairs[0].fingerprint), setting, own)])
+                by_setting[setting] = own
         stopped = experiment.status in ("interrupted", "failed")
         seeds, _, _ = (int(experiment.spec[name]) for name in ("repeats", "seed", "tokens"))
-    return Result(experiment.kind, experiment.prompt, tuple(outcomes), seeds, stopped, experiment.id)
+    chance = calibration.chance(pairs[0].fingerprint) if pairs else None
+    outcomes = outcomes_of(chance, by_setting)
+    return Result(experiment.kind, experiment.prompt, outcomes, seeds, stopped, experiment.id)

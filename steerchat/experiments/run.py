@@ -15,7 +15,7 @@ from ..engine.processes import count
 from ..values.errors import UsageError
 from ..values.results import Delta, Event, Finished, Notice, Pair, PairDone, Started, drain
 from ..values.setting import Setting
-from .outcomes import Result, best, outcome
+from .outcomes import Result, best, outcomes_of
 
 
 def experiment(
@@ -68,13 +68,12 @@ def experiment(
         status = "interrupted" if session.stop.is_set() else "complete"
     finally:
         journal.finish_experiment(number, status)
-    pairs: list[list[Pair]] = [[] for _ in settings]
+    pairs: dict[Setting, list[Pair]] = {setting: [] for setting in settings}
     for trial in trials:
-        pairs[trial.setting].append(trial.pair)
-    found = (outcome(reader.chance, setting, own) for setting, own in zip(settings, pairs, strict=True))
-    outcomes = tuple(filter(None, found))
+        pairs[settings[trial.setting]].append(trial.pair)
+    outcomes = outcomes_of(reader.chance, pairs)
     if outcomes:  # what `/why` looks into then
-        shown = best([one for one in outcomes if one.setting.along is None]) or outcomes[0]
+        shown = best([outcome for outcome in outcomes if outcome.setting.along is None]) or outcomes[0]
         session.last = shown.pairs[0]
     return Result(kind, prompt, outcomes, repeats, session.stop.is_set(), number)
 

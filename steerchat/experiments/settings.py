@@ -63,7 +63,9 @@ def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
         return replace(recipe, terms=tuple(terms))
 
     layer = lead.layers[0] if len(lead.layers) == 1 else None
-    return [Setting(format_strength(one), scaled(one), layer, one) for one in strengths]
+    return [
+        Setting(format_strength(strength), scaled(strength), layer, strength) for strength in dict.fromkeys(strengths)
+    ]
 
 
 def with_controls(session: Session, recipe: Recipe, raw: bool) -> list[Setting]:

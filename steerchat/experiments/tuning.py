@@ -12,7 +12,7 @@ from ..values.operation import ADD
 from ..values.recipe import RANDOM, Recipe, format_layers, parse_layers
 from ..values.results import Pair
 from ..values.setting import Setting
-from .outcomes import Outcome, Result, outcome
+from .outcomes import Outcome, Result, outcomes_of
 from .run import experiment
 
 # Where it looks: single layers through the depth, and two ranges.
@@ -39,22 +39,16 @@ def grid(recipe: Recipe, layers: Sequence[str], strengths: Sequence[float], n_la
 
 def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], tokens: int) -> Result:
     """Every setting on every prompt; a stop keeps the prompts that were finished."""
-    found: dict[str, list[Pair]] = {}
-    by_key = {_key(setting): setting for setting in settings}
+    pairs: dict[Setting, list[Pair]] = {}
     for number, prompt in enumerate(prompts, 1):
         label = f"tune: prompt {number} of {len(prompts)}"
         result = experiment(session, "tune", prompt, settings, 1, tokens=tokens, label=label)
-        for one in result.outcomes:
-            found.setdefault(_key(one.setting), []).extend(one.pairs)
+        for outcome in result.outcomes:
+            pairs.setdefault(outcome.setting, []).extend(outcome.pairs)
         if result.stopped:
             break
     chance = session.calibration.chance(session.engine.fingerprint)
-    outcomes = (outcome(chance, by_key[key], pairs) for key, pairs in found.items())
-    return Result("tune", "", tuple(filter(None, outcomes)), len(prompts), session.stop.is_set())
-
-
-def _key(setting: Setting) -> str:
-    return str(setting.recipe)
+    return Result("tune", "", outcomes_of(chance, pairs), len(prompts), session.stop.is_set())
 
 
 def tuned(outcomes: Sequence[Outcome]) -> Outcome | None:
@@ -63,14 +57,14 @@ def tuned(outcomes: Sequence[Outcome]) -> Outcome | None:
     With few prompts a setting is rarely surer than chance by itself, so only those that chance explains are left out.
     """
     useful = [
-        one
-        for one in outcomes
-        if one.fluency == "fluent"
-        and one.clarity not in ("within chance", "the wrong way")
-        and (one.effect or 0.0) > 0
-        and (one.words is None or one.words > 0)
+        outcome
+        for outcome in outcomes
+        if outcome.fluency == "fluent"
+        and outcome.clarity not in ("within chance", "the wrong way")
+        and (outcome.effect or 0.0) > 0
+        and (outcome.gain or 0.0) > 0
     ]
-    return max(useful, key=lambda one: (one.effect or 0.0) if one.words is None else one.words, default=None)
+    return max(useful, key=lambda outcome: outcome.gain or 0.0, default=None)
 
 
 def keep(session: Session, recipe: Recipe) -> str:
@@ -85,6 +79,6 @@ def keep(session: Session, recipe: Recipe) -> str:
     term, library = adding[0], session.library
     concept = library.get(term.concept)
     fresh = Tuning(session.engine.fingerprint, format_layers(term.layers), term.strength)
-    others = tuple(one for one in concept.tuned if one.fingerprint != fresh.fingerprint)
+    others = tuple(tuning for tuning in concept.tuned if tuning.fingerprint != fresh.fingerprint)
     library.save(replace(concept, tuned=(*others, fresh)))
     return concept.name
