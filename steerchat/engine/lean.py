@@ -155,6 +155,11 @@ def make_lean(model: Any, blocks: nn.ModuleList, checked: bool = False) -> list[
     return lean
 
 
+def is_lean(blocks: nn.ModuleList) -> bool:
+    """Whether `make_lean` changed these blocks."""
+    return any(isinstance(vars(block).get("forward"), LeanBlock) for block in blocks)
+
+
 def _fits(block: Any) -> bool:
     """Whether a block has the parts of the Llama shape and no others."""
     if "forward" in vars(block) or {name for name, _ in block.named_children()} != _CHILDREN:

@@ -10,15 +10,18 @@ import psutil
 import torch
 
 from ..engine import processes
+from ..engine.decoding import Row
 from ..engine.engine import Engine, is_out_of_memory
-from ..engine.hooks import find_blocks
+from ..engine.hooks import Edit, find_blocks
 from ..engine.kernels import Kernels
-from ..engine.lean import make_lean
+from ..engine.lean import is_lean, make_lean
 from ..engine.processes import Team
+from ..engine.sampling import Sampling
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
 from ..system.threads import most_threads
-from ..values.errors import ModelError, TooLarge
+from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
+from ..values.results import drain
 from . import memory
 from .find import ModelFiles
 from .gguf_weights import load_gguf, mapped
@@ -86,7 +89,31 @@ def load(
     if file is not None:
         memory.forget(file)
     given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
-    return Engine(*given) if team is None else SharedEngine(team, *given)
+    try:
+        engine = Engine(*given) if team is None else SharedEngine(team, *given)
+        if team is None and not is_lean(engine.blocks):
+            _try(engine)
+    except (SteerchatError, MemoryError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = shorten(str(error) or type(error).__name__, 120)
+        raise ModelError(
+            f"steerchat cannot compute with {files.name}, a {type(model).__name__}: {reason}",
+            "its blocks work otherwise than those of the models that steerchat knows; please report it, with the name",
+        ) from error
+    return engine
+
+
+def _try(engine: Engine) -> None:
+    """Answer and read as a chat does, with two rows of different lengths, one of them pushed by nothing.
+
+    It shows before the first question what an unknown kind of block does not stand: masks, caches, states of another
+    shape. Any exception may be the sign.
+    """
+    nothing = Edit(0, "add", torch.zeros(engine.hidden))
+    drain(engine.generate([Row((1, 2)), Row((1, 2, 3), (nothing,))], Sampling(max_tokens=2)))
 
 
 def _from_pretrained(files: ModelFiles, **options: Any) -> Any:

@@ -44,6 +44,37 @@ def test_a_model_with_a_recurrent_state_is_refused_by_what_it_has(tmp_path: Path
     assert "attention" in (raised.value.hint or "")
 
 
+STREAMS = {"hidden_size_per_layer_input": 8, "num_key_value_heads": 2, "head_dim": 8, "altup_num_inputs": 4}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=320),
+        transformers.FalconConfig(num_attention_heads=4, alibi=True, **SMALL),
+        transformers.Gemma3nTextConfig(
+            **SMALL | STREAMS | {"num_hidden_layers": 10},
+            vocab_size_per_layer_input=320,
+            intermediate_size=64,
+            num_attention_heads=4,
+            num_kv_shared_layers=5,
+            laurel_rank=4,
+            activation_sparsity_pattern=None,
+        ),
+        transformers.Gemma4TextConfig(
+            **SMALL, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8, global_head_dim=16
+        ),
+    ],
+    ids=["bloom", "falcon with alibi", "gemma 3n", "gemma 4"],
+)
+def test_a_model_that_computes_otherwise_is_refused_when_it_is_loaded(tmp_path: Path, config: Any) -> None:
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"steerchat cannot compute with .*ForCausalLM") as raised:
+        load(find(str(tmp_path), progress=print), "cpu", "float32")
+    assert "\n" not in str(raised.value)
+
+
 def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_path: Path) -> None:
     engine = load(find(str(save_model(tmp_path / "tiny")), progress=print), "cpu", "bfloat16")
     assert engine.dtype == "bfloat16"
