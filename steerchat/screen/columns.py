@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..values.text import Line, Wrapper, fit
 from ..values.thinking import OPEN, reply_start, thinking
+from .lines import styled
 from .painter import ACCENT, DIM, REDRAW_SECONDS, Painter
 
 SIDE_BY_SIDE = 100  # cells from which two columns fit next to each other
@@ -49,11 +50,7 @@ class Column:
 
     def draw(self, line: Line) -> Text:
         """`line` with its styles."""
-        drawn, end = Text(line.text), line.start + len(line.text)
-        for low, high, style in [(0, self._thought, DIM), *self.marks]:
-            if low < end and high > line.start:
-                drawn.stylize(style, max(low - line.start, 0), high - line.start)
-        return drawn
+        return styled(line, [(0, self._thought, DIM), *self.marks])
 
     def close(self, note: str) -> None:
         """Completes the text, with a dim `note` at its end."""

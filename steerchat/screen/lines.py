@@ -13,7 +13,7 @@ from ..values.operation import ADD, UNIT
 from ..values.page import Definitions, Heading, HeatMap, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
-from ..values.text import Wrapper, cell_len, clean, column_widths, fit, pad, wrap
+from ..values.text import Line, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
 from .painter import ACCENT, DIM
 
 INDENT = "  "
@@ -194,6 +194,15 @@ def _bench_lines(report: BenchReport, width: int) -> list[Text]:
 # Texts token by token
 
 
+def styled(line: Line, spans: Iterable[tuple[int, int, str]]) -> Text:
+    """A line of a wrapped text with the styles of spans of that text: (start, end, style)."""
+    drawn, end = Text(line.text), line.start + len(line.text)
+    for low, high, style in spans:
+        if low < end and high > line.start:
+            drawn.stylize(style, max(low - line.start, 0), high - line.start)
+    return drawn
+
+
 def _shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
     """A text whose pieces stand out by shade; without styles, square brackets mark the pieces from shade 2 on."""
     wrapper = Wrapper(max(min(width, LONGEST) - len(INDENT), 1))
@@ -209,15 +218,7 @@ def _shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
         wrapper.feed(text)
         at += len(text)
     wrapper.close()
-    lines = []
-    for line in wrapper.lines:
-        drawn = Text(INDENT + line.text)
-        for low, high, style in spans:
-            first, last = max(low - line.start, 0), min(high - line.start, len(line.text))
-            if style and first < last:
-                drawn.stylize(style, first + len(INDENT), last + len(INDENT))
-        lines.append(drawn)
-    return lines
+    return [Text(INDENT).append_text(styled(line, spans)) for line in wrapper.lines]
 
 
 def strip_lines(strips: Sequence[Strip], width: int) -> list[Text]:
