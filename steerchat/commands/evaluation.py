@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +17,7 @@ from ..system import folders
 from ..values.errors import Interrupted, UsageError
 from ..values.page import HeatMap, Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
+from .experiments import shipped_prompts
 
 if TYPE_CHECKING:
     from ..experiments.evaluation import Evaluation
@@ -109,12 +109,6 @@ def _version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return __version__
     return f"{__version__}+{commit.stdout.strip()}"
-
-
-def shipped_prompts(part: str) -> list[str]:
-    """The shipped prompts for `evaluation` or for `tuning`."""
-    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)[part]
 
 
 def _runner(chat: Chat) -> Runner:

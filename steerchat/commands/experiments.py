@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,11 +19,11 @@ from ..measures import pair as measuring
 from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, OneLayer, PairId, Rest, Strength
 from ..slash.registry import registry
 from ..storage.records import StoredPair
+from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
 from ..values.results import BenchReport, Event, Notice, Strip
 from ..values.setting import Setting
-from .evaluation import shipped_prompts
 
 command = partial(registry.command, group="Experiments")
 _Prompt = Annotated[str, Rest("the prompt; by default the last message")]
@@ -278,3 +279,9 @@ def bench(
             session.engine, chat.loader.name, chat.library, prompts, answers, chat.report, stopped
         ).page()
     return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)
+
+
+def shipped_prompts(part: str) -> list[str]:
+    """The shipped prompts for `evaluation` or for `tuning`."""
+    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)[part]

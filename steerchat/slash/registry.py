@@ -69,15 +69,20 @@ class Command:
     @property
     def usage(self) -> str:
         """`/compare [--repeats N] [--raw] [PROMPT]`."""
-        return self._usage([*self._those(options=True), *self._those(options=False)])
+        return self._usage([*self.options, *self.arguments])
 
     @property
     def short_usage(self) -> str:
         """Without options: `/compare [PROMPT]`."""
-        return self._usage(self._those(options=False))
+        return self._usage(self.arguments)
 
-    def _those(self, *, options: bool) -> list[Parameter]:
-        return [parameter for parameter in self.parameters if parameter.option == options]
+    @property
+    def arguments(self) -> list[Parameter]:
+        return [parameter for parameter in self.parameters if not parameter.option]
+
+    @property
+    def options(self) -> list[Parameter]:
+        return [parameter for parameter in self.parameters if parameter.option]
 
     def _usage(self, parameters: Sequence[Parameter]) -> str:
         words = [parameter.shown if parameter.required else f"[{parameter.shown}]" for parameter in parameters]
@@ -265,10 +270,9 @@ class Registry:
             lists = [Definitions(group, _entries(commands, short=True)) for group, commands in self.groups().items()]
             return Page([*lists, Notice("/help COMMAND explains a command and its options.")])
         command = self.get(name)
-        parameters = command.parameters
         sections = {
-            "Arguments": [(parameter.shown, parameter.meaning) for parameter in parameters if not parameter.option],
-            "Options": [(parameter.shown, parameter.meaning) for parameter in parameters if parameter.option],
+            "Arguments": [(argument.shown, argument.meaning) for argument in command.arguments],
+            "Options": [(option.shown, option.meaning) for option in command.options],
             "Subcommands": _entries([other for other in self if other.name.startswith(f"{command.name} ")]),
             "Aliases": [(f"/{alias}", "") for alias in command.aliases],
             "Examples": [(example, "") for example in command.examples],

@@ -88,7 +88,7 @@ class SlashCompleter(Completer):
 def _options_left(command: Command, reading: Reading) -> list[Parameter]:
     if reading.options_ended:
         return []
-    return [parameter for parameter in command.parameters if parameter.option and parameter.name not in reading.given]
+    return [option for option in command.options if option.name not in reading.given]
 
 
 def _menu(word: str, length: int, candidates: Iterable[Candidate]) -> Iterator[Completion]:

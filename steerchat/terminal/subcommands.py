@@ -33,7 +33,7 @@ class Subcommand(click.Command):
 
     def __init__(self, command: Command) -> None:
         self._command = command
-        options = [_option(parameter) for parameter in command.parameters if parameter.option]
+        options = [_option(option) for option in command.options]
         own = {option.name for option in options}
         options += [option for option in _shared_options(command) if option.name not in own]
         arguments = command.short_usage.removeprefix(f"/{command.name}").strip()
@@ -57,7 +57,7 @@ class Subcommand(click.Command):
 
     def _run(self, words: Sequence[str], **given: Any) -> None:
         command = self._command
-        own = {parameter.name: given.pop(parameter.name) for parameter in command.parameters if parameter.option}
+        own = {option.name: given.pop(option.name) for option in command.options}
         options = {name: value for name, value in own.items() if value is not None and value is not False}
         run_command(command, command.reading().read_words(words, options).values(), **given)
 
