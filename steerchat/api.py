@@ -190,9 +190,7 @@ class Model:
 
     def close(self) -> None:
         """Close the history."""
-        self.session.new()
-        if self.session.journal.store is not None:
-            self.session.journal.store.close()
+        self.session.close()
 
     def __enter__(self) -> Model:
         return self

@@ -82,9 +82,7 @@ class Chat(App):
         return self._ask is not None
 
     def close(self) -> None:
-        if self.store is not None:
-            self.session.new()
-            self.store.close()
+        self.session.close()
 
     def _instead(self, error: TooLarge) -> str | None:
         """The smaller model that is wanted in place of one that does not fit: by --fallback, or asked for."""

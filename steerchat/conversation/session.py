@@ -88,6 +88,12 @@ class Session:
             raise StoreError("this chat is not logged", "the first lines of the chat say why")
         return self.journal.store
 
+    def close(self) -> None:
+        """End the conversation and close the history."""
+        self.new()
+        if self.journal.store is not None:
+            self.journal.store.close()
+
     # Steering
 
     def resolve(self, request: TermRequest) -> tuple[Term, list[str]]:

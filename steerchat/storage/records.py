@@ -312,41 +312,27 @@ def to_json(value: Any) -> str:
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:
+    plain = ("id", "prompt", "model", "seed", "effect", "diverges_at", "layer", "strength")
     return Pair(
-        id=row["id"],
-        prompt=row["prompt"],
-        model=row["model"],
+        **{name: row[name] for name in plain},
         recipe=Recipe.from_json(_json(row, "recipe", dict)),
-        seed=row["seed"],
         normal=_answer(row, "normal") or UNANSWERED,
         steered=_answer(row, "steered"),
         raw=bool(row["raw"]),
-        effect=row["effect"],
         effects={name: float(value) for name, value in _json(row, "effects", dict).items()},
         chance=None if row["chance_low"] is None else (row["chance_low"], row["chance_high"]),
-        diverges_at=row["diverges_at"],
         seconds=row["seconds"] or 0.0,
         tokens_per_second=row["tokens_per_second"] or 0.0,
-        layer=row["layer"],
-        strength=row["strength"],
     )
 
 
 def _answer(row: Mapping[str, Any], side: str) -> Answer | None:
     if row[f"{side}_text"] is None:
         return None
-    finish = row[f"{side}_finish"]
-    if finish not in get_args(Finish):
-        raise ValueError(f"an answer cannot end with {finish!r}")
-    return Answer(
-        text=row[f"{side}_text"],
-        tokens=row[f"{side}_tokens"],
-        finish=finish,
-        perplexity=row[f"{side}_perplexity"],
-        concept_score=row[f"{side}_concept_score"],
-        repetition=row[f"{side}_repetition"],
-        token_ids=tuple(_json(row, f"{side}_token_ids", list)),
-    )
+    plain = {column.name: row[f"{side}_{column.name}"] for column in fields(Answer) if column.name != "token_ids"}
+    if plain["finish"] not in get_args(Finish):
+        raise ValueError(f"an answer cannot end with {plain['finish']!r}")
+    return Answer(**plain, token_ids=tuple(_json(row, f"{side}_token_ids", list)))
 
 
 def _json(row: Mapping[str, Any], column: str, kind: type[_JsonType]) -> _JsonType:

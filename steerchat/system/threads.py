@@ -50,23 +50,15 @@ def most_threads(environment: Mapping[str, str] = os.environ, groups: Path = Pat
     if any(name in environment for name in _NUMBER_VARIABLES):
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shares = [share for read in (_cgroup_cores, _cgroup_v1_cores) if (share := read(groups)) is not None]
-    return max(1, min([cores, *shares]))
+    return max(1, min(cores, _cgroup_cores(groups) or cores))
 
 
 def _cgroup_cores(groups: Path) -> int | None:
-    """The cores' worth of time that the process's control group allows; None without a limit."""
-    with suppress(OSError, ValueError):
-        amount, period = (groups / "cpu.max").read_text("ascii").split()
-        return None if amount == "max" else math.ceil(int(amount) / int(period))
-    return None
-
-
-def _cgroup_v1_cores(groups: Path) -> int | None:
-    """The same for the first version of control groups, where -1 means no limit."""
-    with suppress(OSError, ValueError):
-        amount, period = (
-            int((groups / "cpu" / f"cpu.cfs_{name}_us").read_text("ascii")) for name in ("quota", "period")
-        )
-        return None if amount <= 0 else math.ceil(amount / period)
+    """The cores' worth of time that the process's control group allows, of either version; None without a limit."""
+    first = groups / "cpu"
+    for files in ([groups / "cpu.max"], [first / "cpu.cfs_quota_us", first / "cpu.cfs_period_us"]):
+        with suppress(OSError, ValueError):  # without a limit, the second version has a word and the first has -1
+            amount, period = (int(word) for file in files for word in file.read_text("ascii").split())
+            if amount > 0:
+                return math.ceil(amount / period)
     return None

@@ -77,8 +77,9 @@ def parse_json(text: str | bytes) -> Any:
     """The value in a text. Raises ValueError for invalid JSON, and for JSON that would need much memory."""
     if len(text) > MAX_JSON:
         raise ValueError(f"it is larger than {_size(MAX_JSON)}")
-    marks = (b",", b":", b"[", b"{") if isinstance(text, bytes) else (",", ":", "[", "{")
-    if sum(text.count(mark) for mark in marks) > _MAX_MARKS_JSON:  # type: ignore[arg-type]
+    if isinstance(text, bytes):
+        text = text.decode()
+    if sum(map(text.count, ",:[{")) > _MAX_MARKS_JSON:
         raise ValueError("it has too many values")
     try:
         return json.loads(text)
