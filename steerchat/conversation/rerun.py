@@ -1,4 +1,4 @@
-"""What a pair of the history is good for: run it again, take over how it was made, go on from it."""
+"""Repeats a logged pair, reuses its recipe and settings, or continues its conversation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAMPLING = ("temperature", "top_p", "repetition_penalty", "max_tokens")
 
 
 def rerun(session: Session, pair_id: int) -> Iterator[Event]:
-    """Answer a logged pair again with all that it was made of, and say whether the same came of it.
+    """Answer a logged pair again under the same conditions, and compare the texts.
 
     Raises:
         UnknownName: there is no such pair.
@@ -47,7 +47,7 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
 
 
 def differences(session: Session, stored: StoredPair) -> list[str]:
-    """What is not as it was when a pair was answered, and may change its texts."""
+    """What changed since a pair was answered and may change its texts, in words."""
     engine = session.engine
     now = {**versions(), "processor": engine.processor, "products": engine.products}
     now |= {"threads": str(engine.threads), "device": str(engine.device), "dtype": engine.dtype}
@@ -83,7 +83,7 @@ def use(session: Session, pair_id: int) -> list[object]:
 
 
 def fork(session: Session, pair_id: int) -> list[object]:
-    """Go on from a pair as a new conversation, with its recipe. Returns what to show.
+    """Continue from a pair as a new conversation, with its recipe. Returns what to show.
 
     Raises:
         UnknownName: there is no such pair, or a concept is gone.
@@ -98,7 +98,7 @@ def fork(session: Session, pair_id: int) -> list[object]:
 
 
 def resume(session: Session, session_id: int | None = None) -> list[object]:
-    """Go on with a conversation of the history, the last one when None. Returns what to show.
+    """Continue a logged conversation, the last one when None. Returns what to show.
 
     Raises:
         UnknownName: there is no such session, or a concept is gone.
@@ -139,7 +139,7 @@ def conversation(session: Session, stored: StoredPair) -> list[Pair]:
 
 
 def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
-    """Steer as a pair was; sentences about what may not be as it was."""
+    """Make a pair's recipe the session's. Returns a notice when another model answered the pair."""
     recipe, engine = stored.pair.recipe, session.engine
     for name in recipe.concepts:
         session.library.get(name)
@@ -177,7 +177,7 @@ def _sampling(stored: StoredPair) -> Sampling:
 
 
 def _compared(stored: StoredPair, pair: Pair, unlike: Sequence[str]) -> str:
-    """Whether both texts are the same, and what explains it if not."""
+    """Says whether both texts are the same or, if not, where they diverge and why."""
     columns = (("normal", stored.pair.normal, pair.normal), ("steered", stored.pair.steered, pair.steered))
     parted, compared = [], False
     for column, old, new in columns:
@@ -197,7 +197,7 @@ def _compared(stored: StoredPair, pair: Pair, unlike: Sequence[str]) -> str:
 
 
 def _complete(answer: Answer) -> bool:
-    """Whether what was logged of an answer is what the model said, as far as it goes."""
+    """Whether a logged answer holds everything that the model generated until it ended or was stopped."""
     return answer.finish != "failed" and (answer.finish != "interrupted" or bool(answer.token_ids))
 
 
@@ -236,7 +236,7 @@ def logged(session: Session, pair_id: int | None, earlier: bool = False) -> Stor
 
 
 def prompt_of(session: Session, stored: StoredPair, column: str) -> list[int]:
-    """The tokens that a column's answer goes on from."""
+    """The prompt of a column's answer, as token ids."""
     prompter = session.engine.prompter
     if stored.pair.raw:
         return prompter.raw(stored.pair.prompt)

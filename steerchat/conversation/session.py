@@ -49,7 +49,7 @@ class Session:
         library: concepts.
         engine: gives the loaded model; may block while it loads.
         store: the history; None keeps none.
-        report: told of long work and of what a verb did unasked.
+        report: receives progress of long work, and notices.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Session:
         return self._instead(turn.prompt, turn.seed, turn.recipe) if same else self._instead(turn.prompt)
 
     def edit(self, text: str) -> Iterator[Event]:
-        """Say `text` in place of the last message."""
+        """Replace the last message by `text` and answer it."""
         self._last_turn()
         return self._instead(text)
 
@@ -239,7 +239,7 @@ class Session:
         return self.journal.end()
 
     def go_on(self, turns: Sequence[Pair], system: str, session_id: int | None = None) -> None:
-        """Take up another conversation in place of this one, which ends.
+        """End this conversation and continue another.
 
         Args:
             turns: its turns, at least one.
@@ -282,7 +282,7 @@ class Session:
     # Contexts
 
     def head(self) -> list[Message]:
-        """What stands before every conversation."""
+        """The system message, if there is one."""
         return [{"role": "system", "content": self.system}] if self.system else []
 
     def _messages(self, column: str, turns: Sequence[Pair], text: str) -> list[Message]:
@@ -337,7 +337,7 @@ class Session:
 
         Args:
             question: what each column answers.
-            setting: what the steered column is pushed by.
+            setting: what steers the steered column.
             seed: of both columns.
             plan: how they are answered.
         """
@@ -358,7 +358,7 @@ class Session:
             yield from self._probed(trial, reader)
 
     def _probed(self, trial: Trial, reader: Reader) -> Iterator[Event]:
-        """What is read in a fresh pair. A concept that is gone by now must not cost its turn."""
+        """The strips of a new pair. A concept that was deleted meanwhile ends the probing, not the turn."""
         try:
             strips = probe(reader, self.probes, trial.pair, [row.prompt for row in trial.rows])
         except SteerchatError as error:

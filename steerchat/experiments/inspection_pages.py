@@ -1,4 +1,4 @@
-"""What /why, /probe and /lens say of an answer's tokens and a prompt's layers."""
+"""The pages of /why, /probe and /lens: an answer token by token, a prompt layer by layer."""
 
 from __future__ import annotations
 

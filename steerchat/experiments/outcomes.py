@@ -1,4 +1,4 @@
-"""What comes of an experiment: the outcome of each setting over seeds, and the whole result."""
+"""The results of an experiment: the outcome of each setting over seeds, and all outcomes together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FEWEST_REPEATS, _BEYOND = 4, 4.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a setting over the seeds that were finished, at least one.
+    """The measured pairs of one setting, at least one, and their means.
 
     Attributes:
         chance: (low, high) of meaningless effects, for a mean over as many pairs; None where it was never measured.
@@ -124,11 +124,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """An experiment, as far as it got.
+    """The outcomes of an experiment that ended or was stopped.
 
     Attributes:
-        seeds: how many were wanted.
-        stopped: whether somebody stopped it.
+        seeds: the number of seeds that were asked for.
+        stopped: whether the user stopped it.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""What experiments say: a table with a bar for each setting, a few answers to read, and one honest sentence."""
+"""Experiments as pages: a table with a bar for each setting, a few answers, and a sentence that sums them up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments out of the history: the result as it was when they ended."""
+"""Results of logged experiments, made again from their pairs."""
 
 from __future__ import annotations
 

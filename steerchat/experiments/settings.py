@@ -1,4 +1,4 @@
-"""What an experiment tries: one recipe at every layer, at many strengths, or beside its controls."""
+"""The settings of experiments: a recipe at every layer, at many strengths, or with its controls."""
 
 from __future__ import annotations
 
