@@ -38,6 +38,10 @@ class StepRecord:
     facts: dict[str, float] = field(default_factory=dict)
     when: str = ""
 
+    def close(self, state: str) -> None:
+        """The step ends today."""
+        self.state, self.when = state, date.today().isoformat()
+
     @property
     def open(self) -> bool:
         """Whether the learner can still do the step, as with a skipped one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import date
 from typing import TYPE_CHECKING
 
 from ..conversation.chat import Chat
@@ -115,7 +114,7 @@ class Tutor:
                 Notice(f"This step waits for {self._waits(step)}. Type hint for help, or skip to go on without it.")
             ]
         if not record.state:
-            self._close("passed")
+            self._record().close("passed")
         return self._onward()
 
     def back(self) -> list[object]:
@@ -127,7 +126,7 @@ class Tutor:
     def skip(self) -> list[object]:
         """Skips the step."""
         if not self._record().state:
-            self._close("skipped" if self.step().has_task else "passed")
+            self._record().close("skipped" if self.step().has_task else "passed")
         return self._onward()
 
     def hint(self) -> list[object]:
@@ -285,13 +284,9 @@ class Tutor:
         except LessonError as error:
             self._chat.report(Notice(f"{error.message}; {error.hint}."))
 
-    def _close(self, state: str) -> None:
-        record = self._record()
-        record.state, record.when = state, date.today().isoformat()
-
     def _pass(self, step: Step, verdict: str, facts: Mapping[str, float], state: str = "passed") -> list[object]:
         if self._record().open:
-            self._close(state)
+            self._record().close(state)
             wanted = step.facts | self._show(step).facts.keys()
             self._record().facts = {
                 name: round(value, 4) for name, value in facts.items() if name in wanted and math.isfinite(value)
@@ -333,11 +328,9 @@ class Tutor:
         parts: list[object] = [f"That was lesson {self.course.number(lesson)}, {lesson.name}."]
         if skipped:
             parts.append(Notice(f"Skipped: {', '.join(skipped)}."))
-        if (follows := self._follows(lesson)) is not None:
-            parts.append(Notice(f"Next is /lesson {self.course.number(follows)}, {follows.name}."))
-        else:
-            parts.append(Notice("/lesson report FILE writes down what you did."))
-        return parts
+        follows = self._follows(lesson)
+        onward = f"Next is /lesson {self.course.number(follows)}, {follows.name}." if follows else ""
+        return [*parts, Notice(onward or "/lesson report FILE writes down what you did.")]
 
     def _go(self, step: Step) -> list[object]:
         lesson = self.running()

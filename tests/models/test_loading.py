@@ -44,7 +44,19 @@ def test_a_model_with_a_recurrent_state_is_refused_by_what_it_has(tmp_path: Path
     assert "attention" in (raised.value.hint or "")
 
 
-STREAMS = {"hidden_size_per_layer_input": 8, "num_key_value_heads": 2, "head_dim": 8, "altup_num_inputs": 4}
+HEADS: dict[str, Any] = {
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "global_head_dim": 16,
+}
+STREAMS: dict[str, Any] = {
+    "hidden_size_per_layer_input": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "altup_num_inputs": 4,
+}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,7 @@ STREAMS = {"hidden_size_per_layer_input": 8, "num_key_value_heads": 2, "head_dim
         transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=320),
         transformers.FalconConfig(num_attention_heads=4, alibi=True, **SMALL),
         transformers.Gemma3nTextConfig(
-            **SMALL | STREAMS | {"num_hidden_layers": 10},
+            **STREAMS,
             vocab_size_per_layer_input=320,
             intermediate_size=64,
             num_attention_heads=4,
@@ -61,9 +73,7 @@ STREAMS = {"hidden_size_per_layer_input": 8, "num_key_value_heads": 2, "head_dim
             laurel_rank=4,
             activation_sparsity_pattern=None,
         ),
-        transformers.Gemma4TextConfig(
-            **SMALL, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8, global_head_dim=16
-        ),
+        transformers.Gemma4TextConfig(**SMALL, **HEADS),
     ],
     ids=["bloom", "falcon with alibi", "gemma 3n", "gemma 4"],
 )
