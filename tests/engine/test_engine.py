@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -821,7 +822,9 @@ def test_the_default_models_first_steered_logits_match_a_script_on_transformers_
 
     folder = engine.model.config._name_or_path
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    (gguf,) = (file.name for file in Path(folder).glob("*.gguf"))
+    usual: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+    model = usual.eval()
     message = [{"role": "user", "content": "Tell me about the weather"}]
     inputs = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     (pushed,) = plus

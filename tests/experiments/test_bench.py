@@ -136,4 +136,9 @@ def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path
 def test_bench_is_a_slash_command_and_a_subcommand_of_the_shell():
     bench = registry.get("bench")
     assert bench.shell
-    assert [registry.parse(example).kwargs for example in bench.examples] == [{"quick": True}, {"kernels": True}, {}]
+    assert [registry.parse(example).kwargs for example in bench.examples] == [
+        {"quick": True},
+        {"kernels": True},
+        {"precision": True},
+        {},
+    ]

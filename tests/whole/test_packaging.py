@@ -84,7 +84,6 @@ WITH_TORCH = (
     "experiments.bench",
     "experiments.chance",
     "experiments.evaluation",
-    "experiments.precision",
     "course.by_hand",
     "course.lab",
     "course.demonstrations",
