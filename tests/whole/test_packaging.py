@@ -84,6 +84,7 @@ WITH_TORCH = (
     "experiments.bench",
     "experiments.chance",
     "experiments.evaluation",
+    "experiments.precision",
     "course.by_hand",
     "course.lab",
     "course.demonstrations",
