@@ -95,7 +95,11 @@ def compare_with_float32(
     """
     if engine.dtype == "float32":
         raise ModelError(f"{engine.name} is in float32 already", "start steerchat with --dtype auto")
+    if engine.kernels is not None:
+        engine.kernels.shrink()  # the forms that a sweep has added are none of a chat's
+    sizes = [engine.size / 1e6]
     exact = load(find(model, progress=report), str(engine.device), "float32")
+    sizes.append(exact.size / 1e6)
     names = [name for name in library.names() if library.ships(name)]
     corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
     total, done = len(corpus) + len(names) + answers, 0
@@ -133,8 +137,7 @@ def compare_with_float32(
         engine.name,
         engine.dtype,
         machine(),
-        engine.size / 1e6,
-        exact.size / 1e6,
+        *sizes,
         len(corpus),
         perplexity,
         float32_perplexity,
