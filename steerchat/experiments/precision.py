@@ -97,9 +97,9 @@ def compare_with_float32(
         raise ModelError(f"{engine.name} is in float32 already", "start steerchat with --dtype auto")
     if engine.kernels is not None:
         engine.kernels.shrink()  # the forms that a sweep has added are none of a chat's
-    sizes = [engine.size / 1e6]
+    megabytes = engine.size / 1e6
     exact = load(find(model, progress=report), str(engine.device), "float32")
-    sizes.append(exact.size / 1e6)
+    float32_megabytes = exact.size / 1e6
     names = [name for name in library.names() if library.ships(name)]
     corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
     total, done = len(corpus) + len(names) + answers, 0
@@ -137,7 +137,8 @@ def compare_with_float32(
         engine.name,
         engine.dtype,
         machine(),
-        *sizes,
+        megabytes,
+        float32_megabytes,
         len(corpus),
         perplexity,
         float32_perplexity,
