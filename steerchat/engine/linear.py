@@ -102,6 +102,7 @@ class FastLinear(nn.Linear):
         if not self.use([backend] * len(ROWS)):
             return False
         self.keep([backend])
+        # The module stays where the model has it; the type checker knows no change of class.
         self.__class__ = SmallLinear  # type: ignore[assignment]
         assert isinstance(self, SmallLinear)
         self._stored = None
@@ -155,7 +156,7 @@ class SmallLinear(FastLinear):
     def hold_dense(self) -> None:
         """Become a layer with float32 numbers of the same values."""
         weight = self.weight
-        self.__class__ = FastLinear  # type: ignore[assignment]
+        self.__class__ = FastLinear  # type: ignore[assignment]  # as in `FastLinear.hold_small`
         self._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
         self._forms = {}
         self.use([PLAIN] * len(ROWS))
@@ -203,7 +204,7 @@ class SmallEmbedding(nn.Embedding):
     def hold_dense(self, output: FastLinear | None) -> None:
         """Become a table of float32 numbers: those of the tied output layer if there is one."""
         numbers: Any = nn.Parameter(self.stored.dense(), requires_grad=False) if output is None else output.weight
-        self.__class__ = nn.Embedding  # type: ignore[assignment]
+        self.__class__ = nn.Embedding  # type: ignore[assignment]  # as in `FastLinear.hold_small`
         self._parameters["weight"] = numbers
 
 

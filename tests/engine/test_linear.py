@@ -10,6 +10,7 @@ import gguf
 import pytest
 import torch
 from engines import HIDDEN, answers, push, tiny_engine, tiny_tokenizer
+from grouped import Grouped
 from torch import Tensor, nn
 
 from steerchat.engine import timing
@@ -21,7 +22,7 @@ from steerchat.engine.lean import make_lean
 from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, Times
 from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
-from steerchat.engine.weights import Dense, Grouped, Weight
+from steerchat.engine.weights import Dense, Weight
 from steerchat.models import kernel_times
 from steerchat.models.gguf_weights import FileWeight
 from steerchat.models.kernel_times import MachineRecord, forget_times

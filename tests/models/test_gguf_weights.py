@@ -13,11 +13,12 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
+from grouped import Grouped
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from steerchat.engine.linear import SmallEmbedding, SmallLinear
-from steerchat.engine.weights import Dense, Grouped, Stack, joined
+from steerchat.engine.weights import Dense, Stack, joined
 from steerchat.models import memory
 from steerchat.models.find import find
 from steerchat.models.gguf_reader import FOUR_BITS, contents
