@@ -8,7 +8,7 @@ centred concept is compared with the mean reply of all tones, as Jorgensen et al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..system.folders import write_whole
-from ..system.untrusted import MAX_HEADER, claimed_header
+from ..system.untrusted import kept_tensors
 from .concept import Concept, Example
 
 # Of each tone, so many pairs are read: a mean over all tones needs no more.
@@ -67,17 +67,13 @@ def examples_digest(examples: Sequence[Example]) -> str:
 
 def load_reference(path: Path, fingerprint: str, examples: str) -> Reference | None:
     """What `save` wrote; None when it is another model's, of other texts, or broken: it is read again."""
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        if claimed_header(path) > MAX_HEADER:
-            return None
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if (metadata.get("fingerprint"), metadata.get("examples")) != (fingerprint, examples):
-                return None
-            tones, plain = file.get_tensor("tones").float(), file.get_tensor("plain").float()
-    except (OSError, SafetensorError, ValueError):
+    def current(metadata: Mapping[str, str]) -> bool:
+        return (metadata.get("fingerprint"), metadata.get("examples")) == (fingerprint, examples)
+
+    kept = kept_tensors(path, current, "tones", "plain")
+    if kept is None:
         return None
+    tones, plain = (tensor.float() for tensor in kept)
     sound = tones.ndim == 2 and tones.shape == plain.shape and bool(torch.isfinite(tones + plain).all())
     return Reference(fingerprint, examples, tones, plain) if sound else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..engine.hooks import LengthReader
 from ..system.folders import write_whole
-from ..system.untrusted import MAX_HEADER, claimed_header
+from ..system.untrusted import kept_tensors
 from ..values.errors import ConceptError, Interrupted
 from ..values.results import Notice, Progress
 
@@ -63,21 +63,17 @@ class Profile:
 
 def load_profile(path: Path, fingerprint: str, corpus: Path) -> Profile | None:
     """What `save` wrote, or None when it is another model's, another corpus's, or broken: it is measured again."""
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        if claimed_header(path) > MAX_HEADER:
-            return None
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if (metadata.get("fingerprint"), metadata.get("corpus")) != (fingerprint, _digest(corpus)):
-                return None
-            lengths, states = file.get_tensor("lengths"), file.get_tensor("states")
-    except (OSError, SafetensorError, ValueError):
+    def current(metadata: Mapping[str, str]) -> bool:
+        return (metadata.get("fingerprint"), metadata.get("corpus")) == (fingerprint, _digest(corpus))
+
+    kept = kept_tensors(path, current, "lengths", "states")
+    if kept is None:
         return None
+    lengths, states = kept
     fits = lengths.ndim == 1 and states.ndim == 3 and lengths.shape[0] == states.shape[1] and len(states) > 0
-    sound = fits and all(one.is_floating_point() and one.isfinite().all() for one in (lengths, states))
-    return Profile(fingerprint, metadata["corpus"], lengths, states) if sound else None
+    sound = fits and all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in kept)
+    return Profile(fingerprint, _digest(corpus), lengths, states) if sound else None
 
 
 def measure_profile(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,6 +91,24 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
     """The value in a JSON file. Raises OSError as `read_small`, ValueError as `parse_json`."""
     return parse_json(read_small(path, most))
+
+
+def kept_tensors(path: Path, current: Callable[[Mapping[str, str]], bool], *names: str) -> tuple[Any, ...] | None:
+    """Tensors of a safetensors file that steerchat kept, by name.
+
+    None when `current` refuses the file's metadata, or when it is absent or broken: it can be made again.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if claimed_header(path) > MAX_HEADER:
+            return None
+        with safe_open(path, framework="pt") as file:
+            if not current(file.metadata() or {}):
+                return None
+            return tuple(file.get_tensor(name) for name in names)
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def claimed_header(path: Path) -> int:
