@@ -28,6 +28,14 @@ class Description:
     parameters: Mapping[str, str]
 
 
+def read_contents(gguf: Path) -> Contents:
+    """What a GGUF holds. Raises ModelError when its header cannot be read."""
+    try:
+        return contents(gguf)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{gguf} is not a complete GGUF file", "download or copy it again") from error
+
+
 def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
     """A new folder in `work` that describes a GGUF.
 
@@ -35,10 +43,7 @@ def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
         ModelError: when transformers cannot read it.
         Interrupted: when Ctrl-C reached the helper program.
     """
-    try:
-        held = contents(gguf)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{gguf} is not a complete GGUF file", "download or copy it again") from error
+    held = read_contents(gguf)
     folder, log = work / "described", work / "describe.log"
     start = time.monotonic()
     label = f"preparing {name} (about 10 s, once)"

@@ -57,7 +57,7 @@ def _default(itemsize: int, on_hub: ModelChoice | None) -> ModelChoice:
         folder = None
     if folder is None:
         return _alias(DEFAULT, on_hub.disk if on_hub else None, itemsize)
-    return _on_disk(DEFAULT, SMOLLM2.name, folder / SMOLLM2.gguf, itemsize)
+    return _on_disk(DEFAULT, SMOLLM2.name, folder, itemsize, folder / SMOLLM2.gguf)
 
 
 def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | None = None) -> ModelChoice:
@@ -65,11 +65,11 @@ def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | No
     return ModelChoice(alias, ALIASES[alias], disk, needs or memory.Needs(parameters, parameters * itemsize, 0))
 
 
-def _on_disk(name: str, model: str, path: Path, itemsize: int) -> ModelChoice:
-    """The model in a folder or a .gguf file."""
+def _on_disk(name: str, model: str, path: Path, itemsize: int, gguf: Path | None = None) -> ModelChoice:
+    """The model in a folder, its weights perhaps in a .gguf file there, or in a .gguf file alone."""
     parts = path.iterdir() if path.is_dir() else [path]
     disk = sum(file.stat().st_size for file in parts if file.is_file())
-    files = ModelFiles(model, path, None if path.is_dir() else path, "")
+    files = ModelFiles(model, path, gguf if path.is_dir() else path, "")
     try:
         return ModelChoice(name, model, disk, memory.needs(files, itemsize))
     except ModelError:

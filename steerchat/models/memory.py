@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..values.errors import ModelError, UsageError
-from .described import description
+from ..values.errors import UsageError
+from .described import description, read_contents
 from .find import PARAMETERS, ModelFiles
 from .fingerprint import json_object, tensors, weight_files
-from .gguf_reader import Entry, contents
+from .gguf_reader import Entry
 from .workplace import is_whole
 
 # The tokens of a pair's two rows in the estimate.
@@ -55,7 +55,8 @@ def needs(files: ModelFiles, itemsize: int, small: bool = False) -> Needs:
         ModelError: when its files cannot be read.
     """
     if files.gguf:
-        entries = _gguf_entries(files)
+        held = description(files.path).contents if is_whole(files.path) else read_contents(files.gguf)
+        entries = held.tensors.values()
         sizes = [entry.numbers * (_small_itemsize(entry) if small else itemsize) for entry in entries]
         count, weights = sum(entry.numbers for entry in entries), round(sum(sizes))
         if not (files.path / "config.json").is_file():
@@ -105,16 +106,6 @@ def parse_size(text: str) -> int:
     if match is None:
         raise UsageError(f"{text!r} is not an amount of memory", "use one such as 6GB or 800MB")
     return int(float(match["number"]) * 1000 ** " KMGT".index(match["unit"].upper() or " "))
-
-
-def _gguf_entries(files: ModelFiles) -> list[Entry]:
-    assert files.gguf is not None
-    if is_whole(files.path):
-        return list(description(files.path).contents.tensors.values())
-    try:
-        return list(contents(files.gguf).tensors.values())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{files.gguf} is not a complete GGUF file", "download or copy it again") from error
 
 
 def _bytes_per_token(config: dict[str, Any], itemsize: int) -> int:

@@ -19,6 +19,7 @@ from huggingface_hub import errors as hub_errors
 
 from steerchat.models import default as default_model
 from steerchat.models import find as models
+from steerchat.models import installed
 from steerchat.models.default import Wheel
 from steerchat.models.fingerprint import fingerprint_folder, fingerprint_gguf
 from steerchat.system import folders
@@ -238,6 +239,10 @@ def test_a_folder_that_a_teacher_shares_is_used_as_it_is(
     monkeypatch.setenv("STEERCHAT_MODELS", str(made.parent))
     assert models.find("smollm2", progress=ignore, offline=True).path == made
     assert left_in(home) == []
+    monkeypatch.setattr(installed, "SMOLLM2", tiny)
+    choice = installed.model_choices(4, made)[0]
+    assert choice.disk == sum(file.stat().st_size for file in made.iterdir())
+    assert choice.needs is not None and choice.needs.beside > 0
 
 
 def test_a_shared_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
