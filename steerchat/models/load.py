@@ -23,7 +23,9 @@ from ..system.threads import most_threads
 from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
 from ..values.results import drain
 from . import memory
+from .checkpoint import check_quantisation, check_weights, quantisation
 from .find import ModelFiles
+from .fingerprint import json_object
 from .gguf_weights import load_gguf, mapped
 from .kernel_times import MachineRecord
 
@@ -60,6 +62,8 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": code}
+    config = {} if files.gguf else json_object(files.path / "config.json")
+    check_quantisation(config, files.name)
     needs = memory.needs(files, precision.itemsize, small=dtype == "auto" and where.type == "cpu")
     place = _placement(files.name, needs, where, precision, most, offload)
     try:
@@ -79,9 +83,10 @@ def load(
                 f"{files.name} needs its own Python code, which steerchat does not run by default",
                 f"read the code in {files.path}; --trust-remote-code runs it",
             ) from None
-        raise ModelError(
-            f"{files.name} cannot be loaded: {reason}", "check that it is a complete causal language model"
-        ) from error
+        hint = "check that it is a complete causal language model"
+        if quantisation(config):
+            hint = "choose the same model with plain weights, or as a GGUF"
+        raise ModelError(f"{files.name} cannot be loaded: {reason}", hint) from error
     _check_memory_of_text(model, files.name)
     model.eval()
     model.requires_grad_(False)
@@ -119,7 +124,13 @@ def _try(engine: Engine) -> None:
 def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
     """The model as transformers loads it. A GGUF is unpacked to float32 as a whole on the way."""
     if not files.gguf:
-        return transformers.AutoModelForCausalLM.from_pretrained(files.path, **options)
+        # With sizes that differ, transformers stops at the first kind of fault, and says little of it.
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            files.path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        model, info = loaded
+        check_weights(model, info, files.name)
+        return model
     # No setting turns off the bar that it draws while it unpacks.
     module: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     bar = module.tqdm

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..values.errors import UsageError
+from .checkpoint import UNPACKED, quantisation
 from .described import description, read_contents
 from .find import PARAMETERS, ModelFiles
 from .fingerprint import json_object, tensors, weight_files
@@ -61,10 +62,17 @@ def needs(files: ModelFiles, itemsize: int, small: bool = False) -> Needs:
         count, weights = sum(entry.numbers for entry in entries), round(sum(sizes))
         if not (files.path / "config.json").is_file():
             return Needs(count, weights, 0)
+        config = json_object(files.path / "config.json")
     else:
-        count = sum(math.prod(shape) for file in weight_files(files.path) for _, shape, _, _ in tensors(file))
-        weights = count * itemsize
-    config = json_object(files.path / "config.json")
+        config = json_object(files.path / "config.json")
+        form = quantisation(config)
+        count = in_file = 0
+        for file in weight_files(files.path):
+            for name, shape, _, size in tensors(file):
+                # A byte of MXFP4 holds two numbers.
+                count += math.prod(shape) * (2 if form == "mxfp4" and name.endswith("_blocks") else 1)
+                in_file += size
+        weights = in_file if form and form not in UNPACKED else count * itemsize
     return Needs(count, weights, _PAIR_TOKENS * _bytes_per_token(config, itemsize))
 
 
