@@ -1,9 +1,9 @@
-"""Write what a GGUF file says of its model, as transformers reads it: `describe.py GGUF ARCHITECTURE FOLDER`.
+"""Write what a GGUF file says of its model, as transformers reads it: `describe.py ARCHITECTURE FOLDER GGUF...`.
 
 The folder gets the configuration and the tokenizer, ready for `from_pretrained`, and `tensors.json`, which names the
-model's parameter for each tensor. It is a program of its own because transformers prints its progress, keeps the
-interpreter busy for seconds, and can only be stopped by ending its process. It imports nothing of steerchat, so that it
-runs by its path from any working directory.
+model's parameter for each tensor. Several GGUF files are the parts of one model. It is a program of its own because
+transformers prints its progress, keeps the interpreter busy for seconds, and can only be stopped by ending its process.
+It imports nothing of steerchat, so that it runs by its path from any working directory.
 """
 
 from __future__ import annotations
@@ -13,15 +13,34 @@ import json
 import sys
 from pathlib import Path
 
+UNKNOWN = 3
 
-def describe(gguf_file: Path, architecture: str, folder: Path) -> None:
-    """Write what the GGUF says into the new `folder`."""
+
+def describe(architecture: str, folder: Path, gguf_file: Path, *parts: Path) -> None:
+    """Write what the GGUF says into the new `folder`. Ends the program with `UNKNOWN` for an unknown architecture."""
     import accelerate
     import gguf
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    config = AutoConfig.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    one_part = gguf.GGUFReader
+
+    class Joined(one_part):
+        """Has the tensors of all parts: their names tell what the configuration leaves out."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            for part in parts:
+                self.tensors += one_part(part).tensors
+
+    if parts:
+        gguf.GGUFReader = Joined
+    try:
+        config = AutoConfig.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    except ValueError as error:
+        if "architecture" in str(error):
+            sys.exit(UNKNOWN)
+        raise
     tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
     generation = GenerationConfig.from_model_config(config)
     if generation.eos_token_id is None:
@@ -40,4 +59,4 @@ def describe(gguf_file: Path, architecture: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    describe(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    describe(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -12,12 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..values.errors import Interrupted, ModelError
+from ..values.errors import Interrupted, ModelError, shorten
 from ..values.results import Progress, Report
-from .gguf_reader import Contents, contents
+from .gguf_parts import parts_of, read_contents, whole_name
+from .gguf_reader import Contents
 from .workplace import cause, finish, is_whole, models_dir, read_log, run, workplace
 
 _TENSORS = "tensors.json"
+# How `describe.py` ends when transformers does not know the architecture.
+UNKNOWN = 3
+_NO_MODELS = {
+    "controlvector": ("a control vector and no model", "/concept import NAME FILE reads it"),
+    "clip": ("the image encoder of a model and not the model itself", "name the other GGUF file of that model"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,6 @@ class Description:
 
     contents: Contents
     parameters: Mapping[str, str]
-
-
-def read_contents(gguf: Path) -> Contents:
-    """What a GGUF holds. Raises ModelError when its header cannot be read."""
-    try:
-        return contents(gguf)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{gguf} is not a complete GGUF file", "download or copy it again") from error
 
 
 def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
@@ -47,8 +46,9 @@ def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
     folder, log = work / "described", work / "describe.log"
     start = time.monotonic()
     label = f"preparing {name} (about 10 s, once)"
+    program = str(Path(__file__).with_name("describe.py"))
     code = run(
-        [sys.executable, "-P", str(Path(__file__).with_name("describe.py")), str(gguf), held.architecture, str(folder)],
+        [sys.executable, "-P", program, held.architecture, str(folder), *map(str, parts_of(gguf))],
         {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
         log,
         lambda: progress(Progress(label, time.monotonic() - start)),
@@ -57,6 +57,8 @@ def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
         text = read_log(log)
         if cause(text) == "KeyboardInterrupt":
             raise Interrupted("preparing the model")
+        if code == UNKNOWN:
+            raise _unreadable(name, held.architecture)
         reason = "it ran out of memory" if code == -9 else cause(text)
         raise ModelError(
             f"{name} could not be prepared: {reason}",
@@ -73,7 +75,23 @@ def described(gguf: Path, fingerprint: str, progress: Report) -> Path:
     if is_whole(target):
         return target
     with workplace(progress) as work:
-        return target if is_whole(target) else finish(describe(gguf, gguf.stem, work, progress), target, fingerprint)
+        if is_whole(target):
+            return target
+        return finish(describe(gguf, whole_name(gguf), work, progress), target, fingerprint)
+
+
+def _unreadable(name: str, architecture: str) -> ModelError:
+    """What to say of an architecture that transformers does not read from a GGUF."""
+    what, hint = _NO_MODELS.get(
+        architecture,
+        (
+            f"the architecture {shorten(architecture)}, which the installed transformers does not read from a GGUF"
+            if architecture
+            else "no name of an architecture",
+            "choose the same model as a folder of safetensors; a later transformers may read more",
+        ),
+    )
+    return ModelError(f"{name} has {what}", hint)
 
 
 def description(folder: Path) -> Description:

@@ -16,6 +16,7 @@ from . import default as default_model
 from .default import SMOLLM2, Gone
 from .described import described
 from .fingerprint import fingerprint_folder, fingerprint_gguf, weight_files
+from .gguf_parts import is_first, parts_of, whole_name
 from .workplace import models_dir
 
 DEFAULT = "smollm2"
@@ -141,7 +142,10 @@ def _default(progress: Report, offline: bool) -> ModelFiles:
 
 def _existing(name: str) -> Path | None:
     try:
-        return Path(name).expanduser().resolve(strict=True) if name else None
+        path = Path(name).expanduser()
+        path.resolve(strict=True)
+        # A link in the Hub's cache leads to a file whose name says nothing.
+        return Path(os.path.abspath(path)) if name else None
     except (OSError, ValueError, RuntimeError):  # also a name that is too long, or ~ of an unknown user
         return None
 
@@ -150,8 +154,8 @@ def _folder(folder: Path, progress: Report) -> ModelFiles:
     if (folder / "config.json").is_file():
         return ModelFiles(folder.name, folder, None, fingerprint_folder(folder))
     ggufs = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
-    if len(ggufs) == 1:
-        return _gguf(ggufs[0], progress)
+    if len(models := [file for file in ggufs if is_first(file)]) == 1:
+        return _gguf(models[0], progress)
     hint = f"name one of its files: {ggufs[0].name}, ..." if ggufs else "name a folder with config.json and weights"
     raise ModelError(f"{folder} has no config.json", hint)
 
@@ -159,8 +163,9 @@ def _folder(folder: Path, progress: Report) -> ModelFiles:
 def _gguf(file: Path, progress: Report) -> ModelFiles:
     if file.suffix.lower() != ".gguf" or not file.is_file():
         raise ModelError(f"{file} is neither a folder nor a .gguf file", "name the folder that has config.json")
-    fingerprint = fingerprint_gguf(file)
-    return ModelFiles(file.stem, described(file, fingerprint, progress), file, fingerprint)
+    parts = parts_of(file)
+    fingerprint = fingerprint_gguf(*parts)
+    return ModelFiles(whole_name(file), described(parts[0], fingerprint, progress), parts[0], fingerprint)
 
 
 # The Hub

@@ -46,12 +46,19 @@ def fingerprint_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_gguf(file: Path) -> str:
-    """SHA-256 over the size, the head and the sample of a GGUF file; in hexadecimal.
+def fingerprint_gguf(*files: Path) -> str:
+    """SHA-256 over the size, the head and the sample of a GGUF file, and of its further parts; in hexadecimal.
 
     Raises:
         ModelError: when it cannot be read, or is not a GGUF.
     """
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(_gguf_sample(file))
+    return digest.hexdigest()
+
+
+def _gguf_sample(file: Path) -> bytes:
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -61,7 +68,7 @@ def fingerprint_gguf(file: Path) -> str:
         raise _unreadable(file, error) from error
     if len(head) < 24 or not head.startswith(b"GGUF"):
         raise ModelError(f"{file} is not a GGUF file" if size else f"{file} is empty", _BROKEN)
-    return hashlib.sha256(f"{size}\n".encode() + head + sample).hexdigest()
+    return f"{size}\n".encode() + head + sample
 
 
 def weight_files(folder: Path) -> list[Path]:

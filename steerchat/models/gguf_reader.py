@@ -84,10 +84,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a GGUF file holds: the architecture's name, which may be empty, and the tensors by name."""
+    """What a GGUF file holds.
+
+    Attributes:
+        architecture: its name, which may be empty.
+        tensors: by name.
+        part: which part of a model the file is, from 0 on, and of how many.
+    """
 
     architecture: str
     tensors: dict[str, Entry]
+    part: tuple[int, int] = (0, 1)
 
     def to_json(self) -> dict[str, Any]:
         tensors = {name: [entry.kind, entry.start, *entry.shape] for name, entry in self.tensors.items()}
@@ -130,12 +137,15 @@ class _Header:
         if version not in (2, 3):
             raise ValueError(f"its version is {version}")
         alignment, architecture = gguf.GGUF_DEFAULT_ALIGNMENT, b""
+        part = {gguf.Keys.Split.LLM_KV_SPLIT_NO: 0, gguf.Keys.Split.LLM_KV_SPLIT_COUNT: 1}
         for _ in range(fields):
             key, (kind,) = self._text(), self._take("<I")
             if key == gguf.Keys.General.ALIGNMENT.encode() and kind == gguf.GGUFValueType.UINT32:
                 alignment = max(1, *self._take("<I"))
             elif key == gguf.Keys.General.ARCHITECTURE.encode() and kind == gguf.GGUFValueType.STRING:
                 architecture = self._text()
+            elif key.decode("utf-8", errors="replace") in part and kind == gguf.GGUFValueType.UINT16:
+                (part[key.decode()],) = self._take("<H")
             else:
                 self._skip_value(kind)
         listed = [self._tensor() for _ in range(tensors)]
@@ -143,6 +153,7 @@ class _Header:
         return Contents(
             architecture.decode("utf-8", errors="replace"),
             {name: replace(entry, start=first + entry.start) for name, entry in listed},
+            (part[gguf.Keys.Split.LLM_KV_SPLIT_NO], max(1, part[gguf.Keys.Split.LLM_KV_SPLIT_COUNT])),
         )
 
     def _tensor(self) -> tuple[str, Entry]:

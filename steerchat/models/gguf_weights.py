@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..engine.linear import FastLinear, SmallEmbedding
 from ..engine.transformers_api import transformers
 from ..engine.weights import GROUP, Levels
 from .described import description
+from .gguf_parts import parts_of
 from .gguf_reader import Entry, bits
 
 
@@ -64,21 +66,24 @@ class FileWeight:
         return self._rows if self._order is None else self._rows[self._order]
 
 
-def mapped(file: Path) -> mmap.mmap:
-    """The bytes of a file, read when they are used. Raises OSError when it cannot be read."""
-    with file.open("rb") as stream:
-        # torch wants memory that can be written to; nothing is, and the file would not change.
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+def mapped(gguf: Path) -> list[mmap.mmap]:
+    """The bytes of a GGUF, part by part, read when they are used. Raises OSError when one cannot be read."""
+    files = []
+    for part in parts_of(gguf):
+        with part.open("rb") as stream:
+            # torch wants memory that can be written to; nothing is, and the file would not change.
+            files.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    return files
 
 
-def load_gguf(folder: Path, file: mmap.mmap, device: torch.device, dtype: torch.dtype) -> Any:
+def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dtype: torch.dtype) -> Any:
     """The model in a GGUF file.
 
     On the CPU in float32, its linear layers and embeddings keep what the file holds; everything else gets numbers.
 
     Args:
         folder: that `describe` made.
-        file: the GGUF's bytes; the model's weights stay in them.
+        files: the GGUF's bytes, part by part; the model's weights stay in them.
         device, dtype: where the numbers go, and their precision.
 
     Raises:
@@ -93,7 +98,7 @@ def load_gguf(folder: Path, file: mmap.mmap, device: torch.device, dtype: torch.
     held, names = known.contents, dict(known.parameters)
     settings = config.get_text_config().to_dict()
     processor = library.TENSOR_PROCESSORS.get(held.architecture, library.TensorProcessor)(config=settings)
-    data = torch.frombuffer(file, dtype=torch.uint8)
+    data = [torch.frombuffer(file, dtype=torch.uint8) for file in files]
     keeps = device.type == "cpu" and dtype == torch.float32
     parsed: dict[str, Any] = {"config": settings, "tensors": {}}
     for name, entry in held.tensors.items():
@@ -120,13 +125,18 @@ def _halves(pairs: Tensor) -> Tensor:
     return pairs.contiguous().view(torch.float16).float()
 
 
-def _rows(entry: Entry, data: Tensor) -> Tensor:
+def _rows(entry: Entry, data: Sequence[Tensor]) -> Tensor:
     """A tensor's bytes, one row for each index of all dimensions but the last."""
-    if entry.start + entry.size > len(data):
+    start = entry.start
+    for part in data:
+        if start < len(part):
+            break
+        start -= len(part)
+    if start + entry.size > len(part):
         raise ValueError("the file ends before its tensors do")
     numbers, size = gguf.GGML_QUANT_SIZES[entry.kind]
     width = entry.shape[-1] // numbers * size
-    return data[entry.start : entry.start + entry.size].reshape(-1, width)
+    return part[start : start + entry.size].reshape(-1, width)
 
 
 def _order(processor: Any, name: str, shape: tuple[int, ...]) -> Tensor | None:

@@ -12,6 +12,7 @@ from . import memory
 from .default import SMOLLM2
 from .find import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, ModelFiles
 from .fingerprint import json_object
+from .gguf_parts import is_first, parts_of, whole_name
 from .workplace import models_dir
 
 _SMALLEST = 1 << 20  # bytes; a smaller .gguf file has a vector, not a model
@@ -67,7 +68,10 @@ def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | No
 
 def _on_disk(name: str, model: str, path: Path, itemsize: int, gguf: Path | None = None) -> ModelChoice:
     """The model in a folder, its weights perhaps in a .gguf file there, or in a .gguf file alone."""
-    parts = path.iterdir() if path.is_dir() else [path]
+    try:
+        parts = list(path.iterdir()) if path.is_dir() else parts_of(path)
+    except ModelError:
+        parts = [path]
     disk = sum(file.stat().st_size for file in parts if file.is_file())
     files = ModelFiles(model, path, gguf if path.is_dir() else path, "")
     try:
@@ -93,8 +97,8 @@ def _hub(itemsize: int) -> Iterator[ModelChoice]:
             choice = _on_disk(repository.repo_id, repository.repo_id, folder, itemsize)
             if choice.needs is not None:
                 yield choice
-        for file in sorted(folder.glob("*.gguf")):
-            yield _on_disk(str(file), file.stem, file, itemsize)
+        for file in filter(is_first, sorted(folder.glob("*.gguf"))):
+            yield _on_disk(str(file), whole_name(file), file, itemsize)
 
 
 def _is_causal(folder: Path) -> bool:
@@ -108,5 +112,5 @@ def _is_causal(folder: Path) -> bool:
 def _files(here: Path, itemsize: int) -> Iterator[ModelChoice]:
     for folder in dict.fromkeys([here, models_dir()]):
         for file in sorted(folder.glob("*.gguf")) if folder.is_dir() else ():
-            if file.is_file() and file.stat().st_size > _SMALLEST and file.name != SMOLLM2.gguf:
-                yield _on_disk(str(file), file.stem, file, itemsize)
+            if file.is_file() and file.stat().st_size > _SMALLEST and file.name != SMOLLM2.gguf and is_first(file):
+                yield _on_disk(str(file), whole_name(file), file, itemsize)

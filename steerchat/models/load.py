@@ -26,6 +26,7 @@ from . import memory
 from .checkpoint import check_quantisation, check_weights, quantisation
 from .find import ModelFiles
 from .fingerprint import json_object
+from .gguf_parts import parts_of
 from .gguf_weights import load_gguf, mapped
 from .kernel_times import MachineRecord
 
@@ -68,11 +69,11 @@ def load(
     place = _placement(files.name, needs, where, precision, most, offload)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **options)
-        file = mapped(files.gguf) if files.gguf and place["device_map"] != "auto" else None
+        bytes_ = mapped(files.gguf) if files.gguf and place["device_map"] != "auto" else None
         model: Any = (
             _from_pretrained(files, dtype=precision, **place, **options)
-            if file is None
-            else load_gguf(files.path, file, where, precision)
+            if bytes_ is None
+            else load_gguf(files.path, bytes_, where, precision)
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
@@ -91,8 +92,8 @@ def load(
     model.eval()
     model.requires_grad_(False)
     kernels = _quick(model, files.fingerprint, small=dtype == "auto")
-    if file is not None:
-        memory.forget(file)
+    if bytes_ is not None:
+        memory.forget(bytes_)
     given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
     try:
         engine = Engine(*given) if team is None else SharedEngine(team, *given)
@@ -131,6 +132,11 @@ def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
         model, info = loaded
         check_weights(model, info, files.name)
         return model
+    if len(parts_of(files.gguf)) > 1:
+        raise ModelError(
+            f"{files.name} is split into parts, and only a whole GGUF can be spread over several devices or the disk",
+            "join the parts with llama-gguf-split --merge",
+        )
     # No setting turns off the bar that it draws while it unpacks.
     module: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     bar = module.tqdm

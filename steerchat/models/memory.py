@@ -6,15 +6,17 @@ import ctypes
 import math
 import mmap
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..values.errors import UsageError
 from .checkpoint import UNPACKED, quantisation
-from .described import description, read_contents
+from .described import description
 from .find import PARAMETERS, ModelFiles
 from .fingerprint import json_object, tensors, weight_files
+from .gguf_parts import read_contents
 from .gguf_reader import Entry
 from .workplace import is_whole
 
@@ -102,9 +104,9 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def forget(file: mmap.mmap) -> None:
-    """Give back the memory of a file's bytes that were used; they are read again when they are used again."""
-    if hasattr(mmap, "MADV_DONTNEED"):
+def forget(files: Sequence[mmap.mmap]) -> None:
+    """Give back the memory of files' bytes that were used; they are read again when they are used again."""
+    for file in files if hasattr(mmap, "MADV_DONTNEED") else ():
         file.madvise(mmap.MADV_DONTNEED)
 
 

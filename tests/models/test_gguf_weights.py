@@ -23,6 +23,7 @@ from steerchat.models import memory
 from steerchat.models.find import find
 from steerchat.models.gguf_reader import FOUR_BITS, contents
 from steerchat.models.gguf_weights import FileWeight, load_gguf, mapped
+from steerchat.values.errors import ModelError
 
 
 @pytest.fixture
@@ -129,13 +130,68 @@ def test_a_gguf_that_lacks_a_weight_or_is_cut_short_is_refused(home: None, tmp_p
     cut = mmap.mmap(-1, len(whole) // 2)
     cut.write(whole[: len(cut)])
     with pytest.raises(ValueError, match="ends before"):
-        load_gguf(files.path, cut, torch.device("cpu"), torch.float32)
+        load_gguf(files.path, [cut], torch.device("cpu"), torch.float32)
     described = files.path / "tensors.json"
     known = json.loads(described.read_text())
     del known["contents"]["tensors"]["blk.1.attn_v.weight"]
     described.write_text(json.dumps(known))
     with pytest.raises(ValueError, match="v_proj"):
         load_gguf(files.path, mapped(file), torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.slow
+def test_a_model_in_parts_is_the_model_in_one_file(home: None, tmp_path: Path) -> None:
+    from steerchat.models.load import load
+
+    write_gguf(tmp_path / "whole.gguf", Kind.Q4_1, Kind.Q8_0, tied=False)
+    (tmp_path / "parts").mkdir()
+    write_gguf(tmp_path / "parts" / "tiny.gguf", Kind.Q4_1, Kind.Q8_0, tied=False, most=8)
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert len(parts) > 2
+    ids = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
+    whole, *others = (
+        load(find(str(path), progress=lambda event: None), "cpu", "float32")
+        for path in (tmp_path / "whole.gguf", tmp_path / "parts", parts[1])
+    )
+    for other in others:
+        assert other.name == "tiny" and other.fingerprint == others[0].fingerprint
+        with torch.no_grad():
+            assert torch.equal(other.model(ids).logits, whole.model(ids).logits)
+    parts[-1].unlink()
+    with pytest.raises(ModelError, match=f"{parts[-1].name} is missing"):
+        find(str(parts[0]), progress=lambda event: None)
+    alone = parts[1].rename(tmp_path / "alone.gguf")
+    with pytest.raises(ModelError, match="says that it is part 2 of"):
+        find(str(alone), progress=lambda event: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "sentence"),
+    [
+        ("plamo9", "has the architecture plamo9, which the installed transformers does not read from a GGUF"),
+        ("controlvector", "has a control vector and no model"),
+    ],
+)
+def test_a_gguf_of_an_unknown_architecture_is_refused_in_a_sentence_of_its_own(
+    home: None, tmp_path: Path, architecture: str, sentence: str
+) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", architecture)
+    writer.add_tensor("direction.1", np.zeros(8, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=f"other {sentence}"):
+        find(str(tmp_path / "other.gguf"), progress=lambda event: None)
+
+
+@pytest.mark.slow
+def test_a_link_to_a_gguf_counts_by_its_own_name(home: None, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "0123abcd", Kind.Q4_1, Kind.Q8_0, tied=True)
+    (tmp_path / "tiny.gguf").symlink_to("0123abcd")
+    files = find(str(tmp_path / "tiny.gguf"), progress=lambda event: None)
+    assert files.name == "tiny"
 
 
 def test_the_header_says_what_the_file_holds(tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ from gguf import GGMLQuantizationType as Kind
 HIDDEN, INNER, HEADS, BLOCKS = 64, 96, 4, 2
 
 
-def write_gguf(file: Path, layers: Kind, table: Kind, tied: bool, shared: int = HEADS) -> None:
-    """A tiny Llama in a GGUF, its weights random and of these kinds, with `shared` heads for keys."""
+def write_gguf(file: Path, layers: Kind, table: Kind, tied: bool, shared: int = HEADS, most: int = 0) -> None:
+    """A tiny Llama in a GGUF, its weights random and of these kinds, with `shared` heads for keys.
+
+    Args:
+        most: tensors in a part; the first part then has none.
+    """
     rng = np.random.default_rng(0)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = ["<s>", "</s>", *letters, "hi", *(f"w{number}" for number in range(35))]
-    writer = gguf.GGUFWriter(file, "llama")
+    writer = gguf.GGUFWriter(file, "llama", split_max_tensors=most, small_first_shard=bool(most))
     writer.add_name("tiny")
     writer.add_context_length(1024)
     writer.add_embedding_length(HIDDEN)
