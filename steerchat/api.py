@@ -116,6 +116,8 @@ class Model:
     def steer(self, *terms: str) -> Recipe:
         """Replace what is steered: `happy 16 2.0` is CONCEPT LAYER STRENGTH; no term at all empties it.
 
+        Another operation than adding comes first: `rotate happy 16 2.0`, `ablate sad`.
+
         Raises:
             UnknownName: for a concept that does not exist.
             UsageError: for a layer the model lacks.

@@ -17,6 +17,7 @@ from ..conversation.chat import Chat
 from ..slash.arguments import Choice, Concept, Layer, PathArg, Text
 from ..slash.registry import registry
 from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageError
+from ..values.operation import ADD
 from ..values.page import Page
 from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
 from ..values.results import Event, Notice
@@ -203,6 +204,8 @@ def export(
         span = f"--control-vector-layer-range {numbers[0]} {numbers[-1]}"
         parts.append(Notice(f"llama-cli -m MODEL.gguf --control-vector-scaled {file}:{scale} {span}"))
         parts.append(Notice("An older llama.cpp takes a space in place of the colon."))
+        lost = [term for term in chat.session.recipe.terms if concept in dict(term.parts) and term.operation != ADD]
+        parts += [Notice(f"A control vector is only ever added: the file cannot express {term}.") for term in lost]
     return parts
 
 

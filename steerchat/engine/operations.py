@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..values.operation import ADD
 
+_TINY = 1e-6  # a length of zero for all that matters here
+_ALONG = 1e-3  # a smaller sine: a state along a direction has no plane with it to be turned in, and stays
+
 
 class LayerOperation(ABC):
     """An operation at one layer. A subclass names the operation and computes it.
@@ -84,6 +87,34 @@ class Replace(LayerOperation, name="replace"):
 
     def apply(self, state: Tensor, *, value: Tensor, replaced: Tensor) -> Tensor:
         return torch.where(replaced, value, state)
+
+
+class Rotate(LayerOperation, name="rotate"):
+    """Turns the state towards the sum of a row's vectors, by as many radians as the sum is long. The length stays.
+
+    The plane is that of the state and the direction, so every state turns straight towards the direction, and never
+    past it. (Angular Steering, Vu and Nguyen 2025, arXiv 2510.26243, turns all states in one plane, which a second
+    direction spans; Selective Steering, Dang and Ngo 2026, arXiv 2601.19375, shows what comes of an implementation that
+    does not keep the length.)
+
+    To add a push and rescale the sum to the old length is such a turn too, by an angle that grows with the push and
+    shrinks with the state's length. So there is no second operation for it: this one has the angle itself as its dial.
+    """
+
+    def prepare(self, rows: Sequence[Sequence[Tensor]], hidden: int) -> dict[str, Tensor]:
+        total = _sums(rows, hidden)
+        angle = total.norm(dim=-1, keepdim=True)
+        return {"direction": total / angle.clamp_min(_TINY), "angle": angle}
+
+    def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor) -> Tensor:
+        length = state.norm(dim=-1, keepdim=True).clamp_min(_TINY)
+        cosine = ((state @ direction.mT) / length).clamp(-1.0, 1.0)
+        sine = (1.0 - cosine.square()).sqrt().clamp_min(_ALONG)
+        turn = torch.minimum(angle, torch.acos(cosine)) * (sine > _ALONG)
+        # The direction less its part along the state is across it, and as long as the sine of the angle between them.
+        across = turn.sin() / sine
+        turned = state * (turn.cos() - across * cosine) + direction * (across * length)
+        return turned * (length / turned.norm(dim=-1, keepdim=True).clamp_min(_TINY))  # what rounding changed of it
 
 
 def _sums(rows: Sequence[Sequence[Tensor]], hidden: int) -> Tensor:

@@ -108,10 +108,8 @@ def _term_text(term: Term) -> str:
     text = where if term.operation == ADD else f"{term.operation} {where}"
     if term.how.uses_strength:
         text += f", strength {format_strength(term.strength)}"
-    if not term.how.graded:
-        return text
-    whose = "each layer's" if len(term.layers) > 1 else "that layer's"
-    return f"{text}: a push of {100 * UNIT * abs(term.per_layer):.2g}% of {whose} typical length"
+    shown = term.how.shown(UNIT * abs(term.per_layer), "each layer" if len(term.layers) > 1 else "that layer")
+    return f"{text}: {shown}" if shown else text
 
 
 def measure_lines(pair: Pair, width: int, verdict: str | None = None) -> list[Text]:

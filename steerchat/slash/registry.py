@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..values.errors import UsageError, unknown
+from ..values.operation import OPERATIONS
 from ..values.page import Definitions, Heading, Page
 from ..values.results import Notice
 from .arguments import Candidate
@@ -253,7 +254,8 @@ class Registry:
     def reserved_words(self) -> frozenset[str]:
         """Names that a concept cannot have, because a line would take them for a verb or a built-in concept."""
         names = [*self._commands, *self._aliases]
-        return frozenset({"all", "random", *(name.partition(" ")[2] for name in names if " " in name)})
+        verbs = (name.partition(" ")[2] for name in names if " " in name)
+        return frozenset({"all", "random", *OPERATIONS, *verbs})
 
     # Help
 

@@ -15,6 +15,7 @@ from ..slash.parameters import Parameter
 from ..slash.registry import Command
 from ..system.folders import read_prompts
 from ..values.errors import Interrupted, UsageError
+from ..values.operation import ADD, OPERATIONS
 from ..values.page import Page
 from ..values.recipe import parse_term
 from ..values.results import Notice, PairDone
@@ -74,6 +75,11 @@ def _shared_options(command: Command) -> list[click.Parameter]:
         term = '"happy 16 2.0" or happy:16:2.0; repeat to add'
         options += [
             click.Option(["--steer"], multiple=True, metavar="TERM", help=term),
+            *(
+                click.Option([f"--{name}", f"operation_{name}"], multiple=True, metavar="TERM", help=operation.summary)
+                for name, operation in OPERATIONS.items()
+                if name != ADD
+            ),
             click.Option(["--prompts"], metavar="FILE", help="a prompt a line; - reads standard input"),
         ]
     options += [click.Option(["--json", "as_json"], is_flag=True, help="one JSON object a line"), *setting_options()]
@@ -101,7 +107,7 @@ def run_command(
     Args:
         command: its handler is called as in the chat.
         values: of its own arguments and options.
-        steer: terms of the recipe.
+        steer: terms of the recipe; those of another operation than adding are in `settings`, by its name.
         prompts: a file of prompts, each answered by its own call.
         settings: those given after the subcommand; None where one was not.
     """
@@ -110,7 +116,9 @@ def run_command(
     forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
     if len(forms) > 1:
         raise UsageError("a result has one form", "use one of --json, --csv and --markdown")
-    requests = [parse_term(term) for term in steer]
+    others = {name: settings.pop(f"operation_{name}", ()) for name in OPERATIONS}
+    terms = [*steer, *(f"{name} {term}" for name, given in others.items() for term in given)]
+    requests = [parse_term(term) for term in terms]
     screen = new_screen()
     ask = repl.asker(screen) if repl.interactive() else None
     with open_chat(command.name, given_settings(settings), screen.aside, ask, parallel=command.parallel) as chat:

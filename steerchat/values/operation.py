@@ -6,6 +6,7 @@ follow from the entry.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Operation:
         default: the strength where a user names none; None takes the one that is recommended for the concept.
         summary: the first line of its help.
         details: the rest of its help.
+        shown: what it does in words, of `UNIT` times the strength at a layer, and "that layer" or "each layer".
     """
 
     name: str
@@ -39,6 +41,7 @@ class Operation:
     default: float | None
     summary: str
     details: str
+    shown: Callable[[float, str], str] = lambda share, where: ""
 
 
 # In the order in which they are done at a layer.
@@ -68,6 +71,21 @@ OPERATIONS: dict[str, Operation] = {
             "/steer drop CONCEPT ends it.",
         ),
         Operation(
+            "rotate",
+            sign=1,
+            uses_strength=True,
+            graded=True,
+            # An angle in radians: a short push across the state turns it by the push's share of the state's length.
+            size=lambda strength, layers, length: strength / layers * UNIT,
+            default=None,
+            summary="Turns the residual stream towards a concept's direction, in addition to the recipe.",
+            details="Each state keeps its length, and is turned by the same angle in the plane of itself and the "
+            f"direction, at most up to the direction. Strength 1.0 is {math.degrees(UNIT):.1f} degrees: at a small "
+            "strength, a turn and a push of the same number change a state of typical length alike. "
+            "/steer drop CONCEPT ends it.",
+            shown=lambda share, where: f"a turn by {math.degrees(share):.2g} degrees at {where}",
+        ),
+        Operation(
             ADD,
             sign=1,
             uses_strength=True,
@@ -77,6 +95,7 @@ OPERATIONS: dict[str, Operation] = {
             default=None,
             summary="Adds a concept's direction to the residual stream.",
             details="",
+            shown=lambda share, where: f"a push of {100 * share:.2g}% of {where}'s typical length",
         ),
     )
 }

@@ -112,8 +112,10 @@ class Recipe:
         return tuple(dict.fromkeys(name for term in self.terms for name, _ in term.parts))
 
     def add(self, term: Term) -> Recipe:
-        """With one more term, and on."""
-        return replace(self, terms=(*self.terms, term), on=True)
+        """With one more term, and on. Pushes add up; a term of another operation replaces an earlier one like it."""
+        like = None if term.operation == ADD else (term.operation, term.parts)
+        others = [other for other in self.terms if (other.operation, other.parts) != like]
+        return replace(self, terms=(*others, term), on=True)
 
     def drop(self, concept: str) -> Recipe:
         """Without the terms of `concept` (a name or a whole mix)."""
@@ -285,17 +287,19 @@ def format_parts(parts: Parts) -> str:
 def parse_term(text: str) -> TermRequest:
     """A term as a user types it: `happy 16 2.0` or `happy:16:2.0`, where layer and strength may be missing.
 
-    A lone number with a point or a sign is a strength. A lone whole number is a layer; up to 6 it could be either, and
-    the request gets a note. In the form with colons, `happy::2.0` omits the layer.
+    An operation other than adding comes first: `rotate happy 16 2.0`. A lone number with a point or a sign is a
+    strength. A lone whole number is a layer; up to 6 it could be either, and the request gets a note. In the form with
+    colons, `happy::2.0` omits the layer.
 
     Raises:
         UsageError: the text has neither form.
     """
     words = text.split()
+    operation = words.pop(0) if len(words) > 1 and words[0] in OPERATIONS else ADD
     if not words:
         raise UsageError("--steer needs a concept", '--steer "happy 16 2.0"')
-    if len(words) == 1 and "," not in text:
-        words = [word or None for word in text.split(":")]  # type: ignore[misc]  # None: field left out
+    if len(words) == 1 and "," not in words[0]:
+        words = [word or None for word in words[0].split(":")]  # type: ignore[misc]  # None: field left out
     concept, *numbers = words
     if concept is None or len(numbers) > 2:
         raise UsageError(f"{shorten(text)!r} is not CONCEPT LAYER STRENGTH", '--steer "happy 16 2.0"')
@@ -310,7 +314,9 @@ def parse_term(text: str) -> TermRequest:
     elif len(numbers) == 2:
         layers = numbers[0]
         strength = None if numbers[1] is None else parse_strength(numbers[1])
-    return TermRequest(parts, layers, strength, notes=notes)
+    if strength is not None and not OPERATIONS[operation].uses_strength:
+        raise UsageError(f"{operation} takes no strength", f"{operation} {concept} {layers or ''}".rstrip())
+    return TermRequest(parts, layers, strength, operation, notes)
 
 
 def ambiguous(text: str) -> bool:

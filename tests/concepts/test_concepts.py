@@ -511,7 +511,10 @@ def test_our_safetensors_come_back_as_they_were(chat: FakeChat, tmp_path: Path, 
 def test_a_gguf_holds_every_block_but_the_first_at_the_length_of_strength_one(
     chat: FakeChat, tmp_path: Path, tiny: Engine, happy: Any
 ) -> None:
+    chat.do("/steer happy 2 2.0")
+    chat.do("/rotate happy 2 2.0")
     said = chat.do(f"/concept export happy {tmp_path}/v.gguf")
+    assert "the file cannot express rotate happy 2 x 2.0." in said
     assert "cannot store layer 0" in said and "--control-vector-scaled" in said
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     assert reader.fields["general.architecture"].contents() == "controlvector"

@@ -119,6 +119,12 @@ def test_an_ablation_needs_no_strength_and_a_replacement_is_as_long_as_states_ar
     torch.testing.assert_close(placed.norm(), LENGTHS[1])
 
 
+def test_a_turn_of_a_small_strength_is_the_push_of_that_strength_across_a_state_of_typical_length() -> None:
+    turn, push = pushes(term(0.1, operation="rotate"))[0], pushes(term(0.1))[0]
+    torch.testing.assert_close(turn * LENGTHS[1], push)
+    assert float(pushes(term(2.0, (0, 1), operation="rotate"))[0].norm()) == pytest.approx(UNIT)
+
+
 def test_a_mix_is_as_strong_as_one_concept() -> None:
     v, w = concept("happy", 1), concept("sad", 2)
     mixed = combine([(v, 0.7), (w, -0.3)], 1)

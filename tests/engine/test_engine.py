@@ -50,6 +50,15 @@ def vector(seed: int, size: float = 8.0) -> Tensor:
     return push(0, seed, size).vector
 
 
+def turned(states: Tensor, unit: Tensor, angle: float) -> Tensor:
+    """States, (positions, hidden), turned towards a direction by an angle in radians, at most up to it."""
+    own = states / states.norm(dim=-1, keepdim=True)
+    across = unit - (own @ unit)[:, None] * own
+    apart = torch.atan2(across.norm(dim=-1), own @ unit).clamp_max(angle)[:, None]
+    side = across / across.norm(dim=-1, keepdim=True)
+    return states.norm(dim=-1, keepdim=True) * (apart.cos() * own + apart.sin() * side)
+
+
 RECIPES: list[tuple[Edit, ...]] = [
     (),
     (push(1, 1),),
@@ -72,7 +81,7 @@ def forward(model: Any, tokens: Sequence[int], changes: Sequence[Edit] = (), sta
     def changed(layer: int) -> Any:
         def hook(module: Any, args: Any, output: Any) -> Any:
             state = (output if isinstance(output, Tensor) else output[0]).clone()
-            for operation in ("replace", "ablate", "add"):
+            for operation in ("replace", "ablate", "rotate", "add"):
                 for change in (c for c in changes if c.layer == layer and c.operation == operation):
                     unit = change.vector / change.vector.norm()
                     tail = state[0, start:]
@@ -80,6 +89,8 @@ def forward(model: Any, tokens: Sequence[int], changes: Sequence[Edit] = (), sta
                         state[0, start:] = tail + change.vector
                     elif operation == "ablate":
                         state[0, start:] = tail - (tail @ unit)[:, None] * unit
+                    elif operation == "rotate":
+                        state[0, start:] = turned(tail, unit, float(change.vector.norm()))
                     else:
                         state[0, start:] = change.vector
             return state if isinstance(output, Tensor) else (state, *output[1:])
@@ -217,11 +228,13 @@ MIXED: list[tuple[Edit, ...]] = [
     (push(1, 3),),
     (Edit(1, "ablate", vector(4)), push(1, 5), Edit(2, "replace", vector(6)), Edit(2, "ablate", vector(7))),
     tuple(Edit(layer, "ablate", vector(8)) for layer in range(LAYERS)),
+    (Edit(1, "rotate", vector(9, 0.4)),),
+    (Edit(1, "rotate", vector(10, 2.5)), push(1, 5), Edit(2, "ablate", vector(7)), Edit(2, "rotate", vector(4, 0.2))),
 ]
 
 
 @pytest.mark.slow
-def test_ablate_and_replace_in_rows_alone_and_mixed_equal_a_plain_loop() -> None:
+def test_operations_in_rows_alone_and_mixed_equal_a_plain_loop() -> None:
     engine = tiny_engine(stops=())
     rows = [Row(ids(8, index), edits) for index, edits in enumerate(MIXED)]
     with recording_logits(engine) as seen:

@@ -119,6 +119,47 @@ def test_ablating_nothing_changes_nothing() -> None:
     torch.testing.assert_close(result, STATES)
 
 
+@pytest.mark.parametrize("angle", [1e-4, 0.25, 1.0, 3.0])
+def test_a_turned_state_keeps_its_length_and_lies_nearer_to_the_direction_by_the_angle(angle: float) -> None:
+    towards = vector(1, angle)
+    result = steered([[], [Edit(1, "rotate", towards)], [Edit(1, "rotate", -towards)], [], []])
+    torch.testing.assert_close(result.norm(dim=-1), STATES.norm(dim=-1), atol=0, rtol=1e-5)
+    for row, direction in ((1, towards), (2, -towards)):
+        before, after = (
+            torch.acos(torch.cosine_similarity(states[row], direction, dim=-1).clamp_max(1.0))
+            for states in (STATES, result)
+        )
+        torch.testing.assert_close(after, (before - angle).clamp_min(0.0), atol=1e-3, rtol=0)
+    assert torch.equal(result[[0, 3, 4]], STATES[[0, 3, 4]])
+
+
+def test_a_turn_leaves_what_is_outside_the_plane_of_state_and_direction_in_its_proportions() -> None:
+    towards = vector(1, 0.25)
+    result = steered([[Edit(1, "rotate", towards)]] * 5)
+    unit = towards / towards.norm()
+    before = STATES - projection(STATES, unit)[..., None] * unit
+    after = result - projection(result, unit)[..., None] * unit
+    torch.testing.assert_close(torch.cosine_similarity(before, after, dim=-1), torch.ones(5, 7))
+
+
+def test_a_small_turn_is_a_small_push_of_a_state_of_that_length_across_it() -> None:
+    across = vector(1, 1.0)
+    states = STATES - projection(STATES, across)[..., None] * across
+    states = states / states.norm(dim=-1, keepdim=True) * 30
+    turned = steered([[Edit(1, "rotate", 0.01 * across)]] * 5, states)
+    pushed = steered([[Edit(1, "add", 0.01 * 30 * across)]] * 5, states)
+    torch.testing.assert_close(turned - states, pushed - states, atol=0.01 * 0.3, rtol=0)
+
+
+def test_turns_of_a_row_add_up_and_a_state_on_its_way_stays_finite() -> None:
+    once = steered([[Edit(1, "rotate", vector(1, 0.3))]] * 5)
+    parts = steered([[Edit(1, "rotate", vector(1, 0.1)), Edit(1, "rotate", vector(1, 0.2))]] * 5)
+    torch.testing.assert_close(parts, once)
+    along = torch.stack([vector(1), -vector(1), torch.zeros(HIDDEN)]).expand(5, 3, HIDDEN)
+    result = steered([[Edit(1, "rotate", vector(1, 0.3))]] * 5, along)
+    torch.testing.assert_close(result, along, atol=1e-4, rtol=0)
+
+
 def test_replace_puts_the_vector_in_place_of_the_state() -> None:
     result = steered([[], [edit("replace", 4)], [], [], []])
     assert torch.equal(result[1], vector(4).expand(7, HIDDEN))

@@ -524,6 +524,16 @@ def test_a_recipe_is_echoed_whole():
     ]
 
 
+def test_a_turn_is_told_in_degrees():
+    screen, lines = drawn()
+    happy = (("happy", 1.0),)
+    screen.show(Recipe((Term(happy, (16,), 2.0, "rotate"), Term((("sad", 1.0),), (3, 4), -2.0, "rotate"))))
+    assert lines() == [
+        "  rotate happy at layer 16, strength 2.0: a turn by 14 degrees at that layer",
+        "  rotate sad at layers 3-4, strength -2.0: a turn by 7.2 degrees at each layer",
+    ]
+
+
 def test_a_table_too_wide_for_the_screen_runs_on():
     screen, lines = drawn(20)
     screen.show(Table(["name", "what", "why"], [["happy", "joy and light", "because it can"], ["sad", "", "no"]]))

@@ -32,6 +32,7 @@ from steerchat.slash.registry import Registry, is_command, message_text
 from steerchat.terminal import subcommands
 from steerchat.terminal.subcommands import Subcommand
 from steerchat.values.errors import SteerchatError, UnknownName, UsageError
+from steerchat.values.operation import OPERATIONS
 from steerchat.values.page import Definitions, Heading
 from steerchat.values.results import Notice
 
@@ -312,7 +313,7 @@ def test_usage_shows_options_then_arguments():
 
 
 def test_verbs_are_reserved():
-    assert registry.reserved_words() == {"all", "random", "add", "show", "view", "new", "next"}
+    assert registry.reserved_words() == {"all", "random", "show", "view", "new", "next", *OPERATIONS}
 
 
 def test_help_lists_by_group_and_explains_one_command():

@@ -68,6 +68,18 @@ def test_compare_gives_the_object_of_the_design(shell: Shell):
     assert pair["normal"]["text"] != pair["steered"]["text"] and pair["diverges_at"] is not None
 
 
+def test_other_operations_have_options_beside_steer_and_are_logged_as_such(shell: Shell):
+    options = ("--rotate", "sad 1-2 3.0", "--ablate", "happy:1")
+    [pair] = shell.json("compare", "How are you?", *STEER, *options)
+    terms = [(term["operation"], term["concept"], term["layers"], term["strength"]) for term in pair["recipe"]["terms"]]
+    assert terms[::2] == [("add", "happy", [2], 4.0), ("rotate", "sad", [1, 2], 3.0)]
+    assert terms[1][:3] == ("ablate", "happy", [1])
+    [same] = shell.json("compare", "How are you?", *STEER, "--steer", "ablate happy 1", "--steer", "rotate sad 1-2 3.0")
+    assert (same["steered"]["text"], same["recipe"]) == (pair["steered"]["text"], pair["recipe"])
+    assert "token for token" in shell("history", "rerun", str(pair["id"]))[0]
+    assert "ablate takes no strength" in shell("compare", "Hi", "--ablate", "happy 1 2.0", code=2)[1]
+
+
 def test_compare_without_steering_has_no_second_answer(shell: Shell):
     [pair] = shell.json("compare", "How are you?")
     assert set(pair) >= PAIR and pair["steered"] is None and pair["effect"] is None

@@ -39,12 +39,12 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-LINES = """/rotate sad 2 4.0
+LINES = """/scale sad 2 4.0
 How are you?
-/expect rotates > 0
+/expect scales > 0
 /expect pair-capitals >= 0
 /expect pair-same < 1
-/help rotate
+/help scale
 """
 
 
@@ -56,8 +56,8 @@ def test_an_operation_and_a_measure_take_what_contributing_says(copy: Path, tiny
     done = subprocess.run(line, input=LINES, capture_output=True, text=True, env=environment, cwd=copy)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("As expected") == 3, done.stdout
-    assert "rotate sad" in done.stdout and "capitals" in done.stdout
-    assert "/rotate CONCEPT [LAYER] [STRENGTH]" in done.stdout
+    assert "scale sad" in done.stdout and "capitals" in done.stdout
+    assert "/scale CONCEPT [LAYER] [STRENGTH]" in done.stdout
     [home] = [path for path in (tmp_path / "home").rglob("history.db") if path.is_file()]
     with sqlite3.connect(home) as db:
         names = {name for (name,) in db.execute("SELECT name FROM measures")}
