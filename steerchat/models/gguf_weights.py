@@ -22,6 +22,8 @@ from .described import description
 from .gguf_parts import parts_of
 from .gguf_reader import Entry, bits
 
+_FREQUENCIES = "rope_freqs.weight"
+
 
 class FileWeight:
     """A matrix in a file that is mapped into memory; see `Weight`.
@@ -113,6 +115,9 @@ def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dt
         while parsed["tensors"]:
             name, tensor = parsed["tensors"].popitem()
             _put(model, name, tensor, device, dtype)
+    if _FREQUENCIES in held.tensors:
+        entry = held.tensors[_FREQUENCIES]
+        _stretch(model, torch.from_numpy(gguf.dequantize(_rows(entry, data).numpy(), entry.kind)).flatten())
     _tie(model)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
@@ -176,6 +181,20 @@ def _put(model: Any, name: str, tensor: Tensor, device: torch.device, dtype: tor
         raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameters[attribute].shape)}")
     if attribute in parameters:
         parameters[attribute] = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
+
+
+def _stretch(model: Any, factors: Tensor) -> None:
+    """Divide the frequencies of rotary positions by factors, (head size / 2,).
+
+    Llama 3.1 and later have them for long contexts. transformers leaves this tensor of a GGUF out.
+    """
+    for module in model.modules():
+        for name in ("inv_freq", "original_inv_freq"):
+            frequencies = module._buffers.get(name)
+            if frequencies is not None:
+                if frequencies.shape != factors.shape:
+                    raise ValueError(f"{_FREQUENCIES} has {len(factors)} numbers, not {len(frequencies)}")
+                module._buffers[name] = frequencies / factors
 
 
 def _tie(model: Any) -> None:

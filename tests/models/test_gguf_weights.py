@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import mmap
 from pathlib import Path
@@ -11,11 +12,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
 from grouped import Grouped
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from steerchat.engine.linear import SmallEmbedding, SmallLinear
 from steerchat.engine.weights import Dense, Stack, joined
@@ -102,7 +103,7 @@ def test_the_model_of_a_gguf_is_the_one_that_transformers_reads(
 
     file = tmp_path / "tiny.gguf"
     write_gguf(file, layers, table, tied, shared)
-    usual: Any = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    usual: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
     files = find(str(file), progress=lambda event: None)
     ids = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -163,6 +164,35 @@ def test_a_model_in_parts_is_the_model_in_one_file(home: None, tmp_path: Path) -
     alone = parts[1].rename(tmp_path / "alone.gguf")
     with pytest.raises(ModelError, match="says that it is part 2 of"):
         find(str(alone), progress=lambda event: None)
+
+
+@pytest.mark.slow
+def test_positions_turn_at_the_frequencies_that_the_file_stretches(home: None, tmp_path: Path) -> None:
+    from steerchat.models.load import load
+
+    rope: dict[str, Any] = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, Kind.Q8_0, Kind.Q8_0, tied=True)
+    plain: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
+    config = copy.deepcopy(plain.config)
+    config.rope_parameters = rope
+    expected: Any = transformers.LlamaForCausalLM(config).eval()
+    expected.load_state_dict(plain.state_dict())
+    frequencies = plain.model.rotary_emb.inv_freq, expected.model.rotary_emb.inv_freq
+    write_gguf(file, Kind.Q8_0, Kind.Q8_0, tied=True, factors=(frequencies[0] / frequencies[1]).tolist())
+    stretched = load(find(str(file), progress=lambda event: None), "cpu", "float32").model
+    ids = torch.randint(64, (1, 200), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = [model(ids).logits for model in (expected, stretched, plain)]
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=0)
+    assert float((logits[2] - logits[0]).abs().max()) > 1e-4
 
 
 @pytest.mark.slow

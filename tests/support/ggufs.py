@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -11,11 +12,14 @@ from gguf import GGMLQuantizationType as Kind
 HIDDEN, INNER, HEADS, BLOCKS = 64, 96, 4, 2
 
 
-def write_gguf(file: Path, layers: Kind, table: Kind, tied: bool, shared: int = HEADS, most: int = 0) -> None:
+def write_gguf(
+    file: Path, layers: Kind, table: Kind, tied: bool, shared: int = HEADS, most: int = 0, factors: Sequence[float] = ()
+) -> None:
     """A tiny Llama in a GGUF, its weights random and of these kinds, with `shared` heads for keys.
 
     Args:
         most: tensors in a part; the first part then has none.
+        factors: that the frequencies of rotary positions are divided by.
     """
     rng = np.random.default_rng(0)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -52,6 +56,8 @@ def write_gguf(file: Path, layers: Kind, table: Kind, tied: bool, shared: int = 
         numbers = rng.normal(0, 0.1, shape).astype(np.float32)
         kind = Kind.F32 if len(shape) == 1 else table if name in ("token_embd", "output") else layers
         writer.add_tensor(f"{name}.weight", gguf.quantize(numbers, kind), raw_dtype=kind)
+    if factors:
+        writer.add_tensor("rope_freqs.weight", np.array(factors, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
