@@ -1,4 +1,4 @@
-"""/steer, /mix, /ablate and /replace: change the recipe."""
+"""/steer, /mix and a command for every other operation: change the recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from ..conversation.chat import Chat
 from ..experiments.settings import mix_notes
-from ..slash.arguments import Concept, Layer, MixSpec, Rest, Strength
+from ..slash.arguments import Concept, Layer, Level, MixSpec, Rest, Strength
 from ..slash.registry import registry
 from ..values.operation import ADD, OPERATIONS, Operation
 from ..values.recipe import Recipe, TermRequest, ambiguous, parse_parts
@@ -33,7 +33,7 @@ def steer(
     """
     if concept is None:
         return [chat.session.recipe]
-    return _steer(chat, _add_request(chat, concept, layer, strength), keep=False)
+    return _steer(chat, _request(chat, concept, layer, strength), keep=False)
 
 
 @command("steer add", examples=["/steer add formal 14 1.0"])
@@ -44,7 +44,7 @@ def add(
     strength: Annotated[float | None, Strength("the strength")] = None,
 ) -> list[object]:
     """Adds a concept to the recipe."""
-    return _steer(chat, _add_request(chat, concept, layer, strength))
+    return _steer(chat, _request(chat, concept, layer, strength))
 
 
 @command("steer drop", examples=["/steer drop happy"])
@@ -114,10 +114,10 @@ def mix(
 def _declare(operation: Operation) -> None:
     """The slash command of an operation, which adds a term to the recipe."""
 
-    def without_strength(
-        chat: Chat, concept: Annotated[str, Concept("the concept")], layer: _Layers = None
-    ) -> list[object]:
-        return _steer(chat, TermRequest(parse_parts(concept), layer, operation=operation.name))
+    name, summary = operation.name, f"{operation.summary}\n\n{operation.details}"
+
+    def plain(chat: Chat, concept: Annotated[str, Concept("the concept")], layer: _Layers = None) -> list[object]:
+        return _steer(chat, TermRequest(parse_parts(concept), layer, operation=name))
 
     def with_strength(
         chat: Chat,
@@ -125,11 +125,20 @@ def _declare(operation: Operation) -> None:
         layer: _Layers = None,
         strength: Annotated[float | None, Strength("the strength")] = None,
     ) -> list[object]:
-        return _steer(chat, TermRequest(parse_parts(concept), layer, strength, operation=operation.name))
+        return _steer(chat, _request(chat, concept, layer, strength, name))
 
-    handler = with_strength if operation.uses_strength else without_strength
-    handler.__doc__ = f"{operation.summary}\n\n{operation.details}"
-    command(operation.name, examples=[f"/{operation.name} sad", f"/{operation.name} sad 12-20"])(handler)
+    def with_level(
+        chat: Chat,
+        concept: Annotated[str, Concept("the concept")],
+        layer: _Layers = None,
+        level: Annotated[float | None, Level()] = None,
+    ) -> list[object]:
+        return _steer(chat, _request(chat, concept, layer, level, name))
+
+    handler = {"": plain, "strength": with_strength, "level": with_level}[operation.number]
+    handler.__doc__ = summary
+    examples = [f"/{name} sad", f"/{name} sad 12-20"] + ([f"/{name} sad 12-20 1.0"] if operation.number else [])
+    command(name, examples=examples)(handler)
 
 
 for _operation in OPERATIONS.values():
@@ -142,14 +151,14 @@ def _steer(chat: Chat, request: TermRequest, keep: bool = True) -> list[object]:
     return [*map(Notice, chat.session.steer([request], keep=keep)), chat.session.recipe]
 
 
-def _add_request(chat: Chat, concept: str, layer: str | None, strength: float | None) -> TermRequest:
-    """A single small number could be layer or strength: ask the user, or take it as the layer with a note."""
-    parts = parse_parts(concept)
-    if layer is None or strength is not None or not ambiguous(layer):
-        return TermRequest(parts, layer, strength)
+def _request(chat: Chat, concept: str, layer: str | None, value: float | None, operation: str = ADD) -> TermRequest:
+    """A single small number could be the layer or the strength: ask the user, or take it as the layer with a note."""
+    parts, number = parse_parts(concept), OPERATIONS[operation].number
+    if layer is None or value is not None or not ambiguous(layer):
+        return TermRequest(parts, layer, value, operation)
     if not chat.can_ask:
-        note = f"{layer} is taken as the layer; for strength {layer} type {layer}.0"
-        return TermRequest(parts, layer, notes=(note,))
-    if chat.ask(f"Is {layer} the layer or the strength?", ["layer", "strength"]) == "strength":
-        return TermRequest(parts, None, float(layer))
-    return TermRequest(parts, layer)
+        note = f"{layer} is taken as the layer; for {number} {layer} type {layer}.0"
+        return TermRequest(parts, layer, None, operation, (note,))
+    if chat.ask(f"Is {layer} the layer or the {number}?", ["layer", number]) == number:
+        return TermRequest(parts, None, float(layer), operation)
+    return TermRequest(parts, layer, None, operation)

@@ -32,7 +32,7 @@ from ..system.folders import write_whole
 from ..values.errors import ConceptError, shorten
 from ..values.operation import UNIT
 from ..values.recipe import format_layers
-from .vector import ConceptVector
+from .vector import LEVELS, ConceptVector
 
 ARCHITECTURE = "controlvector"
 SUFFIXES = (".safetensors", ".gguf")
@@ -42,7 +42,7 @@ _HEADER_BYTES = 1 << 20
 _FORMATS = "use a safetensors file, a GGUF control vector, or an .npy array"
 _HAS_LENGTH = "a direction needs a length"
 _LAYER_OF = re.compile(r"direction\.(\d{1,4})")
-_REPORTED = ("agreement", "separability")  # a number for each layer
+_REPORTED = ("agreement", "separability", *LEVELS)  # a number for each layer
 
 
 @dataclass(frozen=True)

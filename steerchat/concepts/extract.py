@@ -20,9 +20,9 @@ from ..engine.engine import Engine
 from ..values.errors import ConceptError, Interrupted
 from ..values.results import Progress, Report
 from ..values.text import counted
-from .concept import Concept, Example, Extraction
+from .concept import Concept, Example, Extraction, Method
 from .reference import Reference, examples_digest
-from .vector import ConceptVector
+from .vector import LEVELS, ConceptVector
 
 FEW = 8  # the vector of fewer pairs is mostly their topics
 LOW_AGREEMENT = 0.2  # below this mean cosine of the pairs' differences with their mean, the pairs contradict each other
@@ -52,9 +52,9 @@ def extract(
     Returns:
         a vector whose report has `examples` (their digest), `pairs`, `agreement` per layer (mean cosine of each
         pair's difference with the mean of the others), `separability` per layer (probability that a held-out positive
-        projects further than a held-out negative; None without held-out pairs), `read_layer`, `warnings` and, for
-        `centred`, per layer the cosine with what all tones share, of the mean difference (`shared_before`) and of the
-        vector (`shared`).
+        projects further than a held-out negative; None without held-out pairs), `read_layer`, `warnings`, per layer
+        the mean projections of its two kinds of text (`vector.LEVELS`) and, for `centred`, per layer the cosine with
+        what all tones share, of the mean difference (`shared_before`) and of the vector (`shared`).
 
     Raises:
         ConceptError: when the examples give no direction.
@@ -80,6 +80,7 @@ def extract(
         separability=None if separability is None else [round(float(s), 4) for s in separability],
         read_layer=_read_layer(vector.directions, positive, negative),
         warnings=_warnings(concept, agreement, lengths),
+        **_levels(vector.directions, positive[train], negative[train]),
     )
     if method == "centred" and reference is not None:
         vector.report.update(shared_before=_cosines(plain, reference.shared), shared=_cosines(raw, reference.shared))
@@ -88,6 +89,25 @@ def extract(
         vector.report["read_layer"] = engine.n_layers - engine.n_layers // 10 - 1
         vector.report["warnings"].append(_END_WARNING)
     return vector
+
+
+def read_levels(
+    engine: Engine,
+    concept: Concept,
+    vector: ConceptVector,
+    report: Report = lambda event: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, list[float]]:
+    """The `LEVELS` of a vector that was extracted before vectors had them. Arguments and errors as of `extract`."""
+    examples = tuple(example for example in concept.examples if not example.held_out)
+    positive, negative, _ = _states(engine, concept.name, examples, concept.method, report, stopped)
+    return _levels(vector.directions, positive, negative)
+
+
+def _levels(directions: Tensor, positive: Tensor, negative: Tensor) -> dict[str, list[float]]:
+    """For each layer the mean projection of the texts without the concept, and of those with it."""
+    means = (torch.einsum("nlh,lh->l", states, directions) / len(states) for states in (negative, positive))
+    return dict(zip(LEVELS, ([round(value, 5) for value in mean.tolist()] for mean in means), strict=True))
 
 
 def read_reference(
@@ -116,7 +136,7 @@ def _states(
     engine: Engine,
     name: str,
     examples: tuple[Example, ...],
-    method: Extraction,
+    method: Method,
     report: Report,
     stopped: Callable[[], bool],
 ) -> tuple[Tensor, Tensor, Tensor]:

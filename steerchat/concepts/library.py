@@ -154,6 +154,38 @@ class Library:
         self._vectors[name, engine.fingerprint, concept.digest] = vector
         return vector
 
+    def levelled(
+        self,
+        name: str,
+        engine: Engine,
+        report: Report = lambda event: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> ConceptVector:
+        """`vector`, with the levels that `at_level` needs: a vector from before vectors had them gets them here.
+
+        Raises:
+            ConceptError: as `vector`, and for a concept without examples.
+        """
+        from .extract import read_levels
+        from .vector import LEVELS, ConceptVector
+
+        vector = self.vector(name, engine, report, stopped=stopped)
+        if LEVELS[0] in vector.report:
+            return vector
+        concept = self.get(name)
+        if not concept.examples:
+            raise ConceptError(f"{name} has no examples to read its levels from", f"/steer {name} needs none")
+        kept = self.cached(concept, engine.fingerprint)
+        earlier = ConceptVector.load(kept) if kept.is_file() else vector
+        if earlier.digest == vector.digest and LEVELS[0] in earlier.report:
+            vector = earlier
+        else:
+            levels = read_levels(engine, concept, vector, report, stopped)
+            vector = replace(vector, report={**vector.report, **levels})
+            vector.save(kept)
+        self._vectors[name, engine.fingerprint, concept.digest] = vector
+        return vector
+
     def reference(
         self, engine: Engine, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False
     ) -> Reference | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.hooks import Edit
+from ..engine.operations import Edit
 from ..system.folders import write_whole
 from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError
@@ -30,6 +31,8 @@ _FORMAT = "steerchat-concept-1"
 # More than any model has: a larger claim in a header is not a concept vector, and must not be allocated.
 _MAX_ELEMENTS = 512 * 65536
 _DELETE = "delete it, and it is extracted again"
+# In a vector's report, a number for each layer: the mean projection of the examples without the concept, and with it.
+LEVELS = ("level_0", "level_1")
 # The read layer of random and imported vectors, as a share of the depth.
 _READ_DEPTH = 0.6
 
@@ -44,7 +47,7 @@ class ConceptVector:
         raw_lengths: (layers,) length of the mean difference before it was made a unit vector.
         fingerprint: the model's.
         method: of extraction: `mean`, `pca`, `end` or `last`; else `random` or `imported`.
-        report: figures of the extraction (agreement, separability per layer), as plain numbers.
+        report: figures of the extraction (agreement, separability, levels per layer), as plain numbers.
     """
 
     name: str
@@ -82,6 +85,24 @@ class ConceptVector:
     def digest(self) -> str:
         """A short hash of the directions."""
         return hashlib.sha256(self.directions.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+    def at_level(self, layer: int, level: float) -> float:
+        """The projection on the direction at a layer that a level means: 0 is typical of the concept's plain examples,
+        1 of those with the concept.
+
+        Raises:
+            ConceptError: when the levels were not read, or the examples do not differ there.
+        """
+        levels = [self.report.get(name) for name in LEVELS]
+        if not all(isinstance(values, list) and len(values) == self.n_layers for values in levels):
+            raise ConceptError(f"{self.name} has no levels", f"/steer {self.name} needs none")
+        low, high = (float(values[layer]) for values in levels if values is not None)
+        if not high - low > 1e-6:
+            raise ConceptError(
+                f"at layer {layer} the examples of {self.name} lie no further along it than the others",
+                "choose another layer",
+            )
+        return low + level * (high - low)
 
     @property
     def raw(self) -> Tensor:
@@ -227,11 +248,21 @@ def edits(recipe: Recipe, vectors: dict[str, ConceptVector], lengths: Tensor) ->
         lengths: (layers,) the model's typical residual length at each layer.
     """
     return tuple(
-        Edit(layer, term.operation, term_vector(term, vectors, lengths, layer))
+        Edit(layer, term.operation, term_vector(term, vectors, lengths, layer), _level(term, vectors, layer))
         for term in recipe.terms
         for layer in term.layers
-        if term.strength or not term.how.uses_strength
+        if term.strength or term.how.number != "strength"
     )
+
+
+def _level(term: Term, vectors: dict[str, ConceptVector], layer: int) -> float:
+    """The projection that an operation with a level is about; 0 for any other."""
+    if term.how.number != "level":
+        return 0.0
+    if len(term.parts) != 1:
+        raise ConceptError(f"{term.operation} takes one concept", "the levels are those of a concept's own examples")
+    name, weight = term.parts[0]
+    return math.copysign(1.0, weight) * vectors[name].at_level(layer, term.strength)
 
 
 def term_vector(term: Term, vectors: dict[str, ConceptVector], lengths: Tensor, layer: int) -> Tensor:

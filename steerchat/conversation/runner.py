@@ -302,7 +302,7 @@ def _key(row: Row, sampling: Sampling) -> object:
     """All that a row's output depends on, on one model."""
     pushes = hashlib.sha256()
     for edit in row.edits:
-        pushes.update(f"{edit.layer} {edit.operation} ".encode() + edit.vector.numpy().tobytes())
+        pushes.update(f"{edit.layer} {edit.operation} {edit.level} ".encode() + edit.vector.numpy().tobytes())
     return row.prompt, row.seed, row.scope, pushes.digest(), sampling
 
 

@@ -111,6 +111,10 @@ class Session:
         lead = max(request.parts, key=lambda part: abs(part[1]))[0]
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
         how = OPERATIONS[request.operation]
+        if how.number == "level":
+            if len(request.parts) > 1:
+                raise UsageError(f"{how.name} takes one concept", "levels are those of a concept's own examples")
+            self.library.levelled(lead, engine, self.report, self.stop.is_set)
         if how.default is not None:
             strength = how.default
         place = parse_layers(request.layers or layers, engine.n_layers)
@@ -121,7 +125,7 @@ class Session:
                 for term in self.recipe.terms:
                     if term.operation == request.operation:
                         place, strength = term.layers, term.strength
-        elif not tuned and request.strength is None and how.default is None and how.uses_strength:
+        elif not tuned and request.strength is None and how.default is None and how.number:
             default = format_strength(strength)
             notes.append(f"no tuned strength for this model: using {default}; /tune {lead} finds one")
         if methods[lead] == "end":

@@ -13,7 +13,8 @@ from ..values.recipe import Scope
 from ..values.results import Answer, Delta, Finish, Finished, Returning, repetition
 from ..values.thinking import thinking
 from .batch import Batch
-from .hooks import Edit, FirstOverflow, Steering
+from .hooks import FirstOverflow, Steering
+from .operations import Edit
 from .prompting import Prompter, TextStream
 from .reuse import Lower
 from .sampling import Sampler

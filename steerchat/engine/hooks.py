@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -17,22 +16,7 @@ from torch import Tensor, nn
 
 from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
-from .operations import LayerOperation
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What one row does at one layer.
-
-    Attributes:
-        layer: the block whose output changes.
-        operation: its name in `values.operation`; `engine.operations` computes it.
-        vector: (hidden,) float32, as long as the operation's `size` says.
-    """
-
-    layer: int
-    operation: str
-    vector: Tensor
+from .operations import Edit, LayerOperation
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
@@ -75,9 +59,9 @@ class _LayerEdits:
         self.open: Tensor | None = None  # which rows are changed for now; None changes all
         self._operations: list[LayerOperation] = []
         for name in OPERATIONS:
-            vectors = [[edit.vector for edit in edits if edit.operation == name] for edits in rows]
-            if any(vectors):
-                self._operations.append(LayerOperation.kinds[name](vectors, hidden, device))
+            named = [[edit for edit in edits if edit.operation == name] for edits in rows]
+            if any(named):
+                self._operations.append(LayerOperation.kinds[name](named, hidden, device))
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         hidden = hidden_of(output)

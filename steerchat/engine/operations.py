@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,11 +17,28 @@ _TINY = 1e-6  # a length of zero for all that matters here
 _ALONG = 1e-3  # a smaller sine: a state along a direction has no plane with it to be turned in, and stays
 
 
+@dataclass(frozen=True)
+class Edit:
+    """What one row does at one layer.
+
+    Attributes:
+        layer: the block whose output changes.
+        operation: its name in `values.operation`.
+        vector: (hidden,) float32, as long as the operation's `size` says.
+        level: how far a state shall lie along the vector, for an operation with a level.
+    """
+
+    layer: int
+    operation: str
+    vector: Tensor
+    level: float = 0.0
+
+
 class LayerOperation(ABC):
     """An operation at one layer. A subclass names the operation and computes it.
 
     Args:
-        rows: for each row of the batch the operation's vectors there, (hidden,) float32 each; none leaves it as it is.
+        rows: for each row of the batch the operation's edits there; none leaves it as it is.
         hidden: the width of the residual stream.
         device: where the block computes.
 
@@ -31,12 +50,12 @@ class LayerOperation(ABC):
     def __init_subclass__(cls, name: str) -> None:
         LayerOperation.kinds[name] = cls
 
-    def __init__(self, rows: Sequence[Sequence[Tensor]], hidden: int, device: torch.device) -> None:
+    def __init__(self, rows: Sequence[Sequence[Edit]], hidden: int, device: torch.device) -> None:
         tensors = self.prepare(rows, hidden)
         self.tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
 
     @abstractmethod
-    def prepare(self, rows: Sequence[Sequence[Tensor]], hidden: int) -> dict[str, Tensor]:
+    def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         """The tensors that `apply` takes by name, each with the batch in front."""
 
     @abstractmethod
@@ -54,7 +73,7 @@ class LayerOperation(ABC):
 class Add(LayerOperation, name=ADD):
     """Adds the sum of a row's vectors."""
 
-    def prepare(self, rows: Sequence[Sequence[Tensor]], hidden: int) -> dict[str, Tensor]:
+    def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         return {"push": _sums(rows, hidden)}
 
     def apply(self, state: Tensor, *, push: Tensor) -> Tensor:
@@ -64,12 +83,12 @@ class Add(LayerOperation, name=ADD):
 class Ablate(LayerOperation, name="ablate"):
     """Projects the directions of a row's vectors out of the state."""
 
-    def prepare(self, rows: Sequence[Sequence[Tensor]], hidden: int) -> dict[str, Tensor]:
+    def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         # Directions need be neither orthogonal nor distinct: a basis of their span, rows of zeros where unused.
         basis = torch.zeros(len(rows), max(map(len, rows)), hidden)
-        for index, vectors in enumerate(rows):
-            if vectors:
-                _, sizes, directions = torch.linalg.svd(torch.stack(list(vectors)), full_matrices=False)
+        for index, edits in enumerate(rows):
+            if edits:
+                _, sizes, directions = torch.linalg.svd(_stacked(edits), full_matrices=False)
                 spanned = directions[sizes > 1e-5 * sizes[0]]
                 basis[index, : len(spanned)] = spanned
         return {"basis": basis}
@@ -81,8 +100,8 @@ class Ablate(LayerOperation, name="ablate"):
 class Replace(LayerOperation, name="replace"):
     """Puts the sum of a row's vectors in the place of the state."""
 
-    def prepare(self, rows: Sequence[Sequence[Tensor]], hidden: int) -> dict[str, Tensor]:
-        replaced = torch.tensor([bool(vectors) for vectors in rows])[:, None, None]
+    def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
+        replaced = torch.tensor([bool(edits) for edits in rows])[:, None, None]
         return {"value": _sums(rows, hidden), "replaced": replaced}
 
     def apply(self, state: Tensor, *, value: Tensor, replaced: Tensor) -> Tensor:
@@ -101,7 +120,7 @@ class Rotate(LayerOperation, name="rotate"):
     shrinks with the state's length. So there is no second operation for it: this one has the angle itself as its dial.
     """
 
-    def prepare(self, rows: Sequence[Sequence[Tensor]], hidden: int) -> dict[str, Tensor]:
+    def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         total = _sums(rows, hidden)
         angle = total.norm(dim=-1, keepdim=True)
         return {"direction": total / angle.clamp_min(_TINY), "angle": angle}
@@ -117,10 +136,49 @@ class Rotate(LayerOperation, name="rotate"):
         return turned * (length / turned.norm(dim=-1, keepdim=True).clamp_min(_TINY))  # what rounding changed of it
 
 
-def _sums(rows: Sequence[Sequence[Tensor]], hidden: int) -> Tensor:
+class Aim(LayerOperation, name="aim"):
+    """Pushes the state along each of a row's directions as far as it lacks of the level there.
+
+    Steer-to-Target-Projection of Herbster et al. 2026 (arXiv 2604.08169) pushes so along one direction.
+    """
+
+    sign = 1.0
+
+    def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
+        most = max(map(len, rows))
+        directions, along = torch.zeros(2, len(rows), most, hidden)
+        levels = torch.full((len(rows), 1, most), -self.sign * math.inf)  # which every state has reached
+        for index, edits in enumerate(rows):
+            if edits:
+                directions[index, : len(edits)] = _stacked(edits)
+                # To move along these changes the projection on one direction alone, also where they are not orthogonal.
+                along[index, : len(edits)] = torch.linalg.pinv(_stacked(edits)).T
+                levels[index, 0, : len(edits)] = torch.tensor([edit.level for edit in edits])
+        return {"directions": directions, "along": along, "levels": levels}
+
+    def apply(self, state: Tensor, *, directions: Tensor, along: Tensor, levels: Tensor) -> Tensor:
+        lack = (self.sign * (levels - state @ directions.mT)).clamp_min(0.0)
+        return state + self.sign * (lack @ along)
+
+
+class Cap(Aim, name="cap"):
+    """Takes from the state what lies beyond the level along each of a row's directions.
+
+    Lu et al. 2026 (arXiv 2601.10387) keep a model in its role by such a bound on one direction.
+    """
+
+    sign = -1.0
+
+
+def _sums(rows: Sequence[Sequence[Edit]], hidden: int) -> Tensor:
     """(batch, 1, hidden) the sum of each row's vectors."""
     sums = torch.zeros(len(rows), 1, hidden)
-    for index, vectors in enumerate(rows):
-        for vector in vectors:
-            sums[index, 0] += vector
+    for index, edits in enumerate(rows):
+        for edit in edits:
+            sums[index, 0] += edit.vector
     return sums
+
+
+def _stacked(edits: Sequence[Edit]) -> Tensor:
+    """(edits, hidden) their vectors."""
+    return torch.stack([edit.vector for edit in edits])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch
-from .hooks import Edit, hidden_of, with_hidden
+from .hooks import hidden_of, with_hidden
+from .operations import Edit
 
 # States that wait to be added up take no more bytes than this.
 _WAITING = 64 * 1024 * 1024

@@ -26,7 +26,7 @@ from ..concepts.library import Library
 from ..concepts.vector import edits
 from ..engine.decoding import Row
 from ..engine.engine import Engine, Output
-from ..engine.hooks import Edit
+from ..engine.operations import Edit
 from ..engine.sampling import Sampling
 from ..measures.calibration import Calibration
 from ..models.kernel_times import machine

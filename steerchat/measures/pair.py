@@ -17,7 +17,7 @@ from .chance import Chance, total_strength
 if TYPE_CHECKING:
     from ..concepts.vector import ConceptVector
     from ..engine.engine import Engine, Output
-    from ..engine.hooks import Edit
+    from ..engine.operations import Edit
     from .profile import Profile
 
 
@@ -85,8 +85,15 @@ class Reader:
 
         key = (recipe, seed if RANDOM in recipe.concepts else 0)
         if key not in self._edits:
-            self._edits[key] = edits(recipe, self.vectors(recipe, seed), self.profile.lengths)
+            vectors = self.vectors(recipe, seed)
+            for term in recipe.terms:
+                if term.how.number == "level":
+                    vectors |= {name: self._levelled(name) for name, _ in term.parts}
+            self._edits[key] = edits(recipe, vectors, self.profile.lengths)
         return self._edits[key]
+
+    def _levelled(self, name: str) -> ConceptVector:
+        return self.library.levelled(name, self.engine, self.report, self.stopped)
 
 
 def measured(reader: Reader, setting: Setting, pair: Pair, outputs: Sequence[Output], seconds: float) -> Pair:

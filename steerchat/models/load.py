@@ -12,9 +12,10 @@ import torch
 from ..engine import processes
 from ..engine.decoding import Row
 from ..engine.engine import Engine, is_out_of_memory
-from ..engine.hooks import Edit, find_blocks
+from ..engine.hooks import find_blocks
 from ..engine.kernels import Kernels
 from ..engine.lean import is_lean, make_lean
+from ..engine.operations import Edit
 from ..engine.processes import Team
 from ..engine.sampling import Sampling
 from ..engine.shared_engine import SharedEngine

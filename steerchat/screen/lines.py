@@ -106,8 +106,8 @@ def _recipe_text(recipe: Recipe) -> str:
 def _term_text(term: Term) -> str:
     where = f"{term.concept} at {name_layers(term.layers)}"
     text = where if term.operation == ADD else f"{term.operation} {where}"
-    if term.how.uses_strength:
-        text += f", strength {format_strength(term.strength)}"
+    if term.how.number:
+        text += f", {term.how.number} {format_strength(term.strength)}"
     shown = term.how.shown(UNIT * abs(term.per_layer), "each layer" if len(term.layers) > 1 else "that layer")
     return f"{text}: {shown}" if shown else text
 

@@ -188,6 +188,14 @@ class Strength(Kind):
         return {**first, **meanings, **first}.items()  # the recommended one first
 
 
+class Level(Strength):
+    meaning = "the level: 0.0 is typical of replies without the concept, 1.0 of those with it"
+    metavar = "LEVEL"
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        return {"1.0": "as replies with the concept", "0.0": "as replies without it"}.items()
+
+
 class _Number(Kind):
     """A number within bounds, both included."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 # Strength 1 adds a vector of this share of the layer's typical residual length. Calibrated on the default model: 2.0 is
 # a good first try, and 6 produces broken text.
@@ -24,10 +25,10 @@ class Operation:
     Attributes:
         name: in recipes, in the log and, but for `add`, of the slash command.
         sign: 1 when it moves the state towards the concept, -1 when it moves the state away.
-        uses_strength: whether a strength belongs to it.
+        number: what a user gives beside concept and layers: a `strength`, a `level`, or nothing.
         graded: whether twice the strength does twice as much; sweeps over strengths and effects weigh by it.
         size: (strength, number of layers, the layer's typical length) to the length of the vector that the engine gets.
-        default: the strength where a user names none; None takes the one that is recommended for the concept.
+        default: the strength or level where a user names none; None takes the one that is recommended for the concept.
         summary: the first line of its help.
         details: the rest of its help.
         shown: what it does in words, of `UNIT` times the strength at a layer, and "that layer" or "each layer".
@@ -35,7 +36,7 @@ class Operation:
 
     name: str
     sign: int
-    uses_strength: bool
+    number: Literal["strength", "level", ""]
     graded: bool
     size: Callable[[float, int, float], float]
     default: float | None
@@ -44,6 +45,11 @@ class Operation:
     shown: Callable[[float, str], str] = lambda share, where: ""
 
 
+_LEVELS = (
+    "Levels are the concept's own, along its direction at each layer: its examples with the concept lie at 1.0 on "
+    "average, those without it at 0.0."
+)
+
 # In the order in which they are done at a layer.
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
@@ -51,7 +57,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             "replace",
             sign=1,
-            uses_strength=True,
+            number="strength",
             graded=False,
             size=lambda strength, layers, length: strength * UNIT * length,
             default=1 / UNIT,
@@ -62,7 +68,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             "ablate",
             sign=-1,
-            uses_strength=False,
+            number="",
             graded=False,
             size=lambda strength, layers, length: 1.0,
             default=None,
@@ -73,7 +79,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             "rotate",
             sign=1,
-            uses_strength=True,
+            number="strength",
             graded=True,
             # An angle in radians: a short push across the state turns it by the push's share of the state's length.
             size=lambda strength, layers, length: strength / layers * UNIT,
@@ -88,7 +94,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             ADD,
             sign=1,
-            uses_strength=True,
+            number="strength",
             graded=True,
             # Pushes of one direction add up along the residual stream, so the layers share the strength.
             size=lambda strength, layers, length: strength / layers * UNIT * length,
@@ -96,6 +102,29 @@ OPERATIONS: dict[str, Operation] = {
             summary="Adds a concept's direction to the residual stream.",
             details="",
             shown=lambda share, where: f"a push of {100 * share:.2g}% of {where}'s typical length",
+        ),
+        # Last, so that a level holds whatever else is done at the layer.
+        Operation(
+            "aim",
+            sign=1,
+            number="level",
+            graded=False,
+            size=lambda strength, layers, length: 1.0,
+            default=1.0,
+            summary="Pushes each position up to a level along a concept, where it lacks, in addition to the recipe.",
+            details=f"{_LEVELS} A state that lies further already stays as it is. /steer drop CONCEPT ends it.",
+            shown=lambda share, where: "each position is pushed as far as it lacks",
+        ),
+        Operation(
+            "cap",
+            sign=-1,
+            number="level",
+            graded=False,
+            size=lambda strength, layers, length: 1.0,
+            default=0.0,
+            summary="Lets no position lie further along a concept than a level, in addition to the recipe.",
+            details=f"{_LEVELS} A state that lies less far stays as it is. /steer drop CONCEPT ends it.",
+            shown=lambda share, where: "no position lies further",
         ),
     )
 }

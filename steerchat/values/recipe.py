@@ -33,7 +33,8 @@ class Term:
     Attributes:
         parts: (concept, weight) pairs; the weights' absolute values sum to 1.
         layers: zero-based decoder blocks, ascending.
-        strength: in `operation.UNIT`s of a layer's typical residual length, divided among the layers.
+        strength: in `operation.UNIT`s of a layer's typical residual length, divided among the layers; the level of an
+            operation that has one.
         operation: how the vector changes the residual stream at those layers.
     """
 
@@ -59,8 +60,8 @@ class Term:
 
     def __str__(self) -> str:
         text = f"{self.concept} {format_layers(self.layers)}"
-        if self.how.uses_strength:
-            text += f" x {format_strength(self.strength)}"
+        if self.how.number:
+            text += f" {'to' if self.how.number == 'level' else 'x'} {format_strength(self.strength)}"
         return text if self.operation == ADD else f"{self.operation} {text}"
 
     def to_json(self) -> dict[str, Any]:
@@ -310,11 +311,12 @@ def parse_term(text: str) -> TermRequest:
     elif len(numbers) == 1 and numbers[0] is not None:
         layers = numbers[0]
         if ambiguous(layers):
-            notes = (f"{layers} is taken as the layer; for strength {layers} type {layers}.0",)
+            number = OPERATIONS[operation].number
+            notes = (f"{layers} is taken as the layer; for {number} {layers} type {layers}.0",) if number else ()
     elif len(numbers) == 2:
         layers = numbers[0]
         strength = None if numbers[1] is None else parse_strength(numbers[1])
-    if strength is not None and not OPERATIONS[operation].uses_strength:
+    if strength is not None and not OPERATIONS[operation].number:
         raise UsageError(f"{operation} takes no strength", f"{operation} {concept} {layers or ''}".rstrip())
     return TermRequest(parts, layers, strength, operation, notes)
 

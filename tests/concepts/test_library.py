@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import CONCEPTS, LAYERS, a_library, write_concepts
 
+from steerchat.concepts.concept import Concept
 from steerchat.concepts.library import Library
+from steerchat.concepts.vector import LEVELS
 from steerchat.engine.engine import Engine
 from steerchat.measures.calibration import Calibration
 from steerchat.system import folders
@@ -51,6 +54,47 @@ def test_a_users_concept_shadows_the_shipped_one_until_it_is_gone(tmp_path: Path
     assert (library.get("happy").source, library.get("happy").description) == ("user", "mine")
     own.unlink()
     assert library.get("happy").source == "shipped"
+
+
+def test_level_0_is_the_mean_of_the_plain_examples_and_level_1_of_those_with_the_concept(tmp_path: Path, tiny: Engine):
+    library = a_library(tmp_path)
+    vector = library.levelled("happy", tiny)
+    chosen = [example for example in library.get("happy").examples if not example.held_out]
+    for level, texts in ((0.0, [e.negative for e in chosen]), (1.0, [e.positive for e in chosen])):
+        prompt = [tiny.prompter.start() if not e.prompt else tiny.prompter.chat(_asked(e.prompt)) for e in chosen]
+        states = tiny.states(list(zip(prompt, map(tiny.prompter.reply, texts), strict=True)))
+        for layer in range(LAYERS):
+            mean = float((states[:, layer] @ vector.directions[layer]).mean())
+            assert vector.at_level(layer, level) == pytest.approx(mean, abs=1e-4)
+    assert vector.at_level(1, 0.5) == pytest.approx((vector.at_level(1, 0.0) + vector.at_level(1, 1.0)) / 2)
+
+
+def test_a_vector_from_before_there_were_levels_gets_them_from_its_examples_once(tmp_path: Path, tiny: Engine):
+    library = a_library(tmp_path)
+    fresh = library.levelled("happy", tiny)
+    old = replace(fresh, report={key: value for key, value in fresh.report.items() if key not in LEVELS})
+    old.save(tmp_path / "shipped" / "happy.safetensors")
+    for path in (tmp_path / "vectors").rglob("happy-*.safetensors"):
+        path.unlink()
+    again = a_library(tmp_path)
+    assert LEVELS[0] not in again.vector("happy", tiny).report
+    assert again.levelled("happy", tiny).report == fresh.report and again.vector("happy", tiny).report == fresh.report
+    passes = tiny.work.passes
+    third = a_library(tmp_path)
+    assert third.levelled("happy", tiny).report == fresh.report and tiny.work.passes == passes
+
+
+def test_a_concept_without_examples_has_no_levels(tmp_path: Path, tiny: Engine):
+    library = a_library(tmp_path)
+    with pytest.raises(ConceptError, match="random has no examples"):
+        library.levelled(RANDOM, tiny)
+    library.keep_import(Concept("joy", "own", "", (), method="imported"), library.vector("happy", tiny) * 2.0)
+    with pytest.raises(ConceptError, match="joy has no examples"):
+        library.levelled("joy", tiny)
+
+
+def _asked(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
 
 
 def test_an_unknown_concept_suggests_the_nearest(tmp_path: Path):

@@ -42,6 +42,23 @@ def pair_id(session: Session) -> int:
 # Again
 
 
+def test_every_operation_is_logged_and_repeated_token_for_token(session: Session):
+    terms = ("happy 1-2 4.0", "rotate sad 2 6.0", "aim happy 2 3.0", "cap sad 1 -1.0", "ablate formal 3")
+    steer(session, *terms)
+    before = drawn(session.compare("Well?"))
+    session.recipe = Recipe()
+    said = told(rerun(session, pair_id(session)))
+    assert "token for token" in said
+    assert session.last is not None and session.last.recipe == before.recipe
+    for dropped in range(len(terms)):  # each of them does something
+        steer(session, *terms[:dropped], *terms[dropped + 1 :])
+        assert drawn(session.compare("Well?")).steered != before.steered
+
+
+def drawn(events: Iterable[object]) -> Pair:
+    return [event.pair for event in events if isinstance(event, PairDone)][-1]
+
+
 AGAIN = """
 import json, sys
 from pathlib import Path

@@ -18,7 +18,7 @@ from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
 from steerchat.storage.file import check
 from steerchat.storage.store import Store
-from steerchat.values.errors import Interrupted, ModelError, StoreError, UnknownName, UsageError
+from steerchat.values.errors import ConceptError, Interrupted, ModelError, StoreError, UnknownName, UsageError
 from steerchat.values.recipe import parse_term
 from steerchat.values.results import Delta, Notice, PairDone, Progress
 
@@ -248,9 +248,24 @@ def test_recipes_grow_shrink_and_refuse_what_is_not_there(session: Session):
     assert session.recipe.concepts == ("formal",) and session.recipe.terms[0].layers == (0, 1, 2, 3)
 
 
+def test_a_term_of_an_operation_other_than_adding_takes_the_place_of_the_one_before(session: Session):
+    for term in ("happy 2 2.0", "happy 1 1.0", "rotate happy 2 2.0", "aim sad 1 0.5", "aim happy 1", "aim sad 2 1.5"):
+        session.steer([parse_term(term)], keep=True)
+    session.steer([parse_term("rotate happy 1 3.0")], keep=True)
+    assert [str(term) for term in session.recipe.terms] == [
+        "happy 2 x 2.0",
+        "happy 1 x 1.0",
+        "aim happy 1 to 1.0",
+        "aim sad 2 to 1.5",
+        "rotate happy 1 x 3.0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("term", "error", "message", "hint"),
     [
+        ("aim happy:1,sad:1 2 1.0", UsageError, "aim takes one concept", "own examples"),
+        ("cap random 2 1.0", ConceptError, "random has no examples", "/steer random"),
         ("hapy 2 2.0", UnknownName, "no concept called 'hapy'", "happy"),
         ("happy 99 2.0", UsageError, "no layer 99: this model has layers 0 to 3", "55%"),
         ("happy:1,happy:-1 2 2.0", UsageError, "cancel out", ""),

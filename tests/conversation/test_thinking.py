@@ -21,7 +21,7 @@ from torch import Tensor
 from steerchat.conversation.rerun import rerun
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
-from steerchat.engine.hooks import Edit
+from steerchat.engine.operations import Edit
 from steerchat.engine.prompting import Prompter
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_strengths

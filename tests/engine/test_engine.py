@@ -29,7 +29,8 @@ from torch import Tensor
 from steerchat.concepts.vector import ConceptVector, edits
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine, Output
-from steerchat.engine.hooks import Edit, LengthReader
+from steerchat.engine.hooks import LengthReader
+from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
 from steerchat.values.errors import Interrupted, ModelError
 from steerchat.values.recipe import Recipe, Term
@@ -81,7 +82,7 @@ def forward(model: Any, tokens: Sequence[int], changes: Sequence[Edit] = (), sta
     def changed(layer: int) -> Any:
         def hook(module: Any, args: Any, output: Any) -> Any:
             state = (output if isinstance(output, Tensor) else output[0]).clone()
-            for operation in ("replace", "ablate", "rotate", "add"):
+            for operation in ("replace", "ablate", "rotate", "add", "aim", "cap"):
                 for change in (c for c in changes if c.layer == layer and c.operation == operation):
                     unit = change.vector / change.vector.norm()
                     tail = state[0, start:]
@@ -91,6 +92,10 @@ def forward(model: Any, tokens: Sequence[int], changes: Sequence[Edit] = (), sta
                         state[0, start:] = tail - (tail @ unit)[:, None] * unit
                     elif operation == "rotate":
                         state[0, start:] = turned(tail, unit, float(change.vector.norm()))
+                    elif operation in ("aim", "cap"):
+                        lacks = change.level - tail @ unit
+                        moved = lacks.clamp_min(0.0) if operation == "aim" else lacks.clamp_max(0.0)
+                        state[0, start:] = tail + moved[:, None] * unit
                     else:
                         state[0, start:] = change.vector
             return state if isinstance(output, Tensor) else (state, *output[1:])
@@ -229,6 +234,8 @@ MIXED: list[tuple[Edit, ...]] = [
     (Edit(1, "ablate", vector(4)), push(1, 5), Edit(2, "replace", vector(6)), Edit(2, "ablate", vector(7))),
     tuple(Edit(layer, "ablate", vector(8)) for layer in range(LAYERS)),
     (Edit(1, "rotate", vector(9, 0.4)),),
+    (Edit(1, "aim", vector(11, 1.0), 2.0),),
+    (Edit(1, "cap", vector(12, 1.0), -0.5), Edit(2, "aim", vector(4, 1.0), 3.0), push(1, 5), push(2, 6, 2.0)),
     (Edit(1, "rotate", vector(10, 2.5)), push(1, 5), Edit(2, "ablate", vector(7)), Edit(2, "rotate", vector(4, 0.2))),
 ]
 

@@ -10,7 +10,8 @@ import torch
 from engines import HIDDEN, LAYERS, tiny_model
 from torch import Tensor, nn
 
-from steerchat.engine.hooks import Edit, LengthReader, StateReader, Steering, find_blocks
+from steerchat.engine.hooks import LengthReader, StateReader, Steering, find_blocks
+from steerchat.engine.operations import Edit
 from steerchat.values.errors import ModelError
 
 torch.manual_seed(0)
@@ -158,6 +159,35 @@ def test_turns_of_a_row_add_up_and_a_state_on_its_way_stays_finite() -> None:
     along = torch.stack([vector(1), -vector(1), torch.zeros(HIDDEN)]).expand(5, 3, HIDDEN)
     result = steered([[Edit(1, "rotate", vector(1, 0.3))]] * 5, along)
     torch.testing.assert_close(result, along, atol=1e-4, rtol=0)
+
+
+def test_an_aim_reaches_its_level_where_a_state_lacks_it_and_a_cap_where_it_exceeds_it() -> None:
+    unit = vector(1, 1.0)
+    before = projection(STATES, unit)
+    result = steered([[], [Edit(1, "aim", unit, 3.0)], [Edit(1, "cap", unit, -2.0)], [], []])
+    after = projection(result, unit)
+    assert (before[1:3] < 3.0).any() and (before[1:3] > 3.0).any() and (before[1:3] < -2.0).any()
+    torch.testing.assert_close(after[1], before[1].clamp_min(3.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after[2], before[2].clamp_max(-2.0), atol=1e-4, rtol=0)
+    across = result - after[..., None] * unit - (STATES - before[..., None] * unit)
+    assert across.abs().max() < 1e-4
+    assert torch.equal(result[[0, 3, 4]], STATES[[0, 3, 4]])
+    assert torch.equal(result[1][before[1] > 3.001], STATES[1][before[1] > 3.001])
+
+
+def test_aims_of_directions_that_are_not_orthogonal_are_all_reached_and_move_no_other() -> None:
+    first = vector(1, 1.0)
+    second = (first + 0.5 * vector(2, 1.0)) / (first + 0.5 * vector(2, 1.0)).norm()
+    aims = [Edit(1, "aim", first, 4.0), Edit(1, "aim", second, 1.0)]
+    result = steered([aims, [], aims, [edit("add", 3), *aims], []])
+    for row in (0, 2):
+        for direction, level in ((first, 4.0), (second, 1.0)):
+            expected = projection(STATES[row], direction).clamp_min(level)
+            torch.testing.assert_close(projection(result[row], direction), expected, atol=1e-4, rtol=0)
+    pushed = STATES[3] + vector(3)
+    torch.testing.assert_close(
+        projection(result[3], first), projection(pushed, first).clamp_min(4.0), atol=1e-4, rtol=0
+    )
 
 
 def test_replace_puts_the_vector_in_place_of_the_state() -> None:

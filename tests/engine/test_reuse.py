@@ -12,7 +12,7 @@ from engines import GREEDY, LAYERS, answers, push, tiny_engine
 
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine, Output
-from steerchat.engine.hooks import Edit
+from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
 
 PROMPT = tuple(range(60, 80))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
-from steerchat.engine.hooks import Edit
+from steerchat.engine.operations import Edit
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths
 from steerchat.models.find import find

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine, Output
-from steerchat.engine.hooks import Edit
+from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
 from steerchat.values.results import Delta, Finished
 
