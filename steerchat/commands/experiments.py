@@ -215,7 +215,7 @@ def lens(
         raise UsageError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "/lens shows all")
     text = prompt or session.last_prompt()
     messages = session.question(text, steered=False).normal
-    ids = engine.prompter.raw(text) if prompt else engine.prompter.chat(messages)
+    ids = engine.prompter.raw(text) if prompt else engine.prompter.chat(messages, session.settings.thought)
     engine.check(ids)
     return inspection_pages.lens(predictions(engine, ids), layer, text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Settings that a pair's sampling holds, by the names that it has for them.
 _SAMPLING = ("temperature", "top_p", "repetition_penalty", "max_tokens")
+# What stands beside them and tells how the prompt was rendered.
+_RENDERING = ("thinking", "rendered")
 
 
 def rerun(session: Session, pair_id: int) -> Iterator[Event]:
@@ -39,7 +42,8 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     question = Question(pair.prompt, columns["normal"], columns.get("steered"))
     unlike = differences(session, stored)
     setting = Setting("", pair.recipe, along=_along(session, stored))
-    plan = replace(session.plan("rerun", pair.raw), sampling=_sampling(stored))
+    plan = session.plan("rerun", pair.raw)
+    plan = replace(plan, sampling=_sampling(stored), thought=_thought(stored), when=_rendered(stored))
     for event in session.answer(question, setting, pair.seed, plan):
         yield event
         if isinstance(event, PairDone):
@@ -70,6 +74,8 @@ def use(session: Session, pair_id: int) -> list[object]:
     stored = session.store.pair(pair_id)
     recipe, notices = stored.pair.recipe, _take_recipe(session, stored)
     values = {name: value for name, value in stored.sampling.items() if name in _SAMPLING}
+    thought = _thought(stored)
+    values["thinking"] = "auto" if thought is None else "on" if thought else "off"
     if "steer_thinking" in stored.sampling:
         values["steer_thinking"] = "on" if stored.sampling["steer_thinking"] else "off"
     changes = []
@@ -169,11 +175,25 @@ def _along(session: Session, stored: StoredPair) -> Recipe | None:
 def _sampling(stored: StoredPair) -> Sampling:
     from ..engine.sampling import Sampling
 
-    sampling = dict(stored.sampling)
+    sampling = {name: value for name, value in stored.sampling.items() if name not in _RENDERING}
     answers = stored.pair.answers
     if any(answer.finish == "interrupted" for answer in answers):  # it ends where it was stopped
         sampling["max_tokens"] = max(answer.tokens for answer in answers) or sampling["max_tokens"]
     return Sampling(**sampling)
+
+
+def _thought(stored: StoredPair) -> bool | None:
+    """Whether a pair's chat template was told to let the model think; None when it was told nothing."""
+    thought = stored.sampling.get("thinking")
+    return thought if isinstance(thought, bool) else None
+
+
+def _rendered(stored: StoredPair) -> datetime:
+    """The local time that a pair's chat template may have put in."""
+    try:
+        return datetime.fromisoformat(stored.sampling["rendered"])
+    except (KeyError, TypeError, ValueError):  # a pair of before
+        return datetime.fromisoformat(stored.created).astimezone().replace(tzinfo=None)
 
 
 def _compared(stored: StoredPair, pair: Pair, unlike: Sequence[str]) -> str:
@@ -240,4 +260,5 @@ def prompt_of(session: Session, stored: StoredPair, column: str) -> list[int]:
     prompter = session.engine.prompter
     if stored.pair.raw:
         return prompter.raw(stored.pair.prompt)
-    return prompter.chat(stored.messages.get(column) or stored.messages["normal"])
+    messages = stored.messages.get(column) or stored.messages["normal"]
+    return prompter.chat(messages, _thought(stored), _rendered(stored))

@@ -11,7 +11,8 @@ import hashlib
 import time
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
@@ -57,7 +58,8 @@ class Plan:
         kind: of the pairs, such as `chat` or `layers`.
         experiment: the id of the experiment that they belong to.
         raw: the answers go on from the prompts themselves, without the chat template.
-        thought: whether a model that can think before it answers may do so.
+        thought: whether a model that can think before it answers does so; None leaves it to its chat template.
+        when: the time for templates that put it in; now when None.
         keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
         rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
         label: for reports of progress; without one, nothing is reported.
@@ -69,7 +71,8 @@ class Plan:
     kind: str = "chat"
     experiment: int | None = None
     raw: bool = False
-    thought: bool = True
+    thought: bool | None = None
+    when: datetime | None = None
     keep: Hashable = None
     rows: int | None = None
     label: str = ""
@@ -139,6 +142,7 @@ class Runner:
             ModelError: a prompt does not fit the model; nothing was answered or logged then.
             UnknownName: a concept does not exist.
         """
+        plan = replace(plan, when=plan.when or datetime.now())
         groups: list[_Group] = []
         for number, question in enumerate(questions):
             normal = self._encode(question, question.normal, plan)
@@ -150,7 +154,7 @@ class Runner:
     def _encode(self, question: Question, messages: Sequence[Message], plan: Plan) -> tuple[int, ...]:
         engine = self.reader.engine
         prompter = engine.prompter
-        ids = prompter.raw(question.prompt) if plan.raw else prompter.chat(messages, thought=plan.thought)
+        ids = prompter.raw(question.prompt) if plan.raw else prompter.chat(messages, plan.thought, plan.when)
         engine.check(ids)
         return tuple(ids)
 
@@ -280,10 +284,19 @@ class Runner:
             threads=engine.threads,
             versions={"processor": engine.processor, "products": engine.products},
             vectors=self.reader.digests(recipe, setting.drawn(group.seed)) if recipe.active else {},
-            sampling=plan.sampling.to_json(),
+            sampling=plan.sampling.to_json() | self._rendering(plan),
             context=question.context,
         )
         return replace(pair, id=plan.journal.begin(pair, origin, plan.system))
+
+    def _rendering(self, plan: Plan) -> dict[str, Any]:
+        """What the chat template was told beside the messages."""
+        facts: dict[str, Any] = {}
+        if plan.thought is not None:
+            facts["thinking"] = plan.thought
+        if plan.when is not None and self.reader.engine.prompter.tells_time:
+            facts["rendered"] = plan.when.isoformat()
+        return facts
 
 
 def _finish(plan: Plan, job: _Job, pair: Pair, status: Status, normals: dict[int, int | None]) -> None:

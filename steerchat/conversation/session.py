@@ -306,15 +306,18 @@ class Session:
         prompt changes, all of it is read anew.
         """
         engine = self.engine
-        size = engine.context_size
+        size, thought = engine.context_size, self.settings.thought
         room = size - min(self.settings.max_tokens, size // 2)
 
         def messages(dropped: int) -> tuple[list[Message], list[Message]]:
             turns = self.turns[dropped:]
             return self._messages("normal", turns, text), self._messages("steered", turns, text)
 
+        def longest(dropped: int) -> list[int]:
+            return max((engine.prompter.chat(column, thought) for column in messages(dropped)), key=len)
+
         def length(dropped: int) -> int:
-            return max(len(engine.prompter.chat(column)) for column in messages(dropped))
+            return len(longest(dropped))
 
         last = len(self.turns)
         dropped = self._left_out[1] if self._left_out[0] == size else 0
@@ -324,7 +327,7 @@ class Session:
             dropped += 1 + bisect_left(range(dropped + 1, last), True, key=lambda count: length(count) <= aim)
         normal, steered = messages(dropped)
         if dropped == last:
-            engine.check(max((engine.prompter.chat(column) for column in (normal, steered)), key=len))
+            engine.check(longest(dropped))
         self._left_out = (size, dropped)
         return normal, steered, dropped
 
@@ -349,7 +352,7 @@ class Session:
         prompter = reader.engine.prompter
         run = Returning(Runner(reader).run([question], [setting], [seed], plan))
         titles = ("normal", f"steered: {setting.recipe}" if setting.recipe.active else "asked for")
-        opened = prompter.opens_thought and not plan.raw
+        opened = prompter.opens_thought(plan.thought) and not plan.raw
         yield Started(titles[: 1 if question.steered is None else 2], opened)
         for event in run:
             if isinstance(event, PairDone):
@@ -379,7 +382,7 @@ class Session:
 
     def plan(self, kind: str, raw: bool = False) -> Plan:
         """How a run of this conversation answers, and where it is logged."""
-        return Plan(self.sampling(), self.journal, self.system, kind, raw=raw)
+        return Plan(self.sampling(), self.journal, self.system, kind, raw=raw, thought=self.settings.thought)
 
     def sampling(self) -> Sampling:
         """How the next answer's tokens are chosen."""

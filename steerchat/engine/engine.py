@@ -74,7 +74,7 @@ class Engine:
         self.blocks = find_blocks(model)
         self.work = Work()
         self._free_memory = free_memory
-        self._stops = _stop_ids(model, tokenizer)
+        self._stops = _stop_ids(model, tokenizer) | self.prompter.ends
         config = model.config.get_text_config()
         # Whether blocks can run for some rows of a batch: not where later ones look at what earlier ones computed.
         self._by_row = not getattr(config, "num_kv_shared_layers", 0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from ..values.errors import ModelError
-from ..values.thinking import CLOSE, OPEN, reply_start
+from ..values.thinking import marks_of, reply_start
 
 Message = dict[str, str]
 
@@ -31,37 +33,55 @@ class Prompter:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._template = tokenizer.chat_template or PLAIN_TEMPLATE
-        self.has_template = bool(tokenizer.chat_template)
+        own = tokenizer.chat_template
+        if isinstance(own, dict):  # several, by name: for tools, for retrieval
+            own = own.get("default") or next(iter(own.values()), None)
+        self._template: str = own or PLAIN_TEMPLATE
+        self.has_template = bool(own)
+        self._formats = _TIME.findall(self._template)
+        if self._formats:
+            self._template = _TELL_TIME + self._template
         # A template has the token that begins every text; without one, the tokenizer's own habit gives it.
         self._before: list[int] = [] if self.has_template else list(tokenizer("").input_ids)
-        # Such a model's template knows the tags, if only to leave earlier thoughts out.
-        self.thinks = CLOSE in self._template
+        self._marks = marks_of(self._template)
         # Not only those that have a part to play: a model may bring more that no text should be taken for.
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         # The longest first: one may begin with another.
         self._names = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, self._names))) if self._names else None
-        special = tokenizer.added_tokens_decoder.items() if self.thinks else ()
-        self._tags = {id: token.content for id, token in special if token.special and token.content in (OPEN, CLOSE)}
-        # Some templates begin the thought themselves.
-        head = self._render([{"role": "user", "content": "?"}]) if self.thinks else ""
-        self.opens_thought = head.rstrip().endswith(OPEN)
-        self._opening = tuple(self._encode(head[head.rindex(OPEN) :])) if self.opens_thought else ()
+        tokens = self._marks.tokens if self._marks else ()
+        special = tokenizer.added_tokens_decoder.items()
+        self._tags = {id: token.content for id, token in special if token.special and token.content in tokens}
+        self._parts = re.compile(f"({'|'.join(map(re.escape, tokens))})") if tokens else None
+        self._openings: dict[bool | None, tuple[int, ...]] = {}
 
-    def chat(self, messages: Sequence[Message], thought: bool = True) -> list[int]:
+    @property
+    def tells_time(self) -> bool:
+        """Whether the template puts in the time."""
+        return bool(self._formats)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it replies: its template knows how thoughts are marked."""
+        return self._marks is not None
+
+    def chat(self, messages: Sequence[Message], thought: bool | None = None, when: datetime | None = None) -> list[int]:
         """Ids of a conversation, ready for the model's next answer.
 
         Args:
             messages: the last one is the user's.
-            thought: False closes the thought of a model that thinks first, empty, so that a reply follows at once.
+            thought: whether a model that can think first does so; False closes its thought, empty, so that a reply
+                follows at once. None leaves it to the template.
+            when: for a template that puts in the time; now when None.
 
         Raises:
             ModelError: when the model's template refuses the conversation.
         """
-        text = self._render([{**m, "content": self._protect(m["content"], m["role"])} for m in messages])
-        if self.thinks and not thought:
-            text += f"\n{CLOSE}\n\n" if self.opens_thought else f"{OPEN}\n\n{CLOSE}\n\n"
+        text = self._render([{**m, "content": self._content(m)} for m in messages], thought, when)
+        if self._marks and thought is False and not text.rstrip().endswith(self._marks.close):
+            if text.rstrip().endswith(self._marks.open):
+                text = text.rstrip().removesuffix(self._marks.open)
+            text += self._marks.empty
         return [*self._before, *self._encode(text)]
 
     def raw(self, text: str) -> list[int]:
@@ -72,9 +92,30 @@ class Prompter:
         """Ids of a text that goes on from a prompt."""
         return self._tokenizer(_whole(text), split_special_tokens=True, add_special_tokens=False).input_ids
 
+    def opens_thought(self, thought: bool | None = None) -> bool:
+        """Whether the template begins the thought itself, for a `thought` as in `chat`."""
+        return bool(self._opening(thought))
+
     def opened(self, prompt: Sequence[int]) -> bool:
         """Whether a prompt ends inside a thought, which its template opened."""
-        return self.opens_thought and tuple(prompt[-len(self._opening) :]) == self._opening
+        openings = {self._opening(thought) for thought in (None, True)}
+        return any(opening and tuple(prompt[-len(opening) :]) == opening for opening in openings)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The control token that the template writes after an answer, whatever the model's files say ends a turn."""
+        from jinja2.exceptions import TemplateError
+
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAMPLE}]
+        try:
+            _, answer, rest = self._apply(messages, add_generation_prompt=False).rpartition(_SAMPLE)
+        except TemplateError:
+            return frozenset()
+        rest = rest.lstrip()
+        tokens = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items()}
+        marks = self._marks.tokens if self._marks else ()
+        end = max((token for token in tokens if token and rest.startswith(token)), key=len, default="")
+        return frozenset([tokens[end]] if answer and end and end not in marks else ())
 
     def answer(self, text: str, opened: bool = False) -> tuple[list[int], list[int]]:
         """Ids of an answer's thought, tags included, and of its reply.
@@ -85,9 +126,10 @@ class Prompter:
         """
         start = reply_start(text, opened) if self.thinks else 0
         thought: list[int] = []
-        for piece in _TAGS.split(text[:start]):
-            known = self._tokenizer(piece, add_special_tokens=False).input_ids if _TAGS.fullmatch(piece) else None
-            thought += self.reply(piece) if known is None else known
+        # Every second piece is a mark.
+        for number, piece in enumerate(self._parts.split(text[:start]) if self._parts else ()):
+            mark = number % 2 == 1
+            thought += self._tokenizer(piece, add_special_tokens=False).input_ids if mark else self.reply(piece)
         return thought, self.reply(text[start:])
 
     def text(self, ids: Sequence[int]) -> str:
@@ -102,34 +144,62 @@ class Prompter:
         start = self._tokenizer.bos_token_id
         return [self._tokenizer.eos_token_id if start is None else start]
 
-    def _render(self, messages: list[Message]) -> str:
+    def _render(self, messages: list[Message], thought: bool | None = None, when: datetime | None = None) -> str:
         from jinja2.exceptions import TemplateError
 
-        def render(these: list[Message]) -> str:
-            return self._tokenizer.apply_chat_template(
-                these, chat_template=self._template, tokenize=False, add_generation_prompt=True
-            )
-
+        options: dict[str, Any] = {} if thought is None else {"enable_thinking": thought, "thinking": thought}
+        if when is not None:
+            options["times"] = {format: when.strftime(format) for format in self._formats}
+        if len(messages) > 1 and messages[0]["role"] == "system" and not self._takes_system:
+            first = {**messages[1], "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
+            messages = [first, *messages[2:]]
         try:
-            return render(messages)
+            return self._apply(messages, add_generation_prompt=True, **options)
         except TemplateError as error:
-            # Some templates (Gemma's, Mistral's) refuse a system role: the same words open the first message.
-            if len(messages) > 1 and messages[0]["role"] == "system":
-                first = {**messages[1], "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
-                return render([first, *messages[2:]])
             raise ModelError(
                 f"the model's chat template refuses this conversation: {error}", "/new starts afresh"
             ) from None
 
-    def _protect(self, content: str, role: str) -> str:
-        """Put a private-use character in place of every control token that a person typed."""
+    def _apply(self, messages: list[Message], **options: Any) -> str:
+        now = datetime.now()
+        options.setdefault("times", {format: now.strftime(format) for format in self._formats})
+        return self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False, **options)
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether the template writes a system message. Gemma's refuses one, others leave it out: its words then open
+        the first message."""
+        from jinja2.exceptions import TemplateError
+
+        try:
+            return _SAMPLE in self._apply(
+                [{"role": "system", "content": _SAMPLE}, {"role": "user", "content": "?"}], add_generation_prompt=True
+            )
+        except TemplateError:
+            return False
+
+    def _opening(self, thought: bool | None) -> tuple[int, ...]:
+        """The ids at the end of a prompt whose template began a thought; none where it does not."""
+        if thought not in self._openings:
+            head, mark = "", self._marks.open if self._marks and thought is not False else ""
+            if mark:
+                head = self._render([{"role": "user", "content": "?"}], thought)
+            opens = mark and head.rstrip().endswith(mark)
+            self._openings[thought] = tuple(self._encode(head[head.rindex(mark) :])) if opens else ()
+        return self._openings[thought]
+
+    def _content(self, message: Message) -> str:
+        """A message's text with a private-use character in place of every control token that a person typed.
+
+        An answer's thought is left out: not every template that knows thoughts does so, and some refuse them.
+        """
+        content = message["content"]
+        if self.thinks and message["role"] == "assistant":
+            content = content[reply_start(content) :]
         content = _PRIVATE.sub("\ufffd", _whole(content))
         if self._controls is None:
             return content
-        # The template looks for the tags of a thought, to leave it out.
-        kept = (OPEN, CLOSE) if role == "assistant" else ()
-        place = lambda match: match[0] if match[0] in kept else chr(_FIRST + self._names.index(match[0]))  # noqa: E731
-        return self._controls.sub(place, content)
+        return self._controls.sub(lambda match: chr(_FIRST + self._names.index(match[0])), content)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -143,7 +213,11 @@ class Prompter:
 
 # A plane that no script uses; no model has as many control tokens as it has characters.
 _FIRST = 0xF0000
-_TAGS = re.compile(f"({OPEN}|{CLOSE})")
+# How a template asks for the time, and a macro that answers from a table: what a template is given must be plain data.
+_TIME = re.compile(r"""strftime_now\(\s*["']([^"']+)["']\s*\)""")
+_TELL_TIME = "{% macro strftime_now(format) %}{{ times[format] }}{% endmacro %}\n"
+# A text that no template has.
+_SAMPLE = "Qxzj"
 _PRIVATE = re.compile("([\U000f0000-\U000fffff])")
 
 

@@ -103,7 +103,7 @@ def compare_all(session: Session, prompts: Sequence[str], raw: bool = False) -> 
         if isinstance(event, PairDone):
             done += 1
             session.last = session.shown = event.pair
-            yield from _events(event.pair, reader.engine.prompter.opens_thought and not raw)
+            yield from _events(event.pair, reader.engine.prompter.opens_thought(plan.thought) and not raw)
     if done < len(prompts):
         yield Notice(f"stopped after {done} of {len(prompts)} prompts")
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from rich.text import Text
 
 from ..values.text import Line, Wrapper, fit
-from ..values.thinking import OPEN, reply_start, thinking
+from ..values.thinking import begins_thought, reply_start, thinking
 from .lines import styled
 from .painter import ACCENT, DIM, REDRAW_SECONDS, Painter
 
@@ -55,7 +55,7 @@ class Column:
     def close(self, note: str) -> None:
         """Completes the text, with a dim `note` at its end."""
         note = note or ("(no text)" if self.text.empty else "")
-        if self._beginning is not None and not self.opened and not self._beginning.lstrip().startswith(OPEN):
+        if self._beginning is not None and not self.opened and not begins_thought(self._beginning):
             self._thought = 0  # the whole answer only looked like the beginning of a tag
         start = self.text.close(note)
         self.marks.append((start, start + len(note), DIM))

@@ -22,6 +22,7 @@ View = Literal["both", "steered", "normal"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Switch = Literal["off", "on"]
+Thinking = Literal["auto", "off", "on"]
 
 ENVIRONMENT = "STEERCHAT_"
 # Variables with the same prefix that are not settings.
@@ -56,6 +57,7 @@ class Settings:
     top_p: float = _setting(0.9, "sample from the likeliest tokens with this total probability", 0.01, 1)
     repetition_penalty: float = _setting(1.1, "above 1 discourages tokens already seen", 0.5, 5)
     scope: Scope = _setting("generated", "which positions are steered")
+    thinking: Thinking = _setting("auto", "whether a model that can think does so before it replies; auto: as it likes")
     steer_thinking: Switch = _setting("on", "whether to steer a model while it thinks before its reply")
     carry: Carry = _setting("own", "which answers the next turn's context holds", in_shell=False)
     view: View = _setting("both", "which answers the screen shows", in_shell=False)
@@ -76,6 +78,11 @@ class Settings:
         setattr(self, name.replace("-", "_"), value)
         self.sources[name] = source
         return value
+
+    @property
+    def thought(self) -> bool | None:
+        """Whether a model that can think does so; None leaves it to its chat template."""
+        return {"on": True, "off": False}.get(self.thinking)
 
     def items(self) -> list[tuple[str, Any, str]]:
         """(name, value, source) of each setting."""

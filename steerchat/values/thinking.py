@@ -1,12 +1,59 @@
 """Models that think before they reply: where the thought in an answer ends.
 
-Such a model writes `<think> ... </think>` and then its reply; some chat templates open the thought themselves.
-An answer's text holds both, with the tags. Only the reply is measured.
+Such a model writes a thought between two marks and then its reply; some chat templates open the thought themselves.
+An answer's text holds both, with the marks. Only the reply is measured, and only the reply is carried on.
 """
 
 from __future__ import annotations
 
-OPEN, CLOSE = "<think>", "</think>"
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a family of models marks its thoughts.
+
+    Attributes:
+        open: how a thought begins.
+        close: what stands between a thought and the reply.
+        empty: a thought without words, after which the reply follows.
+        tokens: the control tokens that the marks consist of.
+    """
+
+    open: str
+    close: str
+    empty: str
+    tokens: tuple[str, ...]
+
+
+def _around(open: str, close: str, empty: str = "") -> Marks:
+    return Marks(open, close, empty or open + close, (open, close))
+
+
+MARKS = (
+    _around("<think>", "</think>", "<think>\n\n</think>\n\n"),  # Qwen3, DeepSeek R1, SmolLM3, GLM
+    _around("[THINK]", "[/THINK]"),  # Magistral
+    _around("<seed:think>", "</seed:think>"),  # Seed-OSS
+    _around("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A, Command R7B
+    _around("<|channel>", "<channel|>", "<|channel>thought\n<channel|>"),  # Gemma 4
+    # GPT-OSS (the harmony format): messages to the channels analysis and commentary, then one to the channel final.
+    Marks(
+        "<|channel|>",
+        "<|channel|>final<|message|>",
+        "<|channel|>final<|message|>",
+        ("<|channel|>", "<|message|>", "<|start|>", "<|end|>"),
+    ),
+)
+
+
+def marks_of(template: str) -> Marks | None:
+    """The marks that a chat template knows, if only to leave earlier thoughts out; None for a model without."""
+    return next((marks for marks in MARKS if marks.close in template), None)
+
+
+def begins_thought(text: str) -> bool:
+    """Whether a text begins as a thought does."""
+    return text.lstrip().startswith(tuple(marks.open for marks in MARKS))
 
 
 def thinking(text: str, opened: bool = False) -> bool:
@@ -17,7 +64,9 @@ def thinking(text: str, opened: bool = False) -> bool:
         opened: whether the prompt ends inside the thought.
     """
     head = text.lstrip()
-    return CLOSE not in text and (opened or head.startswith(OPEN) or OPEN.startswith(head))
+    if any(marks.close in text for marks in MARKS):
+        return False
+    return opened or begins_thought(head) or any(marks.open.startswith(head) for marks in MARKS)
 
 
 def reply_start(text: str, opened: bool = False) -> int:
@@ -25,9 +74,10 @@ def reply_start(text: str, opened: bool = False) -> int:
 
     Args:
         text: the answer.
-        opened: whether the prompt ends inside the thought. A closing tag without an opening one implies it.
+        opened: whether the prompt ends inside the thought. A closing mark without an opening one implies it.
     """
-    thought, tag, reply = text.partition(CLOSE)
-    if tag and (opened or OPEN not in thought or thought.lstrip().startswith(OPEN)):
-        return len(text) - len(reply.lstrip())
-    return len(text) if opened or thought.lstrip().startswith(OPEN) else 0
+    for marks in MARKS:
+        thought, close, reply = text.partition(marks.close)
+        if close and (opened or marks.open not in thought or thought.lstrip().startswith(marks.open)):
+            return len(text) - len(reply.lstrip())
+    return len(text) if opened or begins_thought(text) else 0

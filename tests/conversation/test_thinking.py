@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from rich.console import Console
 from tiny import TEMPLATE, a_session, finish, notices, tiny_engine, tiny_model, tiny_tokenizer
 from torch import Tensor
 
-from steerchat.conversation.rerun import rerun
+from steerchat.conversation.rerun import prompt_of, rerun, use
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
 from steerchat.engine.operations import Edit
@@ -29,6 +31,7 @@ from steerchat.screen.render import Screen
 from steerchat.storage.store import Store
 from steerchat.values.recipe import Recipe, parse_term
 from steerchat.values.results import Answer, Delta, Finished, Pair, PairDone, Started
+from steerchat.values.setting import Setting
 from steerchat.values.thinking import reply_start, thinking
 
 # As those of Qwen3, SmolLM3 and DeepSeek: an earlier answer's thought is left out.
@@ -293,6 +296,127 @@ def test_a_model_that_does_not_think_is_steered_the_same_with_the_setting_off(tm
     after = finish(session.compare("How are you?"))
     assert before.steered is not None and after.steered is not None
     assert before.steered.token_ids == after.steered.token_ids and not tiny.prompter.thinks
+
+
+HARMONY = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% if '<|channel|>' in m.content %}{{ raise_exception('channels in the content') }}{% endif %}"
+    "<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
+    "{% if loop.last %}<|return|>{% else %}<|end|>{% endif %}"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+PLAIN = "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+FAMILIES = {
+    "think": (PLAIN + "{# </think> #}", "<think>", "</think>", "<think>\n\n</think>\n\n"),
+    "magistral": (PLAIN + "{# [/THINK] #}", "[THINK]", "[/THINK]", "[THINK][/THINK]"),
+    "seed": (PLAIN + "{% set end = '</seed:think>' %}", "<seed:think>", "</seed:think>", "<seed:think></seed:think>"),
+    "gpt-oss": (
+        HARMONY,
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|channel|>final<|message|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_thoughts_in_the_marks_of_each_family_are_told_from_replies(family: str, special: bool) -> None:
+    template, before, between, empty = FAMILIES[family]
+    tokenizer = tiny_tokenizer()
+    marks = re.findall(r"<[^>]+>|\[[^]]+\]", before + between)
+    tokenizer.add_tokens(list(dict.fromkeys(marks)), special_tokens=special)
+    tokenizer.chat_template = template
+    prompter = Prompter(tokenizer)
+    assert prompter.thinks and not prompter.opens_thought()
+    answer = f"{before}ab{between}YES"
+    thought, reply = prompter.answer(answer)
+    assert prompter.text([*thought, *reply]) == answer and prompter.text(reply) == "YES"
+    # Each mark is the token that the model wrote, and not letters.
+    words = re.findall(r"analysis|assistant|final", answer)
+    assert len(thought) == len(marks) + len("ab") + sum(map(len, words))
+    assert reply_start(answer) == len(answer) - 3 and reply_start(f"{before}ab") == len(before) + 2
+    assert thinking(before[:3]) and thinking(f"{before}ab") and not thinking(answer)
+    history = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": answer}]
+    text = tokenizer.decode(prompter.chat([*history, {"role": "user", "content": f"Why {before}?"}]))
+    assert "YES" in text and "ab" not in text and f"Why {before}?" in text
+    text = tokenizer.decode(prompter.chat([{"role": "user", "content": "How?"}], thought=False))
+    assert text.endswith(empty)
+
+
+def test_a_message_to_the_last_channel_alone_is_a_reply() -> None:
+    assert reply_start("<|channel|>final<|message|>YES") == len("<|channel|>final<|message|>")
+
+
+def test_the_end_of_a_message_within_a_turn_does_not_end_it() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"], special_tokens=True)
+    for template in (HARMONY, HARMONY.replace("<|return|>", "<|end|>")):
+        tokenizer.chat_template = template
+        assert tokenizer.convert_tokens_to_ids("<|end|>") not in Prompter(tokenizer).ends
+    tokenizer.chat_template = HARMONY
+    assert Prompter(tokenizer).ends == {tokenizer.convert_tokens_to_ids("<|return|>")}
+
+
+SWITCHED = DROPPING + (
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+def last_prompt(engine: Engine) -> list[str]:
+    """Gets the text of each prompt as the model reads it."""
+    texts: list[str] = []
+    chat = engine.prompter.chat
+
+    def noted(*args: Any) -> list[int]:
+        ids = chat(*args)
+        texts.append(engine.prompter.text(ids))
+        return ids
+
+    engine.prompter.chat = noted  # type: ignore[method-assign]
+    return texts
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES.values(), SWITCHED], ids=[*TEMPLATES, "the template is told"])
+@pytest.mark.parametrize(("setting", "thinks"), [("auto", True), ("on", True), ("off", False)])
+def test_the_setting_decides_whether_a_model_thinks(tmp_path: Path, template: str, setting: str, thinks: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = template
+    engine = Engine(tiny_model(tokenizer), tokenizer, "thinker", "thinker-fingerprint", lambda: 1 << 30)
+    texts = last_prompt(engine)
+    with Store.open(tmp_path / "history.db") as store:
+        session = a_session(tmp_path, engine, store)
+        session.settings.change("thinking", setting)
+        pair = finish(session.say("Well?"))
+        asked = texts[-1]
+        assert asked.endswith("<think>\n\n</think>\n\n") is not thinks and asked.count("<think>") <= 1
+        # A rerun asks as the pair was asked, whatever is set by then, and `use` sets it again.
+        session.settings.change("thinking", "on" if setting == "off" else "off")
+        assert pair.id is not None
+        assert any("The same text" in text for text in notices(list(rerun(session, pair.id))))
+        assert texts[-1] == asked
+        use(session, pair.id)
+        assert session.settings.thinking == setting
+
+
+def test_a_rerun_asks_with_the_date_of_the_pair(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %B %Y') }}\n" + TEMPLATE
+    engine = Engine(tiny_model(tokenizer), tokenizer, "tiny", "tiny-fingerprint", lambda: 1 << 30)
+    texts = last_prompt(engine)
+    with Store.open(tmp_path / "history.db") as store:
+        session = a_session(tmp_path, engine, store)
+        question, then = session.question("Well?", steered=False), datetime(2020, 2, 29, 12)
+        plan = replace(session.plan("compare"), when=then)
+        pair = finish(session.answer(question, Setting("", session.recipe), 3, plan))
+        assert texts[-1].startswith("29 February 2020\n") and pair.id is not None
+        assert any("The same text" in text for text in notices(list(rerun(session, pair.id))))
+        assert texts[-1].startswith("29 February 2020\n")
+        assert prompt_of(session, store.pair(pair.id), "normal") == engine.prompter.chat(question.normal, None, then)
+        finish(session.say("Well?"))
+        assert not texts[-1].startswith("29 February 2020\n")
 
 
 def test_tags_that_are_special_tokens_do_not_get_lost() -> None:

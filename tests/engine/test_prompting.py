@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -114,6 +115,52 @@ def test_a_base_models_conversation_begins_as_its_tokenizer_begins_every_text() 
 def test_a_template_without_system_role_gets_its_words_in_the_first_message() -> None:
     ids = with_template(REFUSES_SYSTEM).chat([{"role": "system", "content": "Be kind."}, *user("rain?")])
     assert tiny_tokenizer().decode(ids) == "[Be kind.\n\nrain?]"
+
+
+@pytest.mark.parametrize("loop", ["messages if m.role != 'system'", "messages if m.role in ('user', 'assistant')"])
+def test_a_template_that_leaves_a_system_message_out_gets_its_words_in_the_first_message(loop: str) -> None:
+    prompter = with_template("{% for m in " + loop + " %}[{{ m.content }}]{% endfor %}")
+    ids = prompter.chat([{"role": "system", "content": "Be kind."}, *user("rain?")])
+    assert tiny_tokenizer().decode(ids) == "[Be kind.\n\nrain?]"
+
+
+def test_of_several_templates_the_default_one_is_taken() -> None:
+    tokenizer: Any = deepcopy(tiny_tokenizer())
+    tokenizer.chat_template = {"tool_use": "TOOLS", "default": "<{{ messages[0].content }}>"}
+    prompter = Prompter(tokenizer)
+    assert prompter.has_template and prompter.text(prompter.chat(user("rain?"))) == "<rain?>"
+
+
+@pytest.mark.parametrize(
+    ("after", "end"),
+    [("<|im_end|>\n", "<|im_end|>"), (" <turn|>", "<turn|>"), ("\n", None), ("", None), (" END", None)],
+)
+def test_a_turn_ends_with_the_token_that_the_template_writes_after_an_answer(after: str, end: str | None) -> None:
+    tokenizer: Any = deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens([AddedToken("<turn|>", special=False)])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.content }}{% if m.role == 'assistant' %}" + after + "{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    ends = Prompter(tokenizer).ends
+    assert ends == (frozenset() if end is None else {tokenizer.convert_tokens_to_ids(end)})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ strftime_now('%d %B %Y') }}: {{ messages[0].content }}",
+        '{% if not date is defined %}{% if strftime_now is defined %}{% set date = strftime_now( "%d %B %Y") %}'
+        "{% endif %}{% endif %}{{ date }}: {{ messages[0].content }}",
+        "{% macro head() %}{{ strftime_now('%d %B %Y') + ': ' }}{% endmacro %}{{ head() + messages[0].content }}",
+    ],
+)
+def test_a_template_puts_in_the_time_that_it_is_told(template: str) -> None:
+    prompter = with_template(template)
+    assert prompter.tells_time and not PROMPTER.tells_time
+    text = prompter.text(prompter.chat(user("rain?"), when=datetime(2020, 2, 29, 12)))
+    assert text == "29 February 2020: rain?"
+    assert str(datetime.now().year) in prompter.text(prompter.chat(user("rain?")))
 
 
 def test_a_template_that_refuses_for_good_is_a_model_error() -> None:
