@@ -204,7 +204,8 @@ def export(
         span = f"--control-vector-layer-range {numbers[0]} {numbers[-1]}"
         parts.append(Notice(f"llama-cli -m MODEL.gguf --control-vector-scaled {file}:{scale} {span}"))
         parts.append(Notice("An older llama.cpp takes a space in place of the colon."))
-        lost = [term for term in chat.session.recipe.terms if concept in dict(term.parts) and term.operation != ADD]
+        terms = [term for term in chat.session.recipe.terms if concept in dict(term.parts)]
+        lost = [term for term in terms if term.operation != ADD or term.gate]
         parts += [Notice(f"A control vector is only ever added: the file cannot express {term}.") for term in lost]
     return parts
 

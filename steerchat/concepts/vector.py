@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.gates import Gate
 from ..engine.operations import Edit
 from ..system.folders import write_whole
 from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
@@ -239,16 +240,29 @@ def combine(parts: Sequence[tuple[ConceptVector, float]], layer: int) -> Tensor:
     return total / length
 
 
-def edits(recipe: Recipe, vectors: dict[str, ConceptVector], lengths: Tensor) -> tuple[Edit, ...]:
+def edits(
+    recipe: Recipe,
+    vectors: dict[str, ConceptVector],
+    lengths: Tensor,
+    gate: Callable[[Term], Gate | None] = lambda term: None,
+) -> tuple[Edit, ...]:
     """The edits that a recipe makes in a row.
 
     Args:
         recipe: its terms count whether it is on or off.
         vectors: by concept name.
         lengths: (layers,) the model's typical residual length at each layer.
+        gate: gives what opens a term.
     """
+    gates = {term: gate(term) for term in recipe.terms}
     return tuple(
-        Edit(layer, term.operation, term_vector(term, vectors, lengths, layer), _level(term, vectors, layer))
+        Edit(
+            layer,
+            term.operation,
+            term_vector(term, vectors, lengths, layer),
+            _level(term, vectors, layer),
+            gates[term],
+        )
         for term in recipe.terms
         for layer in term.layers
         if term.strength or term.how.number != "strength"

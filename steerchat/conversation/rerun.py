@@ -147,7 +147,7 @@ def conversation(session: Session, stored: StoredPair) -> list[Pair]:
 def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
     """Make a pair's recipe the session's. Returns a notice when another model answered the pair."""
     recipe, engine = stored.pair.recipe, session.engine
-    for name in recipe.concepts:
+    for name in recipe.named:
         session.library.get(name)
     deepest = max((max(term.layers) for term in recipe.terms), default=0)
     if deepest >= engine.n_layers:

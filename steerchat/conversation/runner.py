@@ -148,7 +148,9 @@ class Runner:
             normal = self._encode(question, question.normal, plan)
             steered = question.steered
             prompts = [self._encode(question, setting.asked(steered), plan) for setting in settings if steered]
-            groups += [_Group(number, question, seed, self._rows(normal, prompts, settings, seed)) for seed in seeds]
+            groups += [
+                _Group(number, question, seed, self._rows(question, normal, prompts, settings, seed)) for seed in seeds
+            ]
         return self._run(groups, settings, plan)
 
     def _encode(self, question: Question, messages: Sequence[Message], plan: Plan) -> tuple[int, ...]:
@@ -159,7 +161,12 @@ class Runner:
         return tuple(ids)
 
     def _rows(
-        self, normal: tuple[int, ...], prompts: Sequence[tuple[int, ...]], settings: Sequence[Setting], seed: int
+        self,
+        question: Question,
+        normal: tuple[int, ...],
+        prompts: Sequence[tuple[int, ...]],
+        settings: Sequence[Setting],
+        seed: int,
     ) -> list[Row]:
         """The normal row and, if there are prompts for it, one for each setting."""
         from ..engine.decoding import Row
@@ -167,7 +174,7 @@ class Runner:
         rows = [Row(normal, (), seed)]
         for prompt, setting in zip(prompts, settings, strict=False):
             recipe = setting.recipe
-            edits = self.reader.edits(recipe, setting.drawn(seed)) if recipe.active else ()
+            edits = self.reader.edits(recipe, setting.drawn(seed), question.prompt) if recipe.active else ()
             rows.append(Row(prompt, edits, seed, recipe.scope))
         return rows
 
@@ -315,7 +322,7 @@ def _key(row: Row, sampling: Sampling) -> object:
     """All that a row's output depends on, on one model."""
     pushes = hashlib.sha256()
     for edit in row.edits:
-        pushes.update(f"{edit.layer} {edit.operation} {edit.level} ".encode() + edit.vector.numpy().tobytes())
+        pushes.update(edit.key)
     return row.prompt, row.seed, row.scope, pushes.digest(), sampling
 
 

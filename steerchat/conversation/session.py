@@ -117,6 +117,10 @@ class Session:
             self.library.levelled(lead, engine, self.report, self.stop.is_set)
         if how.default is not None:
             strength = how.default
+        if request.gate.when is not None:
+            self.library.get(request.gate.when.concept)
+        if request.gate.decay is not None and how.number != "strength":
+            raise UsageError(f"{how.name} has no strength that could decay", "--first 20 ends it after 20 tokens")
         place = parse_layers(request.layers or layers, engine.n_layers)
         notes = list(request.notes)
         if lead == RANDOM:
@@ -135,6 +139,7 @@ class Session:
             place,
             strength if request.strength is None else request.strength,
             request.operation,
+            request.gate,
         )
         return term, notes
 

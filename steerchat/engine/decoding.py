@@ -84,6 +84,7 @@ class Decoding:
         self._opened = held
         self._thinking = [held is not None] * len(rows)
         self._finishes: list[Finish] = ["interrupted" for _ in rows]
+        self._shares: list[list[tuple[int, float]]] = [[] for _ in rows]
         self._tokens = torch.tensor([row.prompt[-1] for row in rows])
         if room <= 0:
             self.active = 0
@@ -97,6 +98,8 @@ class Decoding:
             self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
         with self._lower or nullcontext(), self._steering:
             logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
+        if self._steering.shares is not None:
+            self._note_shares(self._steering.shares.tolist())
         if bool(logits.amax().isnan()):  # NaN is the largest of what holds one
             raise NoNumbers(self._first_overflow(width, lengths))
         self._tokens = self._sampler.step(logits).cpu()
@@ -118,6 +121,12 @@ class Decoding:
                 yield from self._close(row)
         if finished:
             self._drop(finished)
+
+    def _note_shares(self, shares: Sequence[float]) -> None:
+        for slot, share in enumerate(shares):
+            row = self._slots[slot]
+            if share != (self._shares[row][-1][1] if self._shares[row] else 1.0):
+                self._shares[row].append((len(self._ids[row]), round(share, 4)))
 
     def _first_overflow(self, width: int, lengths: torch.Tensor) -> int | None:
         """Takes the last step once more and looks on."""
@@ -141,8 +150,9 @@ class Decoding:
                 finish=finish,
                 repetition=repetition(ids),
                 token_ids=tuple(ids),
+                gate=tuple(shares),
             )
-            for stream, ids, finish in zip(self._streams, self._ids, self._finishes, strict=True)
+            for stream, ids, finish, shares in zip(self._streams, self._ids, self._finishes, self._shares, strict=True)
         ]
 
     def complete(self) -> None:

@@ -365,7 +365,7 @@ class Engine:
         batch = Batch(self.model, [None] * len(rows), max(map(len, bodies)) + room + 1, self.work)
         if any(bodies):
             edits = [row.edits if row.scope == "all" else () for row in rows]
-            with Steering(self.blocks, edits, self.hidden):
+            with Steering(self.blocks, edits, self.hidden, prompt=True):
                 batch.forward(bodies)
         return batch
 

@@ -7,6 +7,7 @@ gone when the block ends, however it ends.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
+from .gates import Gate, RowGates, row_gates
 from .operations import Edit, LayerOperation
 
 
@@ -53,29 +55,58 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 class _LayerEdits:
-    """The operations of every row at one layer, in the order of `OPERATIONS`."""
+    """The operations of every row at one layer, in the order of `OPERATIONS`.
 
-    def __init__(self, rows: Sequence[Sequence[Edit]], hidden: int, device: torch.device) -> None:
+    Args:
+        layer: the block.
+        rows: each row's edits there.
+        gates: each row's gates, in the order of `opening`.
+        opening: what opens the first gate of every row, the second, and so on.
+        hidden, device: as of `LayerOperation`.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        rows: Sequence[Sequence[Edit]],
+        gates: Sequence[Sequence[Gate]],
+        opening: Sequence[RowGates],
+        hidden: int,
+        device: torch.device,
+    ) -> None:
         self.open: Tensor | None = None  # which rows are changed for now; None changes all
-        self._operations: list[LayerOperation] = []
-        for name in OPERATIONS:
-            named = [[edit for edit in edits if edit.operation == name] for edits in rows]
-            if any(named):
-                self._operations.append(LayerOperation.kinds[name](named, hidden, device))
+        self._layer = layer
+        self._read = [gate for gate in opening if layer in gate.layers]
+        self._operations: list[tuple[LayerOperation, RowGates | None]] = []
+        numbers = [(None, None), *enumerate(opening)]
+        for name, (number, opens) in itertools.product(OPERATIONS, numbers):
+            chosen = [
+                [edit for edit in edits if edit.operation == name and _number(edit, own) == number]
+                for edits, own in zip(rows, gates, strict=True)
+            ]
+            if any(chosen):
+                self._operations.append((LayerOperation.kinds[name](chosen, hidden, device), opens))
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         hidden = hidden_of(output)
         # Sixteen bits would lose a small push against a large state.
         state = hidden if hidden.dtype == torch.float32 else hidden.float()
-        for operation in self._operations:
-            state = operation(state)
+        for gate in self._read:
+            gate.read(self._layer, state)
+        for operation, opens in self._operations:
+            state = operation(state) if opens is None else operation(state, opens.factor())
         if self.open is not None:
             state = torch.where(self.open.to(state.device), state, hidden.to(state.dtype))
         return with_hidden(output, state.to(hidden.dtype))
 
     def select(self, rows: Tensor) -> None:
-        for operation in self._operations:
+        for operation, _ in self._operations:
             operation.select(rows)
+
+
+def _number(edit: Edit, gates: Sequence[Gate]) -> int | None:
+    """Which of its row's gates an edit has."""
+    return None if edit.gate is None else gates.index(edit.gate)
 
 
 class Steering:
@@ -85,16 +116,26 @@ class Steering:
         blocks: the model's decoder blocks.
         rows: for each row of the batch its edits; the batch that is run must have as many rows.
         hidden: the width of the residual stream.
+        prompt: whether it is entered for prompts, where gates do not count positions.
 
-    Every position of a forward pass is changed, so the caller decides the scope by what it runs inside.
+    Every position of a forward pass is changed, so the caller decides the scope by what it runs inside. Gates take each
+    time that it is entered for one position.
     """
 
-    def __init__(self, blocks: nn.ModuleList, rows: Sequence[Sequence[Edit]], hidden: int) -> None:
+    def __init__(
+        self, blocks: nn.ModuleList, rows: Sequence[Sequence[Edit]], hidden: int, prompt: bool = False
+    ) -> None:
         self.blocks = self._blocks = blocks
         self._layers: dict[int, _LayerEdits] = {}
-        for layer in sorted({edit.layer for edits in rows for edit in edits}):
+        gates = [list(dict.fromkeys(edit.gate for edit in edits if edit.gate is not None)) for edits in rows]
+        self._gated = torch.tensor([bool(own) for own in gates])
+        self._gates = row_gates(gates, hidden, prompt)
+        self._advancing: Tensor | None = None  # rows whose positions count; None when those of all do
+        self.shares: Tensor | None = None  # (batch,) the largest factor of each row's gated edits in the last pass
+        layers = {edit.layer for edits in rows for edit in edits}
+        for layer in sorted(layers.union(*(gate.layers for gate in self._gates))):
             here = [[edit for edit in edits if edit.layer == layer] for edits in rows]
-            self._layers[layer] = _LayerEdits(here, hidden, device_of(blocks[layer]))
+            self._layers[layer] = _LayerEdits(layer, here, gates, self._gates, hidden, device_of(blocks[layer]))
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -105,17 +146,23 @@ class Steering:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._gates:
+            factors = [gate.factor().flatten().cpu() for gate in self._gates]
+            self.shares = torch.where(self._gated, torch.stack(factors).amax(dim=0), 1.0)
+            for gate in self._gates:
+                gate.advance(self._advancing)
 
     def only(self, rows: Sequence[bool] | None) -> None:
         """From now on change just the rows that are marked; all when None."""
-        mask = None if rows is None or all(rows) else torch.tensor(rows)[:, None, None]
+        self._advancing = None if rows is None or all(rows) else torch.tensor(rows)
         for edits in self._layers.values():
-            edits.open = mask
+            edits.open = None if self._advancing is None else self._advancing[:, None, None]
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order. `rows`: (kept,) long."""
-        for edits in self._layers.values():
-            edits.select(rows)
+        for part in (*self._layers.values(), *self._gates):
+            part.select(rows)
+        self._gated = self._gated[rows]
 
 
 class FirstOverflow:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..values.operation import ADD
+from .gates import Gate
 
 _TINY = 1e-6  # a length of zero for all that matters here
 _ALONG = 1e-3  # a smaller sine: a state along a direction has no plane with it to be turned in, and stays
@@ -26,12 +27,20 @@ class Edit:
         operation: its name in `values.operation`.
         vector: (hidden,) float32, as long as the operation's `size` says.
         level: how far a state shall lie along the vector, for an operation with a level.
+        gate: when it is done; None always. Edits of one term share their gate.
     """
 
     layer: int
     operation: str
     vector: Tensor
     level: float = 0.0
+    gate: Gate | None = None
+
+    @property
+    def key(self) -> bytes:
+        """All that it is, as bytes."""
+        gate = b"" if self.gate is None else self.gate.key
+        return f"{self.layer} {self.operation} {self.level} ".encode() + self.vector.numpy().tobytes() + gate
 
 
 class LayerOperation(ABC):
@@ -42,10 +51,12 @@ class LayerOperation(ABC):
         hidden: the width of the residual stream.
         device: where the block computes.
 
-    Its tensors have the batch in front; `select` takes rows of them.
+    Its tensors have the batch in front; `select` takes rows of them. `graded` names the tensor that is as large as the
+    strength, where the operation has a strength.
     """
 
     kinds: ClassVar[dict[str, type[LayerOperation]]] = {}
+    graded: ClassVar[str] = ""
 
     def __init_subclass__(cls, name: str) -> None:
         LayerOperation.kinds[name] = cls
@@ -62,8 +73,13 @@ class LayerOperation(ABC):
     def apply(self, state: Tensor, **tensors: Tensor) -> Tensor:
         """The changed state. `state`: (batch, positions, hidden) float32."""
 
-    def __call__(self, state: Tensor) -> Tensor:
-        return self.apply(state, **self.tensors)
+    def __call__(self, state: Tensor, factor: Tensor | None = None) -> Tensor:
+        """The changed state. `factor`: (batch, 1, 1) of the strength; at 0 nothing is done; None leaves it as it is."""
+        if factor is None:
+            return self.apply(state, **self.tensors)
+        factor = factor.to(state.device)
+        scaled = {name: tensor * factor if name == self.graded else tensor for name, tensor in self.tensors.items()}
+        return torch.where(factor != 0, self.apply(state, **scaled), state)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order. `rows`: (kept,) long."""
@@ -72,6 +88,8 @@ class LayerOperation(ABC):
 
 class Add(LayerOperation, name=ADD):
     """Adds the sum of a row's vectors."""
+
+    graded = "push"
 
     def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         return {"push": _sums(rows, hidden)}
@@ -100,6 +118,8 @@ class Ablate(LayerOperation, name="ablate"):
 class Replace(LayerOperation, name="replace"):
     """Puts the sum of a row's vectors in the place of the state."""
 
+    graded = "value"
+
     def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         replaced = torch.tensor([bool(edits) for edits in rows])[:, None, None]
         return {"value": _sums(rows, hidden), "replaced": replaced}
@@ -119,6 +139,8 @@ class Rotate(LayerOperation, name="rotate"):
     To add a push and rescale the sum to the old length is such a turn too, by an angle that grows with the push and
     shrinks with the state's length. So there is no second operation for it: this one has the angle itself as its dial.
     """
+
+    graded = "angle"
 
     def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         total = _sums(rows, hidden)

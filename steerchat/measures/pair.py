@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..concepts.library import Library
-from ..values.recipe import RANDOM, Recipe
+from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import Answer, Column, Pair, Report, Strip, divergence
 from ..values.setting import Setting
 from .calibration import Calibration
@@ -17,6 +17,7 @@ from .chance import Chance, total_strength
 if TYPE_CHECKING:
     from ..concepts.vector import ConceptVector
     from ..engine.engine import Engine, Output
+    from ..engine.gates import Gate
     from ..engine.operations import Edit
     from .profile import Profile
 
@@ -47,6 +48,7 @@ class Reader:
         self._calibration = calibration
         self._vectors: dict[tuple[str, int], ConceptVector] = {}
         self._edits: dict[tuple[Recipe, int], tuple[Edit, ...]] = {}
+        self._readings: dict[tuple[str, int, str], float] = {}
 
     @cached_property
     def profile(self) -> Profile:
@@ -71,26 +73,59 @@ class Reader:
         return self._vectors[key]
 
     def vectors(self, recipe: Recipe, seed: int) -> dict[str, ConceptVector]:
-        """The vectors of a recipe's concepts, by name."""
-        return {name: self.vector(name, seed) for name in recipe.concepts}
+        """The vectors of a recipe's concepts, and of those that its gates read, by name."""
+        return {name: self.vector(name, seed) for name in recipe.named}
 
     def digests(self, recipe: Recipe, seed: int) -> dict[str, str]:
         """Which vector each name stands for: a concept may be changed later. `random` follows from the seed."""
         vectors = self.vectors(recipe, seed)
         return {name: vector.digest for name, vector in vectors.items() if name != RANDOM}
 
-    def edits(self, recipe: Recipe, seed: int) -> tuple[Edit, ...]:
-        """What the recipe does to a row, whether it is on or not."""
+    def edits(self, recipe: Recipe, seed: int, prompt: str = "") -> tuple[Edit, ...]:
+        """What the recipe does to a row, whether it is on or not. `prompt` is read by the gates that ask for it."""
         from ..concepts.vector import edits
 
-        key = (recipe, seed if RANDOM in recipe.concepts else 0)
+        def opened(term: Term) -> bool:
+            when = term.gate.when
+            return when is None or not when.prompt or when.holds(self.reading(when.concept, prompt, seed))
+
+        recipe = replace(recipe, terms=tuple(term for term in recipe.terms if opened(term)))
+        key = (recipe, seed if RANDOM in recipe.named else 0)
         if key not in self._edits:
             vectors = self.vectors(recipe, seed)
             for term in recipe.terms:
                 if term.how.number == "level":
                     vectors |= {name: self._levelled(name) for name, _ in term.parts}
-            self._edits[key] = edits(recipe, vectors, self.profile.lengths)
+            self._edits[key] = edits(recipe, vectors, self.profile.lengths, lambda term: self._gate(term, seed))
         return self._edits[key]
+
+    def reading(self, concept: str, prompt: str, seed: int = 0) -> float:
+        """The concept score of a prompt, which the unsteered model reads by itself, outside the template."""
+        from ..concepts.vector import read_layer
+
+        key = (concept, seed if concept == RANDOM else 0, prompt)
+        if key not in self._readings:
+            vector, prompter = self.vector(concept, seed), self.engine.prompter
+            layer = read_layer(vector)
+            [states] = self.engine.states([(prompter.start(), prompter.reply(prompt) or prompter.start())])
+            self._readings[key] = self.profile.score(vector.directions[layer], layer, states[layer])
+        return self._readings[key]
+
+    def _gate(self, term: Term, seed: int) -> Gate | None:
+        """A term's gate for the engine; a condition on the prompt holds when there is anything to open."""
+        from ..concepts.vector import read_layer
+        from ..engine.gates import Gate, Probe
+
+        gate, probe = term.gate, None
+        if gate.when is not None and not gate.when.prompt:
+            vector = self.vector(gate.when.concept, seed)
+            layer = min(read_layer(vector), term.layers[0])
+            direction = vector.directions[layer]
+            mean, spread = self.profile.scale(direction, layer)
+            probe = Probe(layer, direction / spread, mean / spread, gate.when.above, gate.when.threshold)
+        if probe is None and gate.first is None and gate.after is None and gate.decay is None:
+            return None
+        return Gate(probe, gate.first, gate.after or 0, 1.0 if gate.decay is None else gate.decay)
 
     def _levelled(self, name: str) -> ConceptVector:
         return self.library.levelled(name, self.engine, self.report, self.stopped)

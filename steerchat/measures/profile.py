@@ -51,8 +51,13 @@ class Profile:
             layer: where both are read.
             state: (hidden,) the text's mean state there.
         """
+        mean, spread = self.scale(direction, layer)
+        return (float(state @ direction) - mean) / spread
+
+    def scale(self, direction: Tensor, layer: int) -> tuple[float, float]:
+        """The projection on a direction at a layer that scores 0, and what a difference of 1 is."""
         neutral = self.states[:, layer].float() @ direction
-        return float((state @ direction - neutral.mean()) / neutral.std().clamp_min(1e-9))
+        return float(neutral.mean()), float(neutral.std().clamp_min(1e-9))
 
     def save(self, path: Path) -> None:
         from safetensors.torch import save

@@ -109,7 +109,8 @@ def _term_text(term: Term) -> str:
     if term.how.number:
         text += f", {term.how.number} {format_strength(term.strength)}"
     shown = term.how.shown(UNIT * abs(term.per_layer), "each layer" if len(term.layers) > 1 else "that layer")
-    return f"{text}: {shown}" if shown else text
+    text = f"{text}: {shown}" if shown else text
+    return f"{text}; {term.gate.in_words}" if term.gate else text
 
 
 def measure_lines(pair: Pair, width: int, verdict: str | None = None) -> list[Text]:

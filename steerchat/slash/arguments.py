@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..values.errors import UsageError, shorten
+from ..values.gate import PROMPT, Condition
 from ..values.recipe import TermRequest, is_layers, parse_parts, parse_strength, parse_term
 from ..values.text import only_text
 
@@ -194,6 +195,18 @@ class Level(Strength):
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
         return {"1.0": "as replies with the concept", "0.0": "as replies without it"}.items()
+
+
+class When(Kind):
+    meaning = "push only while it holds: sad>1 reads the answer so far, prompt:sad>1 the prompt"
+    metavar = "CONDITION"
+
+    def parse(self, text: str) -> Condition:
+        return Condition.parse(text)
+
+    def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:
+        before = PROMPT if word.startswith(PROMPT) else ""
+        return [(f"{before}{name}>", meaning) for name, meaning in chat.offers("concepts")]
 
 
 class _Number(Kind):

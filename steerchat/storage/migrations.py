@@ -33,8 +33,10 @@ pairs          one row for each prompt with its normal and steered answer, writt
   normal_indexed                   1 for the one pair under which a search finds a shared normal answer
   owner                            while status is running: the process that writes the row
 answers        the texts: text, tokens (how many), token_ids (JSON), finish (end, length, interrupted,
-               failed), perplexity, repetition (share of repeated 3-grams). A sweep's pairs share one
-               normal answer; deleting the last pair that uses an answer deletes the answer.
+               failed), perplexity, repetition (share of repeated 3-grams), gate and dial (JSON [[token, share]]:
+               the index of each token from which on another share of the strength was applied, by the recipe's
+               gates and by the user's keys). A sweep's pairs share one normal answer; deleting the last pair that
+               uses an answer deletes the answer.
 pair_concepts  one row for each concept and run of adjacent layers that a pair steered: concept,
                layer_first, layer_last, strength. Filters read it.
 measures       further measures of a pair by name: pair_id, name, value.
@@ -237,5 +239,10 @@ ALTER TABLE pairs ADD COLUMN context TEXT NOT NULL DEFAULT '[]';
 CREATE INDEX pairs_kind ON pairs(kind, id, undone, effect, created, rating, model);
 CREATE INDEX pairs_model ON pairs(model, id, undone, effect, created, rating, kind);
 CREATE INDEX pairs_created ON pairs(created);
+""",
+    # How much of the strength was applied at which tokens of an answer.
+    """
+ALTER TABLE answers ADD COLUMN gate TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE answers ADD COLUMN dial TEXT NOT NULL DEFAULT '[]';
 """,
 )

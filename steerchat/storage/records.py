@@ -128,7 +128,8 @@ _JSON_COLUMNS: dict[str, type] = {
     "context": list,
 }
 
-_ANSWER_COLUMNS = ("text", "tokens", "token_ids", "finish", "perplexity", "repetition")
+_ANSWER_COLUMNS = ("text", "tokens", "token_ids", "finish", "perplexity", "repetition", "gate", "dial")
+_ANSWER_JSON = ("token_ids", "gate", "dial")
 
 PAIR_QUERY = f"""
 SELECT pairs.*,
@@ -281,7 +282,8 @@ def as_written(what: str, hint: str = "steerchat db check looks for damage") -> 
 def answer_row(answer: Answer) -> dict[str, Any]:
     """Columns of `answers`."""
     plain = {name: getattr(answer, name) for name in _ANSWER_COLUMNS}
-    return {**plain, "text": storable(answer.text), "token_ids": to_json(answer.token_ids)}
+    as_json = {name: to_json(plain[name]) for name in _ANSWER_JSON}
+    return {**plain, "text": storable(answer.text), **as_json}
 
 
 def result_row(pair: Pair) -> dict[str, Any]:
@@ -329,10 +331,14 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 def _answer(row: Mapping[str, Any], side: str) -> Answer | None:
     if row[f"{side}_text"] is None:
         return None
-    plain = {column.name: row[f"{side}_{column.name}"] for column in fields(Answer) if column.name != "token_ids"}
+    plain = {column.name: row[f"{side}_{column.name}"] for column in fields(Answer) if column.name not in _ANSWER_JSON}
     if plain["finish"] not in get_args(Finish):
         raise ValueError(f"an answer cannot end with {plain['finish']!r}")
-    return Answer(**plain, token_ids=tuple(_json(row, f"{side}_token_ids", list)))
+    gate, dial = (
+        tuple((int(token), float(share)) for token, share in _json(row, f"{side}_{name}", list))
+        for name in ("gate", "dial")
+    )
+    return Answer(**plain, token_ids=tuple(_json(row, f"{side}_token_ids", list)), gate=gate, dial=dial)
 
 
 def _json(row: Mapping[str, Any], column: str, kind: type[_JsonType]) -> _JsonType:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .errors import UsageError, shorten
+from .gate import Gate
 from .operation import ADD, OPERATIONS, Operation
 
 Scope = Literal["generated", "all"]
@@ -36,12 +37,14 @@ class Term:
         strength: in `operation.UNIT`s of a layer's typical residual length, divided among the layers; the level of an
             operation that has one.
         operation: how the vector changes the residual stream at those layers.
+        gate: when it does.
     """
 
     parts: Parts
     layers: tuple[int, ...]
     strength: float
     operation: str = ADD
+    gate: Gate = Gate()
 
     @property
     def concept(self) -> str:
@@ -62,16 +65,18 @@ class Term:
         text = f"{self.concept} {format_layers(self.layers)}"
         if self.how.number:
             text += f" {'to' if self.how.number == 'level' else 'x'} {format_strength(self.strength)}"
-        return text if self.operation == ADD else f"{self.operation} {text}"
+        text = text if self.operation == ADD else f"{self.operation} {text}"
+        return f"{text} {self.gate}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data = {
             "concept": self.concept,
             "parts": dict(self.parts),
             "layers": list(self.layers),
             "strength": self.strength,
             "operation": self.operation,
         }
+        return data | ({"gate": self.gate.to_json()} if self.gate else {})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Term:
@@ -81,6 +86,7 @@ class Term:
             layers=tuple(int(layer) for layer in data["layers"]),
             strength=float(data["strength"]),
             operation=data["operation"],
+            gate=Gate.from_json(data.get("gate", {})),
         )
         sizes = [weight for _, weight in term.parts] + [term.strength]
         finite = all(math.isfinite(size) for size in sizes) and abs(term.strength) <= MAX_STRENGTH
@@ -109,8 +115,14 @@ class Recipe:
 
     @property
     def concepts(self) -> tuple[str, ...]:
-        """The name of each concept, once, in order."""
+        """The name of each concept that is steered, once, in order."""
         return tuple(dict.fromkeys(name for term in self.terms for name, _ in term.parts))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """`concepts`, and those that gates read."""
+        read = [term.gate.when.concept for term in self.terms if term.gate.when is not None]
+        return tuple(dict.fromkeys([*self.concepts, *read]))
 
     def add(self, term: Term) -> Recipe:
         """With one more term, and on. Pushes add up; a term of another operation replaces an earlier one like it."""
@@ -149,6 +161,7 @@ class TermRequest:
     layers: str | None = None
     strength: float | None = None
     operation: str = ADD
+    gate: Gate = Gate()
     # How an ambiguous text was understood, for the user.
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -288,14 +301,17 @@ def format_parts(parts: Parts) -> str:
 def parse_term(text: str) -> TermRequest:
     """A term as a user types it: `happy 16 2.0` or `happy:16:2.0`, where layer and strength may be missing.
 
-    An operation other than adding comes first: `rotate happy 16 2.0`. A lone number with a point or a sign is a
+    An operation other than adding comes first: `rotate happy 16 2.0`. The options of a gate come last:
+    `happy 16 2.0 --when sad>1 --first 20`. A lone number with a point or a sign is a
     strength. A lone whole number is a layer; up to 6 it could be either, and the request gets a note. In the form with
     colons, `happy::2.0` omits the layer.
 
     Raises:
         UsageError: the text has neither form.
     """
-    words = text.split()
+    words, *options = re.split(r"\s+--", f" {text.strip()}")
+    gate = Gate.parse(dict(_option(option) for option in options))
+    words = words.split()
     operation = words.pop(0) if len(words) > 1 and words[0] in OPERATIONS else ADD
     if not words:
         raise UsageError("--steer needs a concept", '--steer "happy 16 2.0"')
@@ -318,7 +334,13 @@ def parse_term(text: str) -> TermRequest:
         strength = None if numbers[1] is None else parse_strength(numbers[1])
     if strength is not None and not OPERATIONS[operation].number:
         raise UsageError(f"{operation} takes no strength", f"{operation} {concept} {layers or ''}".rstrip())
-    return TermRequest(parts, layers, strength, operation, notes)
+    return TermRequest(parts, layers, strength, operation, gate, notes)
+
+
+def _option(text: str) -> tuple[str, str]:
+    """(name, value) of `name value` or `name=value`."""
+    name, _, value = text.replace("=", " ", 1).partition(" ")
+    return name, value.strip()
 
 
 def ambiguous(text: str) -> bool:

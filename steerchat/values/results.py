@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -38,6 +39,9 @@ class Answer:
             corpus.
         repetition: share of its 3-grams that are repeats.
         token_ids: the sampled ids.
+        gate: (index of a token, share) where the share of the strength that gates let through changed, and to what; it
+            is 1 at first. Of several gates the one that lets most through counts.
+        dial: the same of the user, who turned the strength up or down while the answer streamed.
     """
 
     text: str
@@ -47,6 +51,8 @@ class Answer:
     concept_score: float | None = None
     repetition: float | None = None
     token_ids: tuple[int, ...] = field(default=(), repr=False)
+    gate: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    dial: tuple[tuple[int, float], ...] = field(default=(), repr=False)
 
     @property
     def reply(self) -> str:
@@ -54,12 +60,24 @@ class Answer:
         return self.text[reply_start(self.text) :]
 
     @property
+    def pushed(self) -> list[tuple[int, int]]:
+        """(first, last) of each run of tokens, counted from 1, that were chosen while the gates were open."""
+        runs: list[tuple[int, int]] = []
+        changes = [(0, 1.0), *self.gate, (len(self.token_ids) or self.tokens, 0.0)]
+        for (start, share), (end, _) in itertools.pairwise(changes):
+            if share and end > start:
+                joined = bool(runs) and runs[-1][1] == start
+                runs[-1:] = [(runs[-1][0], end)] if joined else [*runs[-1:], (start + 1, end)]
+        return runs
+
+    @property
     def ending(self) -> str:
         """Why the answer ended early, in words; empty when the model ended it."""
         return _ENDINGS[self.finish]
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "token_ids"}
+        plain = {name: value for name, value in vars(self).items() if name != "token_ids"}
+        return plain | {name: [list(change) for change in plain[name]] for name in ("gate", "dial")}
 
 
 UNANSWERED = Answer("", 0, "interrupted")

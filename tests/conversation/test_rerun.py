@@ -55,6 +55,50 @@ def test_every_operation_is_logged_and_repeated_token_for_token(session: Session
         assert drawn(session.compare("Well?")).steered != before.steered
 
 
+GATED = ("happy 2 4.0 --when sad>-1000 --first 4", "rotate sad 2 3.0 --after 2 --decay 0.8", "ablate formal 1")
+
+
+def test_gates_are_logged_with_what_they_let_through_and_repeated_token_for_token(session: Session):
+    steer(session, *GATED)
+    before = drawn(session.compare("Well?"))
+    stored = session.store.pair(pair_id(session)).pair
+    assert stored.recipe == before.recipe and [str(term) for term in stored.recipe.terms] == [
+        "happy 2 x 4.0 when sad>-1000 first 4",
+        "rotate sad 2 x 3.0 after 2 decay 0.8",
+        "ablate formal 1",
+    ]
+    assert stored.steered is not None and stored.steered == before.steered
+    # Without a reading before the first token, both are closed there; then the one that lets most through counts.
+    assert stored.steered.gate[:3] == ((0, 0.0), (1, 1.0), (4, 0.64))
+    session.recipe = Recipe()
+    assert "token for token" in told(rerun(session, pair_id(session)))
+    assert session.last is not None and session.last.steered is not None
+    assert session.last.steered.gate == before.steered.gate if before.steered else False
+    assert set(session.store.pair(pair_id(session)).vectors) == {"happy", "sad", "formal"}
+
+
+@pytest.mark.parametrize(
+    "gate", ["--when sad>1000", "--when prompt:sad>1000", "--when prompt:sad<-1000", "--after 500"]
+)
+def test_a_gate_that_never_opens_gives_the_normal_answer_token_for_token(session: Session, gate: str):
+    steer(session, f"happy 2 30.0 {gate}", f"aim sad 1 5.0 {gate}", f"replace sad 3 8.0 {gate}")
+    pair = drawn(session.compare("Well?"))
+    assert pair.steered is not None and pair.steered.token_ids == pair.normal.token_ids
+    assert pair.steered.gate == (() if "prompt" in gate else ((0, 0.0),))
+    steer(session, "happy 2 30.0")
+    assert drawn(session.compare("Well?")).diverges_at == 0
+
+
+def test_a_gate_on_the_prompt_opens_by_what_the_user_typed(session: Session):
+    reader = session.reader
+    low, high = sorted(("I weep, all is lost", "It is a chair here"), key=lambda text: reader.reading("sad", text))
+    middle = (reader.reading("sad", low) + reader.reading("sad", high)) / 2
+    steer(session, f"happy 2 30.0 --when prompt:sad>{middle}")
+    for text, opens in ((low, False), (high, True)):
+        pair = drawn(session.say(text))
+        assert (pair.diverges_at is not None) == opens
+
+
 def drawn(events: Iterable[object]) -> Pair:
     return [event.pair for event in events if isinstance(event, PairDone)][-1]
 

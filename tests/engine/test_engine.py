@@ -29,6 +29,7 @@ from torch import Tensor
 from steerchat.concepts.vector import ConceptVector, edits
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine, Output
+from steerchat.engine.gates import Gate, Probe
 from steerchat.engine.hooks import LengthReader
 from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
@@ -251,6 +252,49 @@ def test_operations_in_rows_alone_and_mixed_equal_a_plain_loop() -> None:
         assert together[index].answer.token_ids == tuple(tokens)
         torch.testing.assert_close(seen[0][index], scores[0], atol=1e-4, rtol=1e-4)
         assert spoken(answers(engine, [row], GREEDY)) == spoken(together[index : index + 1])
+
+
+@pytest.mark.parametrize("edits", [(), (push(2, 5),)])
+def test_gated_pushes_equal_a_plain_loop_that_opens_and_closes_them(edits: tuple[Edit, ...]) -> None:
+    engine = tiny_engine(stops=())
+    read, pushed, count = vector(3, 1.0), push(1, 1), 30
+    sampling = replace(GREEDY, max_tokens=count)
+
+    def loop(prompt: Sequence[int]) -> tuple[list[int], list[float]]:
+        tokens, shares = list(prompt), []
+        for step in range(count):
+            # Below the push the states are those of the model as it is.
+            with recording_blocks(engine, 0) as (computed, _), torch.no_grad():
+                engine.model(torch.tensor([tokens]), use_cache=False)
+            answered = computed[0][0, len(prompt) :] @ read
+            opened = step < 25 and bool(step) and float(answered.mean()) > 0.1
+            shares.append(0.9 ** max(0, step - 2) if opened and step >= 2 else 0.0)
+
+            def hook(module: Any, args: Any, output: Any) -> Any:
+                state = (output if isinstance(output, Tensor) else output[0]).clone()
+                state[0, len(prompt) - 1 :] += torch.tensor(shares)[:, None] * pushed.vector
+                return state if isinstance(output, Tensor) else (state, *output[1:])
+
+            handle = engine.blocks[1].register_forward_hook(hook)
+            tokens.append(int(forward(engine.model, tokens, edits, len(prompt) - 1)[-1].argmax()))
+            handle.remove()
+        return tokens[len(prompt) :], shares
+
+    gate = Gate(Probe(0, read, 0.0, True, 0.1), first=25, after=2, decay=0.9)
+    gated = (replace(pushed, gate=gate), *edits)
+    prompts = [ids(8, seed) for seed in range(4)]
+    rows = [Row(prompt, gated) for prompt in prompts]
+    together = answers(engine, [*rows, Row(ids(9), (push(1, 7),))], sampling)
+    for row, output in zip(rows, together, strict=False):
+        tokens, shares = loop(row.prompt)
+        assert output.answer.token_ids == tuple(tokens)
+        told, share = [], 1.0
+        for step in range(count):
+            share = dict(output.answer.gate).get(step, share)
+            told.append(share)
+        assert told == pytest.approx(shares, abs=1e-4)
+        assert spoken(answers(engine, [row], sampling)) == spoken([output])
+    assert any(0 in loop(prompt)[1][3:] for prompt in prompts) and any(any(loop(prompt)[1]) for prompt in prompts)
 
 
 def test_an_ablated_direction_is_gone_from_the_running_model_and_the_rest_stays() -> None:

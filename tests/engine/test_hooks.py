@@ -10,6 +10,7 @@ import torch
 from engines import HIDDEN, LAYERS, tiny_model
 from torch import Tensor, nn
 
+from steerchat.engine.gates import Gate, Probe
 from steerchat.engine.hooks import LengthReader, StateReader, Steering, find_blocks
 from steerchat.engine.operations import Edit
 from steerchat.values.errors import ModelError
@@ -46,8 +47,8 @@ def steered(rows: list[list[Edit]], states: Tensor = STATES, kind: type[nn.Modul
     return output[0] if isinstance(output, tuple) else output
 
 
-def edit(operation: str, seed: int, size: float = 5.0) -> Edit:
-    return Edit(1, operation, vector(seed, size))
+def edit(operation: str, seed: int, gate: Gate | None = None, size: float = 5.0) -> Edit:
+    return Edit(1, operation, vector(seed, size), gate=gate)
 
 
 def projection(states: Tensor, direction: Tensor) -> Tensor:
@@ -188,6 +189,89 @@ def test_aims_of_directions_that_are_not_orthogonal_are_all_reached_and_move_no_
     torch.testing.assert_close(
         projection(result[3], first), projection(pushed, first).clamp_min(4.0), atol=1e-4, rtol=0
     )
+
+
+def passes(edits: list[list[Edit]], states: list[Tensor], prompt: bool = False) -> list[Tensor]:
+    """What a steering makes of one pass after another, of states (rows, hidden) at block 1; block 0 sees them too."""
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, edits, HIDDEN, prompt)
+    found = []
+    for state in states:
+        with steering:
+            found.append(blocks[1](blocks[0](state[:, None]))[:, 0])
+    return found
+
+
+def test_a_gate_lets_through_the_positions_that_it_names_and_no_other() -> None:
+    gates = [None, Gate(first=2), Gate(after=2), Gate(after=1, first=3), Gate(decay=0.5), Gate(after=1, decay=0.5)]
+    pushed = vector(1)
+    rows = [[Edit(1, "add", pushed, gate=gate)] for gate in gates]
+    states = [torch.randn(len(rows), HIDDEN) for _ in range(4)]
+    shares = [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0], [1, 0.5, 0.25, 0.125], [0, 1, 0.5, 0.25]]
+    for step, (before, after) in enumerate(zip(states, passes(rows, states), strict=True)):
+        for row, share in enumerate(shares):
+            torch.testing.assert_close(after[row], before[row] + share[step] * pushed)
+            if not share[step]:
+                assert torch.equal(after[row], before[row])
+
+
+def test_in_a_prompt_a_gate_by_position_is_open_unless_it_opens_later() -> None:
+    gates = [Gate(first=1), Gate(after=1), Gate(decay=0.5), Gate(Probe(0, vector(2), 0.0, True, -1e9))]
+    before = torch.randn(len(gates), HIDDEN)
+    [after] = passes([[edit("add", 1, gate)] for gate in gates], [before], prompt=True)
+    assert [not torch.equal(after[row], before[row]) for row in range(4)] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("above", [True, False])
+@pytest.mark.parametrize("operation", ["add", "rotate", "aim", "ablate", "replace"])
+def test_a_probe_opens_where_the_mean_of_the_answers_states_so_far_is_beyond_its_threshold(
+    operation: str, above: bool
+) -> None:
+    read = vector(2, 1.0)
+    gate = Gate(Probe(0, read, 0.5, above, 0.2))
+    rows = [[Edit(1, operation, vector(1), 999.0, gate)], [], [Edit(1, operation, vector(1), 999.0)]]
+    waves = torch.arange(30).mul(0.4).sin()[:, None, None] * read
+    states = list(STATES[:3, :1].transpose(0, 1) + waves * 40)
+    results = passes(rows, states)
+    opened = []
+    for step, (before, after) in enumerate(zip(states, results, strict=True)):
+        # The first position is the prompt's last.
+        readings = [float(state[0] @ read) - 0.5 for state in states[1 : step + 1]]
+        mean = sum(readings) / len(readings) if readings else None
+        opened.append(mean is not None and (mean > 0.2) == above)
+        assert torch.equal(after[0], before[0]) != opened[-1]
+        assert torch.equal(after[1], before[1]) and not torch.equal(after[2], before[2])
+    assert any(opened) and not all(opened[1:])
+
+
+def test_two_gates_of_a_row_open_by_themselves_and_selected_rows_keep_theirs() -> None:
+    first, second = Edit(1, "add", vector(1), gate=Gate(first=1)), Edit(1, "add", vector(2), gate=Gate(after=1))
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, [[], [second], [first, second, edit("add", 3)]], HIDDEN)
+    states = torch.randn(3, 1, HIDDEN)
+    with steering:
+        result = blocks[1](states)
+    torch.testing.assert_close(result[2, 0], states[2, 0] + vector(1) + vector(3))
+    assert torch.equal(result[:2], states[:2])
+    assert steering.shares is not None and steering.shares.tolist() == [1.0, 0.0, 1.0]
+    steering.select(torch.tensor([2, 1]))
+    with steering:
+        result = blocks[1](states[:2])
+    torch.testing.assert_close(result[0, 0], states[0, 0] + vector(2) + vector(3))
+    torch.testing.assert_close(result[1, 0], states[1, 0] + vector(2))
+
+
+def test_rows_that_are_left_alone_for_now_do_not_count_positions() -> None:
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, [[Edit(1, "add", vector(1), gate=Gate(first=1))]] * 2, HIDDEN)
+    states = torch.randn(2, 1, HIDDEN)
+    changed = []
+    for only in ([True, False], [True, False], [True, True], [True, True]):
+        steering.only(only)
+        with steering:
+            result = blocks[1](states)
+        changed.append([not torch.equal(result[row], states[row]) for row in range(2)])
+    assert changed == [[True, False], [False, False], [False, True], [False, False]]
 
 
 def test_replace_puts_the_vector_in_place_of_the_state() -> None:

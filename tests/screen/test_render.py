@@ -19,6 +19,7 @@ from rich.text import Text
 from steerchat.screen.render import Screen, View
 from steerchat.slash.registry import Registry
 from steerchat.values.errors import SteerchatError
+from steerchat.values.gate import Condition, Gate
 from steerchat.values.page import HeatMap, Table
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import (
@@ -531,6 +532,16 @@ def test_a_turn_is_told_in_degrees():
     assert lines() == [
         "  rotate happy at layer 16, strength 2.0: a turn by 14 degrees at that layer",
         "  rotate sad at layers 3-4, strength -2.0: a turn by 7.2 degrees at each layer",
+    ]
+
+
+def test_a_gate_is_echoed_in_words():
+    screen, lines = drawn()
+    gate = Gate(Condition("sad", True, 1.0), first=20)
+    screen.show(Recipe((Term((("sad", 1.0),), (3,), 1.0, "cap", gate),)))
+    assert lines() == [
+        "  cap sad at layer 3, level 1.0: no position lies further; only while the answer",
+        "  so far scores more than 1 on sad, up to token 20",
     ]
 
 

@@ -80,6 +80,25 @@ def test_other_operations_have_options_beside_steer_and_are_logged_as_such(shell
     assert "ablate takes no strength" in shell("compare", "Hi", "--ablate", "happy 1 2.0", code=2)[1]
 
 
+def test_a_gate_follows_a_term_in_the_shell_and_in_the_chat_and_why_says_where_it_was_open(shell: Shell):
+    [pair] = shell.json("compare", "How are you?", "--steer", "happy 2 9.0 --after 2 --first 4")
+    assert pair["recipe"]["terms"][0]["gate"] == {"first": 4, "after": 2}
+    assert pair["steered"]["gate"] == [[0, 0.0], [2, 1.0], [4, 0.0]] and pair["normal"]["gate"] == []
+    assert "The gates were open at tokens 3-4." in shell("why", "1")[0]
+    lines = "/rotate happy 2 9.0 --when prompt:sad>1000\n/steer add sad 1 1.0 --decay 0.5\nHow are you?\n/why\n"
+    out, _ = shell(stdin=lines)
+    assert "only while the prompt scores more than 1000 on sad" in out and "times 0.5 from token to token" in out
+    assert "'sad>x'" not in out
+    out, err = shell(stdin="/steer happy --when sad\n/cap sad 1 --decay 0.9\n/steer happy --when hapy>1\n", code=1)
+    assert "'sad' is not a condition" in err and "cap has no strength that could decay" in err
+    assert "no concept called 'hapy'" in err
+
+
+def test_a_mix_can_be_gated_too(shell: Shell):
+    [pair] = shell.json("mix", "happy:1,sad:-1", "2", "3.0", "Why?", "--first", "2")
+    assert pair["recipe"]["terms"][0]["gate"] == {"first": 2}
+
+
 def test_compare_without_steering_has_no_second_answer(shell: Shell):
     [pair] = shell.json("compare", "How are you?")
     assert set(pair) >= PAIR and pair["steered"] is None and pair["effect"] is None
