@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..measures.pair import Reader, measured
+from ..models.memory import trim
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
 from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning
@@ -188,6 +189,7 @@ class Runner:
         for first in range(0, len(groups), size):
             batch = groups[first : first + size]
             trials += yield from self._batch(batch, settings, plan, rows, total)
+            trim()  # what reading took
             rows += sum(len(group.rows) for group in batch)
             if self.reader.stopped():
                 break

@@ -4,14 +4,83 @@ The loader's thread and a command may want it at once. transformers puts another
 imported, and a second thread would be given the first one, which has no models. Here it waits for this module instead.
 """
 
+from __future__ import annotations
+
 import functools
+import importlib
 import inspect
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Any
 
-import transformers
-from transformers.cache_utils import Cache, DynamicLayer
+_COMPILER = "torch._dynamo"
+_MASKS = f"{_COMPILER}._trace_wrapped_higher_order_op"
 
-__all__ = ["Cache", "DynamicLayer", "cached", "transformers"]
+
+class _NoCompiler(ModuleType):
+    """Stands for torch's compiler, or a module of it: its functions leave what they decorate as it is."""
+
+    __path__ = []  # noqa: RUF012
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _unchanged
+
+
+def _unchanged(function: Any = None, *values: Any, **options: Any) -> Any:
+    return _unchanged if function is None else function
+
+
+def _index_transform() -> Any:
+    """What transformers takes from the compiler for some masks: the real one, when it is used."""
+    return importlib.import_module(_MASKS).TransformGetItemToIndex()
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """While it is entered, transformers imports neither torch's compiler nor its modules for many machines.
+
+    steerchat uses none of them. They are half of the time that the import takes, and 80 MB. Whoever wants the compiler
+    later gets the real one. A process among others, which has use for them, imports all.
+    """
+    if "LOCAL_RANK" in os.environ or _COMPILER in sys.modules or "transformers" in sys.modules:
+        yield
+        return
+    from transformers import utils
+    from transformers.utils import import_utils
+
+    masks = _NoCompiler(_MASKS)
+    masks.TransformGetItemToIndex = _index_transform  # type: ignore[attr-defined]
+    stand_ins: dict[str, ModuleType] = {_COMPILER: _NoCompiler(_COMPILER), _MASKS: masks}
+    predicates = ("is_torch_distributed_available", "is_torch_flex_attn_available")
+    before = {name: getattr(import_utils, name) for name in predicates if hasattr(import_utils, name)}
+    try:
+        for name in before:
+            for module in (utils, import_utils):
+                setattr(module, name, bool)
+        sys.modules.update(stand_ins)
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
+        for name, predicate in before.items():
+            for module in (utils, import_utils):
+                setattr(module, name, predicate)
+
+
+# Every model's module imports this one. Where a version needs more of the compiler, it fails and is imported as usual.
+with suppress(Exception), _without_compiler():
+    importlib.import_module("transformers.modeling_layers")
+
+import transformers  # noqa: E402
+from transformers.cache_utils import Cache, DynamicLayer  # noqa: E402
+from transformers.initialization import no_init_weights  # noqa: E402
+
+__all__ = ["Cache", "DynamicLayer", "cached", "no_init_weights", "transformers"]
 
 
 @functools.cache

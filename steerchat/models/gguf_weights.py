@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 
 from ..engine.linear import FastLinear, SmallEmbedding
-from ..engine.transformers_api import transformers
+from ..engine.transformers_api import no_init_weights, transformers
 from ..engine.weights import GROUP, Levels
 from .described import description
 from .gguf_parts import parts_of
@@ -92,7 +92,8 @@ def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dt
         OSError, ValueError, RuntimeError: when a file cannot be read, or lacks a weight.
     """
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    with accelerate.init_empty_weights(include_buffers=False):
+    # Numbers drawn for weights that come from the file would cost time, and load torch's compiler.
+    with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     library: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
