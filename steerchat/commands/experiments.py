@@ -16,7 +16,7 @@ from ..experiments import pages as experiment_pages
 from ..experiments.run import experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
-from ..slash.arguments import Concept, Int, Layer, Many, MixSpec, OneLayer, PairId, Rest, Strength
+from ..slash.arguments import Concept, Float, Int, Layer, Many, MixSpec, OneLayer, PairId, Rest, Strength
 from ..slash.registry import registry
 from ..storage.records import StoredPair
 from ..system import folders
@@ -220,7 +220,12 @@ def lens(
     return inspection_pages.lens(predictions(engine, ids), layer, text)
 
 
-@command("tune", examples=["/tune happy", "/tune --prompts-used 16 happy 18-26"], shell=True, parallel=True)
+@command(
+    "tune",
+    examples=["/tune happy", "/tune --prompts-used 16 happy 18-26", "/tune --cost 1.5 happy"],
+    shell=True,
+    parallel=True,
+)
 def tune(
     chat: Chat,
     concept: Annotated[str | None, Concept("the concept to tune; by default the steered one")] = None,
@@ -229,17 +234,27 @@ def tune(
     prompts_used: Annotated[int, Int("the number of tuning prompts", least=1, most=24)] = 4,
     tokens: _Tokens = 40,
     keep: Annotated[bool, "keep the best setting as the concept's own on this model"] = False,
+    cost: Annotated[float | None, Float("find the strength that costs so much", least=1.05, most=50)] = None,
 ) -> Page:
     """Finds layers and strength for a concept by measuring answers.
 
     The concept's word measure, which does not use its vector, judges the answers where there is one. Ctrl-C stops and
     keeps the finished rows. Two minutes on a laptop.
+
+    --cost 1.5 looks for the strength whose answers cost x1.5 instead, at the recommended layers or those that you name:
+    methods are compared fairly at equal cost. Without a concept it is about the recipe, whatever its operation.
     """
     session = chat.session
+    prompts = shipped_prompts("tuning")[:prompts_used]
+    if cost is not None:
+        result = tuning.at_cost(session, chosen(session, concept, layer), cost, prompts, tokens)
+        allowed = tuning.within(result.outcomes, cost)
+        kept = tuning.keep(session, allowed.setting.recipe) if keep and allowed is not None else ""
+        return experiment_pages.page(result, kept, cost)
     recipe = chosen(session, concept)
     places, strengths = ((layer,), tuning.FINER) if layer else (tuning.LAYERS, tuning.STRENGTHS)
     settings = tuning.grid(recipe, places, strengths, session.engine.n_layers)
-    result = tuning.tune(session, settings, shipped_prompts("tuning")[:prompts_used], tokens)
+    result = tuning.tune(session, settings, prompts, tokens)
     best = tuning.tuned(result.outcomes)
     kept = tuning.keep(session, best.setting.recipe) if keep and best is not None else ""
     return experiment_pages.page(result, kept)

@@ -6,20 +6,27 @@ from collections.abc import Callable, Sequence
 
 from ..values.errors import shorten
 from ..values.page import Page, Table
-from ..values.recipe import Recipe, format_layers, format_strength, name_layers
+from ..values.recipe import Recipe, format_strength, name_layers
 from ..values.results import Answer, Notice, Pair, format_cost, format_effect
 from ..values.text import fit
 from .outcomes import Outcome, Result, alike, best
-from .tuning import tuned
+from .tuning import tuned, within
 
 _CELLS = 16  # of a bar
 _SAMPLE = 70  # characters of an answer in a table
 _READ = 220  # and below it
 
 
-def page(result: Result, kept: str = "") -> Page:
-    """An experiment that just ended. `kept` names the concept for which `/tune` kept the best setting."""
+def page(result: Result, kept: str = "", budget: float | None = None) -> Page:
+    """An experiment that just ended.
+
+    Args:
+        kept: the concept for which `/tune` kept the best setting.
+        budget: the cost at which `/tune --cost` aimed.
+    """
     parts = parts_of(result, kept)
+    if budget is not None and result.outcomes:
+        parts += _budget(result, budget, kept)
     if result.outcomes and result.experiment is not None:
         file = f"/report --experiment {result.experiment} FILE.html"
         parts.append(Notice(f"Logged as experiment {result.experiment}: {file}"))
@@ -38,6 +45,8 @@ def parts_of(result: Result, kept: str = "") -> list[object]:
             return parts + _strengths(result)
         case "tune":
             return parts + _tuning(result, kept)
+        case "cost":
+            return parts
         case _:
             return parts + _comparison(result)
 
@@ -121,6 +130,25 @@ def _tuning(result: Result, kept: str) -> list[object]:
         *parts,
         f"Best: {layers}, strength {format_strength(setting.strength or 0.0)}: "
         f"effect {_signed(winner.effect)} at cost {_ratio(winner.cost)} ({winner.verdict}).",
+        Notice(after),
+    ]
+
+
+def _budget(result: Result, budget: float, kept: str) -> list[object]:
+    """`/tune --cost`: the strengths that were tried, and the one that a budget allows."""
+    outcomes, allowed = result.outcomes, within(result.outcomes, budget)
+    table = _table("strength", outcomes, lambda outcome: outcome.towards)
+    parts: list[object] = [table, _legend(outcomes)]
+    if allowed is None:
+        return [*parts, f"Every strength that was tried costs more than {_ratio(budget)}."]
+    setting = allowed.setting
+    beyond = outcomes[outcomes.index(allowed) + 1 :]
+    then = f"{beyond[0].setting.label} costs {_ratio(beyond[0].cost)}" if beyond else "no stronger one was tried"
+    after = f"kept for {kept} on this model." if kept else _try(setting.recipe)
+    return [
+        *parts,
+        f"Strength {setting.label} costs {_ratio(allowed.cost)} of a budget of {_ratio(budget)}, with effect "
+        f"{_signed(allowed.effect)} ({allowed.verdict}); {then}.",
         Notice(after),
     ]
 
@@ -294,13 +322,14 @@ def _stopped(result: Result) -> list[object]:
         return [Notice("stopped before anything was finished.")]
     if all(pair.normal.finish == "interrupted" for outcome in result.outcomes for pair in outcome.pairs):
         return [Notice("stopped before any answer ended: these are as long as they got.")]
-    what = "prompts" if result.kind == "tune" else "seeds"
+    what = "prompts" if result.kind in ("tune", "cost") else "seeds"
     return [Notice(f"stopped: {result.finished} of {result.seeds} {what}, kept as they are.")]
 
 
 def _try(recipe: Recipe) -> str:
-    lines = [f"{term.concept} {format_layers(term.layers)} {format_strength(term.strength)}" for term in recipe.terms]
-    return "To keep it: /steer " + "   /steer add ".join(lines)
+    first, *more = [term.typed for term in recipe.terms]
+    first = first.replace("/steer add ", "/steer ", 1)
+    return f"To keep it: {'   '.join([first, *more])}"
 
 
 def _name(result: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,12 +15,17 @@ from ..values.results import Pair
 from ..values.setting import Setting
 from .outcomes import Outcome, Result, outcomes_of
 from .run import experiment
+from .settings import at_strengths
 
 # Where it looks: single layers through the depth, and two ranges.
 LAYERS = ("25%", "40%", "50%", "60%", "70%", "80%", "90%", "33%-60%", "60%-90%")
 STRENGTHS = (1.0, 2.0, 3.0)
 # At a place that somebody named.
 FINER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.3, 2.6, 3.0)
+
+# Beyond it a budget is not sought; each round of `at_cost` narrows the bracket to a quarter.
+MOST = 8.0
+_ROUNDS = 3
 
 
 def grid(recipe: Recipe, layers: Sequence[str], strengths: Sequence[float], n_layers: int) -> list[Setting]:
@@ -49,6 +55,42 @@ def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], 
             break
     chance = session.calibration.chance(session.engine.fingerprint)
     return Result("tune", "", outcomes_of(chance, pairs), len(prompts), session.stop.is_set())
+
+
+def at_cost(session: Session, recipe: Recipe, budget: float, prompts: Sequence[str], tokens: int) -> Result:
+    """Strengths of a recipe at its layers, closer and closer to the one whose cost reaches a budget.
+
+    The place where the cost crosses the budget is bracketed by three strengths at a time, since they share a batch.
+
+    Args:
+        budget: a perplexity ratio.
+        prompts: each strength answers all of them; a stop keeps the rounds that were finished.
+
+    Returns:
+        the strengths in ascending order of size; `within` finds the one that the budget allows.
+    """
+    low, high, sign = 0.0, MOST, math.copysign(1.0, recipe.graded[0].strength)
+    found: list[Outcome] = []
+    stopped = False
+    for _ in range(_ROUNDS):
+        steps = [low + (high - low) * part / 4 for part in (1, 2, 3)]
+        result = tune(session, at_strengths(recipe, [sign * step for step in steps]), prompts, tokens)
+        found += result.outcomes
+        stopped = result.stopped
+        if stopped or not result.outcomes:
+            break
+        allowed = within(result.outcomes, budget)
+        reached = 0 if allowed is None else 1 + result.outcomes.index(allowed)
+        low, high = [low, *steps, high][reached : reached + 2]
+    found.sort(key=lambda outcome: abs(outcome.setting.strength or 0.0))
+    return Result("cost", "", tuple(found), len(prompts), stopped)
+
+
+def within(outcomes: Sequence[Outcome], budget: float) -> Outcome | None:
+    """The last of ascending strengths before the first whose cost exceeds a budget."""
+    over = [outcome.cost is None or outcome.cost > budget for outcome in outcomes]
+    allowed = over.index(True) if True in over else len(over)
+    return outcomes[allowed - 1] if allowed else None
 
 
 def tuned(outcomes: Sequence[Outcome]) -> Outcome | None:

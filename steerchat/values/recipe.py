@@ -68,6 +68,14 @@ class Term:
         text = text if self.operation == ADD else f"{self.operation} {text}"
         return f"{text} {self.gate}".rstrip()
 
+    @property
+    def typed(self) -> str:
+        """The command that adds it to a recipe."""
+        text = f"{'steer add' if self.operation == ADD else self.operation} {self.concept} {format_layers(self.layers)}"
+        if self.how.number:
+            text += f" {format_strength(self.strength)}"
+        return f"/{text}" + "".join(f" --{name} {value}" for name, value in self.gate.settings.items())
+
     def to_json(self) -> dict[str, Any]:
         data = {
             "concept": self.concept,

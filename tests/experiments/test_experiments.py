@@ -29,7 +29,7 @@ from steerchat.experiments.pages import page as page_of
 from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import compare_all, experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls
-from steerchat.experiments.tuning import grid, tune, tuned
+from steerchat.experiments.tuning import at_cost, grid, tune, tuned, within
 from steerchat.experiments.tuning import keep as keep_setting
 from steerchat.measures.chance import Chance, ChanceCell
 from steerchat.measures.inspection import lens, likelihoods, wanted
@@ -351,6 +351,27 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
     assert (term.layers, term.strength, notes) == ((1, 2), 8.0, [])
     with pytest.raises(UsageError, match="one concept"):
         keep_setting(session, Recipe())
+
+
+@pytest.mark.parametrize("term", ["happy 2 4.0", "rotate happy 2 -1.0"])
+def test_a_budget_is_bracketed_and_the_strength_found_is_the_last_that_it_allows(session: Session, term: str):
+    session.steer([parse_term(term)])
+    costs = [one.cost for one in at_cost(session, chosen(session, None), 1e6, ["How are you?"], 8).outcomes]
+    budget = 1.0 + (max(cost for cost in costs if cost is not None) - 1.0) / 2
+    result = at_cost(session, chosen(session, None), budget, ["How are you?", "What is rain?"], 8)
+    strengths = [one.setting.strength or 0.0 for one in result.outcomes]
+    assert [abs(strength) for strength in strengths] == sorted(abs(strength) for strength in strengths)
+    assert len(set(strengths)) == 9 and all((strength < 0) == ("-" in term) for strength in strengths)
+    allowed = within(result.outcomes, budget)
+    place = 0 if allowed is None else result.outcomes.index(allowed) + 1
+    assert all(one.cost is not None and one.cost <= budget for one in result.outcomes[:place])
+    assert place == 9 or (cost := result.outcomes[place].cost) is None or cost > budget
+    edges = [0.0, *map(abs, strengths), 8.0]
+    assert edges[place + 1] - edges[place] == pytest.approx(8.0 / 64)
+    if allowed is not None:
+        said = " ".join(str(part) for part in page_of(result, budget=budget).parts)
+        assert f"Strength {allowed.setting.label} costs" in said
+        assert f"To keep it: /{'rotate' if 'rotate' in term else 'steer'} happy 2 {allowed.setting.label}" in said
 
 
 def test_what_is_tuned_is_the_strongest_setting_that_stays_fluent() -> None:
