@@ -11,6 +11,7 @@ fewer bits and fit only a weight that has no more: no number of a model is lost 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -144,6 +145,12 @@ class FourBit:
         scales = torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).contiguous().bfloat16()
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1), scales, weight
 
+    def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor, Weight] | None:
+        """The form whose tensors were kept; None when they are of another weight."""
+        (out, size), (packed, scales) = weight.shape, kept
+        fits = packed.numel() * packed.itemsize == out * size // 2 and scales.shape == (size // GROUP, out, 2)
+        return (packed, scales, weight) if fits else None
+
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), form[0], GROUP, form[1]).float()
 
@@ -178,6 +185,11 @@ class EightBit:
             scales[rows] = scale
         return levels, scales
 
+    def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor] | None:
+        """As `FourBit.restored`."""
+        levels, scales = kept
+        return (levels, scales) if levels.shape == weight.shape and len(scales) == len(levels) else None
+
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
 
@@ -189,8 +201,10 @@ class EightBit:
         return shape[0] * (shape[1] + 2)
 
 
-PLAIN, EIGHT_BIT = Plain(), EightBit()
-BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FourBit(), EIGHT_BIT)
+PLAIN, FOUR_BIT, EIGHT_BIT = Plain(), FourBit(), EightBit()
+BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FOUR_BIT, EIGHT_BIT)
+# Those whose forms take long to prepare, and are two tensors that can be kept in a file.
+KEPT: tuple[FourBit | EightBit, ...] = (FOUR_BIT, EIGHT_BIT)
 
 
 def multiplies_bfloat16() -> bool:

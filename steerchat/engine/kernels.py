@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .backends import BACKENDS, PLAIN, LinearBackend
 from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, nearest
 
+# Prepared weights of layers, by the layer's number and the backend's name.
+Forms = Mapping[tuple[int, str], tuple[Tensor, Tensor]]
 # What is not torch's own product, or costs memory, must be this much quicker than what it stands in for.
 _WORTH = 0.87
 # Which of ROWS a chat is judged by: an answer, and a pair.
@@ -54,7 +56,7 @@ class Kernels:
         self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
 
     @torch.inference_mode()
-    def choose(self, times: Times, small: bool = False, free: int = 0) -> None:
+    def choose(self, times: Times, small: bool = False, free: int = 0, kept: Forms | None = None) -> None:
         """Use the backends that are quickest by `times` and need no memory; `prepare` adds the others.
 
         Args:
@@ -63,12 +65,15 @@ class Kernels:
                 short. It cannot be undone: `prepare` then adds the forms that are quicker for many rows, made of the
                 numbers that are left.
             free: bytes that float32 weights may take.
+            kept: what `forms` gave at an earlier start on this machine.
         """
         self.times = times
         held = self._small(free) if small else {}
         sizes: Counter[str] = Counter()
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             backends = held.get(layer.kind)
+            if backends and (tensors := (kept or {}).get((number, backends[0].name))):
+                layer.restore(backends[0].name, tensors)
             if backends and layer.hold_small(backends[0]):
                 self._light[layer.kind], self._best[layer.kind] = [backends[0]] * len(ROWS), backends
                 sizes[backends[0].name] += layer.in_features * layer.out_features
@@ -137,6 +142,12 @@ class Kernels:
         for layer in self.layers:
             if more > free or not layer.use(plans[layer.kind]):
                 layer.use(self._light[layer.kind])
+
+    @property
+    def forms(self) -> Forms:
+        """The prepared weights that are worth keeping for the next start."""
+        found = [(number, layer.kept_form()) for number, layer in enumerate(self.layers)]
+        return {(number, form[0]): form[1] for number, form in found if form is not None}
 
     def shrink(self) -> None:
         """Give back the memory of the forms that `prepare` added."""

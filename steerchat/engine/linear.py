@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import EIGHT_BIT, PLAIN, LinearBackend
+from .backends import EIGHT_BIT, KEPT, PLAIN, LinearBackend
 from .weights import Dense, Weight
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
@@ -97,6 +97,20 @@ class FastLinear(nn.Linear):
         """The prepared weight of a backend; None while there is none."""
         return self._forms.get(backend)
 
+    def kept_form(self) -> tuple[str, tuple[Tensor, Tensor]] | None:
+        """The name of a backend, and the tensors of its form that can be kept for the next start; None without."""
+        for backend in KEPT:
+            if backend in self._forms:
+                first, second, *_ = self._forms[backend]
+                return backend.name, (first, second)
+        return None
+
+    def restore(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Take the form of the backend of this name from what `kept_form` gave, if it is of this weight."""
+        for backend in KEPT:
+            if backend.name == name and (form := backend.restored(tensors, self.stored)) is not None:
+                self._forms[backend] = form
+
     def hold_small(self, backend: LinearBackend) -> bool:
         """Multiply by `backend` alone from now on, and forget the float32 weight. False when torch cannot."""
         if not self.use([backend] * len(ROWS)):
@@ -150,7 +164,7 @@ class SmallLinear(FastLinear):
         return backend.bytes(self.shape)
 
     def hold_small(self, backend: LinearBackend) -> bool:
-        self._forms = {}
+        self.keep([backend])
         return self.use([backend] * len(ROWS))
 
     def hold_dense(self) -> None:

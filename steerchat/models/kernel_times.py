@@ -1,4 +1,4 @@
-"""What earlier loads of a model have found out on this machine, kept for the next start.
+"""What earlier loads of a model have found out on this machine, and the weights that they prepared, kept for the next start.
 
 Beside the models in the cache lies a file per model, with a record for each machine that used it: a home folder may
 be shared, and times of another CPU, another torch or another number of threads mislead.
@@ -6,6 +6,7 @@ be shared, and times of another CPU, another torch or another number of threads 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -16,15 +17,19 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
+from ..engine.kernels import Forms
 from ..engine.linear import ROWS, FastLinear, Kind, Times
 from ..engine.timing import measure
 from ..engine.transformers_api import transformers
-from ..system.folders import cache_dir, write_whole
+from ..system.folders import cache_dir, replacing, write_whole
 from ..values.errors import SteerchatError
 
 # Bytes of float32 weights below which a model is quick by any product.
 _TINY = 8 * 1024 * 1024
+# Prepared weights are kept where the disk has so many times their size free.
+_ROOM = 4
 # Programs that wait for a core, for each core: times from a machine this busy are measured again on a quieter one.
 _BUSY = 1.0
 
@@ -42,6 +47,8 @@ class MachineRecord:
 
     def __init__(self, fingerprint: str, measured: Callable[[Sequence[FastLinear]], Times] = measure) -> None:
         self._path, self._key = _path(fingerprint), json.dumps(machine(), sort_keys=True)
+        digest = hashlib.sha256(self._key.encode()).hexdigest()[:16]
+        self._prepared = self._path.with_name(f"{self._path.stem}-{digest}.safetensors")
         self._measured = measured
         self._times: Times = {}
         self.lean = False
@@ -69,11 +76,50 @@ class MachineRecord:
                 write_whole(self._path, json.dumps(records, indent=1).encode())
         return times
 
+    def forms(self) -> Forms:
+        """The weights that an earlier start prepared with this record's libraries, read when they are used."""
+        from safetensors import SafetensorError, safe_open
+
+        parts: dict[tuple[int, str], dict[int, Tensor]] = {}
+        try:
+            with safe_open(self._prepared, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    number, backend, part = name.split()
+                    parts.setdefault((int(number), backend), {})[int(part)] = file.get_tensor(name)
+            return {key: (pair[0], pair[1]) for key, pair in parts.items()}
+        except (OSError, SafetensorError, ValueError, KeyError):
+            return {}  # they are prepared again
+
+    def keep_forms(self, forms: Forms) -> None:
+        """Keep prepared weights for the next start, in place of those for other libraries, where the disk has room."""
+        from safetensors.torch import save_file
+
+        tensors = {
+            f"{number} {name} {part}": tensor
+            for (number, name), pair in forms.items()
+            for part, tensor in enumerate(pair)
+        }
+        size = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+        with suppress(OSError, SteerchatError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if size < _TINY or psutil.disk_usage(str(self._path.parent)).free < _ROOM * size:
+                return
+            _forget_forms(self._path)
+            with replacing(self._prepared) as temporary:
+                save_file(tensors, temporary)
+
 
 def forget_times(fingerprint: str) -> None:
     """Let the next start measure this model again, on every machine."""
+    path = _path(fingerprint)
     with suppress(OSError):
-        _path(fingerprint).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        _forget_forms(path)
+
+
+def _forget_forms(path: Path) -> None:
+    for prepared in path.parent.glob(f"{path.stem}-*.safetensors"):
+        prepared.unlink(missing_ok=True)
 
 
 def machine() -> dict[str, Any]:

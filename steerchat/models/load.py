@@ -164,7 +164,10 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
     lean = make_lean(model, find_blocks(model), record.lean)
     kernels = Kernels(model, [layer for block in lean for layer in block.layers])
     record.lean = bool(lean)
-    kernels.choose(record.times(kernels.layers), small, free_memory(torch.device("cpu")) // 2)
+    times, kept = record.times(kernels.layers), record.forms() if small else {}
+    kernels.choose(times, small, free_memory(torch.device("cpu")) // 2, kept)
+    if len(kept) < len(kernels.forms):
+        record.keep_forms(kernels.forms)
     if kernels.precision != "float32":
         # What is left of a file of numbers lies in its mapping, which would stay in memory for their sake.
         for parameter in model.parameters():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -57,12 +58,18 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         SteerchatError: it cannot be written; the old content stays.
     """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which at the end becomes `path` as `write_whole` does it. Raises as `write_whole`."""
     temporary = path.parent / f".{uuid.uuid4().hex}.new"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:

@@ -14,10 +14,11 @@ from grouped import Grouped
 from torch import Tensor, nn
 
 from steerchat.engine import timing
-from steerchat.engine.backends import BACKENDS, PLAIN, LinearBackend, multiplies_bfloat16
+from steerchat.engine.backends import BACKENDS, EIGHT_BIT, FOUR_BIT, PLAIN, LinearBackend, multiplies_bfloat16
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
-from steerchat.engine.kernels import Kernels
+from steerchat.engine.hooks import find_blocks
+from steerchat.engine.kernels import Forms, Kernels
 from steerchat.engine.lean import make_lean
 from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, Times
 from steerchat.engine.sampling import Sampling
@@ -394,3 +395,43 @@ def test_a_machine_too_busy_to_measure_uses_plain_products_and_keeps_nothing(
 def test_a_large_layer_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SLICE", 32 * 96 * 4)
     assert measure(layers(False)[2].layers, (PLAIN,)).keys() == {SHAPE}
+
+
+@torch.inference_mode()
+def test_prepared_weights_are_kept_for_this_machine_and_say_the_same(
+    big: list[FastLinear], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = small_engine(lean=True).kernels
+    assert first is not None
+    MachineRecord("abc").keep_forms(first.forms)
+    kept = MachineRecord("abc").forms()
+    assert kept.keys() == first.forms.keys() and {name for _, name in kept} == {"4-bit", "8-bit"}
+
+    def fresh(kept: Forms) -> Kernels:
+        model = a_small_model()
+        kernels = Kernels(model, [layer for block in make_lean(model, find_blocks(model)) for layer in block.layers])
+        kernels.choose(small_is_quick(kernels.layers), small=True, free=1 << 32, kept=kept)
+        return kernels
+
+    with monkeypatch.context() as patch:
+        for backend in (FOUR_BIT, EIGHT_BIT):
+            patch.setattr(type(backend), "prepare", lambda self, weight: pytest.fail("prepared again"))
+        again = fresh(kept)
+    for before, after in zip(first.layers, again.layers, strict=True):
+        rows = torch.randn(3, before.in_features)
+        assert torch.equal(before(rows), after(rows)) and torch.equal(before.weight, after.weight)
+    # Those of another weight are not taken.
+    numbers = [number for number, name in kept if name == "4-bit"]
+    swapped = {**kept, (numbers[0], "4-bit"): kept[numbers[-1], "4-bit"]}
+    assert again.layers[numbers[0]].shape != again.layers[numbers[-1]].shape
+    rows = torch.randn(3, first.layers[numbers[0]].in_features)
+    assert torch.equal(fresh(swapped).layers[numbers[0]](rows), first.layers[numbers[0]](rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel_times, "cpu_name", lambda: "another")
+        assert not MachineRecord("abc").forms()
+    assert not MachineRecord("def").forms()
+    (file,) = (tmp_path / "cache" / "kernels").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    assert not MachineRecord("abc").forms()
+    forget_times("abc")
+    assert not file.exists()
