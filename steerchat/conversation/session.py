@@ -330,11 +330,10 @@ class Session:
             # By halves: a conversation of hundreds of turns would be read hundreds of times.
             aim = room * 3 // 4 if length(last) <= room // 2 else room
             dropped += 1 + bisect_left(range(dropped + 1, last), True, key=lambda count: length(count) <= aim)
-        normal, steered = messages(dropped)
         if dropped == last:
             engine.check(longest(dropped))
         self._left_out = (size, dropped)
-        return normal, steered, dropped
+        return *messages(dropped), dropped
 
     def _next_seed(self) -> int:
         """A new seed for every answer that is not a repetition: they follow from the session's first."""
