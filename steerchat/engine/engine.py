@@ -20,6 +20,7 @@ import torch
 from ..values.errors import ModelError
 from ..values.results import Answer, Delta, Finished
 from .batch import Batch, Context, Work
+from .configuration import bytes_per_token, context_size, stop_ids
 from .contexts import Contexts, common_prefix, trees
 from .decoding import Decoding, NoNumbers, Row, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
@@ -74,17 +75,15 @@ class Engine:
         self.blocks = find_blocks(model)
         self.work = Work()
         self._free_memory = free_memory
-        self._stops = _stop_ids(model, tokenizer) | self.prompter.ends
+        self._stops = stop_ids(model, tokenizer) | self.prompter.ends
         config = model.config.get_text_config()
         # Whether blocks can run for some rows of a batch: not where later ones look at what earlier ones computed.
         self._by_row = not getattr(config, "num_kv_shared_layers", 0)
         self.n_layers = len(self.blocks)
         self.hidden: int = config.hidden_size
-        self.context_size: int = getattr(config, "max_position_embeddings", None) or 2048
+        self.context_size = context_size(config)
         self._vocabulary: int = config.vocab_size
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._bytes_per_token = 2 * self.n_layers * heads * size * model.dtype.itemsize
+        self._bytes_per_token = bytes_per_token(config, self.n_layers, model.dtype.itemsize)
         self._contexts = Contexts(self._bytes_per_token, free_memory)
 
     @property
@@ -380,13 +379,6 @@ class Engine:
         # Scores, their processed copy, and the penalty's; noise is shared.
         row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
         return max(1, int(self._free_memory() * _MEMORY_SHARE / row))
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a turn, by the generation configuration and by the tokenizer."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch, Tree
-from .hooks import StateReader, device_of
+from .head import head
+from .hooks import StateReader
 from .reuse import Plan
 
 # Logits of one chunk stay below this many numbers (16 MB in float32): the answers of a sweep times a vocabulary
@@ -122,23 +123,6 @@ def _log_probs(model: Any, hidden: Tensor, starts: Sequence[int], texts: Sequenc
         picked = scores.gather(1, wanted[chunk].to(scores.device)[:, None]).squeeze(1)
         found[chunk] = (picked - scores.logsumexp(dim=-1)).cpu()
     return list(found.split([len(text) for text in texts]))
-
-
-def head(model: Any, hidden: Tensor) -> Tensor:
-    """Logits from final hidden states (..., hidden), as the model's own forward computes them.
-
-    Gemma caps its logits, Granite and Cohere scale them: each does so after the output embeddings.
-    """
-    embeddings = model.get_output_embeddings()
-    logits = embeddings(hidden.to(device_of(embeddings)))
-    config = model.config.get_text_config()
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 def _chunks(total: int, size: int) -> Iterator[slice]:

@@ -79,8 +79,17 @@ with suppress(Exception), _without_compiler():
 import transformers  # noqa: E402
 from transformers.cache_utils import Cache, DynamicLayer  # noqa: E402
 from transformers.initialization import no_init_weights  # noqa: E402
+from transformers.modeling_outputs import BaseModelOutputWithPast  # noqa: E402
 
-__all__ = ["Cache", "DynamicLayer", "cached", "no_init_weights", "transformers"]
+__all__ = ["Cache", "DynamicLayer", "States", "cached", "no_init_weights", "transformers"]
+
+
+class States(BaseModelOutputWithPast):
+    """What a decoder returns, with None for everything that only some families return."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..concepts.vector import ConceptVector, read_layer
 from ..engine.engine import Engine
+from ..engine.head import head, last_norms
 from ..engine.hooks import hidden_of
-from ..engine.reading import head
 from ..values.results import Column, Strip
 from .profile import Profile
 
@@ -60,8 +60,8 @@ def likelihoods(engine: Engine, prompt: Sequence[int], answer: Sequence[int]) ->
 @torch.inference_mode()
 def wanted(engine: Engine, tokens: Sequence[int], count: int = _WANTED) -> list[Guess]:
     """The likeliest next tokens after `tokens`, by the unsteered model."""
-    last = engine.run(tokens)[-1]
-    found = head(engine.model, last).float().softmax(dim=-1).topk(count)
+    last = engine.run(tokens)[-1:]
+    found = head(engine.model, last)[0].float().softmax(dim=-1).topk(count)
     return [
         Guess(engine.prompter.text([int(token)]), float(chance))
         for token, chance in zip(found.indices, found.values, strict=True)
@@ -118,7 +118,10 @@ def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
     """The logit lens at the last position of `tokens`, for every layer."""
     [read] = last_states(engine, [tokens])
     states = read.to(engine.device, engine.model.dtype)
-    best = head(engine.model, _final_norm(engine.model, states)).float().softmax(dim=-1).max(dim=-1)
+    normed = states
+    for layer in last_norms(engine.model, engine.blocks, tokens[0]):
+        normed = hidden_of(layer(normed))
+    best = head(engine.model, normed).float().softmax(dim=-1).max(dim=-1)
     return [
         Step(layer, Guess(engine.prompter.text([int(token)]), float(chance)), float(state.float().norm()))
         for layer, (token, chance, state) in enumerate(zip(best.indices, best.values, states, strict=True))
@@ -128,15 +131,6 @@ def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
 def last_states(engine: Engine, texts: Sequence[Sequence[int]]) -> Tensor:
     """(texts, layers, hidden) float32 after each block, at the last token of each text."""
     return engine.states([(tokens[:-1] or engine.prompter.start(), tokens[-1:]) for tokens in texts], "last")
-
-
-def _final_norm(model: Any, states: Tensor) -> Tensor:
-    """The norm between the last block and the output embeddings, by the names that models give it."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
-        if (norm := getattr(decoder, name, None)) is not None:
-            return norm(states)
-    return states
 
 
 def _pieces(engine: Engine, ids: Sequence[int]) -> list[str]:

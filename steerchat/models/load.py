@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
 import torch
 
 from ..engine import processes
-from ..engine.decoding import Row
+from ..engine.check import check
 from ..engine.engine import Engine, is_out_of_memory
 from ..engine.hooks import find_blocks
 from ..engine.kernels import Kernels
 from ..engine.lean import is_lean, make_lean
-from ..engine.operations import Edit
 from ..engine.processes import Team
-from ..engine.sampling import Sampling
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
 from ..system.threads import most_threads
 from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
-from ..values.results import drain
 from . import memory
 from .checkpoint import check_quantisation, check_weights, quantisation
 from .find import ModelFiles
@@ -59,26 +57,26 @@ def load(
         TooLarge: when it needs more memory than is free.
         ModelError: when the device does not exist, or the files cannot be loaded.
     """
-    where, precision = target(device, dtype)
+    config = json_object(files.path / "config.json")
+    where, kind = target(device, dtype, config)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": code}
-    config = {} if files.gguf else json_object(files.path / "config.json")
     check_quantisation(config, files.name)
-    needs = memory.needs(files, precision.itemsize, small=dtype == "auto" and where.type == "cpu")
-    place = _placement(files.name, needs, where, precision, most, offload)
+    needs = memory.needs(files, kind.itemsize, small=dtype == "auto" and where.type == "cpu")
+    place = _placement(files.name, needs, where, kind, most, offload)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **options)
         bytes_ = mapped(files.gguf) if files.gguf and place["device_map"] != "auto" else None
         model: Any = (
-            _from_pretrained(files, dtype=precision, **place, **options)
+            _from_pretrained(files, dtype=kind, **place, **options)
             if bytes_ is None
-            else load_gguf(files.path, bytes_, where, precision)
+            else load_gguf(files.path, bytes_, where, kind)
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
-            raise _too_large(files.name, needs, precision, free_memory(where)) from None
+            raise _too_large(files.name, needs, kind, free_memory(where)) from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if _CODE in reason:
             raise ModelError(
@@ -99,7 +97,7 @@ def load(
     try:
         engine = Engine(*given) if team is None else SharedEngine(team, *given)
         if team is None and not is_lean(engine.blocks):
-            _try(engine)
+            check(engine)
     except (SteerchatError, MemoryError):
         raise
     except Exception as error:
@@ -111,16 +109,6 @@ def load(
             "its blocks work otherwise than those of the models that steerchat knows; please report it, with the name",
         ) from error
     return engine
-
-
-def _try(engine: Engine) -> None:
-    """Answer and read as a chat does, with two rows of different lengths, one of them pushed by nothing.
-
-    It shows before the first question what an unknown kind of block does not stand: masks, caches, states of another
-    shape. Any exception may be the sign.
-    """
-    nothing = Edit(0, "add", torch.zeros(engine.hidden))
-    drain(engine.generate([Row((1, 2)), Row((1, 2, 3), (nothing,))], Sampling(max_tokens=2)))
 
 
 def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
@@ -178,15 +166,19 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
 
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:
     """Raises TooLarge when a model that is not fetched yet would not fit into memory."""
-    where, precision = target(device, dtype)
-    weights = parameters * precision.itemsize
-    _placement(name, memory.Needs(parameters, weights, 0), where, precision, most, offload)
+    where, kind = target(device, dtype)
+    weights = parameters * kind.itemsize
+    _placement(name, memory.Needs(parameters, weights, 0), where, kind, most, offload)
 
 
-def target(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """The device and the precision for a model. Raises ModelError for a device that does not exist."""
+def target(device: str, dtype: str, config: Mapping[str, Any] | None = None) -> tuple[torch.device, torch.dtype]:
+    """The device and the precision for a model, by its config.json where there is one.
+
+    Raises:
+        ModelError: for a device that does not exist.
+    """
     where = _device(device)
-    return where, _dtype(dtype, where)
+    return where, precision(dtype, where, config or {})
 
 
 def free_memory(device: torch.device) -> int:
@@ -197,7 +189,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _placement(
-    name: str, needs: memory.Needs, where: torch.device, precision: torch.dtype, most: int | None, offload: str | None
+    name: str, needs: memory.Needs, where: torch.device, dtype: torch.dtype, most: int | None, offload: str | None
 ) -> dict[str, Any]:
     """The arguments of `from_pretrained` about devices: one device, or accelerate's spread over all of them.
 
@@ -217,17 +209,17 @@ def _placement(
     room["cpu"] = (limit if where.type == "cpu" else free_memory(torch.device("cpu"))) - needs.beside
     room = {place: max(0, size) for place, size in room.items()}
     if offload is None and (where.type != "cuda" or sum(room.values()) < needs.weights):
-        raise _too_large(name, needs, precision, limit)
+        raise _too_large(name, needs, dtype, limit)
     return {"device_map": "auto", "max_memory": room, **({"offload_folder": offload} if offload else {})}
 
 
-def _too_large(name: str, needs: memory.Needs, precision: torch.dtype, free: int) -> TooLarge:
-    smaller = memory.smaller(needs.parameters, precision.itemsize, free)
+def _too_large(name: str, needs: memory.Needs, dtype: torch.dtype, free: int) -> TooLarge:
+    smaller = memory.smaller(needs.parameters, dtype.itemsize, free)
     ways = [f"/model {smaller} is the next smaller (in a script --fallback takes it)"] if smaller else []
-    if precision == torch.float32:
+    if dtype == torch.float32:
         ways.append("--dtype bfloat16 needs half")
     ways.append("--offload FOLDER keeps the rest on the disk")
-    kind = str(precision).removeprefix("torch.")
+    kind = str(dtype).removeprefix("torch.")
     return TooLarge(
         f"{name} needs {memory.gigabytes(needs.total)} of memory in {kind}, and {memory.gigabytes(free)} may be used",
         "; ".join(ways),
@@ -259,10 +251,23 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def precision(name: str, device: torch.device, config: Mapping[str, Any]) -> torch.dtype:
+    """The precision of a model's weights.
+
+    Args:
+        name: the setting's value.
+        device: where the model runs.
+        config: what its config.json says. A model that was made in bfloat16 may compute numbers that are too large for
+            float16, as those of the Gemma family do.
+    """
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cpu":
         return torch.float32
+    inner = config.get("text_config")
+    made_in = {part.get("dtype") or part.get("torch_dtype") for part in (config, inner) if isinstance(part, dict)}
+    if device.type == "mps":
+        overflows = "bfloat16" in made_in or str(config.get("model_type")).startswith("gemma")
+        return torch.bfloat16 if overflows else torch.float16
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16

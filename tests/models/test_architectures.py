@@ -23,6 +23,7 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.operations import Edit
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths
+from steerchat.measures.inspection import lens, likelihoods, wanted
 from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.storage.store import Store
@@ -50,6 +51,7 @@ HYBRID: dict[str, Any] = {
     "query_pre_attn_scalar": 16,
     "tie_word_embeddings": False,  # a tied random model says its last token again, whatever is pushed
 }
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,24 @@ KINDS = {
         None,
     ),
     "gpt_neox": Kind(transformers.GPTNeoXConfig, lambda model: model.gpt_neox.layers, COMMON, None),
+    "granite": Kind(transformers.GraniteConfig, layers, COMMON | {"logits_scaling": 4.0, "residual_multiplier": 0.5}),
+    # A setting of the same name, which multiplies.
+    "hyperclovax": Kind(transformers.HyperCLOVAXConfig, layers, COMMON | {"logits_scaling": 0.25}),
+    "cohere": Kind(transformers.CohereConfig, layers, COMMON | {"logit_scale": 0.25}),
+    "opt": Kind(
+        transformers.OPTConfig,
+        lambda model: model.model.decoder.layers,
+        {"hidden_size": HIDDEN, "ffn_dim": 128, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+        | {"max_position_embeddings": 512, "word_embed_proj_dim": HIDDEN, "init_std": 0.2},
+        None,
+    ),
+    "mixtral": Kind(transformers.MixtralConfig, layers, COMMON | {"num_local_experts": 4}),
+    "qwen3_moe": Kind(transformers.Qwen3MoeConfig, layers, COMMON | {"head_dim": 16, **EXPERTS}),
+    "gpt_oss": Kind(
+        transformers.GptOssConfig,
+        layers,
+        COMMON | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": WINDOW},
+    ),
     "smollm3": Kind(transformers.SmolLM3Config, layers, COMMON | {"no_rope_layers": [1, 1, 1, 0]}),
 }
 
@@ -182,6 +202,19 @@ def test_a_pair_is_what_a_plain_loop_says(found: tuple[Kind, Engine], session: S
     scores = plain(kind, engine, [*prompt, *answer])[0].log_softmax(-1)
     logs = [float(scores[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
     assert pair.steered.perplexity == pytest.approx(torch.tensor(logs).mean().neg().exp().item(), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_output_layer_and_the_lens_have_the_models_own_probabilities(found: tuple[Kind, Engine]) -> None:
+    kind, engine = found
+    prompt = engine.prompter.raw("How are you?")
+    scores = plain(kind, engine, prompt)[0]
+    chance = float(scores[-1].softmax(-1).max())
+    assert wanted(engine, prompt, 1)[0].probability == pytest.approx(chance, rel=1e-3)
+    assert lens(engine, prompt)[-1].guess.probability == pytest.approx(chance, rel=1e-3)
+    chances = [float(scores.softmax(-1)[place, token]) for place, token in enumerate(prompt[1:])]
+    guesses = [guess.probability for guess in likelihoods(engine, prompt[:1], prompt[1:])]
+    assert guesses == pytest.approx(chances, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.slow

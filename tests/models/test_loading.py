@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from tiny import save_model, tiny_tokenizer
 
 from steerchat.models.find import find
-from steerchat.models.load import load
+from steerchat.models.load import load, precision
 from steerchat.values.errors import ModelError
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 320}
@@ -83,6 +84,61 @@ def test_a_model_that_computes_otherwise_is_refused_when_it_is_loaded(tmp_path: 
     with pytest.raises(ModelError, match=r"steerchat cannot compute with .*ForCausalLM") as raised:
         load(find(str(tmp_path), progress=print), "cpu", "float32")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.MptConfig(d_model=32, n_layers=2, n_heads=4, vocab_size=320),
+        transformers.GPTNeoConfig(
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            vocab_size=320,
+            attention_types=[[["global", "local"], 1]],
+            window_size=5,
+        ),
+    ],
+    ids=["mpt", "gpt neo"],
+)
+def test_a_model_that_takes_positions_from_the_place_in_the_batch_is_refused(tmp_path: Path, config: Any) -> None:
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="not the model's own for texts of different lengths"):
+        load(find(str(tmp_path), progress=print), "cpu", "float32")
+
+
+def test_a_model_whose_positions_turn_otherwise_beyond_a_length_keeps_within_it(tmp_path: Path) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 10000.0}
+    config = transformers.Phi3Config(
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        original_max_position_embeddings=64,
+        rope_parameters={**rope, "original_max_position_embeddings": 64},
+        pad_token_id=0,
+        **SMALL,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load(find(str(tmp_path), progress=print), "cpu", "float32").context_size == 64
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"model_type": "gemma3", "text_config": {"torch_dtype": "bfloat16"}}, torch.bfloat16),
+        ({"model_type": "gemma3_text"}, torch.bfloat16),
+        ({"dtype": "float16"}, torch.float16),
+        ({}, torch.float16),
+    ],
+)
+def test_on_mps_what_was_made_in_bfloat16_keeps_its_range(config: dict[str, Any], expected: torch.dtype) -> None:
+    assert precision("auto", torch.device("mps"), config) == expected
+    assert precision("float16", torch.device("mps"), config) == torch.float16
+    assert precision("auto", torch.device("cpu"), config) == torch.float32
 
 
 def test_a_folder_with_an_attention_model_loads_in_the_precision_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Whether rows of a batch compute what the model computes alone: found out once, before the first question.
+
+An unknown kind of block may take its positions from the place in the batch, ignore a mask, or keep a state of another
+shape. Most of that shows as an error, and some of it only in the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..values.errors import ModelError
+from ..values.results import drain
+from .batch import Batch
+from .decoding import Row
+from .engine import Engine
+from .head import head
+from .hooks import hidden_of
+from .operations import Edit
+from .sampling import Sampling
+
+_TEXT = "The weather is fine today, and so we go for a walk along the river. What do you think of that? 1, 2, 3, 4."
+# Tokens of the two texts: in a batch, the short one has a wide gap.
+_LONG, _SHORT = 24, 4
+# Largest difference that is rounding, as a share of the length of what is compared. Weights of few bits are multiplied
+# in other ways for other numbers of rows.
+_ROUNDING = {"float32": 2e-3}
+_COARSE = 0.2
+
+
+@torch.inference_mode()
+def check(engine: Engine) -> None:
+    """Answer and read as a chat does, and compare with plain passes over one text each.
+
+    Raises:
+        ModelError: when steerchat's numbers are not the model's own.
+        Exception: any, when the model does not stand how steerchat runs it.
+    """
+    ids = engine.prompter.reply(_TEXT)
+    ids = (ids * _LONG)[: _LONG + _SHORT]
+    texts = ids[:_LONG], ids[-_SHORT:]
+    plain = [_plain(engine, text) for text in texts]
+    logits = torch.stack([scores[-1] for scores, _ in plain])
+    batch = Batch(engine.model, [None] * len(texts), _LONG)
+    batch.forward([text[:-1] for text in texts])
+    _compare(engine, batch.forward([text[-1:] for text in texts], head=True), logits, "for texts of different lengths")
+    # Both go on from the same beginning, side by side in one row.
+    begin = texts[1]
+    states = engine.states([(begin, text) for text in texts], "last")[:, -1]
+    alone = torch.stack([_plain(engine, [*begin, *text])[1][-1] for text in texts])
+    _compare(engine, states, alone, "for texts that share their beginning")
+    _compare(engine, head(engine.model, engine.run(texts[0])), plain[0][0], "in the output layer")
+    nothing = Edit(0, "add", torch.zeros(engine.hidden))
+    drain(engine.generate([Row(tuple(begin)), Row(tuple(texts[0]), (nothing,))], Sampling(max_tokens=2)))
+
+
+def _plain(engine: Engine, text: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits (tokens, vocabulary), and the last block's output (tokens, hidden), of one text without a cache."""
+    seen: list[Tensor] = []
+    handle = engine.blocks[-1].register_forward_hook(lambda module, args, output: seen.append(hidden_of(output)[0]))
+    try:
+        logits = engine.model(input_ids=torch.tensor([list(text)], device=engine.device), use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    return logits, seen[0]
+
+
+def _compare(engine: Engine, ours: Tensor, own: Tensor, where: str) -> None:
+    own = own.float().cpu()
+    difference = (ours.float().cpu() - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(1e-9)
+    if not bool((difference <= _ROUNDING.get(engine.dtype, _COARSE)).all()):
+        raise ModelError(
+            f"steerchat's numbers for {engine.name}, a {type(engine.model).__name__}, are not the model's own {where}",
+            "its positions or masks work otherwise than those of the models that steerchat knows; please report it",
+        )

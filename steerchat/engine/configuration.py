@@ -1,0 +1,33 @@
+"""What a model's configuration says of its texts: how long they may be, what ends a turn, what memory a token takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def context_size(config: Any) -> int:
+    """The most tokens that a text may have.
+
+    Phi-3.5 and Phi-4-mini (LongRoPE) turn all positions otherwise once a text is longer than their original context.
+    What is kept of it, and of shorter rows beside it, is then no longer what the model computes: they keep within it.
+    """
+    size: int = getattr(config, "max_position_embeddings", None) or 2048
+    rope = getattr(config, "rope_parameters", None) or {}
+    if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
+        original = rope.get("original_max_position_embeddings")
+        return min(size, original or getattr(config, "original_max_position_embeddings", None) or size)
+    return size
+
+
+def bytes_per_token(config: Any, layers: int, itemsize: int) -> int:
+    """Bytes of a token's keys and values."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * layers * heads * size * itemsize
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a turn, by the generation configuration and by the tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
