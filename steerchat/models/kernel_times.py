@@ -1,7 +1,8 @@
-"""What earlier loads of a model have found out on this machine, and the weights that they prepared, kept for the next start.
+"""What earlier loads of a model have found out and prepared on this machine, kept for the next start.
 
 Beside the models in the cache lies a file per model, with a record for each machine that used it: a home folder may
-be shared, and times of another CPU, another torch or another number of threads mislead.
+be shared, and times of another CPU, another torch or another number of threads mislead. Prepared weights lie in a file
+of their own, in the order that this machine's products want.
 """
 
 from __future__ import annotations
