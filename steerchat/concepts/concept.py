@@ -50,6 +50,10 @@ class Tuning:
     strength: float | None = None
 
 
+# What stands for a method in a digest: another text when it computes something else than before.
+_COMPUTED = {"mean": "", "centred": "centred, apart"}
+
+
 @dataclass(frozen=True)
 class Concept:
     """A named set of examples.
@@ -77,7 +81,7 @@ class Concept:
     def digest(self) -> str:
         """A hash of the examples and the method: a vector with another digest is out of date."""
         text = json.dumps([asdict(example) for example in self.examples], sort_keys=True)
-        text += "" if self.method == "mean" else self.method
+        text += _COMPUTED.get(self.method, self.method)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def tuning(self, fingerprint: str) -> Tuning | None:

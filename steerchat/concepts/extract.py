@@ -2,8 +2,8 @@
 
 vector = activation(text with the concept) - activation(text without), for every layer in one pass.
 Methods: `mean`, the mean difference over the replies' tokens (Rimsky et al. 2024, Contrastive Activation
-Addition; Chen et al. 2025 also read reply tokens); `centred`, the same, with the mean reply of the library's tones
-in place of most of the plain one (see `reference`); `pca`, the first principal component of the pairs' differences,
+Addition; Chen et al. 2025 also read reply tokens); `centred`, the same, against the library's tones (see
+`reference`); `pca`, the first principal component of the pairs' differences,
 uncentred and with its sign fixed (Zou et al. 2023, Representation Engineering); `end`, the mean difference at the last
 tokens, for concepts that decide where a text ends; `last`, the last-token difference of one pair, as textbooks show it
 (Turner et al. 2023, ActAdd).
@@ -21,13 +21,11 @@ from ..values.errors import ConceptError, Interrupted
 from ..values.results import Progress, Report
 from ..values.text import counted
 from .concept import Concept, Example, Extraction, Method
-from .reference import Reference, examples_digest
+from .reference import CENTRED, Reference, examples_digest
 from .vector import LEVELS, ConceptVector
 
 FEW = 8  # the vector of fewer pairs is mostly their topics
 LOW_AGREEMENT = 0.2  # below this mean cosine of the pairs' differences with their mean, the pairs contradict each other
-# The weight of the tones' mean reply in what a centred concept is compared with; the rest is its own plain reply.
-CENTRED = 0.8
 _END_WARNING = "it is read at the ends of texts, so the effect of a whole answer hardly shows it: count words instead"
 
 
@@ -69,7 +67,7 @@ def extract(
     raw = _principal(differences) if method == "pca" else differences.mean(dim=0)
     plain = raw
     if method == "centred" and reference is not None:
-        raw = raw - CENTRED * _tones(reference, negative[train])
+        raw = reference.apart(raw - CENTRED * _tones(reference, negative[train]))
     vector = ConceptVector.from_raw(concept.name, raw, engine.fingerprint, method)
     agreement = _agreement(differences)
     separability = _separability(vector.directions, positive[~train], negative[~train])
@@ -112,11 +110,11 @@ def _levels(directions: Tensor, positive: Tensor, negative: Tensor) -> dict[str,
 
 def read_reference(
     engine: Engine,
-    examples: tuple[Example, ...],
+    examples: tuple[tuple[Example, ...], ...],
     report: Report = lambda event: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Reference:
-    """The library's mean replies on a model.
+    """The library's tones on a model.
 
     Args:
         engine: the model; nothing is steered.
@@ -128,8 +126,11 @@ def read_reference(
         ConceptError: when a text does not fit the model.
         Interrupted: when `stopped` returned True.
     """
-    tones, plain, _ = _states(engine, "the library's mean reply", examples, "mean", report, stopped)
-    return Reference(engine.fingerprint, examples_digest(examples), tones.mean(dim=0), plain.mean(dim=0))
+    flat = tuple(example for tone in examples for example in tone)
+    sides = _states(engine, "the library's mean reply", flat, "mean", report, stopped)[:2]
+    sizes = [len(tone) for tone in examples]
+    positive, negative = (torch.stack([part.mean(dim=0) for part in side.split(sizes)]) for side in sides)
+    return Reference.of(engine.fingerprint, examples_digest(examples), positive, negative)
 
 
 def _states(

@@ -217,8 +217,8 @@ def _taken_out(shown: Entry) -> list[object]:
     if before is None or after is None:
         return []
     return [
-        f"What all tones share is taken out (mean-centring): at layer {shown.read_layer}, its cosine with the vector "
-        f"was {before:+.2f} and is {after:+.2f}."
+        f"What all tones share is taken out (mean-centring), and most of what single ones do: at layer "
+        f"{shown.read_layer}, the cosine with all was {before:+.2f} and is {after:+.2f}."
     ]
 
 

@@ -31,7 +31,7 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Se
         token = tokens[pair.diverges_at]
         likeliest = ", ".join(f"{_quoted(guess.text)} {_percent(guess.probability)}" for guess in rather)
         parts.append(
-            f"They part at token {pair.diverges_at + 1}: steered said {_quoted(token.text)} "
+            f"They diverge at token {pair.diverges_at + 1}: steered said {_quoted(token.text)} "
             f"({_percent(token.probability)} without the push). The unsteered model's likeliest there: {likeliest}."
         )
     else:

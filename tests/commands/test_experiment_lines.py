@@ -124,7 +124,7 @@ def test_why_names_the_token_at_which_the_two_lists_part(start: Start):
     lists = (stored.pair.normal.token_ids, stored.pair.steered.token_ids)
     first = next(index for index, (a, b) in enumerate(itertools.zip_longest(*lists)) if a != b)
     [item] = objects(chat, "/why")
-    assert item["diverges_at"] == first and f"part at token {first + 1}:" in say(chat, screen, "/why")
+    assert item["diverges_at"] == first and f"diverge at token {first + 1}:" in say(chat, screen, "/why")
     engine = chat.session.engine
     prompt = [*prompt_of(chat.session, stored, "steered"), *lists[1][:first]]
     with torch.inference_mode():

@@ -227,8 +227,20 @@ def mean_states(engine: Engine, prompt: str, texts: Sequence[str]) -> torch.Tens
 def test_a_centred_concept_is_compared_with_the_mean_reply_of_the_tones(tmp_path: Path, tiny: Engine) -> None:
     chat = FakeChat(tmp_path, tiny)
     centre(tmp_path)
-    texts = [pair for pairs in CONCEPTS.values() for pair in pairs]
-    tones, plain = (mean_states(tiny, "Well?", [pair[side] for pair in texts]) for side in (0, 1))
+    with_each, without_each = (
+        torch.stack([mean_states(tiny, "Well?", [pair[side] for pair in pairs]) for pairs in CONCEPTS.values()])
+        for side in (0, 1)
+    )
+    tones, plain = with_each.mean(dim=0), without_each.mean(dim=0)
+    each = torch.nn.functional.normalize(with_each - (0.8 * tones + 0.2 * without_each), dim=-1)
+
+    def apart(raw: torch.Tensor) -> torch.Tensor:
+        """2 (C + 2)^-1 raw at each layer, without the tones that are the concept itself."""
+        near = torch.cosine_similarity(each, raw[None], dim=-1).mean(dim=1) >= 0.75
+        others = each[~near]
+        shared = torch.einsum("tlh,tlk->lhk", others, others) + 2 * torch.eye(raw.shape[-1])
+        return 2 * torch.linalg.solve(shared, raw.unsqueeze(-1)).squeeze(-1)
+
     (tmp_path / "one.csv").write_text("prompt,positive,negative\nWell?,What joy!,It is so.\n")
     # Eight pairs: their own plain replies make up the rest.
     rows = [{"prompt": "Well?", "positive": f"joy {n}!", "negative": f"it is {n}."} for n in range(8)]
@@ -236,12 +248,19 @@ def test_a_centred_concept_is_compared_with_the_mean_reply_of_the_tones(tmp_path
     assert "mean-centring" in chat.do(f"/concept new many --examples {tmp_path}/pairs.jsonl")
     with_it, without = (mean_states(tiny, "Well?", [row[side] for row in rows]) for side in ("positive", "negative"))
     many = reopened(tmp_path).vector("many", tiny)
-    torch.testing.assert_close(many.raw, with_it - (0.8 * tones + 0.2 * without), atol=1e-4, rtol=1e-3)
+    expected = apart(with_it - (0.8 * tones + 0.2 * without))
+    torch.testing.assert_close(many.raw, expected, atol=1e-3, rtol=1e-3)
+    # A tone is not taken out of itself: its direction only loses what it shares with the others.
+    reference = reopened(tmp_path).reference(tiny)
+    assert reference is not None
+    torch.testing.assert_close(reference.apart(each[0]), apart(each[0]), atol=1e-3, rtol=1e-3)
+    assert float((apart(each[0]) * each[0]).sum(-1).min()) > 0.7
     # A single pair: the library's plain replies do, so that the pair's topic stays out.
     chat.do('/concept new single --examples "' + str(tmp_path / "one.csv") + '"')
     single = reopened(tmp_path).vector("single", tiny)
     with_it, without = (mean_states(tiny, "Well?", [text]) for text in ("What joy!", "It is so."))
-    torch.testing.assert_close(single.raw, with_it - without - 0.8 * (tones - plain), atol=1e-4, rtol=1e-3)
+    expected = apart(with_it - without - 0.8 * (tones - plain))
+    torch.testing.assert_close(single.raw, expected, atol=1e-3, rtol=1e-3)
     assert "mean-centring" in chat.do("/concept show single")
     chat.do('/concept new bare --method mean --examples "' + str(tmp_path / "one.csv") + '"')
     torch.testing.assert_close(reopened(tmp_path).vector("bare", tiny).raw, with_it - without, atol=1e-4, rtol=1e-3)
