@@ -68,6 +68,9 @@ def steer(
 
     --when sad>1 pushes only while the answer so far scores more than 1 on sad, read below the push in the same pass;
     --when prompt:sad>1 reads the prompt instead, once. --first, --after and --decay go by the position in the answer.
+
+    While an answer streams, Alt-Up and Alt-Down change the strength of what is still to come by a quarter of it, and
+    Alt-0 stops the push.
     """
     if concept is None:
         return [chat.session.recipe]

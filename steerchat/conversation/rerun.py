@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain, repeat
@@ -44,6 +44,7 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     setting = Setting("", pair.recipe, along=_along(session, stored))
     plan = session.plan("rerun", pair.raw)
     plan = replace(plan, sampling=_sampling(stored), thought=_thought(stored), when=_rendered(stored))
+    plan = replace(plan, dial=_turning(() if pair.steered is None else pair.steered.dial))
     for event in session.answer(question, setting, pair.seed, plan):
         yield event
         if isinstance(event, PairDone):
@@ -160,6 +161,15 @@ def _take_recipe(session: Session, stored: StoredPair) -> list[object]:
     if stored.fingerprint == engine.fingerprint:
         return []
     return [Notice(f"{stored.pair.model} answered this; from here on it is {engine.name}.")]
+
+
+def _turning(turns: Sequence[tuple[int, float]]) -> Callable[[int], float]:
+    """The dial of a logged answer, turned again at the same tokens."""
+
+    def share(token: int) -> float:
+        return next((share for turned, share in reversed(turns) if turned <= token), 1.0)
+
+    return share
 
 
 def _along(session: Session, stored: StoredPair) -> Recipe | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ class Plan:
         keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
         rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
         label: for reports of progress; without one, nothing is reported.
+        dial: as of `Engine.generate`.
     """
 
     sampling: Sampling
@@ -77,6 +78,7 @@ class Plan:
     keep: Hashable = None
     rows: int | None = None
     label: str = ""
+    dial: Callable[[int], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ class Runner:
         """The outputs of rows; those that are remembered are not generated again."""
         engine, stopped = self.reader.engine, self.reader.stopped
         if self._memo is None:
-            return (yield from engine.generate(rows, plan.sampling, stopped, keep=plan.keep))
+            return (yield from engine.generate(rows, plan.sampling, stopped, plan.keep, plan.dial))
         keys = [_key(row, plan.sampling) for row in rows]
         outputs = {key: self._memo[key] for key in keys if key in self._memo}
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in outputs}

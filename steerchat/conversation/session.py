@@ -73,6 +73,7 @@ class Session:
         self.probes: tuple[str, ...] = ()  # concepts that are read in every answer
         self.report = report
         self.stop = Flag()
+        self.dial: Callable[[int], float] | None = None  # as of `Engine.generate`, of a person at a terminal
         self._engine = engine
         self._draws = 0
         self._conversation = object()  # by which the engine tells conversations apart
@@ -354,10 +355,12 @@ class Session:
         """
         reader = self.reader
         prompter = reader.engine.prompter
+        plan = replace(plan, dial=plan.dial or self.dial)
         run = Returning(Runner(reader).run([question], [setting], [seed], plan))
         titles = ("normal", f"steered: {setting.recipe}" if setting.recipe.active else "asked for")
         opened = prompter.opens_thought(plan.thought) and not plan.raw
-        yield Started(titles[: 1 if question.steered is None else 2], opened)
+        strength = next((term.strength for term in setting.recipe.graded), None)
+        yield Started(titles[: 1 if question.steered is None else 2], opened, strength)
         for event in run:
             if isinstance(event, PairDone):
                 self.last = self.shown = event.pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -85,6 +85,10 @@ class Decoding:
         self._thinking = [held is not None] * len(rows)
         self._finishes: list[Finish] = ["interrupted" for _ in rows]
         self._shares: list[list[tuple[int, float]]] = [[] for _ in rows]
+        self._pushed = [bool(row.edits) for row in rows]
+        self._turns: list[list[tuple[int, float]]] = [[] for _ in rows]
+        self._share = 1.0
+        self.step_number = 0  # of the next step; the index of the tokens that it chooses
         self._tokens = torch.tensor([row.prompt[-1] for row in rows])
         if room <= 0:
             self.active = 0
@@ -92,6 +96,7 @@ class Decoding:
 
     def step(self) -> Iterator[Delta | Finished]:
         """One token for every running row."""
+        self.step_number += 1
         # Entered for the model call alone, so that no hook outlives it whatever a reader of events does.
         width, lengths = self._batch.width, self._batch.lengths.clone()
         if self._opened is not None:
@@ -111,7 +116,7 @@ class Decoding:
             else:
                 self._ids[row].append(token)
                 if delta := self._streams[row].push(token):
-                    yield Delta(row, delta)
+                    yield Delta(row, delta, self._share if self._pushed[row] else 1.0)
                 if self._opened is not None and self._thinking[row]:
                     self._thinking[row] = thinking(self._streams[row].text, self._opened[row])
                 finish = "length" if len(self._ids[row]) >= self._room else None
@@ -121,6 +126,16 @@ class Decoding:
                 yield from self._close(row)
         if finished:
             self._drop(finished)
+
+    def turn(self, share: float) -> None:
+        """From the next step on push with this share of every strength."""
+        if share == self._share:
+            return
+        self._share = share
+        self._steering.turn(share)
+        for row in self._slots[: self.active]:
+            if self._pushed[row]:
+                self._turns[row].append((len(self._ids[row]), share))
 
     def _note_shares(self, shares: Sequence[float]) -> None:
         for slot, share in enumerate(shares):
@@ -151,8 +166,11 @@ class Decoding:
                 repetition=repetition(ids),
                 token_ids=tuple(ids),
                 gate=tuple(shares),
+                dial=tuple(turns),
             )
-            for stream, ids, finish, shares in zip(self._streams, self._ids, self._finishes, self._shares, strict=True)
+            for stream, ids, finish, shares, turns in zip(
+                self._streams, self._ids, self._finishes, self._shares, self._turns, strict=True
+            )
         ]
 
     def complete(self) -> None:
@@ -174,7 +192,7 @@ class Decoding:
 
     def _close(self, row: int) -> Iterator[Delta | Finished]:
         if delta := self._streams[row].close():
-            yield Delta(row, delta)
+            yield Delta(row, delta, self._share if self._pushed[row] else 1.0)
         yield Finished(row, self.answers()[row])
 
     def _drop(self, finished: Sequence[int]) -> None:
@@ -225,5 +243,5 @@ def numbered(
         new = event.text[max(0, sent[row] - before) :]
         sent[row] = max(sent[row], generated[row])
         if new:
-            yield Delta(row, new)
+            yield replace(event, row=row, text=new)
     return events.value

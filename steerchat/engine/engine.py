@@ -120,6 +120,7 @@ class Engine:
         sampling: Sampling,
         stopped: Callable[[], bool] = lambda: False,
         keep: Hashable = None,
+        dial: Callable[[int], float] | None = None,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """Answer every row.
 
@@ -128,6 +129,7 @@ class Engine:
             sampling: for all of them.
             stopped: asked between steps; once true, every row ends with what it has.
             keep: the conversation that goes on from these rows: their keys and values are kept for its next turn.
+            dial: asked before each step, with the index of the token that comes, for the share of every strength.
 
         Yields:
             `Delta` and `Finished`, with the row's index.
@@ -151,7 +153,7 @@ class Engine:
         while len(outputs) < len(rows):
             first = len(outputs)
             group = rows[first : first + size]
-            run = self._run(group, sampling, stopped, keep)
+            run = self._run(group, sampling, stopped, keep, dial)
             try:
                 outputs += yield from numbered(run, first, sent, ended)
                 continue
@@ -243,7 +245,12 @@ class Engine:
     # A run of rows that fit into memory together.
 
     def _run(
-        self, rows: Sequence[Row], sampling: Sampling, stopped: Callable[[], bool], keep: Hashable
+        self,
+        rows: Sequence[Row],
+        sampling: Sampling,
+        stopped: Callable[[], bool],
+        keep: Hashable,
+        dial: Callable[[int], float] | None,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
         steered_prompt = any(row.scope == "all" and row.edits for row in rows)
@@ -260,6 +267,8 @@ class Engine:
             if stopped():
                 yield from decode.stop()
                 break
+            if dial is not None:
+                decode.turn(dial(decode.step_number))
             try:
                 yield from decode.step()
             except NoNumbers as found:

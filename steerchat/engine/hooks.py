@@ -75,6 +75,7 @@ class _LayerEdits:
         device: torch.device,
     ) -> None:
         self.open: Tensor | None = None  # which rows are changed for now; None changes all
+        self.share: Tensor | None = None  # of every strength, (1, 1, 1); None is all of it
         self._layer = layer
         self._read = [gate for gate in opening if layer in gate.layers]
         self._operations: list[tuple[LayerOperation, RowGates | None]] = []
@@ -94,7 +95,10 @@ class _LayerEdits:
         for gate in self._read:
             gate.read(self._layer, state)
         for operation, opens in self._operations:
-            state = operation(state) if opens is None else operation(state, opens.factor())
+            factor = None if opens is None else opens.factor()
+            if self.share is not None:
+                factor = self.share if factor is None else factor * self.share.to(factor.device)
+            state = operation(state, factor)
         if self.open is not None:
             state = torch.where(self.open.to(state.device), state, hidden.to(state.dtype))
         return with_hidden(output, state.to(hidden.dtype))
@@ -157,6 +161,11 @@ class Steering:
         self._advancing = None if rows is None or all(rows) else torch.tensor(rows)
         for edits in self._layers.values():
             edits.open = None if self._advancing is None else self._advancing[:, None, None]
+
+    def turn(self, share: float) -> None:
+        """From now on do everything at this share of its strength; at 0 nothing is done."""
+        for edits in self._layers.values():
+            edits.share = None if share == 1.0 else torch.full((1, 1, 1), share)
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order. `rows`: (kept,) long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..engine.processes import Team
@@ -31,12 +32,13 @@ class SharedEngine(Engine):
         sampling: Sampling,
         stopped: Callable[[], bool] = lambda: False,
         keep: Hashable = None,
+        dial: Callable[[int], float] | None = None,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`: this process's rows as they come, then those of the others."""
         for row in rows:
             self.check(row.prompt)
         mine = self._team.share(len(rows))
-        run = super().generate([rows[index] for index in mine], sampling, self._team.stop.is_set, keep)
+        run = super().generate([rows[index] for index in mine], sampling, self._team.stop.is_set, keep, dial)
         outputs: list[Output] = []
         error: Exception | None = None
         while True:
@@ -49,7 +51,7 @@ class SharedEngine(Engine):
                 error = failed
                 break
             row = mine[event.row]
-            yield Delta(row, event.text) if isinstance(event, Delta) else Finished(row, event.answer)
+            yield replace(event, row=row)
         outputs = self._team.gather(outputs, error)
         for row, output in enumerate(outputs):
             if row not in mine:

@@ -22,6 +22,8 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Se
         Shaded([(token.text, _shade(token.probability)) for token in tokens]),
     ]
     parts.append(Notice("The more a token stands out, the less the unsteered model would have said it: 10%, 1%, 0.1%."))
+    if pair.steered.dial:
+        parts.append(f"The dial was turned: {pair.steered.turns}.")
     if pair.steered.gate:
         runs = [str(first) if first == last else f"{first}-{last}" for first, last in pair.steered.pushed]
         parts.append(f"The gates were open at tokens {', '.join(runs)}." if runs else "The gates never opened.")
@@ -47,6 +49,7 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Se
         "wanted": [guess.to_json() for guess in rather],
         "concepts": [strip.to_json() for strip in strips],
         "gate": [list(change) for change in pair.steered.gate],
+        "dial": [list(change) for change in pair.steered.dial],
     }
     return Page(parts, [data])
 

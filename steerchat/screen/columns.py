@@ -15,6 +15,7 @@ from .painter import ACCENT, DIM, REDRAW_SECONDS, Painter
 
 SIDE_BY_SIDE = 100  # cells from which two columns fit next to each other
 GAP = 3
+_MARGIN = 8  # cells for the strength beside lines that were written at another than the recipe's
 MAX_COLUMN, MAX_SINGLE = 80, 100  # longer lines are hard to read
 
 
@@ -27,6 +28,8 @@ class Column:
     text: Wrapper
     marks: list[tuple[int, int, str]] = field(default_factory=list)
     taken: int = 0  # final lines that are printed
+    turns: list[tuple[int, str]] = field(default_factory=list)  # (offset in the text, mark in the margin from there on)
+    length: int = 0  # of the text
     opened: bool = False  # whether the answer begins inside a thought
     _beginning: str | None = ""  # the answer so far, until the end of its thought is known
     _thought: int = 0  # length of the thought at the answer's beginning
@@ -39,18 +42,32 @@ class Column:
             self._thought = len(self._beginning) if unfinished else reply_start(self._beginning, self.opened)
             if not unfinished:
                 self._beginning = None
+        self.length += len(text)
         self.text.feed(text)
+
+    def turn(self, mark: str) -> None:
+        """The margin has this mark beside what comes now; the lines from here on are narrower, to make room for one."""
+        if mark == (self.turns[-1][1] if self.turns else ""):
+            return
+        if not self.turns:
+            self.text.rewrap(max(1, self.text.width - _MARGIN), self.taken)
+        self.turns.append((self.length, mark))
 
     def head(self) -> Text:
         """The heading `─ title ──────`, as wide as the column."""
-        width = self.text.width
+        width = self.text.width + (_MARGIN if self.turns else 0)
         head = Text().append("─ ", DIM)
         head.append(fit(self.title, width - 4), f"bold {ACCENT}" if self.accent else "bold")
         return head.append(" " + "─" * (width - head.cell_len - 1), DIM)
 
     def draw(self, line: Line) -> Text:
         """`line` with its styles."""
-        return styled(line, [(0, self._thought, DIM), *self.marks])
+        drawn = styled(line, [(0, self._thought, DIM), *self.marks])
+        mark = next((mark for start, mark in reversed(self.turns) if start < line.start + len(line.text)), "")
+        if mark:
+            drawn.append(" " * (self.text.width - drawn.cell_len + 1))
+            drawn.append(f"│ {mark}", ACCENT)
+        return drawn
 
     def close(self, note: str) -> None:
         """Completes the text, with a dim `note` at its end."""
@@ -83,7 +100,7 @@ class Block:
         share = min(width, MAX_SINGLE) if len(self._groups[0]) == 1 else min((width - GAP) // 2, MAX_COLUMN)
         self._share = max(share, 1)
         for column in self.columns:
-            column.text.rewrap(self._share, column.taken)
+            column.text.rewrap(max(1, self._share - (_MARGIN if column.turns else 0)), column.taken)
 
     @property
     def extent(self) -> int:
@@ -158,11 +175,12 @@ class Stream:
             painter.console.show_cursor(False)
         self._draw()
 
-    def add(self, row: int, text: str) -> None:
-        """Appends clean `text` to a row, and draws it unless the last drawing is very recent."""
+    def add(self, row: int, text: str, mark: str = "") -> None:
+        """Appends clean `text` to a row, `mark` in its margin, and draws unless the last drawing is very recent."""
         column = self._columns.get(row)
         if column is None or column.text.closed:
             return
+        column.turn(mark)
         column.feed(text)
         # The rows of a decoding step arrive together; drawing before the last of them would show it a step late.
         last = max(r for r, c in self._columns.items() if not c.text.closed)

@@ -133,7 +133,7 @@ def measured(pair: Pair, verdict: str | None = None) -> list[str]:
     """What steering did to a pair: effect, cost, verdict and divergence, each where it is known."""
     if pair.steered is None:
         return []
-    parts: list[str] = []
+    parts = [f"strength {pair.steered.turns}"] if pair.steered.dial else []
     if pair.effect is not None:
         band = "" if pair.chance is None else " (random pushes {} .. {})".format(*map(format_effect, pair.chance))
         parts.append(f"effect {format_effect(pair.effect)}{band}")

@@ -16,6 +16,7 @@ from rich.text import Text
 from ..system.settings import View
 from ..values.errors import SteerchatError
 from ..values.page import Page
+from ..values.recipe import format_strength
 from ..values.results import Delta, Event, Finished, Notice, Pair, PairDone, Probed, Progress, Started
 from ..values.text import cell_len, changes, clean
 from .columns import GAP, SIDE_BY_SIDE, Block, Stream
@@ -73,18 +74,20 @@ class Screen:
         """
         stream: Stream | None = None
         pair: Pair | None = None
+        base: float | None = None  # the strength that a share is of
         notices: list[Notice] = []  # held back while text streams, so that they do not interrupt it
         try:
             for event in events:
                 if not isinstance(event, Progress):
                     self._bar.clear()
                 match event:
-                    case Started(titles, thinking):
+                    case Started(titles, thinking, strength):
                         if stream:
                             stream.close()
                         stream = self._start(titles, view, thinking)
-                    case Delta(row, text) if stream:
-                        stream.add(row, clean(text))
+                        base = strength
+                    case Delta(row, text, share) if stream:
+                        stream.add(row, clean(text), _turned(base, share))
                     case Finished(row, answer) if stream:
                         stream.finish(row, clean(answer.text), _note(answer.ending))
                     case PairDone():
@@ -214,6 +217,13 @@ class Screen:
     def _print(self, lines: Iterable[Text]) -> None:
         self._bar.clear()
         self._painter.draw(lines)
+
+
+def _turned(strength: float | None, share: float) -> str:
+    """The margin's mark of text that was written at another strength than the recipe's; empty at all of it."""
+    if share == 1.0:
+        return ""
+    return f"x{share:g}" if strength is None else format_strength(round(strength * share, 2))
 
 
 def _note(ending: str) -> str:

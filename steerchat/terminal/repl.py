@@ -31,6 +31,7 @@ from ..values.errors import Interrupted, SteerchatError, UsageError
 from ..values.results import Notice
 from ..values.text import REPLACEMENT, cell_len, clean, fit
 from .completion import SlashCompleter
+from .dial import Dial
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
@@ -41,8 +42,11 @@ _LONGEST_LINE = 1 << 20  # characters, more than any model's context
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse", "prompt": "bold"})
 
 
-def run_line(chat: Chat, screen: Screen, line: str) -> bool:
+def run_line(chat: Chat, screen: Screen, line: str, dial: Dial | None = None) -> bool:
     """Run one line and draw its result. Errors are shown here and nowhere else.
+
+    Args:
+        dial: takes the terminal's keys meanwhile; without one, they wait for the next prompt.
 
     Returns:
         whether it worked; stopping an answer is no failure.
@@ -51,7 +55,7 @@ def run_line(chat: Chat, screen: Screen, line: str) -> bool:
     try:
         if chat.companion is not None:
             line = chat.companion.meant(line)
-        with stoppable(chat.session.stop), unechoed():
+        with stoppable(chat.session.stop), unechoed() if dial is None else dial.watching():
             if is_command(line):
                 show(chat, screen, chat.registry.parse(line).run(chat))
             elif line.strip():
@@ -167,8 +171,9 @@ def run_chat(
         input=input,
         output=output,
     )
+    dial = chat.session.dial = Dial(prompt.input)
     for line in first:
-        run_line(chat, screen, line)
+        run_line(chat, screen, line, dial)
     while not chat.leaving:
         start, chat.editing = chat.editing or "", None
         try:
@@ -178,7 +183,7 @@ def run_chat(
         except EOFError:
             break
         if line.strip() or chat.companion is not None:
-            run_line(chat, screen, line)
+            run_line(chat, screen, line, dial)
 
 
 class Visible(Processor):

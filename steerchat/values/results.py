@@ -71,6 +71,11 @@ class Answer:
         return runs
 
     @property
+    def turns(self) -> str:
+        """How the dial was turned, in words; empty where it was not."""
+        return ", ".join(f"x{share:g} from token {token + 1} on" for token, share in self.dial)
+
+    @property
     def ending(self) -> str:
         """Why the answer ended early, in words; empty when the model ended it."""
         return _ENDINGS[self.finish]
@@ -268,18 +273,21 @@ class Started(_Event):
     Attributes:
         titles: a heading for each streaming column, left to right; row i of later events is column i.
         thinking: whether the answers begin inside a thought that the prompt opened.
+        strength: of the recipe's first term with one, for what is written at a share of it.
     """
 
     titles: tuple[str, ...]
     thinking: bool = False
+    strength: float | None = None
 
 
 @dataclass(frozen=True)
 class Delta(_Event):
-    """New text in a row, never a part of a character."""
+    """New text in a row, never a part of a character; `share` is that of the strength at the time, by the dial."""
 
     row: int
     text: str
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,27 @@ def test_a_gate_on_the_prompt_opens_by_what_the_user_typed(session: Session):
         assert (pair.diverges_at is not None) == opens
 
 
+def test_a_dial_is_logged_and_turned_at_the_same_tokens_again(session: Session):
+    steer(session, "happy 2 8.0", "rotate sad 1 3.0 --after 1")
+    plain = drawn(session.compare("Well?"))
+    shares = (1.0, 1.0, 1.5, 1.5, 0.0, 0.0)
+    session.dial = lambda token: shares[min(token, 5)]
+    turned = drawn(session.compare("Well?"))
+    assert plain.steered is not None and turned.steered is not None
+    assert turned.normal == plain.normal and turned.normal.dial == ()
+    assert turned.steered.token_ids[:2] == plain.steered.token_ids[:2] and turned.steered != plain.steered
+    assert turned.steered.dial == ((2, 1.5), (4, 0.0)) and turned.steered.gate == ((0, 0.0), (1, 1.0))
+    first = pair_id(session)
+    session.dial = lambda token: 4.0  # of a later answer
+    assert "token for token" in told(rerun(session, first))
+    assert session.last is not None and session.last.steered is not None
+    assert session.last.steered.dial == turned.steered.dial
+    steer(session, "happy 2 8.0")
+    session.dial = lambda token: 0.0
+    stopped = drawn(session.compare("Well?"))
+    assert stopped.steered is not None and stopped.steered.token_ids == stopped.normal.token_ids
+
+
 def drawn(events: Iterable[object]) -> Pair:
     return [event.pair for event in events if isinstance(event, PairDone)][-1]
 

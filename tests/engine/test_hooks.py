@@ -261,6 +261,21 @@ def test_two_gates_of_a_row_open_by_themselves_and_selected_rows_keep_theirs() -
     torch.testing.assert_close(result[1, 0], states[1, 0] + vector(2))
 
 
+def test_a_share_of_every_strength_is_done_and_at_none_nothing() -> None:
+    gated = Edit(1, "add", vector(1), gate=Gate(after=1))
+    rows = [[edit("add", 1)], [edit("rotate", 1, size=0.4)], [edit("ablate", 1)], [], [gated]]
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, rows, HIDDEN)
+    half = steered([[edit("add", 1, size=2.5)], [edit("rotate", 1, size=0.2)], [edit("ablate", 1)], [], []])
+    for share, expected in ((0.5, half), (0.0, STATES), (1.0, steered([*rows[:4], [edit("add", 1)]]))):
+        steering.turn(share)
+        with steering:
+            result = blocks[1](STATES)
+        torch.testing.assert_close(result[:4], expected[:4])
+        assert torch.equal(result[3], STATES[3])
+    torch.testing.assert_close(result[4], STATES[4] + vector(1))
+
+
 def test_rows_that_are_left_alone_for_now_do_not_count_positions() -> None:
     blocks = blocks_of(PlainBlock)
     steering = Steering(blocks, [[Edit(1, "add", vector(1), gate=Gate(first=1))]] * 2, HIDDEN)

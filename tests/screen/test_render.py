@@ -535,6 +535,23 @@ def test_a_turn_is_told_in_degrees():
     ]
 
 
+def test_what_is_written_at_another_strength_has_it_in_the_margin():
+    screen, lines = drawn(40)
+    words = [f"word{number:02} " for number in range(24)]
+    shares = [1.0] * 8 + [1.25] * 8 + [0.0] * 4 + [1.0] * 4
+    deltas = [Delta(0, word, share) for word, share in zip(words, shares, strict=True)]
+    answer = Answer("".join(words), 24, "end")
+    screen.stream([Started(("steered: happy",), strength=2.0), *deltas, Finished(0, answer)])
+    assert lines()[1:] == [
+        "word00 word01 word02 word03 word04",
+        "word05 word06 word07 word08      │ 2.5",
+        "word09 word10 word11 word12      │ 2.5",
+        "word13 word14 word15 word16      │ 0.0",
+        "word17 word18 word19 word20",
+        "word21 word22 word23",
+    ]
+
+
 def test_a_gate_is_echoed_in_words():
     screen, lines = drawn()
     gate = Gate(Condition("sad", True, 1.0), first=20)

@@ -1,0 +1,98 @@
+"""The live dial: keys in a pseudo-terminal that change the strength of an answer while it streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chats import prepare_home
+from places import ROOT
+from tiny import save_model
+
+UP, DOWN, STOP = b"\x1b[1;3A", b"\x1b[1;3B", b"\x1b0"
+
+
+class Terminal:
+    """A chat in a pseudo-terminal of 80 columns."""
+
+    def __init__(self, model: Path, home: Path, tokens: int) -> None:
+        self.master, slave = pty.openpty()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "STEERCHAT_HOME": str(home), "TERM": "xterm"}
+        environment |= {"COLUMNS": "80", "LINES": "40"}
+        line = [sys.executable, "-m", "steerchat", "--model", str(model), "--device", "cpu"]
+        self.process = subprocess.Popen(
+            [*line, "--max-tokens", str(tokens)], stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=ROOT
+        )
+        os.close(slave)
+        self.text = ""
+
+    def send(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def wait(self, text: str, seconds: float = 60.0) -> str:
+        """What came on the screen up to the first `text` since the last call."""
+        end = time.monotonic() + seconds
+        while text not in self.text:
+            assert time.monotonic() < end, self.text[-2000:]
+            if select.select([self.master], [], [], 0.2)[0]:
+                self.text += os.read(self.master, 65536).decode(errors="replace")
+                if "\x1b[6n" in self.text[-200:]:  # prompt_toolkit asks where the cursor is
+                    self.send(b"\x1b[1;1R")
+        before, self.text = self.text.split(text, 1)
+        return before
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+def answers(home: Path) -> list[dict[str, Any]]:
+    [path] = home.rglob("history.db")
+    with sqlite3.connect(path) as db:
+        db.row_factory = sqlite3.Row
+        query = "SELECT kind, token_ids, dial FROM pairs JOIN answers ON answers.id = steered_id ORDER BY pairs.id"
+        return [dict(row) | {"dial": json.loads(row["dial"])} for row in db.execute(query)]
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_keys_turn_the_strength_of_what_is_still_to_come_and_a_rerun_turns_it_at_the_same_tokens(
+    tmp_path: Path,
+) -> None:
+    # Deep enough that an answer takes longer than a person who presses three keys.
+    model, home = save_model(tmp_path / "deep", layers=24), tmp_path / "home"
+    prepare_home(home, model, ["happy"])
+    terminal = Terminal(model, home, 400)
+    try:
+        terminal.wait("Ctrl-D quits")
+        terminal.send(b"/set view steered\r")
+        terminal.wait("view")
+        terminal.send(b"/steer happy 2 4.0\r")
+        terminal.wait("typical length")
+        terminal.send(b"How are you?\r")
+        terminal.wait("steered: happy")
+        for keys, strength in ((UP, "5.0"), (STOP, "0.0"), (UP + UP + DOWN, "1.0")):
+            terminal.send(keys)
+            terminal.wait(f"│ {strength}")
+        terminal.send(b"/why\r")  # typed ahead, for the next prompt
+        terminal.wait("pair 1")
+        terminal.wait("The dial was turned: x1.25 from token")
+        terminal.send(b"/history rerun 1\r")
+        terminal.wait("token for token")
+    finally:
+        terminal.close()
+    first, again = answers(home)
+    assert [share for _, share in first["dial"]] == [1.25, 0.0, 0.25]
+    tokens = [token for token, _ in first["dial"]]
+    assert tokens == sorted(set(tokens)) and 0 <= tokens[0] < tokens[-1] < 400
+    assert again["kind"] == "rerun" and (again["token_ids"], again["dial"]) == (first["token_ids"], first["dial"])
