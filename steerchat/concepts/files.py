@@ -1,4 +1,4 @@
-"""Concepts as text files: reads and writes a concept's TOML, and reads examples from TOML, JSONL and CSV."""
+"""Concepts as files: a concept's TOML, examples in TOML, JSONL and CSV, and the header of a vector's file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import tomli_w
 
-from ..system.untrusted import check_toml, parse_json, read_small, read_toml
+from ..system.untrusted import MAX_HEADER, check_toml, claimed_header, parse_json, read_small, read_toml
 from ..values.errors import ConceptError, shorten
 from .concept import METHODS, Concept, Example, Method, Tuning, check_examples
 
@@ -198,3 +198,18 @@ def _string(data: dict[str, Any], key: str, default: str | None = None) -> str:
     if not isinstance(value, str):
         raise TypeError(key)
     return value
+
+
+def read_header(path: Path) -> tuple[str, dict[str, Any]]:
+    """(fingerprint, report) of a vector's file, read without torch; both empty when it is not one of steerchat's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if claimed_header(path) > MAX_HEADER:
+            return "", {}
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        report = parse_json(metadata.get("report", "{}"))
+        return metadata.get("fingerprint", ""), report if isinstance(report, dict) else {}
+    except (OSError, SafetensorError, ValueError):
+        return "", {}

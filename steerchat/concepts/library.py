@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..system.folders import write_whole
-from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError, SteerchatError, shorten, unknown
 from ..values.recipe import RANDOM
 from ..values.results import Notice, Report
 from .concept import Concept, Source, check_examples
-from .files import concept_toml, read_concept
+from .files import concept_toml, read_concept, read_header
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -391,18 +390,3 @@ class Library:
 
 def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and name not in _NOT_CONCEPTS
-
-
-def read_header(path: Path) -> tuple[str, dict[str, Any]]:
-    """(fingerprint, report) of a vector's file, read without torch; both empty when it is not one of steerchat's."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if claimed_header(path) > MAX_HEADER:
-            return "", {}
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        report = parse_json(metadata.get("report", "{}"))
-        return metadata.get("fingerprint", ""), report if isinstance(report, dict) else {}
-    except (OSError, SafetensorError, ValueError):
-        return "", {}

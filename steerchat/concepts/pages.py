@@ -12,7 +12,8 @@ from ..values.recipe import RANDOM, format_strength, name_layers, parse_layers
 from ..values.results import Notice
 from ..values.text import counted
 from .concept import Concept
-from .library import Library, read_header
+from .files import read_header
+from .library import Library
 
 if TYPE_CHECKING:
     from .vector import ConceptVector

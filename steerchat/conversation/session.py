@@ -33,6 +33,7 @@ from ..values.results import (
     Started,
 )
 from ..values.setting import Message, Setting
+from ..values.text import counted
 from ..values.thinking import thinking
 from .runner import Plan, Question, Runner, Trial
 
@@ -184,9 +185,7 @@ class Session:
         before = self._left_out
         normal, steered, dropped = self._fit(text, recipe)
         if dropped and self._left_out != before:
-            yield Notice(
-                f"the model's memory is full: the oldest {_turns(dropped)} left out of its context from here on"
-            )
+            yield Notice(f"the model's memory is full: its context now lacks the oldest {counted(dropped, 'turn')}")
         draw = self._next_seed() if seed is None else seed
         context = [turn.id for turn in self.turns[dropped:]]
         question = Question(text, normal, steered if recipe.active else None, tuple(context))
@@ -402,7 +401,3 @@ class Session:
 def _thinks(answer: Answer, opened: bool) -> bool:
     """Whether an answer ran out of tokens before its reply began."""
     return answer.finish == "length" and bool(answer.text) and thinking(answer.text, opened)
-
-
-def _turns(count: int) -> str:
-    return "turn is" if count == 1 else f"{count} turns are"

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from steerchat.concepts.files import read_concept, read_examples
-from steerchat.concepts.library import read_header
+from steerchat.concepts.files import read_concept, read_examples, read_header
 from steerchat.concepts.vector import ConceptVector
 from steerchat.course.lesson import read_course, read_lesson
 from steerchat.measures.chance import load_chance
