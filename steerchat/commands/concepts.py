@@ -223,7 +223,7 @@ def import_(
     layer: Annotated[str, Layer("of a plain direction: the block whose output it steers, counted from 0")] = "",
     replace: Replace = False,
 ) -> list[object]:
-    """Imports a vector of steerchat, llama.cpp or repeng, or a plain direction.
+    """Imports a vector of steerchat, llama.cpp, repeng, saklas or steering-lite, or a plain direction.
 
     A plain direction is an .npy array, or a safetensors file with one tensor, of shape (hidden,), or (layers, hidden)
     with a row for each block. Row i and --layer i mean the output of block i, counted from 0. Lengths are not
@@ -258,6 +258,9 @@ def import_(
     )
     parts.append(f"{name} is imported, with a direction at {name_layers(imported.layers)}.")
     example = f"/steer {name} {format_layers(recommended)} 2.0"
+    if imported.ablates:
+        parts.append(Notice(f"Try /ablate {name} {format_layers(recommended)}"))
+        return parts
     parts.append(Notice(f"No strength was measured for it on {engine.name}: try {example}"))
     return parts
 

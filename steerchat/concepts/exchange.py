@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ..system.folders import write_whole
 from ..values.errors import ConceptError, shorten
 from ..values.operation import UNIT
 from ..values.recipe import format_layers
+from .foreign import Layout, glp_ablates, layout, pickle_error
 from .vector import LEVELS, ConceptVector
 
 ARCHITECTURE = "controlvector"
@@ -53,11 +55,13 @@ class Imported:
         vector: bound to the model that it was imported on; zero at layers that the file does not have.
         facts: kind and description, if the file has them.
         notes: sentences for the user about the layers.
+        ablates: whether the file is meant to be taken out of states and not added.
     """
 
     vector: ConceptVector
     facts: Mapping[str, str]
     notes: tuple[str, ...]
+    ablates: bool = False
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -69,7 +73,8 @@ def import_vector(path: Path, name: str, engine: Engine, layer: int | None = Non
     """Read a vector for a model.
 
     Args:
-        path: safetensors (steerchat's, or with one tensor), a GGUF control vector, or an .npy array.
+        path: safetensors (of steerchat, saklas or steering-lite, or with one tensor), a GGUF control vector, or an
+            .npy array.
         name: the name of the new concept.
         engine: the model.
         layer: for a plain direction, a tensor of shape (hidden,).
@@ -77,24 +82,31 @@ def import_vector(path: Path, name: str, engine: Engine, layer: int | None = Non
     Raises:
         ConceptError: naming the file, for anything but a finite vector of the right size.
     """
-    magic = _magic(path, engine)
+    magic, ablates = _magic(path, engine), False
+    facts: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
     if magic.startswith(b"GGUF"):
-        raw, facts, notes = _from_gguf(path, engine)
+        if layer is not None:
+            raise _has_layers(path.name)
+        raw, facts, notes, ablates = _from_gguf(path, engine)
     elif magic.startswith(b"\x93NUMPY"):
-        raw, facts, notes = _placed(path.name, _from_npy(path, engine), engine, layer), {}, ()
-    elif (tensor := _from_safetensors(path, engine)) is not None:
-        raw, facts, notes = _placed(path.name, tensor, engine, layer), {}, ()
+        raw = _placed(path.name, _from_npy(path, engine), engine, layer)
+    elif (read := _from_safetensors(path, engine)) is not None:
+        tensor, known = read
+        raw = _placed(path.name, tensor, engine, layer)
+        if known is not None:
+            notes, ablates = known.notes, known.ablates
     else:
         return _own(path, name, engine, layer)
-    if magic.startswith(b"GGUF") and layer is not None:
-        raise _has_layers(path.name)
     if not torch.isfinite(raw).all():
         raise ConceptError(f"{path.name} contains NaN or infinity", "compute the vector again")
     if not torch.isfinite(raw.norm(dim=-1)).all():
         raise ConceptError(f"{path.name} contains numbers too large for float32", "scale the direction down")
     if not raw.any():
         raise ConceptError(f"{path.name} contains only zeros", _HAS_LENGTH)
-    return Imported(ConceptVector.from_raw(name, raw, engine.fingerprint, "imported"), facts, notes)
+    if ablates:
+        notes = (*notes, "It is meant to be taken out of what the model computes, and not to be added.")
+    return Imported(ConceptVector.from_raw(name, raw, engine.fingerprint, "imported"), facts, notes, ablates)
 
 
 def export_vector(vector: ConceptVector, path: Path, lengths: Tensor, model_type: str, facts: Mapping[str, str]) -> str:
@@ -152,11 +164,13 @@ def _magic(path: Path, engine: Engine) -> bytes:
         size = path.stat().st_size
     except (OSError, ValueError) as error:
         raise ConceptError(f"{path.name} cannot be read: {error}", "check the path and its rights") from None
-    # A pickle, or the zip file that torch.save and np.savez put it into.
-    if path.suffix.lower() in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt") or magic[:1] == b"\x80":
-        raise _pickle(path)
+    # A pickle, or the zip file that torch.save and np.savez put it into. A safetensors file may begin with the same
+    # byte, of the length of its header.
+    is_pickle = magic[:1] == b"\x80" and (len(magic) < 8 or int.from_bytes(magic, "little") > _HEADER_BYTES)
+    if path.suffix.lower() in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt") or is_pickle:
+        raise pickle_error(path)
     if magic.startswith(b"PK\x03\x04"):
-        raise _pickle(path)
+        raise pickle_error(path)
     most = engine.n_layers * engine.hidden * 8 + 2 * _HEADER_BYTES
     if size > most:
         raise ConceptError(
@@ -164,18 +178,6 @@ def _magic(path: Path, engine: Engine) -> bytes:
             f"it has {size:,} bytes, and {engine.n_layers} layers of {engine.hidden} numbers at most {most:,}",
         )
     return magic
-
-
-def _pickle(path: Path) -> ConceptError:
-    source, target = path.name, path.with_suffix(".safetensors").name
-    line = (
-        "import torch; from safetensors.torch import save_file; "
-        f"v = torch.load({source!r}, weights_only=True); save_file({{'direction': v.float().contiguous()}}, {target!r})"
-    )
-    return ConceptError(
-        f"{source} is a pickle, which could run code when it is read, and is never opened",
-        f'if you trust it, convert it: python -c "{line}"',
-    )
 
 
 def _from_npy(path: Path, engine: Engine) -> Tensor:
@@ -188,8 +190,8 @@ def _from_npy(path: Path, engine: Engine) -> Tensor:
     return _tensor(path.name, array, engine)
 
 
-def _from_safetensors(path: Path, engine: Engine) -> Tensor | None:
-    """The only tensor in the file; None for a file of steerchat's."""
+def _from_safetensors(path: Path, engine: Engine) -> tuple[Tensor, Layout | None] | None:
+    """The only tensor in the file, or (layers, hidden) where the layout is known; None for a file of steerchat's."""
     with path.open("rb") as file:
         claimed = int.from_bytes(file.read(8), "little")
         opening = file.read(1)
@@ -197,20 +199,30 @@ def _from_safetensors(path: Path, engine: Engine) -> Tensor | None:
         raise ConceptError(f"{path.name} has an unknown format", _FORMATS)
     try:
         with safe_open(path, framework="np") as file:
-            if (file.metadata() or {}).get("format", "").startswith("steerchat"):
+            metadata = file.metadata() or {}
+            if metadata.get("format", "").startswith("steerchat"):
                 return None
             names = list(file.keys())
-            if len(names) != 1:
+            known = layout(path.name, names, metadata)
+            if known is None and len(names) != 1:
                 shown = shorten(", ".join(names) or "none", 80)
                 raise ConceptError(f"{path.name} has {len(names)} tensors: {shown}", "save the direction alone")
-            _check_shape(path.name, file.get_slice(names[0]).get_shape(), engine)
+            for name in names:
+                _check_shape(path.name, file.get_slice(name).get_shape(), engine)
+            if known is not None:
+                _check_block(path.name, max(known.tensors), engine)
         with safe_open(path, framework="pt") as file:  # numpy knows no bfloat16
             tensor = file.get_tensor(names[0])
+            if known is not None:
+                rows = torch.zeros(engine.n_layers, engine.hidden, dtype=tensor.dtype)
+                for block, name in known.tensors.items():
+                    rows[block] = file.get_tensor(name).flatten()
+                tensor = rows
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise _broken(path.name, error) from None
     if not tensor.is_floating_point():
         raise ConceptError(f"{path.name} contains {tensor.dtype}, not floating-point numbers", "save it as float32")
-    return tensor.float()
+    return tensor.float(), known
 
 
 def _own(path: Path, name: str, engine: Engine, layer: int | None) -> Imported:
@@ -247,7 +259,7 @@ def _reported(given: dict[str, Any], n_layers: int) -> tuple[dict[str, Any], dic
     return report, {key: given[key] for key in ("kind", "description") if isinstance(given.get(key), str)}
 
 
-def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tuple[str, ...]]:
+def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tuple[str, ...], bool]:
     try:
         with np.errstate(all="ignore"):
             reader = BoundedReader(path)
@@ -255,6 +267,7 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
         if architecture != ARCHITECTURE:
             what = shorten(str(architecture), 30)
             raise ConceptError(f"{path.name} is a GGUF of {what}, not a control vector", _FORMATS)
+        ablates = glp_ablates(path.name, partial(_value, reader))
         raw = torch.zeros(engine.n_layers, engine.hidden)
         layers = []
         for tensor in reader.tensors:
@@ -262,11 +275,7 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
             if match is None:
                 continue
             layer = int(match[1])
-            if layer >= engine.n_layers:
-                raise ConceptError(
-                    f"{path.name} steers block {layer}, and {engine.name} has blocks 0 to {engine.n_layers - 1}",
-                    "use it with the model that it was made for",
-                )
+            _check_block(path.name, layer, engine)
             row = _tensor(path.name, tensor.data, engine)
             if row.ndim != 1:
                 raise ConceptError(f"{path.name}: {tensor.name} has shape {tuple(row.shape)}", f"({engine.hidden},)")
@@ -288,13 +297,17 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
         notes.append(f"It was made for {shorten(hint, 40)}, and this model is {own}: it may not steer this one.")
     elif not fingerprint and max(layers) < engine.n_layers - 1:
         notes.append(f"This model has blocks up to {engine.n_layers - 1}: the file may be for a smaller model.")
-    return raw, facts, tuple(notes)
+    return raw, facts, tuple(notes), ablates
 
 
 def _field(reader: gguf.GGUFReader, key: str) -> str | None:
-    field = reader.get_field(key)
-    value = None if field is None else field.contents()
+    value = _value(reader, key)
     return value if isinstance(value, str) else None
+
+
+def _value(reader: gguf.GGUFReader, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
 
 
 # Checking
@@ -308,6 +321,14 @@ def _tensor(file: str, array: Any, engine: Engine) -> Tensor:
     _check_shape(file, list(array.shape), engine)
     with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is refused later
         return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _check_block(file: str, block: int, engine: Engine) -> None:
+    if block >= engine.n_layers:
+        raise ConceptError(
+            f"{file} steers block {block}, and {engine.name} has blocks 0 to {engine.n_layers - 1}",
+            "use it with the model that it was made for",
+        )
 
 
 def _check_shape(file: str, shape: list[int], engine: Engine) -> None:

@@ -6,10 +6,10 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import gguf
@@ -551,9 +551,17 @@ def test_a_gguf_holds_every_block_but_the_first_at_the_length_of_strength_one(
     assert not back.directions[0].any()
 
 
-def repeng_file(path: Path, layers: Sequence[int], hidden: int = HIDDEN, hint: str = "llama") -> None:
-    """As repeng writes them: no key of ours, layers from the last one down."""
+def repeng_file(
+    path: Path,
+    layers: Sequence[int],
+    hidden: int = HIDDEN,
+    hint: str = "llama",
+    fields: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """As repeng writes them: no key of ours, layers from the last one down; with more fields of another tool."""
     writer = gguf.GGUFWriter(path, "controlvector")
+    for key, value in fields.items():
+        writer.add_string(key, value)
     writer.add_string("controlvector.model_hint", hint)
     writer.add_uint32("controlvector.layer_count", len(layers))
     for layer in layers:
@@ -603,6 +611,86 @@ def test_a_plain_direction_works_at_its_layer_at_once(form: str, chat: FakeChat,
     chat.session.steer([TermRequest((("dir", 1.0),), "1", 2.0)])
     with pytest.raises(ConceptError, match="no direction at layer 1"):
         list(chat.session.compare("Well?"))
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does_is_read(chat: FakeChat, tmp_path: Path) -> None:
+    direction = rows([1])[1]
+    for length in range(300):
+        save_file({"direction": direction}, tmp_path / "d.safetensors", metadata={"note": "x" * length})
+        if (tmp_path / "d.safetensors").read_bytes()[:1] == b"\x80":
+            break
+    assert (tmp_path / "d.safetensors").read_bytes()[:1] == b"\x80"
+    chat.do(f"/concept import joy {tmp_path}/d.safetensors --layer 1")
+    assert_rows(chat, "joy", {1: direction})
+
+
+def rows(layers: Sequence[int]) -> dict[int, torch.Tensor]:
+    return {layer: torch.randn(HIDDEN, generator=torch.Generator().manual_seed(layer)) for layer in layers}
+
+
+def assert_rows(chat: FakeChat, name: str, expected: dict[int, torch.Tensor]) -> None:
+    vector = chat.library.vector(name, chat.session.engine)
+    for layer in range(LAYERS):
+        row = expected.get(layer, torch.zeros(HIDDEN))
+        assert torch.allclose(vector.directions[layer], row / row.norm().clamp_min(1e-9), atol=1e-6)
+
+
+def test_a_profile_of_saklas_has_a_direction_for_each_of_its_blocks(chat: FakeChat, tmp_path: Path) -> None:
+    expected = rows([0, 1, 3])
+    save_file({f"layer_{layer}": row for layer, row in expected.items()}, tmp_path / "s.safetensors")
+    said = chat.do(f"/concept import joy {tmp_path}/s.safetensors")
+    assert "made by saklas" in said and "/steer joy" in said
+    assert_rows(chat, "joy", expected)
+    save_file({"layer_1": expected[1], "layer_9": expected[3]}, tmp_path / "more.safetensors")
+    with pytest.raises(ConceptError, match="steers block 9"):
+        chat.do(f"/concept import more {tmp_path}/more.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        ({"method": "mean_diff", "coeff": 3.0}, "/steer joy"),
+        ({"method": "directional_ablation", "coeff": 0.0, "target": "residual"}, "/ablate joy"),
+        ({"method": "directional_ablation", "coeff": 2.0}, "taken out and then added again"),
+        ({"method": "spherical"}, "steering-lite's method spherical"),
+        ({"method": "mean_diff", "target_submodule": "mlp.down_proj"}, "steers mlp.down_proj"),
+        ([], "does not say how"),
+    ],
+)
+def test_a_vector_of_steering_lite_is_used_as_it_says_or_refused(
+    chat: FakeChat, tmp_path: Path, settings: Any, answer: str
+) -> None:
+    expected = rows([1, 2])
+    tensors = {f"layer{layer}.v": row for layer, row in expected.items()}
+    save_file(tensors, tmp_path / "l.safetensors", metadata={"cfg": json.dumps(settings)})
+    if answer.startswith("/"):
+        assert answer in chat.do(f"/concept import joy {tmp_path}/l.safetensors")
+        assert_rows(chat, "joy", expected)
+    else:
+        with pytest.raises(ConceptError, match=answer):
+            chat.do(f"/concept import joy {tmp_path}/l.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"glp.mode": "add"}, "/steer joy"),
+        ({"glp.mode": "project", "glp.hook_point": "residual_stream_post_layer"}, "/ablate joy"),
+        ({"glp.mode": "project", "glp.hook_point": "ffn_out_pre_residual"}, "hook_point is ffn_out_pre_residual"),
+        ({"glp.mode": "turn"}, "mode is turn"),
+        ({"glp.mode": "project", "glp.structure": "per-execution-step"}, "more than one direction"),
+    ],
+)
+def test_a_control_vector_with_a_mode_is_used_as_it_says_or_refused(
+    chat: FakeChat, tmp_path: Path, fields: dict[str, str], answer: str
+) -> None:
+    repeng_file(tmp_path / "g.gguf", [1, 2], fields=fields)
+    if answer.startswith("/"):
+        said = chat.do(f"/concept import joy {tmp_path}/g.gguf")
+        assert answer in said and ("taken out" in said) == answer.startswith("/ablate")
+    else:
+        with pytest.raises(ConceptError, match=answer):
+            chat.do(f"/concept import joy {tmp_path}/g.gguf")
 
 
 def test_an_array_with_a_row_a_layer_needs_no_layer(chat: FakeChat, tmp_path: Path) -> None:
