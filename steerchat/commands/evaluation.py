@@ -17,6 +17,7 @@ from ..system import folders
 from ..values.errors import Interrupted, UsageError
 from ..values.page import HeatMap, Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
+from ..values.results import Event, Notice
 from .experiments import shipped_prompts
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def evaluate(
     prompts: Annotated[Path | None, PathArg("a file with a prompt a line, for other prompts")] = None,
     prompts_used: Annotated[int, Int("the number of prompts", least=2, most=100)] = 12,
     directions: Annotated[int, Int("the number of random directions to compare with", least=1, most=50)] = 2,
-) -> Page:
+) -> Iterator[Event]:
     """Measures concepts by word lists and length, against random directions and against asking in the prompt.
 
     No measure here uses a concept's own vector. All answers use the same seeds, on prompts that were not used for
@@ -55,20 +56,26 @@ def evaluate(
     chosen = folders.read_prompts(prompts) if prompts else shipped_prompts("evaluation")
     if len(chosen) < 2:
         raise UsageError(f"{prompts} holds one prompt", "an interval over prompts needs at least two")
+    options = f"--seeds {seeds} --prompts-used {prompts_used} --directions {directions}"
+    options += f" --prompts {prompts.name}" if prompts else ""
+    run = evaluate_each(_runner(chat), chosen[:prompts_used], range(seeds), named, directions)
+    return _judged(run, len(named), options)
+
+
+def _judged(run: Iterator[Evaluation], total: int, options: str) -> Iterator[Event]:
+    """Each concept as it is measured, then all of them side by side; what a stop leaves is shown."""
     rows: list[Evaluation] = []
     version = _version()  # now: the checkout may be at another commit at the end
     try:
-        for row in evaluate_each(_runner(chat), chosen[:prompts_used], range(seeds), named, directions):
+        for row in run:
             rows.append(row)
+            about = {"command": _command_line(row, options), "version": version}
+            yield Page([_line(row)] if total > 1 else [], [row.to_json() | about])
     except Interrupted:
         if not rows:
             raise
-    parts = list(_shown(rows))
-    if len(rows) < len(named):
-        parts.append(f"stopped after {len(rows)} of {len(named)} concepts")
-    options = f"--seeds {seeds} --prompts-used {prompts_used} --directions {directions}"
-    options += f" --prompts {prompts.name}" if prompts else ""
-    return Page(parts, [row.to_json() | {"command": _command_line(row, options), "version": version} for row in rows])
+        yield Notice(f"stopped after {len(rows)} of {total} concepts")
+    yield Page(list(_shown(rows)))
 
 
 def _command_line(row: Evaluation, options: str) -> str:
@@ -114,6 +121,14 @@ def _version() -> str:
 def _runner(chat: Chat) -> Runner:
     """Answers outside the conversation, which are not logged; it remembers them."""
     return Runner(chat.session.reader, memo={})
+
+
+def _line(row: Evaluation) -> str:
+    """A concept's figures in a line."""
+    first = max(row.gains, key=lambda name: row.gains[name])
+    most = "moves its own measure most" if first == row.concept else f"moves {first} most"
+    setting, cost = f"{row.layers} x {format_strength(row.strength)}", f"cost x{row.perplexity_ratio:.1f}"
+    return f"{row.concept} {setting}: {row.normal:.1f} -> {row.steered:.1f} {row.unit}, {cost}; {most}"
 
 
 def _shown(rows: list[Evaluation]) -> Iterator[object]:

@@ -90,6 +90,8 @@ class Screen:
                         stream.add(row, clean(text), _turned(base, share))
                     case Finished(row, answer) if stream:
                         stream.finish(row, clean(answer.text), _note(answer.ending))
+                    case Page():
+                        self.show(event)
                     case PairDone():
                         pair = event.pair
                         if stream:

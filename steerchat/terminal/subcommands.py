@@ -164,6 +164,8 @@ def _json(result: Any) -> Iterator[Any]:
         for event in result:
             if isinstance(event, PairDone):
                 yield event.pair.to_json()
+            elif isinstance(event, Page):
+                yield from event.objects
     elif isinstance(result, Page):
         yield from result.objects
     elif isinstance(result, list):

@@ -12,6 +12,7 @@ from functools import singledispatch
 from typing import Any, Generic, Literal, TypeVar
 
 from .measures import measures
+from .page import Page
 from .recipe import Recipe
 from .thinking import reply_start
 
@@ -312,7 +313,8 @@ class Probed(_Event):
     strips: tuple[Strip, ...]
 
 
-Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed
+# A page in a stream is a part of the result that is ready.
+Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed | Page
 # Long work calls it with its progress and with notices.
 Report = Callable[[Notice | Progress], None]
 

@@ -21,7 +21,8 @@ from steerchat.experiments.settings import at_layers, at_strengths, chosen
 from steerchat.slash.registry import registry
 from steerchat.system import folders
 from steerchat.terminal.subcommands import _json
-from steerchat.values.results import Progress
+from steerchat.values.page import Page
+from steerchat.values.results import Notice, Progress
 
 PROMPT = "In my opinion,"
 PROMPTS = folders.packaged("vectors") / "texts" / "prompts.toml"
@@ -281,3 +282,19 @@ def test_the_shell_gives_what_the_chat_gives_key_for_key(start: Start, shell: Sh
     steer = ["--steer", "happy 2 4.0"] if arguments[0] in ("compare", "layers", "strengths") else []
     told = shell.json(*arguments[:1], *steer, *arguments[1:])
     assert typed and known(told) == known(typed)
+
+
+def test_each_concept_is_shown_as_soon_as_it_is_measured_and_a_stop_keeps_those(start: Start):
+    chat, screen = start()
+    line = "/concept evaluate happy:1:0.5 sad:1:0.5 --seeds 1 --prompts-used 2 --directions 1"
+    events = registry.parse(line).run(chat)
+    first = next(event for event in events if isinstance(event, Page))
+    assert [row["concept"] for row in first.objects] == ["happy"] and "happy 1 x 0.5" in str(first.parts[0])
+    chat.session.stop.set()
+    rest = [event for event in events if isinstance(event, Page | Notice)]
+    assert isinstance(rest[0], Notice) and "stopped after 1 of 2" in rest[0].text
+    assert isinstance(rest[1], Page) and not rest[1].objects
+    chat.session.stop.clear()
+    text = say(chat, screen, line)
+    assert text.index("sad 1 x 0.5") < text.index("over random")
+    assert [row["concept"] for row in objects(chat, line)] == ["happy", "sad"]
