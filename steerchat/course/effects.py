@@ -9,7 +9,7 @@ from statistics import fmean as mean
 from ..experiments.evaluation import random_settings
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError
-from ..values.operation import UNIT
+from ..values.operation import ADD, UNIT
 from ..values.recipe import Recipe, Term, format_strength
 from ..values.setting import Setting
 from .demonstration import Shown, bar, demonstration, figures
@@ -143,6 +143,21 @@ def replacing(lab: Lab, concept: str) -> Shown:
     rows = [(name, tried.facts) for name, tried in zip(names, trials, strict=True)]
     table = figures("what is done", rows, _EFFECT | _COST | _REPEATS)
     return Shown([table, *_samples(names, trials)], _named(names, trials, "cost", "repetition", "effect"))
+
+
+@demonstration("turn_ratio small_add_cost small_turn_cost large_add_cost large_turn_cost")
+def turning(lab: Lab, concept: str) -> Shown:
+    """Adding against turning at one middle layer; `turn_ratio` is the cost of turning over that of adding, at 4.0."""
+    layer = str(round(0.5 * (lab.engine.n_layers - 1)))
+    kinds = [(strength, operation) for strength in (1.0, 2.0, 3.0, 4.0) for operation in (ADD, "rotate")]
+    trials = lab.compare([lab.term(concept, layer, *kind) for kind in kinds], PROMPTS[:1], chance=False)
+    titles = [f"{'turn' if operation == 'rotate' else 'add'} {strength}" for strength, operation in kinds]
+    rows = [(title, tried.facts) for title, tried in zip(titles, trials, strict=True)]
+    ends = [*trials[:2], *trials[-2:]]
+    facts = _named(("small_add", "small_turn", "large_add", "large_turn"), ends, "cost", "effect")
+    facts["turn_ratio"] = facts["large_turn_cost"] / facts["large_add_cost"]
+    table = figures("what is done", rows, _EFFECT | _COST | _REPEATS)
+    return Shown([table, *_samples(titles[-2:], trials[-2:])], facts)
 
 
 @demonstration("least most against count effect high")

@@ -15,7 +15,7 @@ def course_folder(own: str) -> Path:
 
 
 def trouble(folder: Path) -> str:
-    """Help with common failures, for lesson 12 and /help trouble."""
+    """Help with common failures, for the lesson on debugging and /help trouble."""
     path = folder / "trouble.txt"
     path = path if path.is_file() else folders.packaged("tutorials") / "trouble.txt"
     return paragraphs(text_of(path).splitlines())

@@ -12,13 +12,15 @@ import torch
 from ..concepts.concept import Concept
 from ..concepts.extract import extract
 from ..concepts.vector import random_vector
+from ..engine.operations import LayerOperation
 from ..measures.inspection import last_states
 from ..measures.inspection import lens as read_off
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError
-from ..values.operation import UNIT
+from ..values.operation import ADD, UNIT
 from ..values.page import Table
-from ..values.recipe import Term, format_layers, format_strength
+from ..values.recipe import Recipe, Term, format_layers, format_strength
+from ..values.text import counted
 from .by_hand import by_hand as steered_twice
 from .by_hand import source_by_hand
 from .demonstration import Shown, bar, demonstration, figures
@@ -36,6 +38,34 @@ def pairs(lab: Lab, concept: str) -> Shown:
     """The first two of a concept's pairs, whole."""
     examples = lab.session.library.get(concept).examples[:2]
     return Shown([f"{pair.prompt}\n    with:     {pair.positive}\n    without:  {pair.negative}" for pair in examples])
+
+
+@demonstration("small_ratio add_length turn_length add_angle turn_angle")
+def geometry(lab: Lab, concept: str) -> Shown:
+    """What a push and a turn of a strength do to states at a middle layer; `small_ratio` compares the angles at 1.0."""
+    layer, prompter = round(0.5 * (lab.engine.n_layers - 1)), lab.engine.prompter
+    asked = [prompter.chat([{"role": "user", "content": prompt}], thought=False) for prompt in PROMPTS]
+    states = last_states(lab.engine, asked)[:, layer]
+    rows, measured = [], {}
+    for strength in (1.0, 2.0, 4.0, 8.0):
+        for name, operation in (("add", ADD), ("turn", "rotate")):
+            changes = lab.reader.edits(Recipe((lab.term(concept, str(layer), strength, operation),)), 0)
+            changed = LayerOperation.kinds[operation]([changes], states.shape[-1], states.device)(states[None])[0]
+            cosines = torch.cosine_similarity(changed, states, dim=-1).clamp(-1.0, 1.0)
+            measured[f"{name}_angle"] = math.degrees(float(cosines.acos().mean()))
+            measured[f"{name}_length"] = 100 * float((changed.norm(dim=-1) / states.norm(dim=-1)).mean())
+        if strength == 1.0:
+            small = measured["turn_angle"] / measured["add_angle"]
+        rows.append((format_strength(strength), dict(measured)))
+    columns = {
+        "a push turns by": "{add_angle:.1f} degrees",
+        "and makes it": "{add_length:.0f}% as long",
+        "a turn turns by": "{turn_angle:.1f} degrees",
+        "and leaves it": "{turn_length:.0f}% as long",
+    }
+    line = f"States at layer {layer}, at the last token of {counted(len(asked), 'prompt')}."
+    facts = measured | {"small_ratio": max(small, 1 / small)}
+    return Shown([figures("strength", rows, columns), line], facts)
 
 
 @demonstration("bad_told good_told cosine unrelated bad_words good_words bad_cost good_cost")
