@@ -30,7 +30,7 @@ _Method = Annotated[str, Choice(*METHODS, metavar="METHOD", meaning="how the vec
 
 
 @command("concept", examples=["/concept"], aliases=["concepts"])
-def concept(chat: Chat) -> Page:
+def concept(chat: Chat) -> Page | Iterator[Event]:
     """Lists the concepts."""
     return list_concepts(chat)
 
@@ -38,7 +38,7 @@ def concept(chat: Chat) -> Page:
 @command("concept list", examples=["/concept list"], shell=True, needs_model=False)
 def list_concepts(
     chat: Chat, *, evaluate: Annotated[bool, "measure every concept instead, as /concept evaluate does"] = False
-) -> Page:
+) -> Page | Iterator[Event]:
     """Lists the concepts: kind, recommended layer and strength, how well their pairs agree."""
     if evaluate:
         from .evaluation import evaluate as evaluate_all
