@@ -106,10 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """A stream that was closed before the start (`steerchat <&-`) is None, which no library expects."""
+    """Make the streams fit for any text.
+
+    One that was closed before the start (`steerchat <&-`) is None, which no library expects. One in another encoding
+    than UTF-8 would break off at the first character that it lacks.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def _drop_output() -> None:

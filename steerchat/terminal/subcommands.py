@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..values.operation import ADD, OPERATIONS
 from ..values.page import Page
 from ..values.recipe import parse_term
 from ..values.results import Notice, PairDone
-from ..values.text import clean, to_json
+from ..values.text import clean, in_encoding, to_json
 from .start import given_settings, new_screen, open_chat, setting_options
 
 _NUMBER = re.compile(r"-(\d|\.\d)")
@@ -134,7 +135,7 @@ def run_command(
             for result in _results(chat, command, values, read() if team is None else team.from_first(read)):
                 if as_json:
                     for item in _json(result):
-                        click.echo(to_json(item))
+                        click.echo(in_encoding(to_json(item), getattr(sys.stdout, "encoding", None) or "utf-8"))
                 elif forms:
                     ids = [item["id"] for item in _json(result)]
                     click.echo(FORMS[forms[0]](chat.session.store, ids), nl=False)

@@ -68,6 +68,15 @@ def to_json(value: object, indent: int | None = None) -> str:
     return _BEYOND.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
+def in_encoding(json_text: str, encoding: str) -> str:
+    """The same JSON with escapes for the characters that an encoding lacks."""
+    try:
+        json_text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in json_text)
+    return json_text
+
+
 def _finite(value: object) -> object:
     """`value` with None for numbers that are not finite."""
     match value:

@@ -408,6 +408,41 @@ def test_what_needs_no_model_imports_no_torch(tmp_path: Path, code: str):
     assert run.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_json_and_text_reach_an_output_that_is_not_utf8(shell: Shell, encoding: str):
+    said = "héllo 天气 \U0001f642"
+    shell("compare", said, "--max-tokens", "1")
+    options = {"STEERCHAT_HOME": str(shell.home), "PYTHONIOENCODING": encoding, "PATH": "", "SYSTEMROOT": "C:\\Windows"}
+    for arguments in (["history", "--json"], ["history"], ["history", "--markdown"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "steerchat", *arguments], capture_output=True, timeout=60, cwd=ROOT, env=options
+        )
+        assert run.returncode == 0, run.stderr
+        out = run.stdout.decode(encoding, "replace")
+        if "--json" in arguments:
+            assert json.loads(run.stdout.decode(encoding))["prompt"] == said
+        else:
+            assert "llo" in out
+
+
+def test_doctor_says_what_a_report_needs_and_nothing_private(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    shell("compare", "my secret question")
+    monkeypatch.setattr(Path, "home", lambda: shell.home.parent)
+    [facts] = shell.json("doctor")
+    assert {"versions", "CPU", "GPU", "memory", "threads", "model", "files", "history", "network"} <= set(facts)
+    assert f"steerchat {__version__}" in facts["versions"] and facts["history"].startswith("intact")
+    assert facts["network"] == "not needed" and "4 layers of 64" in facts["loaded"]
+    out, _ = shell("doctor")
+    assert all(text.split()[-1] in out for text in facts.values())
+    assert "secret" not in out + json.dumps(facts) and str(shell.home.parent) not in out + json.dumps(facts)
+    (shell.home / "history.db").write_bytes(b"no database" * 100)
+    [facts] = shell.json("doctor")
+    assert not facts["history"].startswith("intact")
+    assert shell.json("doctor", "--model", "/nowhere/at/all")[0]["network"].startswith("needed")
+
+
 def test_help_lists_the_subcommands_and_options(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
