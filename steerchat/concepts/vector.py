@@ -274,7 +274,7 @@ def _level(term: Term, vectors: dict[str, ConceptVector], layer: int) -> float:
     if term.how.number != "level":
         return 0.0
     if len(term.parts) != 1:
-        raise ConceptError(f"{term.operation} takes one concept", "the levels are those of a concept's own examples")
+        raise ConceptError(f"{term.operation} takes one concept", "levels are those of a concept's own examples")
     name, weight = term.parts[0]
     return math.copysign(1.0, weight) * vectors[name].at_level(layer, term.strength)
 

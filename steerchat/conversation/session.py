@@ -107,16 +107,13 @@ class Session:
         Raises:
             UnknownName: for a concept that does not exist.
             UsageError: for a layer the model lacks.
+            ConceptError: for a level that a concept does not have there.
         """
         methods = {name: self.library.get(name).method for name, _ in request.parts}
         engine = self.engine
         lead = max(request.parts, key=lambda part: abs(part[1]))[0]
         layers, strength, tuned = self.library.recommended(lead, engine.fingerprint)
         how = OPERATIONS[request.operation]
-        if how.number == "level":
-            if len(request.parts) > 1:
-                raise UsageError(f"{how.name} takes one concept", "levels are those of a concept's own examples")
-            self.library.levelled(lead, engine, self.report, self.stop.is_set)
         if how.default is not None:
             strength = how.default
         if request.gate.when is not None:
@@ -136,14 +133,11 @@ class Session:
             notes.append(f"no tuned strength for this model: using {default}; /tune {lead} finds one")
         if methods[lead] == "end":
             notes.append(f"{lead} shows in how long answers are, and hardly in the effect: /compare --repeats 5 counts")
-        term = Term(
-            request.parts,
-            place,
-            strength if request.strength is None else request.strength,
-            request.operation,
-            request.gate,
-        )
-        return term, notes
+        chosen = strength if request.strength is None else request.strength
+        term = Term(request.parts, place, chosen, request.operation)
+        if how.number == "level":  # which a concept has not at every layer
+            self.reader.edits(Recipe((term,)), 0)
+        return replace(term, gate=request.gate), notes
 
     def steer(self, requests: Sequence[TermRequest], keep: bool = False) -> list[str]:
         """Replace the recipe (or extend it, with `keep`) and return sentences about what was chosen."""
