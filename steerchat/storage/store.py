@@ -254,10 +254,10 @@ class Store:
         Raises:
             UsageError: `text` has no word, or more than 64.
         """
-        query = match_words(text)
+        words = match_words(text)
         with self._read() as db:
-            ids = search_ids(db, query, filters or Filters(), limit, before_id)
-            return [SearchHit(stored, find_excerpts(db, query, stored.id)) for stored in _fetch(db, ids)]
+            ids = search_ids(db, words, filters or Filters(), limit, before_id)
+            return [SearchHit(stored, find_excerpts(db, words, stored.id)) for stored in _fetch(db, ids)]
 
     # Shared by the methods above
 

@@ -348,6 +348,35 @@ def test_every_word_must_be_in_the_prompt_or_an_answer(store: Store) -> None:
     assert marked == {"prompt": ["quantum"], "normal": ["café"], "steered": ["weather"]}
 
 
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("今天天气怎么样", "天气"),
+        ("今日の天気はどうですか", "天気"),
+        ("オフィスのデータ", "データ"),
+        ("วันนี้อากาศเป็นอย่างไร", "อากาศ"),
+        ("오늘 날씨가 어때요", "날씨"),
+        ("ມື້ນີ້ອາກາດເປັນແນວໃດ", "ອາກາດ"),
+        ("介绍GPT模型的weather预测", "gpt模型"),
+        ("100%的_雨", "%的_"),
+    ],
+)
+def test_words_without_blanks_between_them_are_found(store: Store, said: str, word: str) -> None:
+    first = log(store, said, normal="plain", recipe=at(1))
+    second = log(store, "hello", steered=f"before {said} after", recipe=at(2))
+    log(store, "hello there", normal="100x的y雨 天 気 อา 날")
+    assert ids(store.search(word)) == [second, first]
+    assert ids(store.search(f"{word} hello")) == [second]
+    assert ids(store.search(word, Filters(layer=1))) == [first]
+    assert ids(store.search(word, Filters(layer=1, concept="happy"))) == [first]
+    assert ids(store.search(word, limit=1, before_id=second)) == [first]
+    assert store.search(f"{word} zebra") == [] and store.search(f"{word}{word}") == []
+    [excerpt] = store.search(word)[1].excerpts
+    assert excerpt.where == "prompt" and {excerpt.text[a:b].lower() for a, b in excerpt.spans} == {word}
+    [excerpt] = store.search(word)[0].excerpts
+    assert excerpt.where == "steered" and {excerpt.text[a:b].lower() for a, b in excerpt.spans} == {word}
+
+
 def test_an_excerpt_of_a_long_answer_is_short_and_around_the_word(store: Store) -> None:
     log(store, steered="before " * 500 + "needle" + " after" * 500)
     [excerpt] = store.search("needle")[0].excerpts
