@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -116,11 +117,21 @@ def strengths(
     return experiment_pages.page(result)
 
 
+def _is_place(word: str) -> bool:
+    """Whether a word behind a concept's name is a layer or a strength."""
+    return re.fullmatch(r"[+-]?\d+(\.\d+)?(-\d+)?%?", word) is not None
+
+
 def _prompt_and_concept(name: str, chat: Chat, prompt: str, concept: str | None) -> tuple[str, str | None]:
     """What a command's prompt means: a concept's name alone is no prompt, because in /steer and /tune it is a concept.
 
     A notice says so, since the word could be meant as a message.
     """
+    first, *rest = prompt.split() or [""]
+    if concept is None and rest and first in chat.library.names() and all(map(_is_place, rest)):
+        raise UsageError(
+            f"{prompt} steers and says nothing", f"/steer {prompt}, then /{name} MESSAGE; /{name} {prompt}? sends it"
+        )
     if concept is not None or prompt not in chat.library.names():
         return prompt or chat.session.last_prompt(), concept
     if not chat.session.turns:

@@ -22,22 +22,23 @@ from .asking import Yes, confirm
 
 command = partial(registry.command, group="Notebook")
 _DAYS = {"today": 0, "yesterday": 1}
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _AGO = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Range(Kind):
-    """Two numbers with dots between them, or a single number."""
+    """Two numbers with dots between them, either of which may be left out, or a single number."""
 
     meaning = "a strength, or from..to"
     metavar = "LOW..HIGH"
 
     def parse(self, text: str) -> tuple[float, float]:
-        low, dots, high = text.partition("..")
+        low, dots, high = text.strip().partition("..")
         with suppress(ValueError):
-            bounds = float(low), float(high if dots else low)
-            if bounds[0] <= bounds[1]:
+            bounds = (float(low or "-inf"), float(high or "inf")) if dots else (float(low), float(low))
+            if bounds[0] <= bounds[1] and (low or high):
                 return bounds
-        raise UsageError(f"{shorten(text, 20)!r} is not a range", "use 1..3, or one number")
+        raise UsageError(f"{shorten(text, 20)!r} is not a range", "use 1..3, 1.. (1 and more), ..3, or one number")
 
 
 class Since(Kind):
@@ -48,9 +49,13 @@ class Since(Kind):
 
     def parse(self, text: str) -> datetime:
         words = text.strip().lower()
+        if words == "last week":
+            words = "1w"
         today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         if words in _DAYS:
             return today - timedelta(days=_DAYS[words])
+        if words in _WEEKDAYS:
+            return today - timedelta(days=(today.weekday() - _WEEKDAYS.index(words)) % 7)
         ago = re.fullmatch(r"(\d{1,4}) ?(m|h|d|w|minutes?|hours?|days?|weeks?)(?: ago)?", words)
         if ago:
             return datetime.now().astimezone() - timedelta(**{_AGO[ago[2][0]]: int(ago[1])})
@@ -58,7 +63,7 @@ class Since(Kind):
             return datetime.fromisoformat(text)
         except ValueError:
             raise UsageError(
-                f"{shorten(text, 20)!r} is not a time", "use 30m, 12h, 2d, 1w, yesterday, or 2026-01-31"
+                f"{shorten(text, 20)!r} is not a time", "use 30m, 12h, 2d, 1w, yesterday, monday, or 2026-01-31"
             ) from None
 
 

@@ -216,6 +216,8 @@ def test_a_message_may_begin_with_a_slash(start: Start):
         ("/steer happy 2 nan", "a strength is a finite number, not nan", "2.0"),
         ("/steer happy 2 2 2", "unexpected argument", "/steer"),
         ("/retry", "nothing was said yet", "say something first"),
+        ("/compare happy 2 2.0", "steers and says nothing", "/steer happy 2 2.0, then /compare MESSAGE"),
+        ("/strengths happy 2", "steers and says nothing", "/steer happy 2"),
         ("/history 99", "no pair 99", "/history"),
         ("/continue", "TEXT is missing", "/continue TEXT"),
         ("x" * 100_000, "100019 tokens and the model holds 512", "shorten it"),
@@ -402,6 +404,11 @@ def test_filters_of_the_history_combine_and_a_judgement_is_kept(start: Start):
     assert "third" in (said := say(chat, screen, "/history --since 1d")) and "first" in said
     said = say(chat, screen, "/history --concept happy --strength 1..3")
     assert "first" in said and "second" not in said and "third" not in said
+    for bounds, first, second in (("1..", True, True), ("3..", False, True), ("..3", True, False), ("4", False, True)):
+        said = say(chat, screen, f"/history --concept happy --strength {bounds}")
+        assert ("first" in said, "second" in said) == (first, second)
+    for since in ("yesterday", "monday", "last week"):
+        assert "first" in say(chat, screen, f'/history --since "{since}"')
     assert "second" in say(chat, screen, "/history --concept happy --layer 1 --search second")
     assert "rated" not in say(chat, screen, "/history")
     assert ": steered" in say(chat, screen, "/rate 1 steered plainly so")
@@ -411,6 +418,7 @@ def test_filters_of_the_history_combine_and_a_judgement_is_kept(start: Start):
     for line, error in (
         ("/history --since whenever", "not a time"),
         ("/history --strength 3..1", "not a range"),
+        ("/history --strength ..", "not a range"),
         ("/rate 1 happier", "not a rating"),
         ("/rate 99 tie", "no pair 99"),
     ):
