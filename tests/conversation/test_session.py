@@ -116,7 +116,7 @@ def test_a_full_context_loses_its_oldest_turns_and_says_so(session: Session):
     for number in range(6):
         said += notices(list(session.say(f"{number} " + "x" * 120)))
     last = context(logged(session)[-1], "normal")
-    assert "oldest" in said[-1] and "left out" in said[-1]
+    assert "oldest" in said[-1] and "lacks" in said[-1]
     assert last[-1].startswith("5 ") and not last[0].startswith("0 ")
     assert len(session.turns) == 6  # nothing is forgotten by the session itself
 

@@ -12,6 +12,7 @@ from engines import GREEDY, LAYERS, answers, push, tiny_engine
 
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine, Output
+from steerchat.engine.gates import Gate, Probe
 from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
 
@@ -26,6 +27,9 @@ ROWS: list[tuple[Edit, ...]] = [
     (push(3, 5), push(1, 6)),
     (Edit(2, "ablate", push(2, 7).vector),),
     (Edit(1, "replace", push(1, 8).vector),),
+    (Edit(2, "rotate", push(2, 9, 0.5).vector),),
+    (Edit(2, "add", push(2, 10).vector, gate=Gate(after=3)),),
+    (Edit(2, "aim", push(2, 11, 1.0).vector, 3.0, Gate(Probe(0, push(0, 12, 1.0).vector, 0.0, True, 0.0))),),
 ]
 
 
