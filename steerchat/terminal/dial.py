@@ -6,6 +6,7 @@ meanwhile waits for the next prompt.
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 from collections.abc import Iterator
@@ -16,8 +17,12 @@ from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.output import Output
 
 STEP, MOST = 0.25, 4.0
+# The marks that a terminal puts around what is pasted, and how long the rest of a paste may take to come, in seconds.
+_PASTE, _PASTED = "\x1b[200~", "\x1b[201~"
+_PATIENCE = 1.0
 _TURNS = {Keys.Up: STEP, Keys.Down: -STEP, "0": -MOST}
 
 
@@ -25,11 +30,14 @@ class Dial:
     """Reads the keys of a terminal between the tokens of an answer.
 
     Args:
-        input: the terminal's, for which prompts read too.
+        input, output: the terminal's, for which prompts read too.
     """
 
-    def __init__(self, input: Input) -> None:
-        self._input = input
+    def __init__(self, input: Input, output: Output) -> None:
+        self._input, self._output = input, output
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pasting = False  # whether a paste has begun and not ended
+        self._tail = ""  # the end of what was read, which may be the beginning of a mark
         self._keys: list[KeyPress] = []
         self._parser = Vt100Parser(self._keys.append)
         self._share = 1.0
@@ -61,24 +69,39 @@ class Dial:
         silent[3] &= ~(termios.ECHO | termios.ICANON)
         termios.tcsetattr(terminal, termios.TCSANOW, silent)
         self._open = True
+        # The terminal marks what is pasted, as it does at the prompt: its lines stay one message.
+        self._output.enable_bracketed_paste()
+        self._output.flush()
         try:
             yield
         finally:
             self._open = False
             self._read()
+            while self._pasting and self._read(_PATIENCE):
+                pass
             self._parser.flush()
             self._turn()
             store_typeahead(self._input, [*self._keys])
             self._keys.clear()
+            self._output.disable_bracketed_paste()
+            self._output.flush()
             termios.tcsetattr(terminal, termios.TCSANOW, before)
 
-    def _read(self) -> None:
-        terminal = self._input.fileno()
-        while select.select([terminal], [], [], 0)[0]:
-            data = os.read(terminal, 1024)
+    def _read(self, patience: float = 0.0) -> bool:
+        """Take what was typed. Returns whether there was something, within so many seconds."""
+        terminal, found = self._input.fileno(), False
+        while select.select([terminal], [], [], patience)[0]:
+            data = os.read(terminal, 1 << 16)
             if not data:
-                return
-            self._parser.feed(data.decode("utf-8", "replace"))
+                return False
+            text = self._decoder.decode(data)
+            self._parser.feed(text)
+            seen = self._tail + text
+            begun, ended = seen.rfind(_PASTE), seen.rfind(_PASTED)
+            self._pasting = begun > ended or (self._pasting and begun == ended)
+            self._tail = seen[1 - len(_PASTE) :]
+            found, patience = True, 0.0
+        return found
 
     def _turn(self) -> None:
         """Take the turns out of the keys."""

@@ -171,7 +171,7 @@ def run_chat(
         input=input,
         output=output,
     )
-    dial = chat.session.dial = Dial(prompt.input)
+    dial = chat.session.dial = Dial(prompt.input, prompt.output)
     for line in first:
         run_line(chat, screen, line, dial)
     while not chat.leaving:

@@ -36,7 +36,13 @@ class Terminal:
         self.text = ""
 
     def send(self, keys: bytes) -> None:
-        os.write(self.master, keys)
+        """Type keys; a long text as fast as the program takes it."""
+        while keys:
+            readable, writable, _ = select.select([self.master], [self.master], [], 1.0)
+            if readable:
+                self.text += os.read(self.master, 65536).decode(errors="replace")
+            if writable:
+                keys = keys[os.write(self.master, keys[:1024]) :]
 
     def wait(self, text: str, seconds: float = 60.0) -> str:
         """What came on the screen up to the first `text` since the last call."""
@@ -96,3 +102,39 @@ def test_keys_turn_the_strength_of_what_is_still_to_come_and_a_rerun_turns_it_at
     tokens = [token for token, _ in first["dial"]]
     assert tokens == sorted(set(tokens)) and 0 <= tokens[0] < tokens[-1] < 400
     assert again["kind"] == "rerun" and (again["token_ids"], again["dial"]) == (first["token_ids"], first["dial"])
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_what_is_pasted_while_an_answer_streams_is_one_message_at_the_next_prompt(tmp_path: Path) -> None:
+    model, home = save_model(tmp_path / "deep", layers=24), tmp_path / "home"
+    prepare_home(home, model, ["happy"])
+    terminal = Terminal(model, home, 400)
+    pasted = "erste Zeile\nzweite 天气 Zeile\n/quit\nlast"
+    try:
+        terminal.wait("Ctrl-D quits")
+        terminal.send(b"/set view steered\r")
+        terminal.wait("view")
+        terminal.send(b"/steer happy 2 4.0\r")
+        terminal.wait("typical length")
+        terminal.send(b"How are you?\r")
+        terminal.wait("\x1b[?2004l")  # the prompt is over; a terminal marks a paste only when it is told to
+        assert "\x1b[?2004h" in terminal.wait("steered: happy")
+        mark = b"\x1b[200~", b"\x1b[201~"
+        terminal.send(mark[0] + pasted.replace("\n", "\r").encode() + mark[1])
+        terminal.wait("pair 1")
+        terminal.send(b"\r")
+        terminal.wait("pair 2")
+        # A hundred kilobytes, of which the end comes after the answer has begun.
+        terminal.send(b"Again\r")
+        terminal.wait("steered: happy")
+        terminal.send(mark[0] + b"word " * 20_000 + mark[1])
+        terminal.wait("pair 3")
+        terminal.send(b"\r")
+        terminal.wait("tokens and the model holds")
+    finally:
+        terminal.close()
+    [path] = home.rglob("history.db")
+    with sqlite3.connect(path) as db:
+        prompts = [prompt for (prompt,) in db.execute("SELECT prompt FROM pairs ORDER BY id")]
+    assert prompts == ["How are you?", pasted, "Again"]
