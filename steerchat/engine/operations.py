@@ -148,14 +148,15 @@ class Rotate(LayerOperation, name="rotate"):
         return {"direction": total / angle.clamp_min(_TINY), "angle": angle}
 
     def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor) -> Tensor:
-        length = state.norm(dim=-1, keepdim=True).clamp_min(_TINY)
-        cosine = ((state @ direction.mT) / length).clamp(-1.0, 1.0)
-        sine = (1.0 - cosine.square()).sqrt().clamp_min(_ALONG)
-        turn = torch.minimum(angle, torch.acos(cosine)) * (sine > _ALONG)
+        length = torch.linalg.vector_norm(state, dim=-1, keepdim=True).clamp_min_(_TINY)
+        cosine = (state * direction).sum(dim=-1, keepdim=True).div_(length)
+        sine = (1.0 - cosine * cosine).clamp_min_(_ALONG**2).sqrt_()
+        turn = torch.minimum(angle, torch.acos(cosine.clamp(-1.0, 1.0))).mul_(sine > _ALONG)
         # The direction less its part along the state is across it, and as long as the sine of the angle between them.
-        across = turn.sin() / sine
-        turned = state * (turn.cos() - across * cosine) + direction * (across * length)
-        return turned * (length / turned.norm(dim=-1, keepdim=True).clamp_min(_TINY))  # what rounding changed of it
+        across = turn.sin().div_(sine)
+        turned = (state * (turn.cos_() - across * cosine)).addcmul_(direction, across * length)
+        # What rounding changed of the length.
+        return turned.mul_(length / torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min_(_TINY))
 
 
 class Aim(LayerOperation, name="aim"):
@@ -179,8 +180,10 @@ class Aim(LayerOperation, name="aim"):
         return {"directions": directions, "along": along, "levels": levels}
 
     def apply(self, state: Tensor, *, directions: Tensor, along: Tensor, levels: Tensor) -> Tensor:
-        lack = (self.sign * (levels - state @ directions.mT)).clamp_min(0.0)
-        return state + self.sign * (lack @ along)
+        # Sums of products: for the few positions of a step, a batched product takes several times as long.
+        reached = (state[:, :, None] * directions[:, None]).sum(dim=-1)
+        lack = (levels - reached).mul_(self.sign).clamp_min_(0.0)
+        return state + (lack[..., None] * along[:, None]).sum(dim=-2).mul_(self.sign)
 
 
 class Cap(Aim, name="cap"):
