@@ -57,7 +57,7 @@ def test_an_operation_and_a_measure_take_what_contributing_says(copy: Path, tiny
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("As expected") == 3, done.stdout
     assert "scale sad" in done.stdout and "capitals" in done.stdout
-    assert "/scale CONCEPT [LAYER] [STRENGTH]" in done.stdout
+    assert "CONCEPT [LAYER] [STRENGTH]" in " ".join(done.stdout.split())
     [home] = [path for path in (tmp_path / "home").rglob("history.db") if path.is_file()]
     with sqlite3.connect(home) as db:
         names = {name for (name,) in db.execute("SELECT name FROM measures")}
