@@ -75,3 +75,7 @@ class Page:
 
     parts: Sequence[object]
     objects: Sequence[Mapping[str, object]] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """As an event of a stream, for programs."""
+        return {"event": "page", "objects": list(self.objects)}
