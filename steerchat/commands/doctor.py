@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 
+import psutil
+
 from ..conversation.app import config_path, history_path
 from ..conversation.chat import Chat
 from ..slash.registry import registry
@@ -53,6 +55,7 @@ def _model(chat: Chat) -> dict[str, str]:
         return facts | {"loaded": f"no: {error.message}"}
     facts["loaded"] = f"{engine.n_layers} layers of {engine.hidden}, {engine.device}, {engine.dtype}"
     facts["products"] = engine.products
+    facts["held"] = f"{psutil.Process().memory_info().rss / 1e6:.0f} MB by this process"
     return facts
 
 
