@@ -424,6 +424,10 @@ def test_prepared_weights_are_kept_for_this_machine_and_say_the_same(
     numbers = [number for number, name in kept if name == "4-bit"]
     swapped = {**kept, (numbers[0], "4-bit"): kept[numbers[-1], "4-bit"]}
     assert again.layers[numbers[0]].shape != again.layers[numbers[-1]].shape
+    alike = next(number for number in numbers[1:] if first.layers[number].shape == first.layers[numbers[0]].shape)
+    swapped[alike, "4-bit"] = kept[numbers[0], "4-bit"]
+    others = torch.randn(3, first.layers[alike].in_features)
+    assert torch.equal(fresh(swapped).layers[alike](others), first.layers[alike](others))
     rows = torch.randn(3, first.layers[numbers[0]].in_features)
     assert torch.equal(fresh(swapped).layers[numbers[0]](rows), first.layers[numbers[0]](rows))
     with monkeypatch.context() as patch:
