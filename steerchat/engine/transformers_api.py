@@ -23,7 +23,7 @@ _MASKS = f"{_COMPILER}._trace_wrapped_higher_order_op"
 class _NoCompiler(ModuleType):
     """Stands for torch's compiler, or a module of it: its functions leave what they decorate as it is."""
 
-    __path__ = []  # noqa: RUF012
+    __path__ = []  # noqa: RUF012  # a package without modules; its type wants a list
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

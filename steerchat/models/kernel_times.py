@@ -84,7 +84,7 @@ class MachineRecord:
         parts: dict[tuple[int, str], dict[int, Tensor]] = {}
         try:
             with safe_open(self._prepared, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
+                for name in file.keys():  # noqa: SIM118  # the file itself is no iterable
                     number, backend, part = name.split()
                     parts.setdefault((int(number), backend), {})[int(part)] = file.get_tensor(name)
             return {key: (pair[0], pair[1]) for key, pair in parts.items()}

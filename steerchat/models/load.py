@@ -154,8 +154,9 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
     record.lean = bool(lean)
     times, kept = record.times(kernels.layers), record.forms() if small else {}
     kernels.choose(times, small, free_memory(torch.device("cpu")) // 2, kept)
-    if len(kept) < len(kernels.forms):
-        record.keep_forms(kernels.forms)
+    forms = kernels.forms
+    if not all(key in kept and kept[key][0] is pair[0] for key, pair in forms.items()):
+        record.keep_forms(forms)  # some had to be prepared
     if kernels.precision != "float32":
         # What is left of a file of numbers lies in its mapping, which would stay in memory for their sake.
         for parameter in model.parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import mmap
 from pathlib import Path
@@ -16,14 +17,17 @@ import transformers
 from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
 from grouped import Grouped
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steerchat.engine.linear import SmallEmbedding, SmallLinear
 from steerchat.engine.weights import Dense, Stack, joined
-from steerchat.models import memory
+from steerchat.models import kernel_times, memory
 from steerchat.models.find import find
 from steerchat.models.gguf_reader import FOUR_BITS, contents
 from steerchat.models.gguf_weights import FileWeight, load_gguf, mapped
+from steerchat.models.kernel_times import MachineRecord
+from steerchat.models.load import load
 from steerchat.values.errors import ModelError
 
 
@@ -235,3 +239,28 @@ def test_the_header_says_what_the_file_holds(tmp_path: Path) -> None:
         assert entry.shape == tuple(int(size) for size in reversed(tensor.shape))
         assert data[entry.start : entry.start + entry.size] == tensor.data.tobytes()
     assert type(found).from_json(found.to_json()) == found
+
+
+def test_kept_forms_of_another_order_are_prepared_again_and_replaced(
+    home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_times, "_TINY", 0)
+    monkeypatch.setattr(MachineRecord, "times", lambda self, layers: {})
+    write_gguf(tmp_path / "tiny.gguf", Kind.Q4_0, Kind.Q8_0, tied=False)
+
+    def start() -> dict[str, Tensor]:
+        load(find(str(tmp_path / "tiny.gguf"), progress=lambda event: None), "cpu")
+        (file,) = (tmp_path / "home" / "cache" / "kernels").glob("*.safetensors")
+        return load_file(file)
+
+    first = start()
+    (file,) = (tmp_path / "home" / "cache" / "kernels").glob("*.safetensors")
+    names = [name for name in first if name.endswith(" 4-bit 0")]
+    one, other = next(
+        pair
+        for pair in itertools.combinations(names, 2)
+        if first[pair[0]].shape == first[pair[1]].shape and not torch.equal(first[pair[0]], first[pair[1]])
+    )
+    save_file({**first, one: first[other].clone(), other: first[one].clone()}, file)
+    again = start()
+    assert again.keys() == first.keys() and all(torch.equal(again[name], first[name]) for name in first)
