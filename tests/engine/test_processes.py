@@ -119,7 +119,8 @@ def test_an_error_is_said_once_and_ends_all_with_its_code(both: tuple[Run, Run])
     one, two = both
     assert one.codes == two.codes == [0, 0, 0, 0, 0, 1]
     assert two.err.count("tokens and the model holds") == 1
-    assert two.err.count("extracting happy") == one.err.count("extracting happy")
+    # Once at most: where the second process is first to extract, which it does in silence, the first finds it done.
+    assert two.err.count("extracting happy") <= one.err.count("extracting happy") == 2  # begun, and done
 
 
 def test_ctrl_c_in_one_process_stops_all_and_keeps_what_was_finished(tmp_path: Path, tiny_folder: Path) -> None:
