@@ -42,25 +42,26 @@ class Context:
 
 class _RowLayer(DynamicLayer):
     """One layer's keys and values in buffers that are written in place: concatenating them anew at every
-    token, as DynamicLayer does, costs a copy of the whole cache per step."""
+    token, as DynamicLayer does, costs a copy of the whole cache per step.
 
-    def __init__(self) -> None:
+    Args:
+        size: rows of the buffers; the first `rows` of them run.
+    """
+
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.length = 0
-        self.rows = 0
+        self.rows = self._size = size
 
     def reserve(self, like_keys: Tensor, like_values: Tensor, capacity: int) -> None:
-        """Buffers for `capacity` columns, shaped as keys and values (rows, heads, any, size) are."""
+        """Buffers for `capacity` columns, shaped as keys and values (any, heads, any, size) are."""
 
         def grown(old: Tensor | None, like: Tensor) -> Tensor:
-            rows = like.shape[0] if old is None else old.shape[0]  # some may not be running
-            new = like.new_zeros(rows, like.shape[1], capacity, like.shape[3])
+            new = like.new_zeros(self._size, like.shape[1], capacity, like.shape[3])
             if old is not None:
                 new[:, :, : old.shape[2]] = old
             return new
 
-        if self.keys is None:
-            self.rows = like_keys.shape[0]
         self.keys, self.values = grown(self.keys, like_keys), grown(self.values, like_values)
         self.is_initialized = True
 
@@ -125,33 +126,24 @@ class Batch:
         self._width = int(self.lengths.max())
         # Position of the token in each column, -1 where a row has none: masks follow from this alone.
         self._columns = torch.full((self.size, self._width + extra), -1)
-        self._layers: list[_RowLayer] = []
-        for row, context in enumerate(contexts):
-            if context is not None and len(context):
-                self._columns[row, self._width - len(context) : self._width] = torch.arange(len(context))
-                self._place(row, context, self._width + extra)
-        if not self._layers:
-            self._layers = [_RowLayer() for _ in range(self._config.num_hidden_layers)]
-        for layer in self._layers:
-            layer.rows = self.size
+        self._layers = [_RowLayer(self.size) for _ in range(self._config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
         self._active = self.size
+        for row, context in enumerate(contexts):
+            if context is not None and len(context):
+                self._place(row, context)
 
-    def _place(self, row: int, context: Context, capacity: int) -> None:
-        if not self._layers:
-            self._layers = [_RowLayer() for _ in context.layers]
-            for layer, (keys, values) in zip(self._layers, context.layers, strict=True):
-                shape = (self.size, keys.shape[0], 1, keys.shape[2])
-                layer.reserve(
-                    keys.new_empty(shape),
-                    values.new_empty((self.size, *values.shape[:1], 1, values.shape[2])),
-                    capacity,
-                )
-                layer.length = self._width
+    def _place(self, row: int, context: Context) -> None:
+        """Put a context of at least one token into a row, in the last of the columns in use."""
+        columns = slice(self._width - len(context), self._width)
+        self._columns[row, columns] = torch.arange(len(context))
         for layer, (keys, values) in zip(self._layers, context.layers, strict=True):
+            if layer.keys is None:
+                layer.reserve(keys[None], values[None], self._columns.shape[1])
             assert layer.keys is not None and layer.values is not None
-            layer.keys[row, :, self._width - len(context) : self._width] = keys
-            layer.values[row, :, self._width - len(context) : self._width] = values
+            layer.keys[row, :, columns] = keys
+            layer.values[row, :, columns] = values
+            layer.length = self._width
 
     @property
     def width(self) -> int:
@@ -255,6 +247,58 @@ class Batch:
         lowest = torch.finfo(self._model.dtype).min
         mask = torch.zeros(allowed.shape, dtype=self._model.dtype)
         return mask.masked_fill_(~allowed, lowest).to(self._device)
+
+    @torch.inference_mode()
+    def add(self, context: Context) -> None:
+        """One more row runs, on top of `context`; fewer than `size` must run. Of two rows, neither knows of the other:
+        columns that a row does not use are masked."""
+        row, self._width = self._active, max(self._width, len(context))
+        if self._width > self._columns.shape[1]:
+            more = torch.full((self.size, self._width + _GROWTH - self._columns.shape[1]), -1)
+            self._columns = torch.cat([self._columns, more], dim=1)
+        for layer in self._layers:
+            layer.length = self._width
+            if layer.keys is not None and layer.values is not None:
+                if self._width > layer.keys.shape[2]:
+                    layer.reserve(layer.keys, layer.values, self._columns.shape[1])
+                # What is masked is multiplied by zero, and zero times Inf would be NaN.
+                layer.keys[row] = 0
+                layer.values[row] = 0
+        self._columns[row] = -1
+        self.lengths[row] = len(context)
+        if len(context):
+            self._place(row, context)
+        self.narrow(row + 1)
+
+    @torch.inference_mode()
+    def remove(self, row: int) -> None:
+        """This row runs no more, and the last running row takes its place."""
+        last = self._active - 1
+        if row != last:
+            for layer in self._layers:
+                if layer.keys is not None and layer.values is not None:
+                    layer.keys[row, :, : self._width] = layer.keys[last, :, : self._width]
+                    layer.values[row, :, : self._width] = layer.values[last, :, : self._width]
+            self._columns[row], self.lengths[row] = self._columns[last].clone(), self.lengths[last].clone()
+        self.narrow(last)
+        longest = int(self.lengths[:last].max()) if last else 0
+        if self._width > 2 * longest + _GROWTH:
+            self._compact(longest)
+
+    def _compact(self, width: int) -> None:
+        """Give up the columns that no running row uses."""
+        for row in range(self._active):
+            old = (self._columns[row, : self._width] >= 0).nonzero().squeeze(-1)
+            new = slice(width - len(old), width)
+            self._columns[row] = -1
+            self._columns[row, new] = torch.arange(len(old))
+            for layer in self._layers:
+                for tensor in (layer.keys, layer.values):
+                    if tensor is not None:
+                        tensor[row, :, new] = tensor[row].index_select(1, old.to(tensor.device))
+        self._width = width
+        for layer in self._layers:
+            layer.length = width
 
     @torch.inference_mode()
     def swap(self, first: int, second: int) -> None:

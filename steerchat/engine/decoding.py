@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -47,7 +47,8 @@ class Decoding:
     """The loop over steps: which rows still run, in which slot of the batch, and what they have said.
 
     Args:
-        batch: its rows stand on their prompts less the last token.
+        batch: its rows stand on their prompts less the last token. None for a single row in a `Pool`, which runs the
+            model itself, between `steered` and `take`.
         rows: what is asked of each.
         room: tokens that an answer may have.
         sampler: chooses tokens for these rows.
@@ -61,7 +62,7 @@ class Decoding:
 
     def __init__(
         self,
-        batch: Batch,
+        batch: Batch | None,
         rows: Sequence[Row],
         room: int,
         sampler: Sampler,
@@ -89,27 +90,42 @@ class Decoding:
         self._turns: list[list[tuple[int, float]]] = [[] for _ in rows]
         self._share = 1.0
         self.step_number = 0  # of the next step; the index of the tokens that it chooses
-        self._tokens = torch.tensor([row.prompt[-1] for row in rows])
+        self.tokens = torch.tensor([row.prompt[-1] for row in rows])  # that the next step reads
         if room <= 0:
             self.active = 0
             self._finishes = ["length" for _ in rows]
 
     def step(self) -> Iterator[Delta | Finished]:
         """One token for every running row."""
-        self.step_number += 1
-        # Entered for the model call alone, so that no hook outlives it whatever a reader of events does.
-        width, lengths = self._batch.width, self._batch.lengths.clone()
-        if self._opened is not None:
-            self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
-        with self._lower or nullcontext(), self._steering:
-            logits = self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
-        if self._steering.shares is not None:
-            self._note_shares(self._steering.shares.tolist())
+        batch = self._own
+        width, lengths = batch.width, batch.lengths.clone()
+        with self.steered():
+            logits = batch.run(self.tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
         if bool(logits.amax().isnan()):  # NaN is the largest of what holds one
             raise NoNumbers(self._first_overflow(width, lengths))
-        self._tokens = self._sampler.step(logits).cpu()
+        yield from self.take(logits)
+
+    @contextmanager
+    def steered(self, place: int | None = None) -> Iterator[None]:
+        """For the model call of a step alone, so that no hook outlives it whatever a reader of events does.
+
+        Args:
+            place: of the row in a pool's batch.
+        """
+        if self._opened is not None:
+            self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])
+        self._steering.place = place
+        with self._lower or nullcontext(), self._steering:
+            yield
+
+    def take(self, logits: torch.Tensor) -> Iterator[Delta | Finished]:
+        """The next token of every running row. `logits`: (active, vocabulary), without NaN."""
+        self.step_number += 1
+        if self._steering.shares is not None:
+            self._note_shares(self._steering.shares.tolist())
+        self.tokens = self._sampler.step(logits).cpu()
         finished: list[int] = []
-        for slot, token in enumerate(self._tokens.tolist()):
+        for slot, token in enumerate(self.tokens.tolist()):
             row = self._slots[slot]
             if token in self._stops:
                 finish: Finish | None = "end"
@@ -126,6 +142,11 @@ class Decoding:
                 yield from self._close(row)
         if finished:
             self._drop(finished)
+
+    @property
+    def _own(self) -> Batch:
+        assert self._batch is not None
+        return self._batch
 
     def turn(self, share: float) -> None:
         """From the next step on push with this share of every strength."""
@@ -145,10 +166,11 @@ class Decoding:
 
     def _first_overflow(self, width: int, lengths: torch.Tensor) -> int | None:
         """Takes the last step once more and looks on."""
-        self._batch.rewind(width, lengths)
-        self._batch.narrow(self.active)
+        batch = self._own
+        batch.rewind(width, lengths)
+        batch.narrow(self.active)
         with self._steering, FirstOverflow(self._steering.blocks) as first:
-            self._batch.run(self._tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
+            batch.run(self.tokens[:, None], torch.ones(self.active, dtype=torch.long), head=True)
         return first.layer
 
     def stop(self) -> Iterator[Delta | Finished]:
@@ -179,10 +201,10 @@ class Decoding:
         if self._lower is None or not unread:
             return
         self.arrange([*unread, *(row for row in range(len(self._slots)) if row not in unread)])
-        self._batch.narrow(len(unread))
+        self._own.narrow(len(unread))
         self._lower.run_rows(unread)
         with self._lower:
-            self._batch.forward([self._ids[row][-1:] for row in unread])
+            self._own.forward([self._ids[row][-1:] for row in unread])
 
     def arrange(self, order: Sequence[int]) -> None:
         """Put the batch's rows into this order: slot i gets row `order[i]`."""
@@ -203,16 +225,17 @@ class Decoding:
             if slot != self.active:
                 self._swap(slot, self.active)
                 order[slot], order[self.active] = order[self.active], order[slot]
-        self._batch.narrow(self.active)
+        if self._batch is not None:
+            self._batch.narrow(self.active)
         kept = torch.tensor(order[: self.active], dtype=torch.long)
-        self._tokens = self._tokens[kept]
+        self.tokens = self.tokens[kept]
         self._sampler.select(kept)
         self._steering.select(kept)
         if self._lower is not None:
             self._lower.run_rows(self._slots[: self.active])
 
     def _swap(self, first: int, second: int) -> None:
-        self._batch.swap(first, second)
+        self._own.swap(first, second)
         self._slots[first], self._slots[second] = self._slots[second], self._slots[first]
 
 

@@ -84,7 +84,7 @@ class Engine:
         self.context_size = context_size(config)
         self._vocabulary: int = config.vocab_size
         self._bytes_per_token = bytes_per_token(config, self.n_layers, model.dtype.itemsize)
-        self._contexts = Contexts(self._bytes_per_token, free_memory)
+        self.contexts = Contexts(self._bytes_per_token, free_memory)
 
     @property
     def device(self) -> torch.device:
@@ -148,8 +148,8 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
-        self._prepare_kernels(len(rows))
-        size = self._batch_size(longest)
+        self.prepare_kernels(len(rows))
+        size = self.batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)
             group = rows[first : first + size]
@@ -173,7 +173,7 @@ class Engine:
 
     def read(self, prompt: Sequence[int], text: Sequence[int]) -> Reading:
         """How the unsteered model reads a text after a prompt of at least one token."""
-        self._prepare_kernels(1)
+        self.prepare_kernels(1)
         batch = self._prefilled([tuple(prompt[:-1])], len(text))
         return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
 
@@ -195,7 +195,7 @@ class Engine:
         Returns:
             (texts, layers, hidden) float32.
         """
-        self._prepare_kernels(_POSITIONS)
+        self.prepare_kernels(_POSITIONS)
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
         shared = common_prefix([tuple(prompt) for prompt, _ in texts])
@@ -204,7 +204,7 @@ class Engine:
         states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
         while waiting:
             longest = len(waiting[0][0])
-            rows = max(1, min(_POSITIONS // longest, self._batch_size(len(shared) + longest, logits=False)))
+            rows = max(1, min(_POSITIONS // longest, self.batch_size(len(shared) + longest, logits=False)))
             group, waiting = waiting[:rows], waiting[rows:]
             batch = Batch(self.model, [start] * len(group), longest, self.work)
             found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
@@ -224,12 +224,17 @@ class Engine:
 
     def run(self, tokens: Sequence[int]) -> torch.Tensor:
         """One pass over one text from its beginning. Returns its final hidden states, (tokens, hidden)."""
-        self._prepare_kernels(1)
+        self.prepare_kernels(1)
         return Batch(self.model, [None], len(tokens), self.work).forward([tokens])[0]
+
+    def prepare_kernels(self, rows: int) -> None:
+        """Use the products that are quickest for a batch of so many rows."""
+        if self.kernels is not None:
+            self.kernels.prepare(rows, int(self._free_memory() * _PACKED_SHARE))
 
     def forget(self) -> None:
         """Drop what is kept between turns, and give the memory back."""
-        self._contexts.forget()
+        self.contexts.forget()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -241,6 +246,16 @@ class Engine:
         """Bytes of its weights."""
         held = sum(weight.numel() * weight.itemsize for weight in self.model.parameters())
         return held + (0 if self.kernels is None else self.kernels.size)
+
+    def decoding(
+        self, batch: Batch | None, rows: Sequence[Row], room: int, sampling: Sampling, lower: Lower | None = None
+    ) -> Decoding:
+        """The answers of rows, before their first step. Arguments as of `Decoding`."""
+        steering = Steering(self.blocks, [row.edits for row in rows], self.hidden)
+        sampler = Sampler(sampling, [row.prompt for row in rows], [row.seed for row in rows], self.device)
+        thinks = self.prompter.thinks and not sampling.steer_thinking
+        held = [self.prompter.opened(row.prompt) for row in rows] if thinks else None
+        return Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops, held, lower)
 
     # A run of rows that fit into memory together.
 
@@ -256,13 +271,9 @@ class Engine:
         steered_prompt = any(row.scope == "all" and row.edits for row in rows)
         batch = self._steered_prompts(rows, room) if steered_prompt else self._prompts(rows, room)
         width, lengths = batch.width, batch.lengths.clone()
-        steering = Steering(self.blocks, [row.edits for row in rows], self.hidden)
-        sampler = Sampler(sampling, [row.prompt for row in rows], [row.seed for row in rows], self.device)
-        opened = [self.prompter.opened(row.prompt) for row in rows]
-        held = None if sampling.steer_thinking or not self.prompter.thinks else opened
         # A pushed prompt changes every layer's keys and values.
         lower = None if steered_prompt or not self._by_row else Lower(self.blocks, [row.edits for row in rows])
-        decode = Decoding(batch, rows, room, sampler, steering, self.prompter, self._stops, held, lower)
+        decode = self.decoding(batch, rows, room, sampling, lower)
         while decode.active:
             if stopped():
                 yield from decode.stop()
@@ -274,7 +285,8 @@ class Engine:
             except NoNumbers as found:
                 raise self._overflowed(rows, found.args[0]) from None
         parts = [
-            self.prompter.answer(answer.text, begun) for answer, begun in zip(decode.answers(), opened, strict=True)
+            self.prompter.answer(answer.text, self.prompter.opened(row.prompt))
+            for answer, row in zip(decode.answers(), rows, strict=True)
         ]
         heads = [[row.prompt[-1], *thought] for row, (thought, _) in zip(rows, parts, strict=True)]
         texts = [reply for _, reply in parts]
@@ -289,7 +301,7 @@ class Engine:
                 row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
                 for place, row in enumerate(order)
             }
-            self._contexts.keep(keep, [contexts[row] for row in range(len(rows))])
+            self.contexts.keep(keep, [contexts[row] for row in range(len(rows))])
         by_row = dict(zip(order, readings, strict=True))
         return [
             Output(replace(answer, perplexity=by_row[row].perplexity), by_row[row])
@@ -360,7 +372,7 @@ class Engine:
 
     def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int) -> Batch:
         """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
-        bases = [self._contexts.reusable(body) for body in bodies]
+        bases = [self.contexts.reusable(body) for body in bodies]
         new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
         batch = Batch(self.model, bases, max(map(len, new)) + room + 1, self.work)
         if any(new):
@@ -377,11 +389,7 @@ class Engine:
                 batch.forward(bodies)
         return batch
 
-    def _prepare_kernels(self, rows: int) -> None:
-        if self.kernels is not None:
-            self.kernels.prepare(rows, int(self._free_memory() * _PACKED_SHARE))
-
-    def _batch_size(self, tokens: int, logits: bool = True) -> int:
+    def batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
         # Activations of one block at a time: attention and a feed-forward several times as wide as the stream.
         activations = tokens * self.hidden * 16 * 4

@@ -76,6 +76,7 @@ class _LayerEdits:
     ) -> None:
         self.open: Tensor | None = None  # which rows are changed for now; None changes all
         self.share: Tensor | None = None  # of every strength, (1, 1, 1); None is all of it
+        self.place: int | None = None  # as of `Steering`
         self._layer = layer
         self._read = [gate for gate in opening if layer in gate.layers]
         self._operations: list[tuple[LayerOperation, RowGates | None]] = []
@@ -89,7 +90,8 @@ class _LayerEdits:
                 self._operations.append((LayerOperation.kinds[name](chosen, hidden, device), opens))
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        hidden = hidden_of(output)
+        whole = hidden_of(output)
+        hidden = whole if self.place is None else whole[self.place : self.place + 1]
         # Sixteen bits would lose a small push against a large state.
         state = hidden if hidden.dtype == torch.float32 else hidden.float()
         for gate in self._read:
@@ -101,7 +103,12 @@ class _LayerEdits:
             state = operation(state, factor)
         if self.open is not None:
             state = torch.where(self.open.to(state.device), state, hidden.to(state.dtype))
-        return with_hidden(output, state.to(hidden.dtype))
+        state = state.to(hidden.dtype)
+        if self.place is not None:
+            whole = whole.clone()
+            whole[self.place] = state[0]
+            state = whole
+        return with_hidden(output, state)
 
     def select(self, rows: Tensor) -> None:
         for operation, _ in self._operations:
@@ -124,6 +131,9 @@ class Steering:
 
     Every position of a forward pass is changed, so the caller decides the scope by what it runs inside. Gates take each
     time that it is entered for one position.
+
+    Attributes:
+        place: where its single row is in a batch that it shares with others; None when the batch is its own.
     """
 
     def __init__(
@@ -141,8 +151,11 @@ class Steering:
             here = [[edit for edit in edits if edit.layer == layer] for edits in rows]
             self._layers[layer] = _LayerEdits(layer, here, gates, self._gates, hidden, device_of(blocks[layer]))
         self._handles: list[Any] = []
+        self.place: int | None = None
 
     def __enter__(self) -> Self:
+        for edits in self._layers.values():
+            edits.place = self.place
         self._handles = [self._blocks[layer].register_forward_hook(edits) for layer, edits in self._layers.items()]
         return self
 

@@ -359,9 +359,9 @@ def test_conversations_on_one_engine_keep_their_own_contexts() -> None:
 def test_where_memory_is_short_the_conversation_that_was_silent_longest_is_forgotten() -> None:
     engine = tiny_engine()
     answers(engine, [Row(ids(12, 1))], GREEDY, keep="a")
-    contexts = engine._contexts
+    contexts = engine.contexts
     room = contexts.bytes * 1.5 / 0.25
-    engine._contexts._free_memory = lambda: int(room)
+    engine.contexts._free_memory = lambda: int(room)
     answers(engine, [Row(ids(12, 2))], GREEDY, keep="b")
     assert contexts.reusable(ids(12, 1)) is None and contexts.reusable(ids(12, 2)) is not None
 
