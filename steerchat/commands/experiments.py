@@ -17,12 +17,15 @@ from ..experiments import pages as experiment_pages
 from ..experiments.run import experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
 from ..measures import pair as measuring
+from ..measures.capability import capability as measured_capability
+from ..measures.capability import questions
 from ..slash.arguments import Concept, Float, Int, Layer, Many, MixSpec, OneLayer, PairId, Rest, Strength
 from ..slash.registry import registry
 from ..storage.records import StoredPair
 from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
+from ..values.recipe import Recipe
 from ..values.results import BenchReport, Event, Notice, Strip
 from ..values.setting import Setting
 
@@ -46,24 +49,35 @@ def compare(
     *,
     repeats: _Seeds = 1,
     control: Annotated[bool, "also run random directions of equal strength, and ask for the concept"] = False,
+    capability: Annotated[bool, "also ask questions with one right answer: how many are still right?"] = False,
     raw: _Raw = False,
 ) -> Iterator[Event] | Page:
     """Answers a prompt normal and steered, outside the conversation.
 
     A single pair streams. With more seeds or with controls, the table has means and the chance band.
+
+    --capability asks some two hundred short questions (facts, arithmetic, copying, grammar) in each of these ways, and
+    counts where the right answer is likelier than three wrong ones. Each way takes some twenty seconds on a laptop.
     """
     session = chat.session
     prompt, concept = _prompt_and_concept("compare", chat, prompt, None)
     base = session.recipe if concept is None else chosen(session, concept)
     active = base.active
-    if control and not active:
-        raise UsageError("--control needs a recipe to compare with", "/steer happy first")
-    if not active or (repeats == 1 and not control):
+    if (control or capability) and not active:
+        option = "--control" if control else "--capability"
+        raise UsageError(f"{option} needs a recipe to compare with", "/steer happy first")
+    if not active or (repeats == 1 and not control and not capability):
         return session.compare(prompt, raw=raw, repeats=repeats, recipe=None if concept is None else base)
     recipe = replace(base, scope=chat.settings.scope)
     settings = with_controls(session, recipe, raw) if control else [Setting("steered", recipe)]
     result = experiment(session, "compare", prompt, settings, repeats, raw=raw)
-    return experiment_pages.page(result)
+    page = experiment_pages.page(result)
+    if not capability or result.stopped:
+        return page
+    settings = [Setting("normal", Recipe()), *settings]
+    shares = measured_capability(session.reader, settings, questions(), session.settings.seed)
+    named = dict(zip([setting.label for setting in settings], shares, strict=True))
+    return experiment_pages.with_capability(page, named)
 
 
 @command(

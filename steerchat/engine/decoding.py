@@ -268,3 +268,9 @@ def numbered(
         if new:
             yield replace(event, row=row, text=new)
     return events.value
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory: on a CPU it says so in a plain RuntimeError."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

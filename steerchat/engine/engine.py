@@ -22,7 +22,7 @@ from ..values.results import Answer, Delta, Finished
 from .batch import Batch, Context, Work
 from .configuration import bytes_per_token, context_size, stop_ids
 from .contexts import Contexts, common_prefix, trees
-from .decoding import Decoding, NoNumbers, Row, numbered
+from .decoding import Decoding, NoNumbers, Row, is_out_of_memory, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .kernels import Kernels
 from .prompting import Prompter
@@ -160,7 +160,7 @@ class Engine:
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside the handler, whose traceback would keep the batch's tensors alive.
+            # Outside the handler, whose traceback keeps tensors alive.
             if self.kernels is not None:
                 self.kernels.shrink()
             self.forget()
@@ -199,7 +199,7 @@ class Engine:
         # What all prompts begin with (the template's head, a system message) is computed once, and so is a
         # prompt that several texts reply to, as those of a contrast pair do.
         shared = common_prefix([tuple(prompt) for prompt, _ in texts])
-        start = self._prefill([shared])[0] if shared else None
+        start = self.prefill([shared])[0] if shared else None
         waiting = trees(texts, len(shared))
         states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
         while waiting:
@@ -269,7 +269,7 @@ class Engine:
     ) -> Generator[Delta | Finished, None, list[Output]]:
         room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
         steered_prompt = any(row.scope == "all" and row.edits for row in rows)
-        batch = self._steered_prompts(rows, room) if steered_prompt else self._prompts(rows, room)
+        batch = self.steered_prompts(rows, room) if steered_prompt else self.prompts(rows, room)
         width, lengths = batch.width, batch.lengths.clone()
         # A pushed prompt changes every layer's keys and values.
         lower = None if steered_prompt or not self._by_row else Lower(self.blocks, [row.edits for row in rows])
@@ -292,7 +292,7 @@ class Engine:
         texts = [reply for _, reply in parts]
         if steered_prompt:
             # Its keys and values hold the push: an unsteered reading needs prompts without.
-            batch = self._prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
+            batch = self.prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
             order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)
         else:
             order, readings = self._read_on(decode, lower, batch, width, lengths, heads, texts)
@@ -357,30 +357,34 @@ class Engine:
             "a smaller strength, or start with --dtype float32" if pushed else "start with --dtype bfloat16 or float32",
         )
 
-    def _prompts(self, rows: Sequence[Row], room: int) -> Batch:
-        """A batch whose rows stand on their prompts less the last token, computed without any push."""
+    def prompts(self, rows: Sequence[Row], room: int, start: Context | None = None) -> Batch:
+        """A batch whose rows stand on their prompts less the last token, computed without any push.
+
+        `start`: what all prompts begin with, where that is computed.
+        """
         bodies = [row.prompt[:-1] for row in rows]
         distinct = list(dict.fromkeys(bodies))
         if len(distinct) == len(bodies):
-            return self._prefilled(bodies, room)
-        contexts = dict(zip(distinct, self._prefill(distinct), strict=True))
+            return self._prefilled(bodies, room, start)
+        contexts = dict(zip(distinct, self.prefill(distinct, start), strict=True))
         return Batch(self.model, [contexts[body] for body in bodies], room + 1, self.work)
 
-    def _prefill(self, bodies: Sequence[tuple[int, ...]]) -> list[Context]:
-        batch = self._prefilled(bodies, 0)
+    def prefill(self, bodies: Sequence[tuple[int, ...]], start: Context | None = None) -> list[Context]:
+        """The keys and values of texts, without any push."""
+        batch = self._prefilled(bodies, 0, start)
         return [batch.context(index, body) for index, body in enumerate(bodies)]
 
-    def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int) -> Batch:
+    def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int, start: Context | None = None) -> Batch:
         """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
-        bases = [self.contexts.reusable(body) for body in bodies]
+        bases = [start or self.contexts.reusable(body) for body in bodies]
         new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
         batch = Batch(self.model, bases, max(map(len, new)) + room + 1, self.work)
         if any(new):
             batch.forward(new)
         return batch
 
-    def _steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
-        """As `_prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""
+    def steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
+        """As `prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""
         bodies = [row.prompt[:-1] for row in rows]
         batch = Batch(self.model, [None] * len(rows), max(map(len, bodies)) + room + 1, self.work)
         if any(bodies):
@@ -396,9 +400,3 @@ class Engine:
         # Scores, their processed copy, and the penalty's; noise is shared.
         row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
         return max(1, int(self._free_memory() * _MEMORY_SHARE / row))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch found no memory: on a CPU it says so in a plain RuntimeError."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from ..measures.capability import CHANCE, Capability
 from ..values.errors import shorten
 from ..values.page import Page, Table
 from ..values.recipe import Recipe, format_strength, name_layers
@@ -31,6 +32,21 @@ def page(result: Result, kept: str = "", budget: float | None = None) -> Page:
         file = f"/report --experiment {result.experiment} FILE.html"
         parts.append(Notice(f"Logged as experiment {result.experiment}: {file}"))
     return Page(parts, result.objects())
+
+
+def with_capability(page: Page, measured: Mapping[str, Capability]) -> Page:
+    """`/compare --capability`: its page, and which share of the questions each way of answering gets right."""
+    first = next(iter(measured.values()))
+    names = [*first.right, "all"]
+    shares = {label: capability.to_json() for label, capability in measured.items()}
+    rows = [[label, *(f"{share[name]:.0%}" for name in names)] for label, share in shares.items()]
+    asked = len(first.all)
+    parts = [
+        *page.parts,
+        Table(["right answers", *names], rows, right=frozenset(range(1, 1 + len(names)))),
+        Notice(f"{asked} questions; a choice of four by likelihood, so that chance gets {CHANCE:.0%} right."),
+    ]
+    return Page(parts, [*page.objects, {"capability": shares, "questions": asked}])
 
 
 def parts_of(result: Result, kept: str = "") -> list[object]:

@@ -12,7 +12,8 @@ import torch
 
 from ..engine import processes
 from ..engine.check import check
-from ..engine.engine import Engine, is_out_of_memory
+from ..engine.decoding import is_out_of_memory
+from ..engine.engine import Engine
 from ..engine.hooks import find_blocks
 from ..engine.kernels import Kernels
 from ..engine.lean import is_lean, make_lean

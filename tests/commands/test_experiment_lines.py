@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,25 @@ import torch
 from chats import Shell, Start, history, say
 from tiny import LAYERS, finish, rows
 
+from steerchat.commands import experiments as commands
 from steerchat.conversation.app import history_path
 from steerchat.conversation.rerun import logged, prompt_of
 from steerchat.experiments import run as experiments
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen
+from steerchat.measures.capability import capability, questions
 from steerchat.slash.registry import registry
 from steerchat.system import folders
 from steerchat.terminal.subcommands import _json
+from steerchat.values.errors import Interrupted, UsageError
 from steerchat.values.page import Page
+from steerchat.values.recipe import Recipe
 from steerchat.values.results import Notice, Progress
+from steerchat.values.setting import Setting
 
 PROMPT = "In my opinion,"
 PROMPTS = folders.packaged("vectors") / "texts" / "prompts.toml"
+ASKED = questions()[::20]  # some of each category
 
 
 @pytest.fixture(autouse=True)
@@ -298,3 +305,34 @@ def test_each_concept_is_shown_as_soon_as_it_is_measured_and_a_stop_keeps_those(
     text = say(chat, screen, line)
     assert text.index("sad 1 x 0.5") < text.index("over random")
     assert [row["concept"] for row in objects(chat, line)] == ["happy", "sad"]
+
+
+# Capability
+
+
+def test_compare_counts_the_right_answers_of_each_way_of_answering(start: Start, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(commands, "questions", lambda: ASKED)
+    chat, screen = start()
+    say(chat, screen, "/steer happy 2 4.0")
+    *pairs, last = objects(chat, f"/compare --capability --control {PROMPT}")
+    assert [set(pair) >= {"normal", "steered"} for pair in pairs] == [True] * 3
+    shares = last["capability"]
+    assert list(shares) == ["normal", "steered", "random push", "asked for"] and last["questions"] == 12
+    categories = ["facts", "arithmetic", "copying", "grammar"]
+    assert all(list(share) == [*categories, "all"] and 0 <= share["all"] <= 1 for share in shares.values())
+    # A push that leaves nothing of the state but one direction gives the same answer to everything.
+    [term] = chat.session.recipe.terms
+    broken = Setting("", replace(chat.session.recipe, terms=(replace(term, strength=1000.0),)))
+    settings = [Setting("", Recipe()), Setting("", chat.session.recipe), broken]
+    normal, steered, stuck = capability(chat.session.reader, settings, ASKED)
+    assert [normal.to_json(), steered.to_json()] == [shares["normal"], shares["steered"]]
+    assert stuck.all != normal.all
+
+
+def test_capability_needs_a_recipe_and_stops_at_ctrl_c(start: Start):
+    chat, _ = start()
+    with pytest.raises(UsageError, match="--capability needs a recipe"):
+        objects(chat, f"/compare --capability {PROMPT}")
+    chat.session.stop.set()
+    with pytest.raises(Interrupted):
+        capability(chat.session.reader, [Setting("", Recipe())], ASKED)
