@@ -88,8 +88,11 @@ def model(
 def model_list(chat: Chat) -> Page:
     """Lists the models on this machine, with their size and whether they fit."""
     from ..models.load import free_memory, target
+    from ..models.memory import Precision
 
-    where, precision = target(chat.settings.device, chat.settings.dtype)
+    dtype = chat.settings.dtype
+    where, kind = target(chat.settings.device, dtype)
+    precision = Precision(kind.itemsize, dtype if where.type == "cpu" else "")
     engine, free = chat.loader.ready, free_memory(where)
     parts: list[object] = []
     if engine is not None:
@@ -97,7 +100,7 @@ def model_list(chat: Chat) -> Page:
         facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
         parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
     rows, objects = [], []
-    for choice in model_choices(precision.itemsize, Path.cwd()):
+    for choice in model_choices(precision, Path.cwd()):
         needs = choice.needs
         total = needs.total if needs else None
         fits = None if total is None else total <= free
@@ -115,9 +118,10 @@ def model_list(chat: Chat) -> Page:
                 "fits": fits,
             }
         )
-    kind = str(precision).removeprefix("torch.")
     parts.append(Table(("name", "model", "on the disk", "memory", "fits"), rows, right=frozenset({2, 3})))
-    parts.append(f"Memory is for {kind} on {where.type}, where {gigabytes(free)} are free. /model NAME loads another.")
+    parts.append(
+        f"Memory is for --dtype {dtype} on {where.type}, where {gigabytes(free)} are free. /model NAME loads another."
+    )
     return Page(parts, objects)
 
 

@@ -158,8 +158,9 @@ class Kernels:
 
     @property
     def size(self) -> int:
-        """Bytes of weights that are no parameters of the model: of joined layers, and of backends' forms."""
+        """Bytes of weights that are no parameters of the model: joined layers, small tables, and forms of backends."""
         apart = sum(parameter.nbytes for layer in self._apart for parameter in layer.parameters())
+        apart += sum(table.bytes for table, tied in self._tables if tied is None and isinstance(table, SmallEmbedding))
         return apart + sum(layer.bytes(backend) for layer in self.layers for backend in layer._forms)
 
     @property

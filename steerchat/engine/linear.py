@@ -195,8 +195,13 @@ class SmallEmbedding(nn.Embedding):
 
     @classmethod
     def in_place_of(cls, table: nn.Embedding, stored: Weight) -> SmallEmbedding:
-        """The same table with the weight of a file; it computes the rows that it looks up from that."""
-        table.__class__ = cls
+        """The same table with the weight of a file; it computes the rows that it looks up from that.
+
+        A table of a class of its own, such as Gemma's, which scales the rows, goes on to do so.
+        """
+        kind = type(table)
+        own: Any = (kind, cls)
+        table.__class__ = cls if kind is nn.Embedding else type(f"Small{kind.__name__}", own, {})
         assert isinstance(table, SmallEmbedding)
         del table._parameters["weight"]
         table.stored, table._form = stored, None
@@ -214,6 +219,11 @@ class SmallEmbedding(nn.Embedding):
         rows = [self.stored.part(slice(row, row + 1)).dense() for row in input.flatten().tolist()]
         return torch.cat(rows).reshape(*input.shape, self.embedding_dim)
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the table takes beside parameters, and a file."""
+        return 0 if self._form is None else sum(tensor.nbytes for tensor in self._form)
+
     def is_tied_to(self, output: FastLinear) -> bool:
         """Whether an output layer multiplies by the weight of this table."""
         return isinstance(output, SmallLinear) and output._stored is self.stored
@@ -226,7 +236,8 @@ class SmallEmbedding(nn.Embedding):
     def hold_dense(self, output: FastLinear | None) -> None:
         """Become a table of float32 numbers: those of the tied output layer if there is one."""
         numbers: Any = nn.Parameter(self.stored.dense(), requires_grad=False) if output is None else output.weight
-        self.__class__ = nn.Embedding  # type: ignore[assignment]  # as in `FastLinear.hold_small`
+        kind = next(kind for kind in type(self).__mro__ if not issubclass(kind, SmallEmbedding))
+        self.__class__ = kind  # type: ignore[assignment]  # as in `FastLinear.hold_small`
         self._parameters["weight"] = numbers
 
 

@@ -12,60 +12,15 @@ import accelerate
 import gguf
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType as Kind
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..engine.linear import FastLinear, SmallEmbedding
 from ..engine.transformers_api import no_init_weights, transformers
-from ..engine.weights import GROUP, Levels
 from .described import description
+from .file_weights import keep, put, tie
 from .gguf_parts import parts_of
-from .gguf_reader import Entry, bits
+from .gguf_reader import Entry
 
 _FREQUENCIES = "rope_freqs.weight"
-
-
-class FileWeight:
-    """A matrix in a file that is mapped into memory; see `Weight`.
-
-    Args:
-        rows: the bytes of each output, (out, bytes) uint8.
-        kind: how the numbers are held.
-        order: which row of the file each output is; None where they are in turn.
-    """
-
-    def __init__(self, rows: Tensor, kind: Kind, order: Tensor | None = None) -> None:
-        self._rows, self._kind, self._order = rows, kind, order
-        numbers, size = gguf.GGML_QUANT_SIZES[kind]
-        self.shape = (len(rows) if order is None else len(order), rows.shape[1] // size * numbers)
-        self.bits = bits(kind)
-
-    def dense(self) -> Tensor:
-        numbers = gguf.dequantize(self._bytes().numpy(), self._kind)
-        return torch.from_numpy(np.ascontiguousarray(numbers, np.float32)).reshape(self.shape)
-
-    def levels(self) -> Levels:
-        out, size = self.shape
-        blocks = self._bytes().reshape(-1, gguf.GGML_QUANT_SIZES[self._kind][1])
-        scale, low = _halves(blocks[:, :2]), _halves(blocks[:, 2:4])
-        if self._kind == Kind.Q4_K:
-            # 256 numbers; each 32 of them have a share of six bits of the scale and of the offset.
-            steps, offsets = gguf.quants.Q4_K.get_scale_min(blocks[:, 4:16].numpy())
-            scale, low = scale * torch.from_numpy(steps), -low * torch.from_numpy(offsets)
-        elif self._kind == Kind.Q4_0:
-            low = scale * -8
-        pairs = blocks[:, {Kind.Q4_K: 16, Kind.Q4_1: 4, Kind.Q4_0: 2}[self._kind] :]
-        pairs = pairs.reshape(len(blocks), -1, 1, GROUP if self._kind == Kind.Q4_K else GROUP // 2)
-        levels = torch.cat([pairs & 15, pairs >> 4], dim=2).reshape(out, size)
-        return Levels(levels, scale.reshape(out, -1), low.reshape(out, -1))
-
-    def part(self, rows: slice) -> FileWeight:
-        if self._order is None:
-            return FileWeight(self._rows[rows], self._kind)
-        return FileWeight(self._rows, self._kind, self._order[rows])
-
-    def _bytes(self) -> Tensor:
-        return self._rows if self._order is None else self._rows[self._order]
 
 
 def mapped(gguf: Path) -> list[mmap.mmap]:
@@ -107,7 +62,7 @@ def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dt
     for name, entry in held.tensors.items():
         rows = _rows(entry, data)
         order = _order(processor, name, entry.shape) if keeps and len(entry.shape) == 2 else None
-        if order is not None and name in names and _keep(model, names[name], rows, entry.kind, order):
+        if order is not None and name in names and keep(model, names[name], rows, entry.kind, order):
             continue
         numbers = gguf.dequantize(rows.numpy(), entry.kind).reshape(entry.shape)
         result = processor.process(weights=numbers, name=name, tensor_key_mapping=names, parsed_parameters=parsed)
@@ -115,20 +70,15 @@ def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dt
             parsed["tensors"][names[result.name]] = torch.from_numpy(np.ascontiguousarray(result.weights))
         while parsed["tensors"]:
             name, tensor = parsed["tensors"].popitem()
-            _put(model, name, tensor, device, dtype)
+            put(model, name, tensor, device, dtype)
     if _FREQUENCIES in held.tensors:
         entry = held.tensors[_FREQUENCIES]
         _stretch(model, torch.from_numpy(gguf.dequantize(_rows(entry, data).numpy(), entry.kind)).flatten())
-    _tie(model)
+    tie(model)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise ValueError(f"the file has no {missing[0]}")
     return model.to(device)
-
-
-def _halves(pairs: Tensor) -> Tensor:
-    """Numbers of sixteen bits, (blocks, 2) uint8 to (blocks, 1) float32."""
-    return pairs.contiguous().view(torch.float16).float()
 
 
 def _rows(entry: Entry, data: Sequence[Tensor]) -> Tensor:
@@ -157,33 +107,6 @@ def _order(processor: Any, name: str, shape: tuple[int, ...]) -> Tensor | None:
     return None if moved else torch.from_numpy(order[:, 0].copy())
 
 
-def _keep(model: Any, name: str, rows: Tensor, kind: Kind, order: Tensor) -> bool:
-    """Let the layer of a weight hold what the file holds. False for what is no plain linear layer nor embedding."""
-    path, _, attribute = name.rpartition(".")
-    parent, _, child = path.rpartition(".")
-    module = model.get_submodule(path)
-    if attribute != "weight" or bits(kind) > 8 or type(module) not in (nn.Linear, nn.Embedding):
-        return False
-    in_turn = bool((order[1:] > order[:-1]).all())
-    weight = FileWeight(rows, kind, None if in_turn else order)
-    if weight.shape != tuple(module.weight.shape):
-        raise ValueError(f"{name} has the shape {weight.shape}, not {tuple(module.weight.shape)}")
-    if isinstance(module, nn.Embedding):
-        SmallEmbedding.in_place_of(module, weight)
-    else:
-        setattr(model.get_submodule(parent), child, FastLinear.of(weight, module.bias))
-    return True
-
-
-def _put(model: Any, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    path, _, attribute = name.rpartition(".")
-    parameters = model.get_submodule(path)._parameters
-    if attribute in parameters and parameters[attribute].shape != tensor.shape:
-        raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameters[attribute].shape)}")
-    if attribute in parameters:
-        parameters[attribute] = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
-
-
 def _stretch(model: Any, factors: Tensor) -> None:
     """Divide the frequencies of rotary positions by factors, (head size / 2,).
 
@@ -196,12 +119,3 @@ def _stretch(model: Any, factors: Tensor) -> None:
                 if frequencies.shape != factors.shape:
                     raise ValueError(f"{_FREQUENCIES} has {len(factors)} numbers, not {len(frequencies)}")
                 module._buffers[name] = frequencies / factors
-
-
-def _tie(model: Any) -> None:
-    """Let the output layer share the embeddings' weight, where the file has one for both."""
-    table, output = model.get_input_embeddings(), model.get_output_embeddings()
-    if not isinstance(table, SmallEmbedding):
-        model.tie_weights()
-    elif type(output) is nn.Linear and output.weight.is_meta:
-        model.set_output_embeddings(FastLinear.of(table.stored, output.bias))

@@ -35,38 +35,38 @@ class ModelChoice:
     needs: memory.Needs | None
 
 
-def model_choices(itemsize: int, here: Path) -> list[ModelChoice]:
+def model_choices(precision: memory.Precision, here: Path) -> list[ModelChoice]:
     """The models on this machine, and the aliases, which can be fetched.
 
     Args:
-        itemsize: bytes of a number in the precision of the weights.
+        precision: of the weights.
         here: a folder whose .gguf files are listed too.
     """
-    cached = {choice.name: choice for choice in _hub(itemsize)}
-    choices = [_default(itemsize, cached.pop(DEFAULT_ON_HUB, None))]
+    cached = {choice.name: choice for choice in _hub(precision)}
+    choices = [_default(precision, cached.pop(DEFAULT_ON_HUB, None))]
     for alias, repository in ALIASES.items():
         if alias != DEFAULT:
             on_disk = cached.pop(repository, None)
-            choices.append(_alias(alias, on_disk.disk if on_disk else None, itemsize, on_disk and on_disk.needs))
-    return [*choices, *cached.values(), *_files(here, itemsize)]
+            choices.append(_alias(alias, on_disk.disk if on_disk else None, precision, on_disk and on_disk.needs))
+    return [*choices, *cached.values(), *_files(here, precision)]
 
 
-def _default(itemsize: int, on_hub: ModelChoice | None) -> ModelChoice:
+def _default(precision: memory.Precision, on_hub: ModelChoice | None) -> ModelChoice:
     try:
         folder = default_model.prepared(SMOLLM2)
     except ModelError:  # a shared folder that does not exist: loading the model reports it
         folder = None
     if folder is None:
-        return _alias(DEFAULT, on_hub.disk if on_hub else None, itemsize)
-    return _on_disk(DEFAULT, SMOLLM2.name, folder, itemsize, folder / SMOLLM2.gguf)
+        return _alias(DEFAULT, on_hub.disk if on_hub else None, precision)
+    return _on_disk(DEFAULT, SMOLLM2.name, folder, precision, folder / SMOLLM2.gguf)
 
 
-def _alias(alias: str, disk: int | None, itemsize: int, needs: memory.Needs | None = None) -> ModelChoice:
+def _alias(alias: str, disk: int | None, precision: memory.Precision, needs: memory.Needs | None = None) -> ModelChoice:
     parameters = PARAMETERS[alias]
-    return ModelChoice(alias, ALIASES[alias], disk, needs or memory.Needs(parameters, parameters * itemsize, 0))
+    return ModelChoice(alias, ALIASES[alias], disk, needs or memory.needs_of(parameters, precision))
 
 
-def _on_disk(name: str, model: str, path: Path, itemsize: int, gguf: Path | None = None) -> ModelChoice:
+def _on_disk(name: str, model: str, path: Path, precision: memory.Precision, gguf: Path | None = None) -> ModelChoice:
     """The model in a folder, its weights perhaps in a .gguf file there, or in a .gguf file alone."""
     try:
         parts = list(path.iterdir()) if path.is_dir() else parts_of(path)
@@ -75,12 +75,12 @@ def _on_disk(name: str, model: str, path: Path, itemsize: int, gguf: Path | None
     disk = sum(file.stat().st_size for file in parts if file.is_file())
     files = ModelFiles(model, path, gguf if path.is_dir() else path, "")
     try:
-        return ModelChoice(name, model, disk, memory.needs(files, itemsize))
+        return ModelChoice(name, model, disk, memory.needs(files, precision))
     except ModelError:
         return ModelChoice(name, model, disk, None)
 
 
-def _hub(itemsize: int) -> Iterator[ModelChoice]:
+def _hub(precision: memory.Precision) -> Iterator[ModelChoice]:
     """The complete causal models in the Hub's cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -94,11 +94,11 @@ def _hub(itemsize: int) -> Iterator[ModelChoice]:
             continue
         folder = max(repository.revisions, key=lambda revision: revision.last_modified).snapshot_path
         if _is_causal(folder):
-            choice = _on_disk(repository.repo_id, repository.repo_id, folder, itemsize)
+            choice = _on_disk(repository.repo_id, repository.repo_id, folder, precision)
             if choice.needs is not None:
                 yield choice
         for file in filter(is_first, sorted(folder.glob("*.gguf"))):
-            yield _on_disk(str(file), whole_name(file), file, itemsize)
+            yield _on_disk(str(file), whole_name(file), file, precision)
 
 
 def _is_causal(folder: Path) -> bool:
@@ -109,8 +109,8 @@ def _is_causal(folder: Path) -> bool:
         return False
 
 
-def _files(here: Path, itemsize: int) -> Iterator[ModelChoice]:
+def _files(here: Path, precision: memory.Precision) -> Iterator[ModelChoice]:
     for folder in dict.fromkeys([here, models_dir()]):
         for file in sorted(folder.glob("*.gguf")) if folder.is_dir() else ():
             if file.is_file() and file.stat().st_size > _SMALLEST and file.name != SMOLLM2.gguf and is_first(file):
-                yield _on_disk(str(file), whole_name(file), file, itemsize)
+                yield _on_disk(str(file), whole_name(file), file, precision)

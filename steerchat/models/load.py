@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -22,6 +24,7 @@ from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
 from ..system.threads import most_threads
 from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
+from ..values.results import Report
 from . import memory
 from .checkpoint import check_quantisation, check_weights, quantisation
 from .find import ModelFiles
@@ -29,6 +32,8 @@ from .fingerprint import json_object
 from .gguf_parts import parts_of
 from .gguf_weights import load_gguf, mapped
 from .kernel_times import MachineRecord
+from .memory import FORMS
+from .rounded import load_rounded, rounded
 
 _CODE = "custom code"  # in transformers' message about a model that needs its own Python files
 
@@ -42,17 +47,20 @@ def load(
     offload: str | None = None,
     code: bool = False,
     team: Team | None = None,
+    report: Report = lambda event: None,
 ) -> Engine:
     """Load a model that is on this machine.
 
     Args:
         files: the model's.
         device, dtype: values of those settings; auto takes CUDA, then MPS, then the CPU, with float32 on the CPU and
-            sixteen bits elsewhere.
+            sixteen bits elsewhere. A model whose weights are rounded here (`int4`, `int8`) has a fingerprint of its
+            own: its activations are others.
         most: the most bytes for weights in the device's memory; None for the free ones.
         offload: a folder for weights that do not fit into memory.
         code: whether the model's own Python files may run.
         team: this process among others, which divide the answers.
+        report: called with the progress of rounding the weights.
 
     Raises:
         TooLarge: when it needs more memory than is free.
@@ -65,19 +73,31 @@ def load(
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": code}
     check_quantisation(config, files.name)
-    needs = memory.needs(files, kind.itemsize, small=dtype == "auto" and where.type == "cpu")
+    # What has few bits already keeps them.
+    rounds = dtype in FORMS and not files.gguf and not quantisation(config)
+    if rounds:
+        if where.type != "cpu":
+            raise ModelError(
+                f"weights are rounded only on the CPU, and this is {where.type}",
+                "--dtype bfloat16, or a checkpoint of few bits (AWQ, GPTQ, bitsandbytes), or --device cpu",
+            )
+        files = replace(files, fingerprint=f"{dtype} {files.fingerprint}")
+    needs = memory.needs(files, memory.Precision(kind.itemsize, dtype if where.type == "cpu" else ""))
     place = _placement(files.name, needs, where, kind, most, offload)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **options)
-        bytes_ = mapped(files.gguf) if files.gguf and place["device_map"] != "auto" else None
-        model: Any = (
-            _from_pretrained(files, dtype=kind, **place, **options)
-            if bytes_ is None
-            else load_gguf(files.path, bytes_, where, kind)
-        )
+        bytes_: Sequence[mmap.mmap] = ()
+        model: Any
+        if rounds:
+            model, bytes_ = load_rounded(files, rounded(files, dtype, code, report), code)
+        elif files.gguf and place["device_map"] != "auto":
+            bytes_ = mapped(files.gguf)
+            model = load_gguf(files.path, bytes_, where, kind)
+        else:
+            model = _from_pretrained(files, dtype=kind, **place, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
-            raise _too_large(files.name, needs, kind, free_memory(where)) from None
+            raise _too_large(files.name, needs, where, kind, free_memory(where)) from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if _CODE in reason:
             raise ModelError(
@@ -91,9 +111,10 @@ def load(
     _check_memory_of_text(model, files.name)
     model.eval()
     model.requires_grad_(False)
-    kernels = _quick(model, files.fingerprint, small=dtype == "auto")
-    if bytes_ is not None:
-        memory.forget(bytes_)
+    # Rounded weights stay small, however much memory is free.
+    free = 0 if rounds else free_memory(torch.device("cpu")) // 2
+    kernels = _quick(model, files.fingerprint, dtype == "auto" or dtype in FORMS, free)
+    memory.forget(bytes_)
     given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
     try:
         engine = Engine(*given) if team is None else SharedEngine(team, *given)
@@ -139,13 +160,14 @@ def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
         module.tqdm = bar
 
 
-def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
+def _quick(model: Any, fingerprint: str, small: bool, free: int) -> Kernels:
     """Let the model compute in the quickest way that there is here.
 
     Args:
         model: just loaded.
         fingerprint: its own.
         small: whether weights may be held with as few bits as they have; else every number becomes float32.
+        free: bytes that float32 weights may take.
     """
     if (threads := most_threads()) is not None:
         torch.set_num_threads(min(threads, torch.get_num_threads()))
@@ -154,7 +176,7 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
     kernels = Kernels(model, [layer for block in lean for layer in block.layers])
     record.lean = bool(lean)
     times, kept = record.times(kernels.layers), record.forms() if small else {}
-    kernels.choose(times, small, free_memory(torch.device("cpu")) // 2, kept)
+    kernels.choose(times, small, free, kept)
     forms = kernels.forms
     if not all(key in kept and kept[key][0] is pair[0] for key, pair in forms.items()):
         record.keep_forms(forms)  # some had to be prepared
@@ -169,8 +191,8 @@ def _quick(model: Any, fingerprint: str, small: bool) -> Kernels:
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:
     """Raises TooLarge when a model that is not fetched yet would not fit into memory."""
     where, kind = target(device, dtype)
-    weights = parameters * kind.itemsize
-    _placement(name, memory.Needs(parameters, weights, 0), where, kind, most, offload)
+    held = memory.Precision(kind.itemsize, dtype if where.type == "cpu" else "")
+    _placement(name, memory.needs_of(parameters, held), where, kind, most, offload)
 
 
 def target(device: str, dtype: str, config: Mapping[str, Any] | None = None) -> tuple[torch.device, torch.dtype]:
@@ -180,7 +202,7 @@ def target(device: str, dtype: str, config: Mapping[str, Any] | None = None) -> 
         ModelError: for a device that does not exist.
     """
     where = _device(device)
-    return where, precision(dtype, where, config or {})
+    return where, precision("float32" if dtype in FORMS else dtype, where, config or {})
 
 
 def free_memory(device: torch.device) -> int:
@@ -211,14 +233,16 @@ def _placement(
     room["cpu"] = (limit if where.type == "cpu" else free_memory(torch.device("cpu"))) - needs.beside
     room = {place: max(0, size) for place, size in room.items()}
     if offload is None and (where.type != "cuda" or sum(room.values()) < needs.weights):
-        raise _too_large(name, needs, dtype, limit)
+        raise _too_large(name, needs, where, dtype, limit)
     return {"device_map": "auto", "max_memory": room, **({"offload_folder": offload} if offload else {})}
 
 
-def _too_large(name: str, needs: memory.Needs, dtype: torch.dtype, free: int) -> TooLarge:
+def _too_large(name: str, needs: memory.Needs, where: torch.device, dtype: torch.dtype, free: int) -> TooLarge:
     smaller = memory.smaller(needs.parameters, dtype.itemsize, free)
     ways = [f"/model {smaller} is the next smaller (in a script --fallback takes it)"] if smaller else []
-    if dtype == torch.float32:
+    if where.type == "cpu" and needs.four_bits is not None and needs.four_bits < needs.weights:
+        ways.append(f"--dtype int4 needs {memory.gigabytes(needs.four_bits + needs.beside)}")
+    elif dtype == torch.float32:
         ways.append("--dtype bfloat16 needs half")
     ways.append("--offload FOLDER keeps the rest on the disk")
     kind = str(dtype).removeprefix("torch.")

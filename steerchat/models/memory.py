@@ -6,10 +6,12 @@ import ctypes
 import math
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from gguf import GGMLQuantizationType as Kind
 
 from ..values.errors import UsageError
 from .checkpoint import UNPACKED, quantisation
@@ -20,11 +22,31 @@ from .gguf_parts import read_contents
 from .gguf_reader import Entry
 from .workplace import is_whole
 
+# How most layers hold rounded weights; see `rounded`.
+FORMS = {"int4": Kind.Q4_1, "int8": Kind.Q8_0}
+# The bytes of a number in the products' forms of them, and over a whole model, whose tables have eight bits.
+_ITEMSIZE = {Kind.Q4_1: 0.625, Kind.Q8_0: 1.01}
+_ROUNDED = {"int4": 0.66, "int8": 1.02}
+_GROUP = 32
+# The usual names of the tables of embeddings and of output layers.
+_TABLES = re.compile(r"embed|wte|lm_head")
 # The tokens of a pair's two rows in the estimate.
 _PAIR_TOKENS = 2 * 1024
 # The activations of one block, in numbers per token, as a multiple of the hidden size.
 _ACTIVATIONS = 16
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)i?B?", re.IGNORECASE)
+
+
+class Precision(NamedTuple):
+    """How weights are held.
+
+    Attributes:
+        itemsize: bytes of a number, where nothing else holds.
+        dtype: `auto` where weights of fewer bits, in a GGUF, keep them; `int4` or `int8` where others are rounded.
+    """
+
+    itemsize: int
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,32 +57,34 @@ class Needs:
         parameters: the numbers in its weights.
         weights: their bytes in the precision of the weights.
         beside: bytes for a pair's keys, values and activations.
+        four_bits: the bytes of the weights with `--dtype int4`; None where they are not rounded.
     """
 
     parameters: int
     weights: int
     beside: int
+    four_bits: int | None = None
 
     @property
     def total(self) -> int:
         return self.weights + self.beside
 
 
-def needs(files: ModelFiles, itemsize: int, small: bool = False) -> Needs:
-    """The memory that a model needs with weights of `itemsize` bytes per number.
+def needs(files: ModelFiles, precision: Precision) -> Needs:
+    """The memory that a model needs.
 
     Args:
         files: the model's. The configuration of a GGUF that was never loaded is not known, nor what a pair takes.
-        itemsize: bytes.
-        small: whether weights of fewer bits, in a GGUF, stay as they are.
+        precision: of its weights.
 
     Raises:
         ModelError: when its files cannot be read.
     """
     if files.gguf:
         held = description(files.path).contents if is_whole(files.path) else read_contents(files.gguf)
-        entries = held.tensors.values()
-        sizes = [entry.numbers * (_small_itemsize(entry) if small else itemsize) for entry in entries]
+        entries, four_bits = held.tensors.values(), None
+        small = precision.dtype == "auto" or precision.dtype in FORMS
+        sizes = [entry.numbers * (_small_itemsize(entry) if small else precision.itemsize) for entry in entries]
         count, weights = sum(entry.numbers for entry in entries), round(sum(sizes))
         if not (files.path / "config.json").is_file():
             return Needs(count, weights, 0)
@@ -69,18 +93,45 @@ def needs(files: ModelFiles, itemsize: int, small: bool = False) -> Needs:
         config = json_object(files.path / "config.json")
         form = quantisation(config)
         count = in_file = 0
+        shapes: dict[str, Sequence[int]] = {}
         for file in weight_files(files.path):
             for name, shape, _, size in tensors(file):
                 # A byte of MXFP4 holds two numbers.
                 count += math.prod(shape) * (2 if form == "mxfp4" and name.endswith("_blocks") else 1)
                 in_file += size
-        weights = in_file if form and form not in UNPACKED else count * itemsize
-    return Needs(count, weights, _PAIR_TOKENS * _bytes_per_token(config, itemsize))
+                shapes[name] = shape
+        weights = in_file if form and form not in UNPACKED else count * precision.itemsize
+        if precision.dtype in FORMS and not form:
+            weights = _rounded_size(shapes, precision.dtype)
+        four_bits = None if form else _rounded_size(shapes, "int4")
+    return Needs(count, weights, _PAIR_TOKENS * _bytes_per_token(config, precision.itemsize), four_bits)
+
+
+def form_of(shape: Sequence[int], wanted: Kind) -> Kind | None:
+    """How a matrix is rounded: to eight bits where its shape has no product in four, not at all where in neither."""
+    if len(shape) != 2 or shape[1] % _GROUP:
+        return None
+    return Kind.Q8_0 if shape[0] % 16 else wanted
+
+
+def _rounded_size(shapes: Mapping[str, Sequence[int]], dtype: str) -> int:
+    """The bytes that the tensors of a checkpoint will take, with their scales."""
+    size = 0.0
+    for name, shape in shapes.items():
+        form = form_of(shape, Kind.Q8_0 if _TABLES.search(name) else FORMS[dtype])
+        size += math.prod(shape) * (4.0 if form is None else _ITEMSIZE[form])
+    return round(size)
 
 
 def _small_itemsize(entry: Entry) -> float:
     """Bytes for a number: four and eight bits have scales beside them."""
     return {4: 0.625, 8: 1.01}.get(entry.bits, 4.0)
+
+
+def needs_of(parameters: int, precision: Precision) -> Needs:
+    """As `needs`, for a model of which no more is known than how many numbers it has: without what a pair takes."""
+    sizes = {kind: round(parameters * share) for kind, share in _ROUNDED.items()}
+    return Needs(parameters, sizes.get(precision.dtype, parameters * precision.itemsize), 0, sizes["int4"])
 
 
 def smaller(parameters: int, itemsize: int, free: int) -> str | None:

@@ -20,7 +20,7 @@ from .untrusted import read_toml
 Carry = Literal["own", "steered", "normal"]
 View = Literal["both", "steered", "normal"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"]
 Switch = Literal["off", "on"]
 Thinking = Literal["auto", "off", "on"]
 
@@ -41,7 +41,9 @@ class Settings:
     model: str = _setting("smollm2", "alias (smollm2, mistral, phi3), Hub id, folder or .gguf file")
     device: Device = _setting("auto", "where the model runs", at_start=True)
     dtype: Dtype = _setting(
-        "auto", "precision of the weights; auto is the quickest that keeps what the file holds", at_start=True
+        "auto",
+        "precision of the weights; auto is the quickest that keeps what the file holds; int8 and int4 round them",
+        at_start=True,
     )
     memory: str = _setting(
         "auto", "most memory for the weights on the device, such as 6GB; auto: all that is free", at_start=True

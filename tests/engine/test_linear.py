@@ -25,7 +25,7 @@ from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
 from steerchat.engine.weights import Dense, Weight
 from steerchat.models import kernel_times
-from steerchat.models.gguf_weights import FileWeight
+from steerchat.models.file_weights import FileWeight
 from steerchat.models.kernel_times import MachineRecord, forget_times
 
 EXACT = [backend for backend in BACKENDS if backend.exact]

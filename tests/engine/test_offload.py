@@ -17,7 +17,7 @@ from steerchat.models.load import load
 @pytest.mark.slow
 def test_half_the_layers_on_the_disk_answer_as_all_in_memory(tiny_folder: Path, tmp_path: Path) -> None:
     found = find(str(tiny_folder), progress=print)
-    most = memory.needs(found, 4).weights * 2 // 3
+    most = memory.needs(found, memory.Precision(4)).weights * 2 // 3
     whole = load(found, "cpu", "float32")
     spread = load(found, "cpu", "float32", most=most, offload=str(tmp_path / "disk"))
     places = set(spread.model.hf_device_map.values())

@@ -150,5 +150,5 @@ def test_a_model_in_mxfp4_is_unpacked_and_needs_what_the_estimate_says(tmp_path:
     written = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(written | {"quantization_config": {"quant_method": "mxfp4"}}))
     engine = load_folder(tmp_path)
-    needed = memory.needs(find(str(tmp_path), progress=print), 4).weights
+    needed = memory.needs(find(str(tmp_path), progress=print), memory.Precision(4)).weights
     assert engine.size == pytest.approx(needed, rel=0.1)

@@ -79,13 +79,13 @@ def grown(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 @pytest.mark.parametrize(("dtype", "itemsize"), [("float32", 4), ("bfloat16", 2)])
 def test_the_estimate_is_the_size_of_the_loaded_weights(tiny_folder: Path, dtype: str, itemsize: int) -> None:
     found = find(str(tiny_folder), progress=print)
-    assert memory.needs(found, itemsize).weights == load(found, "cpu", dtype).size
+    assert memory.needs(found, memory.Precision(itemsize)).weights == load(found, "cpu", dtype).size
 
 
 def test_what_a_pair_takes_is_counted(tiny_folder: Path) -> None:
     found = find(str(tiny_folder), progress=print)
     # Of each of 2 x 1024 tokens: keys and values of 2 heads of 16 in 4 layers, and a block's activations, 64 wide.
-    assert memory.needs(found, 4).beside == 2048 * (4 * 2 * 16 * 2 + 16 * 64) * 4
+    assert memory.needs(found, memory.Precision(4)).beside == 2048 * (4 * 2 * 16 * 2 + 16 * 64) * 4
 
 
 def test_the_default_models_parameters_are_known_before_it_is_fetched() -> None:
@@ -116,7 +116,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("was read"))
     with pytest.raises(TooLarge, match=r"needs \d+ MB of memory in float32, and 0 MB may be used") as raised:
         load(found, "cpu", "float32")
-    assert "--dtype bfloat16" in raised.value.hint and "--offload" in raised.value.hint
+    assert "--dtype int4 needs" in raised.value.hint and "--offload" in raised.value.hint
 
 
 def test_an_alias_that_would_not_fit_is_not_fetched(open_chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ def test_the_shelf_names_files_sizes_and_needs(
     (repository / "refs" / "main").write_text("a" * 40)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(cache), raising=False)
-    by_name = {one.name: one for one in model_choices(4, tmp_path)}
+    by_name = {one.name: one for one in model_choices(memory.Precision(4), tmp_path)}
     assert list(by_name) == ["smollm2", "mistral", "phi3", "some/model"]
     assert by_name["mistral"].disk is None
     needs = by_name["some/model"].needs

@@ -23,9 +23,10 @@ from torch import Tensor
 from steerchat.engine.linear import SmallEmbedding, SmallLinear
 from steerchat.engine.weights import Dense, Stack, joined
 from steerchat.models import kernel_times, memory
+from steerchat.models.file_weights import FileWeight
 from steerchat.models.find import find
 from steerchat.models.gguf_reader import FOUR_BITS, contents
-from steerchat.models.gguf_weights import FileWeight, load_gguf, mapped
+from steerchat.models.gguf_weights import load_gguf, mapped
 from steerchat.models.kernel_times import MachineRecord
 from steerchat.models.load import load
 from steerchat.values.errors import ModelError
@@ -123,7 +124,7 @@ def test_the_model_of_a_gguf_is_the_one_that_transformers_reads(
     embeddings = small.model.get_input_embeddings()
     assert isinstance(embeddings, SmallEmbedding) == (table != Kind.F16)
     assert small.size < exact.size
-    assert exact.size == pytest.approx(memory.needs(files, 4).weights, rel=0.05)
+    assert exact.size == pytest.approx(memory.needs(files, memory.Precision(4)).weights, rel=0.05)
 
 
 @pytest.mark.slow

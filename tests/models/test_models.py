@@ -22,6 +22,7 @@ from steerchat.models import find as models
 from steerchat.models import installed
 from steerchat.models.default import Wheel
 from steerchat.models.fingerprint import fingerprint_folder, fingerprint_gguf
+from steerchat.models.memory import Precision
 from steerchat.system import folders
 from steerchat.values.errors import ModelError, SteerchatError, UnknownName
 from steerchat.values.results import Notice, Progress
@@ -240,7 +241,7 @@ def test_a_folder_that_a_teacher_shares_is_used_as_it_is(
     assert models.find("smollm2", progress=ignore, offline=True).path == made
     assert left_in(home) == []
     monkeypatch.setattr(installed, "SMOLLM2", tiny)
-    choice = installed.model_choices(4, made)[0]
+    choice = installed.model_choices(Precision(4), made)[0]
     assert choice.disk == sum(file.stat().st_size for file in made.iterdir())
     assert choice.needs is not None and choice.needs.beside > 0
 

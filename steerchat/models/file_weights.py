@@ -1,0 +1,113 @@
+"""Weights of four or eight bits as they lie in a mapped file, and how the layers of a model get them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from torch import Tensor, nn
+
+from ..engine.linear import FastLinear, SmallEmbedding
+from ..engine.weights import GROUP, Levels
+from .gguf_reader import bits
+
+
+class FileWeight:
+    """A matrix in a file that is mapped into memory; see `Weight`.
+
+    Args:
+        rows: the bytes of each output, (out, bytes) uint8.
+        kind: how the numbers are held.
+        order: which row of the file each output is; None where they are in turn.
+    """
+
+    def __init__(self, rows: Tensor, kind: Kind, order: Tensor | None = None) -> None:
+        self._rows, self._kind, self._order = rows, kind, order
+        numbers, size = gguf.GGML_QUANT_SIZES[kind]
+        self.shape = (len(rows) if order is None else len(order), rows.shape[1] // size * numbers)
+        self.bits = bits(kind)
+
+    def dense(self) -> Tensor:
+        numbers = gguf.dequantize(self._bytes().numpy(), self._kind)
+        return torch.from_numpy(np.ascontiguousarray(numbers, np.float32)).reshape(self.shape)
+
+    def levels(self) -> Levels:
+        out, size = self.shape
+        blocks = self._bytes().reshape(-1, gguf.GGML_QUANT_SIZES[self._kind][1])
+        scale, low = _halves(blocks[:, :2]), _halves(blocks[:, 2:4])
+        if self._kind == Kind.Q4_K:
+            # 256 numbers; each 32 of them have a share of six bits of the scale and of the offset.
+            steps, offsets = gguf.quants.Q4_K.get_scale_min(blocks[:, 4:16].numpy())
+            scale, low = scale * torch.from_numpy(steps), -low * torch.from_numpy(offsets)
+        elif self._kind == Kind.Q4_0:
+            low = scale * -8
+        pairs = blocks[:, {Kind.Q4_K: 16, Kind.Q4_1: 4, Kind.Q4_0: 2}[self._kind] :]
+        pairs = pairs.reshape(len(blocks), -1, 1, GROUP if self._kind == Kind.Q4_K else GROUP // 2)
+        levels = torch.cat([pairs & 15, pairs >> 4], dim=2).reshape(out, size)
+        return Levels(levels, scale.reshape(out, -1), low.reshape(out, -1))
+
+    def part(self, rows: slice) -> FileWeight:
+        if self._order is None:
+            return FileWeight(self._rows[rows], self._kind)
+        return FileWeight(self._rows, self._kind, self._order[rows])
+
+    def _bytes(self) -> Tensor:
+        return self._rows if self._order is None else self._rows[self._order]
+
+
+def keep(model: Any, name: str, rows: Tensor, kind: Kind, order: Tensor | None = None) -> bool:
+    """Let the layer of a weight hold what a file holds. False for what is no plain linear layer nor embedding.
+
+    Args:
+        model: its weights may be on the meta device.
+        name: of the weight in the model.
+        rows: the bytes of each output, (out, bytes) uint8.
+        kind: how the numbers are held.
+        order: which row each output is; None where they are in turn.
+
+    Raises:
+        ValueError: for another shape than the layer's.
+    """
+    path, _, attribute = name.rpartition(".")
+    parent, _, child = path.rpartition(".")
+    module = model.get_submodule(path)
+    known = type(module) is nn.Linear or isinstance(module, nn.Embedding)
+    if attribute != "weight" or bits(kind) > 8 or not known:
+        return False
+    if order is not None and bool((order[1:] > order[:-1]).all()):
+        order = None
+    weight = FileWeight(rows, kind, order)
+    if weight.shape != tuple(module.weight.shape):
+        raise ValueError(f"{name} has the shape {weight.shape}, not {tuple(module.weight.shape)}")
+    if isinstance(module, nn.Embedding):
+        SmallEmbedding.in_place_of(module, weight)
+    else:
+        setattr(model.get_submodule(parent), child, FastLinear.of(weight, module.bias))
+    return True
+
+
+def put(model: Any, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    """Give a parameter of a model its numbers. Raises ValueError for another shape than the parameter's."""
+    path, _, attribute = name.rpartition(".")
+    parameters = model.get_submodule(path)._parameters
+    if attribute in parameters and parameters[attribute].shape != tensor.shape:
+        raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameters[attribute].shape)}")
+    if attribute in parameters:
+        parameters[attribute] = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
+
+
+def tie(model: Any) -> None:
+    """Let the output layer share the embeddings' weight, where the file has one for both."""
+    table, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if not isinstance(table, SmallEmbedding):
+        model.tie_weights()
+    elif type(output) is nn.Linear and output.weight.is_meta:
+        model.set_output_embeddings(FastLinear.of(table.stored, output.bias))
+
+
+def _halves(pairs: Tensor) -> Tensor:
+    """Numbers of sixteen bits, (blocks, 2) uint8 to (blocks, 1) float32."""
+    return pairs.contiguous().view(torch.float16).float()
