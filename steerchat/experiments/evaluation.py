@@ -138,7 +138,7 @@ def _evaluation(
         _means(measure, [[_steered(pair) for pair in group] for group in groups]) for groups in (steered, asked, others)
     )
     flat = [pair for group in steered for pair in group]
-    gains = _gains(term.concept, steered)
+    gains = word_gains(term.concept, steered)
     own = gains[term.concept]
     other = max((name for name in gains if name != term.concept), key=lambda name: gains[name].mean())
     cost = mean_cost(flat)
@@ -152,12 +152,12 @@ def _evaluation(
         steered=float(moved.mean()) * sign,
         random=float(chance.mean()) * sign,
         asked=float(by_asking.mean()) * sign,
-        gain=_interval(moved - normal),
-        over_random=_interval(moved - chance),
-        over_asking=_interval(moved - by_asking),
+        gain=interval(moved - normal),
+        over_random=interval(moved - chance),
+        over_asking=interval(moved - by_asking),
         gains={name: round(float(gain.mean()), 3) for name, gain in gains.items()},
         other=other,
-        specificity=_interval(own - gains[other]),
+        specificity=interval(own - gains[other]),
         perplexity_ratio=math.inf if cost is None else cost,
         repetition=float(np.mean([_steered(pair).repetition or 0.0 for pair in flat])),
         answers=len(flat),
@@ -168,7 +168,7 @@ def _evaluation(
     )
 
 
-def _gains(concept: str, steered: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:
+def word_gains(concept: str, steered: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:
     """(prompts,) gains in spreads, by every measure of words and by the concept's own."""
     gains = {}
     for name in dict.fromkeys((*RATES, concept)):
@@ -200,7 +200,7 @@ def _means(measure: Measure, answers: Sequence[Sequence[Answer]]) -> np.ndarray:
     return np.array([np.mean([measure.towards(answer.reply) for answer in group]) for group in answers])
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+def interval(differences: np.ndarray) -> tuple[float, float, float]:
     """Mean and 95% bootstrap interval. Prompts are drawn, not answers: seeds of one prompt are alike."""
     draws = np.random.default_rng(0).choice(differences, size=(4000, len(differences))).mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])

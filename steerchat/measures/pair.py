@@ -72,6 +72,10 @@ class Reader:
             self._vectors[key] = self.library.vector(name, self.engine, self.report, seed, self.stopped)
         return self._vectors[key]
 
+    def know(self, name: str, vector: ConceptVector) -> None:
+        """Let a name that is no concept's stand for a vector, in this run."""
+        self._vectors[name, 0] = vector
+
     def vectors(self, recipe: Recipe, seed: int) -> dict[str, ConceptVector]:
         """The vectors of a recipe's concepts, and of those that its gates read, by name."""
         return {name: self.vector(name, seed) for name in recipe.named}

@@ -1,0 +1,316 @@
+"""/compare-methods: operations and ways of extraction side by side, each at the strength that costs as much.
+
+Methods are compared fairly at equal cost alone: at one strength, a method that changes more looks better and breaks
+more. So the dial of each method is turned until its answers to the prompts for tuning cost the budget. Then all of them
+answer the prompts for evaluation with the same seeds, and questions with one right answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..concepts.concept import METHODS, Concept
+from ..conversation.runner import Plan, Runner
+from ..engine.sampling import Sampling
+from ..measures.capability import Capability, Quiz, capability
+from ..measures.pair import Reader
+from ..values.errors import Interrupted
+from ..values.operation import ADD
+from ..values.recipe import Recipe, Term, format_layers, parse_layers
+from ..values.results import Pair, drain, mean_cost
+from ..values.setting import Setting
+from .evaluation import interval, measure_of, questions, word_gains
+from .outcomes import Outcome, outcomes_of
+from .tuning import between, narrowed, within
+
+TOKENS = 40
+"""The longest answers."""
+
+OPPOSITES = {
+    "happy": "sad",
+    "calm": "excited",
+    "formal": "casual",
+    "enthusiastic": "pessimistic",
+    "friendly": "angry",
+}
+OPPOSITES |= {opposite: name for name, opposite in OPPOSITES.items()}
+"""What can be taken away, or bounded, in a concept's place."""
+
+# The dial's bracket: two rounds leave a sixteenth of it, and a line through what they measured does the rest.
+_MOST, _ROUNDS = 6.0, 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to steer towards a concept.
+
+    Attributes:
+        name: for the table.
+        term: what is done at a number on its dial, which is a strength or a level.
+        dial: whether it has one.
+    """
+
+    name: str
+    term: Callable[[float], Term]
+    dial: bool = True
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method on one concept. Intervals are 95%, bootstrapped over prompts, or over questions for capability.
+
+    Attributes:
+        typed: the recipe, at the strength that was found.
+        gain: (mean, low, high) of the concept's own word measure, steered minus normal, in spreads of the normal
+            answers, above 0 towards the concept.
+        against_add: the same less the gain of the first method, which adds the shipped vector.
+        effect: along the shipped vector; it favours methods that push along it.
+        other: the other concept whose measure gained most.
+        specificity: (mean, low, high) of the own gain less the other's.
+        cost: the perplexity ratio of these answers; `tuned_cost` was aimed at.
+        repetition: mean share of repeated 3-grams.
+        right: share of the questions that are answered right.
+        kept: (mean, low, high) of the share that is right, steered minus normal.
+    """
+
+    concept: str
+    method: str
+    typed: str
+    gain: tuple[float, float, float]
+    against_add: tuple[float, float, float]
+    effect: float
+    other: str
+    specificity: tuple[float, float, float]
+    cost: float
+    repetition: float
+    right: float
+    kept: tuple[float, float, float]
+    answers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """An object for programs, its figures to three decimals."""
+        return {name: _rounded(value) for name, value in asdict(self).items()}
+
+
+def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[Method]:
+    """What is compared for a concept; the first one adds its shipped vector.
+
+    Vectors of the other ways of extraction are made here, and known to the reader as `happy (pca)`.
+
+    Args:
+        reader: the model and its concepts.
+        concept: one with a word measure.
+        layers: for all methods.
+
+    Raises:
+        Interrupted: when the reader is stopped.
+    """
+    from ..concepts.extract import extract
+
+    def term(operation: str, name: str = concept.name) -> Callable[[float], Term]:
+        return lambda number: Term(((name, 1.0),), layers, number, operation)
+
+    found = [Method("add", term(ADD))]
+    for method in METHODS:
+        if method in ("end", concept.method) or not concept.examples:
+            continue
+        name = f"{concept.name} ({method})"
+        reference = reader.library.reference(reader.engine) if method == "centred" else None
+        reader.know(name, extract(reader.engine, concept, method, reader.report, reader.stopped, reference))
+        found.append(Method(f"add {method}", term(ADD, name)))
+    found += [Method("rotate", term("rotate")), Method("aim", term("aim"))]
+    if opposite := OPPOSITES.get(concept.name):
+        bound = term("cap", opposite)
+        found.append(Method("cap the opposite", lambda number: bound(1.0 - number)))
+        found.append(Method("ablate the opposite", term("ablate", opposite), dial=False))
+    return found
+
+
+def compare_methods(
+    runner: Runner,
+    concepts: Sequence[str],
+    budget: float,
+    tuning: Sequence[str],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    asked: Sequence[Quiz],
+) -> Iterator[list[MethodRow]]:
+    """Compare the methods on one concept after the other, at their recommended layers.
+
+    Args:
+        runner: remembers answers.
+        concepts: each with a word measure.
+        budget: the perplexity ratio that every method may cost.
+        tuning: the prompts on which the strengths are found.
+        prompts: those on which they are judged.
+        seeds: of the answers that are judged.
+        asked: the questions for capability.
+
+    Raises:
+        ConceptError: for a concept that nothing measures but its own vector.
+        Interrupted: when the runner was stopped; the concepts before are finished.
+    """
+    reader = runner.reader
+    for name in concepts:
+        measure_of(name)
+    for name in concepts:
+        concept = reader.library.get(name)
+        where, _, _ = reader.library.recommended(name, reader.engine.fingerprint)
+        layers = parse_layers(where, reader.engine.n_layers)
+        along = Recipe((Term(((name, 1.0),), layers, 1.0),))
+        compared = methods(reader, concept, layers)
+        dials = _calibrated(runner, compared, along, budget, tuning)
+        settings = [_setting(method, dial, along) for method, dial in zip(compared, dials, strict=True)]
+        pairs = _answered(runner, settings, prompts, seeds, f"{name}: methods at cost x{budget:g}")
+        measured = capability(reader, [Setting("normal", Recipe()), *settings], asked, label=f"{name}: questions")
+        yield _rows(name, compared, settings, pairs, measured)
+
+
+def _setting(method: Method, number: float, along: Recipe) -> Setting:
+    return Setting(method.name, Recipe((method.term(number),)), strength=number, along=along)
+
+
+def _calibrated(
+    runner: Runner, compared: Sequence[Method], along: Recipe, budget: float, prompts: Sequence[str]
+) -> list[float]:
+    """For each method the number on its dial at which its answers cost the budget."""
+    brackets = [(0.0, _MOST)] * len(compared)
+    tried: list[list[Outcome]] = [[] for _ in compared]
+    turned = [place for place, method in enumerate(compared) if method.dial]
+    for number in range(_ROUNDS):
+        settings = [_setting(compared[place], dial, along) for place in turned for dial in between(*brackets[place])]
+        label = f"{along.terms[0].concept}: equal cost, round {number + 1} of {_ROUNDS}"
+        pairs = _answered(runner, settings, prompts, (0,), label)
+        flat = {
+            setting: [pair for group in groups for pair in group]
+            for setting, groups in zip(settings, pairs, strict=True)
+        }
+        found = {outcome.setting: outcome for outcome in outcomes_of(runner.reader.chance, flat)}
+        for index, place in enumerate(turned):
+            new = [found[setting] for setting in settings[3 * index : 3 * index + 3] if setting in found]
+            brackets[place] = narrowed(*brackets[place], new, budget)
+            tried[place] += new
+    return [_crossing(outcomes, budget) for outcomes in tried]
+
+
+def _crossing(outcomes: list[Outcome], budget: float) -> float:
+    """Where the cost crosses a budget: on the line between the two nearest numbers, in log cost. 0.0 without a dial."""
+    outcomes.sort(key=lambda outcome: outcome.setting.strength or 0.0)
+    if not outcomes:
+        return 0.0
+    allowed = within(outcomes, budget)
+    place = -1 if allowed is None else outcomes.index(allowed)
+    low, cost = (0.0, 1.0) if allowed is None else (allowed.setting.strength or 0.0, allowed.cost or 1.0)
+    if place + 1 == len(outcomes):
+        return low
+    over = outcomes[place + 1]
+    rise = math.log((over.cost or math.inf) / cost)
+    share = math.log(budget / cost) / rise if math.isfinite(rise) and rise > 0 else 0.0
+    return low + ((over.setting.strength or 0.0) - low) * min(1.0, max(0.0, share))
+
+
+def _answered(
+    runner: Runner, settings: Sequence[Setting], prompts: Sequence[str], seeds: Sequence[int], label: str
+) -> list[list[list[Pair]]]:
+    """The pairs of each setting, prompt by prompt."""
+    plan = Plan(Sampling(max_tokens=TOKENS), thought=False, rows=32, label=label)
+    trials = drain(runner.run(questions(prompts), settings, seeds, plan))
+    if runner.reader.stopped():
+        raise Interrupted(label)
+    return [
+        [
+            [trial.pair for trial in trials if (trial.setting, trial.question) == (place, prompt)]
+            for prompt in range(len(prompts))
+        ]
+        for place in range(len(settings))
+    ]
+
+
+def _rows(
+    name: str,
+    compared: Sequence[Method],
+    settings: Sequence[Setting],
+    pairs: Sequence[list[list[Pair]]],
+    measured: Sequence[Capability],
+) -> list[MethodRow]:
+    normal = np.array(measured[0].all, dtype=float)
+    gains = [word_gains(name, groups) for groups in pairs]
+    rows = []
+    for method, setting, groups, gained, able in zip(compared, settings, pairs, gains, measured[1:], strict=True):
+        flat = [pair for group in groups for pair in group]
+        own = gained[name]
+        other = max((concept for concept in gained if concept != name), key=lambda concept: gained[concept].mean())
+        cost = mean_cost(flat)
+        [term] = setting.recipe.terms
+        where = format_layers(term.layers)
+        rows.append(
+            MethodRow(
+                concept=name,
+                method=method.name,
+                typed=f"{where} x {term.strength:.2f}" if method.dial else where,
+                gain=interval(own),
+                against_add=interval(own - gains[0][name]),
+                effect=float(np.mean([pair.effect or 0.0 for pair in flat])),
+                other=other,
+                specificity=interval(own - gained[other]),
+                cost=math.inf if cost is None else cost,
+                repetition=float(np.mean([pair.steered.repetition or 0.0 for pair in flat if pair.steered])),
+                right=able.share,
+                kept=interval(np.array(able.all, dtype=float) - normal),
+                answers=len(flat),
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A method over concepts: means of the rows' figures. Intervals are 95%, bootstrapped over concepts."""
+
+    method: str
+    concepts: int
+    gain: tuple[float, float, float]
+    against_add: tuple[float, float, float]
+    specificity: tuple[float, float, float]
+    cost: float
+    repetition: float
+    kept: tuple[float, float, float]
+
+
+def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
+    """The methods over all concepts that they were compared on.
+
+    Args:
+        rows: as `MethodRow.to_json` gives them.
+    """
+
+    def over(chosen: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float, float]:
+        return interval(np.array([row[name][0] for row in chosen]))
+
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        chosen = [row for row in rows if row["method"] == method]
+        found.append(
+            Summary(
+                method,
+                len(chosen),
+                over(chosen, "gain"),
+                over(chosen, "against_add"),
+                over(chosen, "specificity"),
+                math.exp(float(np.mean([math.log(row["cost"]) for row in chosen]))),
+                float(np.mean([row["repetition"] for row in chosen])),
+                over(chosen, "kept"),
+            )
+        )
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [round(item, 3) for item in value]
+    return round(value, 3) if isinstance(value, float) else value
