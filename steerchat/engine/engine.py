@@ -358,10 +358,7 @@ class Engine:
         )
 
     def prompts(self, rows: Sequence[Row], room: int, start: Context | None = None) -> Batch:
-        """A batch whose rows stand on their prompts less the last token, computed without any push.
-
-        `start`: what all prompts begin with, where that is computed.
-        """
+        """A batch on the rows' prompts less the last token, without any push. `start`: what all prompts begin with."""
         bodies = [row.prompt[:-1] for row in rows]
         distinct = list(dict.fromkeys(bodies))
         if len(distinct) == len(bodies):
