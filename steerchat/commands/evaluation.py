@@ -102,7 +102,7 @@ def compare_methods(
     """Compares operations and ways of extraction at equal cost.
 
     For each concept: adding its vector, adding vectors of the other ways of extraction, turning, aiming, and taking
-    away or bounding its opposite where it has one. The strength of each is the one at which answers to tuning prompts
+    away or bounding its opposite where it has one. The strength of each is the one at which its answers
     cost so much; where there is no strength, as for ablation, the cost is what it is. Gains are by word measures, which
     use no vector, in spreads of the normal answers. Some two minutes a concept on a laptop; Ctrl-C keeps what is done.
     """
@@ -112,9 +112,7 @@ def compare_methods(
     named = concepts or tuple(name for name in chat.library.names() if name in INDEPENDENT)
     options = f"--cost {cost:g} --seeds {seeds} --prompts-used {prompts_used}"
     judged = shipped_prompts("evaluation")[:prompts_used]
-    run = compare_each(
-        _runner(chat), named, cost, shipped_prompts("tuning")[:3], judged, range(seeds), capability_questions()[::2]
-    )
+    run = compare_each(_runner(chat), named, cost, judged, range(seeds), capability_questions()[::4])
 
     def shown() -> Iterator[Event]:
         done: list[MethodRow] = []

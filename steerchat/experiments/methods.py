@@ -1,8 +1,8 @@
 """/compare-methods: operations and ways of extraction side by side, each at the strength that costs as much.
 
 Methods are compared fairly at equal cost alone: at one strength, a method that changes more looks better and breaks
-more. So the dial of each method is turned until its answers to the prompts for tuning cost the budget. Then all of them
-answer the prompts for evaluation with the same seeds, and questions with one right answer.
+more. So the dial of each method is turned until its answers cost the budget. Then all of them answer the same prompts
+with the same seeds, and questions with one right answer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from ..values.recipe import Recipe, Term, format_layers, parse_layers
 from ..values.results import Pair, drain, mean_cost
 from ..values.setting import Setting
 from .evaluation import interval, measure_of, questions, word_gains
-from .outcomes import Outcome, outcomes_of
-from .tuning import between, narrowed, within
 
 TOKENS = 40
 """The longest answers."""
@@ -41,8 +39,10 @@ OPPOSITES = {
 OPPOSITES |= {opposite: name for name, opposite in OPPOSITES.items()}
 """What can be taken away, or bounded, in a concept's place."""
 
-# The dial's bracket: two rounds leave a sixteenth of it, and a line through what they measured does the rest.
-_MOST, _ROUNDS = 6.0, 2
+# Where the dials stand at first, and how often they are set by what the answers cost.
+_START, _ROUNDS = 1.6, 2
+# The logarithm of the cost grows about so with the strength.
+_POWER = 1.5
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MethodRow:
         effect: along the shipped vector; it favours methods that push along it.
         other: the other concept whose measure gained most.
         specificity: (mean, low, high) of the own gain less the other's.
-        cost: the perplexity ratio of these answers; `tuned_cost` was aimed at.
+        cost: the perplexity ratio of these answers.
         repetition: mean share of repeated 3-grams.
         right: share of the questions that are answered right.
         kept: (mean, low, high) of the share that is right, steered minus normal.
@@ -135,7 +135,6 @@ def compare_methods(
     runner: Runner,
     concepts: Sequence[str],
     budget: float,
-    tuning: Sequence[str],
     prompts: Sequence[str],
     seeds: Sequence[int],
     asked: Sequence[Quiz],
@@ -146,9 +145,8 @@ def compare_methods(
         runner: remembers answers.
         concepts: each with a word measure.
         budget: the perplexity ratio that every method may cost.
-        tuning: the prompts on which the strengths are found.
-        prompts: those on which they are judged.
-        seeds: of the answers that are judged.
+        prompts: what is answered.
+        seeds: of the answers; the strengths are found with the first one alone.
         asked: the questions for capability.
 
     Raises:
@@ -164,7 +162,7 @@ def compare_methods(
         layers = parse_layers(where, reader.engine.n_layers)
         along = Recipe((Term(((name, 1.0),), layers, 1.0),))
         compared = methods(reader, concept, layers)
-        dials = _calibrated(runner, compared, along, budget, tuning)
+        dials = _calibrated(runner, compared, along, budget, prompts, seeds[0])
         settings = [_setting(method, dial, along) for method, dial in zip(compared, dials, strict=True)]
         pairs = _answered(runner, settings, prompts, seeds, f"{name}: methods at cost x{budget:g}")
         measured = capability(reader, [Setting("normal", Recipe()), *settings], asked, label=f"{name}: questions")
@@ -176,42 +174,33 @@ def _setting(method: Method, number: float, along: Recipe) -> Setting:
 
 
 def _calibrated(
-    runner: Runner, compared: Sequence[Method], along: Recipe, budget: float, prompts: Sequence[str]
+    runner: Runner, compared: Sequence[Method], along: Recipe, budget: float, prompts: Sequence[str], seed: int
 ) -> list[float]:
-    """For each method the number on its dial at which its answers cost the budget."""
-    brackets = [(0.0, _MOST)] * len(compared)
-    tried: list[list[Outcome]] = [[] for _ in compared]
+    """For each method the number on its dial at which its answers cost the budget; 0.0 where it has none."""
+    dials = [_START if method.dial else 0.0 for method in compared]
+    tried: list[list[tuple[float, float]]] = [[] for _ in compared]
     turned = [place for place, method in enumerate(compared) if method.dial]
     for number in range(_ROUNDS):
-        settings = [_setting(compared[place], dial, along) for place in turned for dial in between(*brackets[place])]
-        label = f"{along.terms[0].concept}: equal cost, round {number + 1} of {_ROUNDS}"
-        pairs = _answered(runner, settings, prompts, (0,), label)
-        flat = {
-            setting: [pair for group in groups for pair in group]
-            for setting, groups in zip(settings, pairs, strict=True)
-        }
-        found = {outcome.setting: outcome for outcome in outcomes_of(runner.reader.chance, flat)}
-        for index, place in enumerate(turned):
-            new = [found[setting] for setting in settings[3 * index : 3 * index + 3] if setting in found]
-            brackets[place] = narrowed(*brackets[place], new, budget)
-            tried[place] += new
-    return [_crossing(outcomes, budget) for outcomes in tried]
+        settings = [_setting(compared[place], dials[place], along) for place in turned]
+        label = f"{along.concepts[0]}: equal cost, round {number + 1} of {_ROUNDS}"
+        for place, groups in zip(turned, _answered(runner, settings, prompts, (seed,), label), strict=True):
+            cost = mean_cost(pair for group in groups for pair in group)
+            tried[place].append((dials[place], math.log(cost) if cost else math.inf))
+            dials[place] = _crossing(tried[place], math.log(budget))
+    return dials
 
 
-def _crossing(outcomes: list[Outcome], budget: float) -> float:
-    """Where the cost crosses a budget: on the line between the two nearest numbers, in log cost. 0.0 without a dial."""
-    outcomes.sort(key=lambda outcome: outcome.setting.strength or 0.0)
-    if not outcomes:
-        return 0.0
-    allowed = within(outcomes, budget)
-    place = -1 if allowed is None else outcomes.index(allowed)
-    low, cost = (0.0, 1.0) if allowed is None else (allowed.setting.strength or 0.0, allowed.cost or 1.0)
-    if place + 1 == len(outcomes):
-        return low
-    over = outcomes[place + 1]
-    rise = math.log((over.cost or math.inf) / cost)
-    share = math.log(budget / cost) / rise if math.isfinite(rise) and rise > 0 else 0.0
-    return low + ((over.setting.strength or 0.0) - low) * min(1.0, max(0.0, share))
+def _crossing(tried: Sequence[tuple[float, float]], budget: float) -> float:
+    """Where the log cost reaches a budget, by (number, log cost) of what was tried.
+
+    On the line between two that enclose it; else on a curve through zero and the nearest.
+    """
+    under = max((point for point in tried if point[1] <= budget), default=None)
+    over = min((point for point in tried if point[1] > budget), default=None)
+    if under and over and math.isfinite(over[1]) and under[0] < over[0]:
+        return under[0] + (over[0] - under[0]) * (budget - under[1]) / (over[1] - under[1])
+    number, cost = over or under or (_START, budget)
+    return number * min(2.0, max(0.4, (budget / max(cost, 1e-3)) ** (1 / _POWER)))
 
 
 def _answered(

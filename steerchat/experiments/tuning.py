@@ -23,7 +23,7 @@ STRENGTHS = (1.0, 2.0, 3.0)
 # At a place that somebody named.
 FINER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.3, 2.6, 3.0)
 
-# Beyond it a budget is not sought.
+# Beyond it a budget is not sought; each round of `at_cost` narrows the bracket to a quarter.
 MOST = 8.0
 _ROUNDS = 3
 
@@ -73,28 +73,17 @@ def at_cost(session: Session, recipe: Recipe, budget: float, prompts: Sequence[s
     found: list[Outcome] = []
     stopped = False
     for _ in range(_ROUNDS):
-        steps = between(low, high)
+        steps = [low + (high - low) * part / 4 for part in (1, 2, 3)]
         result = tune(session, at_strengths(recipe, [sign * step for step in steps]), prompts, tokens)
         found += result.outcomes
         stopped = result.stopped
         if stopped or not result.outcomes:
             break
-        low, high = narrowed(low, high, result.outcomes, budget)
+        allowed = within(result.outcomes, budget)
+        reached = 0 if allowed is None else 1 + result.outcomes.index(allowed)
+        low, high = [low, *steps, high][reached : reached + 2]
     found.sort(key=lambda outcome: abs(outcome.setting.strength or 0.0))
     return Result("cost", "", tuple(found), len(prompts), stopped)
-
-
-def between(low: float, high: float) -> list[float]:
-    """Three strengths that part a bracket into four."""
-    return [low + (high - low) * part / 4 for part in (1, 2, 3)]
-
-
-def narrowed(low: float, high: float, outcomes: Sequence[Outcome], budget: float) -> tuple[float, float]:
-    """The quarter of a bracket in which the cost crosses a budget. `outcomes`: of the strengths `between` the two."""
-    allowed = within(outcomes, budget)
-    reached = 0 if allowed is None else 1 + outcomes.index(allowed)
-    strengths = [low, *between(low, high), high]
-    return strengths[reached], strengths[reached + 1]
 
 
 def within(outcomes: Sequence[Outcome], budget: float) -> Outcome | None:
