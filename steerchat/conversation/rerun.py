@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Settings that a pair's sampling holds, by the names that it has for them.
 _SAMPLING = ("temperature", "top_p", "repetition_penalty", "max_tokens")
-# What stands beside them and tells how the prompt was rendered.
-_RENDERING = ("thinking", "rendered")
+# What stands beside them and tells how the prompt was rendered, and who asked.
+_RENDERING = ("thinking", "rendered", "client")
 
 
 def rerun(session: Session, pair_id: int) -> Iterator[Event]:
@@ -228,7 +228,7 @@ def _compared(stored: StoredPair, pair: Pair, unlike: Sequence[str]) -> str:
 
 def _complete(answer: Answer) -> bool:
     """Whether a logged answer holds everything that the model generated until it ended or was stopped."""
-    return answer.finish != "failed" and (answer.finish != "interrupted" or bool(answer.token_ids))
+    return answer.finish not in ("failed", "unasked") and (answer.finish != "interrupted" or bool(answer.token_ids))
 
 
 def _answered(stored: StoredPair) -> bool:

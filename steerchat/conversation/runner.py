@@ -18,7 +18,7 @@ from ..measures.pair import Reader, measured
 from ..models.memory import trim
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
-from ..values.results import Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning
+from ..values.results import UNASKED, Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning
 from ..values.setting import Message, Setting
 
 if TYPE_CHECKING:
@@ -40,12 +40,14 @@ class Question:
         normal: the messages of the normal column.
         steered: those of the steered column; None when there is only the normal one.
         context: the ids of the pairs whose answers the messages hold.
+        alone: the steered column is answered without the normal one, so that there is nothing to compare it with.
     """
 
     prompt: str
     normal: Sequence[Message]
     steered: Sequence[Message] | None = None
     context: tuple[int | None, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Plan:
         raw: the answers go on from the prompts themselves, without the chat template.
         thought: whether a model that can think before it answers does so; None leaves it to its chat template.
         when: the time for templates that put it in; now when None.
+        client: who asked, where that is not the person at this machine.
         keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
         rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
         label: for reports of progress; without one, nothing is reported.
@@ -75,6 +78,7 @@ class Plan:
     raw: bool = False
     thought: bool | None = None
     when: datetime | None = None
+    client: str = ""
     keep: Hashable = None
     rows: int | None = None
     label: str = ""
@@ -104,7 +108,7 @@ class _Group:
     number: int  # of the question
     question: Question
     seed: int
-    rows: list[Row]  # the normal one, then one for each setting if there is a steered column
+    rows: list[Row]  # the normal one, unless it is left out; then one for each setting if there is a steered column
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class Runner:
             recipe = setting.recipe
             edits = self.reader.edits(recipe, setting.drawn(seed), question.prompt) if recipe.active else ()
             rows.append(Row(prompt, edits, seed, recipe.scope))
-        return rows
+        return rows[1:] if question.alone else rows
 
     def _run(
         self, groups: Sequence[_Group], settings: Sequence[Setting], plan: Plan
@@ -239,6 +243,8 @@ class Runner:
             for job in jobs:
                 outputs = tuple(run.value[place] for place in job.places)
                 pair = measured(self.reader, settings[job.setting], job.pair, outputs, seconds)
+                if groups[0].question.alone:
+                    pair = replace(pair, normal=UNASKED, steered=pair.normal)
                 cut = any(output.answer.finish == "interrupted" for output in outputs)
                 _finish(plan, job, pair, "interrupted" if cut else "complete", normals)
                 of_pair = tuple(rows[place] for place in job.places)
@@ -248,7 +254,8 @@ class Runner:
             # Whatever broke this off, what came is kept, and no row of the history stays `running`.
             for job in jobs[len(trials) :]:
                 answers = (Answer(texts[place], 0, "failed") for place in job.places)
-                broken = replace(job.pair, **dict(zip(("normal", "steered"), answers, strict=False)))
+                columns = ("steered",) if groups[0].question.alone else ("normal", "steered")
+                broken = replace(job.pair, **dict(zip(columns, answers, strict=False)))
                 _finish(plan, job, broken, "failed", normals)
         return trials
 
@@ -301,10 +308,12 @@ class Runner:
         return replace(pair, id=plan.journal.begin(pair, origin, plan.system))
 
     def _rendering(self, plan: Plan) -> dict[str, Any]:
-        """What the chat template was told beside the messages."""
+        """What the chat template was told beside the messages, and who asked."""
         facts: dict[str, Any] = {}
         if plan.thought is not None:
             facts["thinking"] = plan.thought
+        if plan.client:
+            facts["client"] = plan.client
         if plan.when is not None and self.reader.engine.prompter.tells_time:
             facts["rendered"] = plan.when.isoformat()
         return facts

@@ -1,9 +1,8 @@
 """Running the model: rows of a batch, each with its own edits, as a stream of events.
 
-The engine knows token ids, edits and seeds; it knows no concept, no conversation and no screen. A run of
-rows takes one pass over what is new of their prompts, one pass a token, and one last pass that reads every
-answer with the unsteered model. That reading gives perplexities and hidden states, and what it leaves in
-the cache is what the next turn goes on from.
+The engine knows token ids, edits and seeds; it knows no concept, no conversation and no screen. A run of rows takes one
+pass over what is new of their prompts, one pass a token, and one last pass that reads every answer with the unsteered
+model: it gives perplexities and hidden states, and what it leaves in the cache is what the next turn goes on from.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from .prompting import Prompter
 from .reading import Position, Reading, read, read_states
 from .reuse import Lower, NotByRow
 from .sampling import Sampler, Sampling
+from .turn import Turn
 
 # Share of the free memory that one batch may plan to use: the rest is for activations and neighbours.
 _MEMORY_SHARE = 0.5
@@ -74,6 +74,7 @@ class Engine:
         self.prompter = Prompter(tokenizer)
         self.blocks = find_blocks(model)
         self.work = Work()
+        self.turn = Turn()
         self._free_memory = free_memory
         self._stops = stop_ids(model, tokenizer) | self.prompter.ends
         config = model.config.get_text_config()
@@ -173,9 +174,10 @@ class Engine:
 
     def read(self, prompt: Sequence[int], text: Sequence[int]) -> Reading:
         """How the unsteered model reads a text after a prompt of at least one token."""
-        self.prepare_kernels(1)
-        batch = self._prefilled([tuple(prompt[:-1])], len(text))
-        return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
+        with self.turn:
+            self.prepare_kernels(1)
+            batch = self._prefilled([tuple(prompt[:-1])], len(text))
+            return read(self.model, self.blocks, batch, [prompt[-1:]], [text])[0]
 
     def states(
         self,
@@ -195,11 +197,10 @@ class Engine:
         Returns:
             (texts, layers, hidden) float32.
         """
-        self.prepare_kernels(_POSITIONS)
-        # What all prompts begin with (the template's head, a system message) is computed once, and so is a
-        # prompt that several texts reply to, as those of a contrast pair do.
+        # What all prompts begin with is computed once, and so is a prompt that several texts reply to.
         shared = common_prefix([tuple(prompt) for prompt, _ in texts])
-        start = self.prefill([shared])[0] if shared else None
+        with self.turn:
+            start = self.prefill([shared])[0] if shared else None
         waiting = trees(texts, len(shared))
         states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
         while waiting:
@@ -207,7 +208,9 @@ class Engine:
             rows = max(1, min(_POSITIONS // longest, self.batch_size(len(shared) + longest, logits=False)))
             group, waiting = waiting[:rows], waiting[rows:]
             batch = Batch(self.model, [start] * len(group), longest, self.work)
-            found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
+            with self.turn:
+                self.prepare_kernels(_POSITIONS)
+                found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
             for index, state in zip(chain.from_iterable(members for _, members in group), found, strict=True):
                 states[index] = state
             done += len(found)
@@ -284,10 +287,8 @@ class Engine:
                 yield from decode.step()
             except NoNumbers as found:
                 raise self._overflowed(rows, found.args[0]) from None
-        parts = [
-            self.prompter.answer(answer.text, self.prompter.opened(row.prompt))
-            for answer, row in zip(decode.answers(), rows, strict=True)
-        ]
+        opened = [self.prompter.opened(row.prompt) for row in rows]
+        parts = [self.prompter.answer(said.text, begun) for said, begun in zip(decode.answers(), opened, strict=True)]
         heads = [[row.prompt[-1], *thought] for row, (thought, _) in zip(rows, parts, strict=True)]
         texts = [reply for _, reply in parts]
         if steered_prompt:
@@ -392,8 +393,8 @@ class Engine:
 
     def batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
-        # Activations of one block at a time: attention and a feed-forward several times as wide as the stream.
+        # Activations of one block at a time: attention and a feed-forward several times as wide as the stream. Scores,
+        # their processed copy, and the penalty's; noise is shared.
         activations = tokens * self.hidden * 16 * 4
-        # Scores, their processed copy, and the penalty's; noise is shared.
         row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
         return max(1, int(self._free_memory() * _MEMORY_SHARE / row))

@@ -26,7 +26,7 @@ Thinking = Literal["auto", "off", "on"]
 
 ENVIRONMENT = "STEERCHAT_"
 # Variables with the same prefix that are not settings.
-_RESERVED = {"STEERCHAT_HOME", "STEERCHAT_MODELS"}
+_RESERVED = {"STEERCHAT_HOME", "STEERCHAT_MODELS", "STEERCHAT_TOKEN"}
 
 
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None, **more: bool) -> Any:

@@ -23,6 +23,7 @@ from ..slash.registry import registry
 from ..values.errors import ExitCode, SteerchatError, UsageError
 from .groups import Noun, db_group, model_group
 from .scripts import script_command
+from .serving import serve_command
 from .start import new_screen, run, setting_options
 from .subcommands import Subcommand
 
@@ -50,6 +51,7 @@ def build() -> click.Group:
             raise UsageError("--resume is for the chat", "use steerchat --resume, without a subcommand")
 
     group.add_command(script_command())
+    group.add_command(serve_command())
     nouns = {"model": model_group(), "db": db_group()}
     for command in registry:
         noun, _, verb = command.name.partition(" ")

@@ -16,9 +16,15 @@ from .page import Page
 from .recipe import Recipe
 from .thinking import reply_start
 
-Finish = Literal["end", "length", "interrupted", "failed"]
+Finish = Literal["end", "length", "interrupted", "failed", "unasked"]
 Column = Literal["normal", "steered"]
-_ENDINGS: dict[Finish, str] = {"end": "", "length": "max tokens", "interrupted": "stopped", "failed": "failed"}
+_ENDINGS: dict[Finish, str] = {
+    "end": "",
+    "length": "max tokens",
+    "interrupted": "stopped",
+    "failed": "failed",
+    "unasked": "not asked for",
+}
 
 
 @singledispatch
@@ -34,7 +40,8 @@ class Answer:
     Attributes:
         text: the generated text without special tokens; with the thought of a model that thinks first.
         tokens: number of generated tokens, without the end token.
-        finish: `end` (the model ended its turn), `length` (max tokens), `interrupted` or `failed`.
+        finish: `end` (the model ended its turn), `length` (max tokens), `interrupted`, `failed`, or `unasked` (there is
+            none: a server's client wanted the steered answer alone).
         perplexity: of the reply, read by the unsteered model after its prompt and thought; None while unmeasured.
         concept_score: mean projection of the reply on the recipe's direction in standard deviations of the neutral
             corpus.
@@ -87,6 +94,7 @@ class Answer:
 
 
 UNANSWERED = Answer("", 0, "interrupted")
+UNASKED = Answer("", 0, "unasked")
 
 
 @dataclass(frozen=True)

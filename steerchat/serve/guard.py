@@ -1,0 +1,149 @@
+"""Who may ask: checks before a request reaches the server, and headers on every response.
+
+A page on another site can make a browser send requests to this machine. It cannot choose their Host and Origin: a name
+that its owner points here (DNS rebinding) is no name of ours, and another origin is not ours either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .requests import BadRequest
+from .shapes import failure
+
+MAX_BODY = 1 << 20
+MAX_HEADERS = 64
+# Seconds for a whole body: a slow one holds a connection, and no row.
+_PATIENCE = 20.0
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Json(JSONResponse):
+    """JSON in ASCII: a client's text may hold halves of characters, which UTF-8 cannot."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
+class Guard:
+    """Middleware around the whole server.
+
+    Args:
+        app: what answers.
+        token: what clients must send as `Authorization: Bearer TOKEN`; without one, all may ask.
+        hosts: names under which this server may be asked, beside addresses and localhost.
+        origins: of pages elsewhere that may ask from a browser.
+    """
+
+    def __init__(
+        self, app: ASGIApp, token: str | None = None, hosts: Collection[str] = (), origins: Collection[str] = ()
+    ) -> None:
+        self._app = app
+        self._token = token
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        named = origin in self._origins
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = MutableHeaders(scope=message)
+                ours.update({name: value for name, value in _HEADERS.items() if name not in ours})
+                if named and origin:
+                    ours.update({"access-control-allow-origin": origin, "vary": "origin"})
+                    ours["cross-origin-resource-policy"] = "cross-origin"
+            await send(message)
+
+        try:
+            self._check(scope, headers, origin)
+        except BadRequest as error:
+            status, body = failure(error)
+            bearer = {"www-authenticate": "Bearer"} if status == 401 else None
+            await Json(body, status, bearer)(scope, receive, answer)
+            return
+        if named and scope["method"] == "OPTIONS":
+            allowed = {"access-control-allow-methods": "GET, POST, DELETE", "access-control-max-age": "600"}
+            allowed["access-control-allow-headers"] = "authorization, content-type"
+            await Response(None, 204, allowed)(scope, receive, answer)
+            return
+        await self._app(scope, receive, answer)
+
+    def _check(self, scope: Scope, headers: Headers, origin: str | None) -> None:
+        if len(headers) > MAX_HEADERS:
+            raise BadRequest("too many headers", status=431)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+            raise BadRequest("this server is not called so: start it with --allow-host NAME", status=421)
+        if origin is not None and origin not in self._origins and origin != f"{scope['scheme']}://{hosts[0]}":
+            raise BadRequest("another site's page may not ask: --allow-origin names those that may", status=403)
+        # What carries no answer of the model's needs no token: the page must load to ask for it.
+        if self._token is not None and scope["path"].startswith(("/v1/", "/metrics")) and scope["method"] != "OPTIONS":
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
+                raise BadRequest("a token is needed: Authorization: Bearer TOKEN", status=401, code="invalid_api_key")
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a Host header is localhost, a name that was given, or an address, which nobody can point here."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        try:
+            ipaddress.ip_address(name.partition("%")[0])
+        except ValueError:
+            return name in self._hosts
+        return True
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The body of a request that says it is JSON, which a form on another site cannot say.
+
+    Raises:
+        BadRequest: it is too large, too slow, or something else.
+    """
+    headers = Headers(scope=scope)
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise BadRequest("send application/json", status=415)
+    if headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > MAX_BODY:
+        raise BadRequest(f"the body is larger than {MAX_BODY} bytes", status=413)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise BadRequest("the client hung up")
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY:
+                    raise BadRequest(f"the body is larger than {MAX_BODY} bytes", status=413)
+                if not message.get("more_body"):
+                    return bytes(body)
+    except TimeoutError:
+        raise BadRequest("the body came too slowly", status=408) from None

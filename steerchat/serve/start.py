@@ -1,0 +1,103 @@
+"""Runs the server until it is stopped: uvicorn, with a bound on everything that a client can make it hold."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from ..conversation.app import App
+from ..values.errors import UsageError
+from .service import Service
+from .web import web
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_CONNECTIONS = 512
+_HEADER_BYTES = 16 << 10
+# Seconds that answers may take to finish once the server is asked to stop.
+_FINISH = 30
+
+
+def check_address(host: str, token: str | None) -> None:
+    """Raises UsageError for an address that others can reach, without a token."""
+    if host not in _LOCAL and not token:
+        raise UsageError(
+            f"whoever reaches {host} could use this server",
+            "--token TEXT, or STEERCHAT_TOKEN in the environment, lets in only those who know it",
+        )
+
+
+def serve(
+    app: App,
+    host: str,
+    port: int,
+    token: str | None,
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    rows: int,
+    waiting: int,
+    deadline: float,
+    say: Callable[[str], None],
+) -> None:
+    """Serve a model until Ctrl-C or SIGTERM; what runs then is finished.
+
+    Args:
+        app: its model and its history.
+        host, port: where it listens.
+        token, hosts, origins: as of `Guard`.
+        rows, waiting, deadline: as of `Service`.
+        say: told in a sentence when it is ready, and when it stops.
+    """
+    check_address(host, token)
+    _log_lines()
+    service = Service(app, rows, waiting, deadline)
+    names = [*hosts, *([] if host in ("0.0.0.0", "::") else [host])]
+    config = uvicorn.Config(
+        web(service, token, names, origins),
+        host=host,
+        port=port,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=_FINISH,
+    )
+    server = _Server(config, lambda: say(f"{service.base} answers at http://{host}:{port}/ ({service.rows.size} rows)"))
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        say("the answers that run are finished, then it stops")
+        service.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def _log_lines() -> None:
+    """A JSON object a line on standard error, without what was asked or answered."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter('{"time": "%(asctime)s.%(msecs)03dZ", "request": %(message)s}', "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    log = logging.getLogger("steerchat.serve")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)

@@ -1,0 +1,373 @@
+"""The server's paths: OpenAI's API, concepts, sweeps and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from .._version import __version__
+from ..concepts.concept import Concept, Example, check_examples
+from ..concepts.library import Library
+from ..conversation.chat import unexpected
+from ..conversation.session import Session
+from ..storage.records import Filters
+from ..values.errors import ConceptError, SteerchatError
+from ..values.results import Answer, Delta, Finished, Pair, PairDone
+from . import describe
+from .guard import Guard, Json, read_body
+from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Ask, BadRequest, client_name, parse_body, read_ask
+from .service import KIND, Busy, Service
+from .shapes import Shape, comparison, event, failure, measured, summary
+
+_PAGE = Path(__file__).parent / "page"
+_LISTED = 100
+_log = logging.getLogger("steerchat.serve")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def web(
+    service: Service, token: str | None = None, hosts: Collection[str] = (), origins: Collection[str] = ()
+) -> Starlette:
+    """The ASGI application. Arguments as of `Guard`."""
+    paths = _Paths(service)
+    routes = [
+        ("/v1/models", {"GET": paths.models}),
+        ("/v1/models/{name:path}", {"GET": paths.model}),
+        ("/v1/chat/completions", {"POST": paths.chat}),
+        ("/v1/completions", {"POST": paths.completion}),
+        ("/v1/concepts", {"GET": paths.concepts, "POST": paths.make}),
+        ("/v1/concepts/{name}", {"GET": paths.concept, "DELETE": paths.delete}),
+        ("/v1/concepts/{name}/export", {"GET": paths.export}),
+        ("/v1/sweeps", {"POST": paths.sweep}),
+        ("/v1/pairs", {"GET": paths.pairs}),
+        ("/openapi.json", {"GET": paths.openapi}),
+        ("/health", {"GET": paths.health}),
+        ("/metrics", {"GET": paths.metrics}),
+    ]
+    files = [("/", "index.html"), *((f"/{name}", name) for name in ("page.js", "charts.js", "page.css"))]
+    return Starlette(
+        routes=[
+            *(Route(path, _told(service, path, handlers), methods=[*handlers]) for path, handlers in routes),
+            *(Route(path, _file(name), methods=["GET"]) for path, name in files),
+        ],
+        middleware=[Middleware(Guard, token=token, hosts=hosts, origins=origins)],
+        exception_handlers={404: _missing, 405: _missing},
+    )
+
+
+def _told(service: Service, path: str, handlers: Mapping[str, Handler]) -> Handler:
+    """Handlers by method, whose errors are answers in OpenAI's form, counted and logged without what was said."""
+
+    async def handle(request: Request) -> Response:
+        began = time.monotonic()
+        extra: dict[str, str] = {}
+        try:
+            response = await handlers.get(request.method, handlers.get("GET", _missing))(request)
+        except Busy as error:
+            extra["retry-after"] = str(error.after)
+            response = Json(failure(error)[1], failure(error)[0], extra)
+        except SteerchatError as error:
+            status, body = failure(error)
+            response = Json(body, status)
+        except Exception as error:
+            status, body = failure(unexpected(error))
+            response = Json(body, status)
+        service.meter.requests.labels(path, str(response.status_code)).inc()
+        facts = {"path": path, "status": response.status_code, "seconds": round(time.monotonic() - began, 3)}
+        _log.info(json.dumps({"method": request.method} | facts))
+        return response
+
+    return handle
+
+
+class _Paths:
+    """The handlers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    # Answers
+
+    async def chat(self, request: Request) -> Response:
+        return await self._answer(request, CHAT)
+
+    async def completion(self, request: Request) -> Response:
+        return await self._answer(request, COMPLETION)
+
+    async def _answer(self, request: Request, fields: Mapping[str, Any]) -> Response:
+        service = self._service
+        body = parse_body(await read_body(request.scope, request.receive), fields)
+        service.check_model(body["model"])
+        ask = read_ask(body, service.base)
+        session = service.session(ask.client, ask.sampling, ask.stops, read=ask.compare)
+        prompter, thought = service.engine.prompter, session.settings.thought
+
+        def tokens() -> int:
+            ids = prompter.chat(ask.messages, thought) if ask.messages else prompter.raw(ask.prompt)
+            service.engine.check(ids)
+            return len(ids)
+
+        shape = Shape(ask, await service.call(tokens))
+        chunks = self._chunks(ask, session, shape)
+        if ask.stream:
+            return await _stream(chunks)
+        return await _unless_gone(request, self._whole(chunks))
+
+    async def _chunks(self, ask: Ask, session: Session, shape: Shape) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of an answer, and last the whole of it."""
+        service, began, first = self._service, time.monotonic(), True
+        answers: dict[int, Answer] = {}
+        pairs: list[Pair] = []
+        with service.room(ask.rows):
+            async with aclosing(service.events(session, service.answer(ask, session))) as events:
+                async for told in events:
+                    if first:
+                        service.meter.first.observe(time.monotonic() - began)
+                        first = False
+                        for number in range(ask.rows if ask.messages else 0):
+                            yield shape.opening(number)
+                    if isinstance(told, Delta):
+                        yield shape.chunk(told.row, told.text)
+                    elif isinstance(told, Finished):
+                        answers[told.row] = told.answer
+                    elif isinstance(told, PairDone):
+                        pairs.append(told.pair)
+        service.meter.answered(time.monotonic() - began)
+        said = [answers[number] for number in sorted(answers)]
+        about = measured(pairs)
+        for number, answer in enumerate(said):
+            last = number == len(said) - 1
+            yield shape.chunk(number, finish=answer.finish, steerchat=about if last else None)
+        if ask.usage:
+            yield shape.usage_chunk(said)
+        if not ask.stream:
+            yield shape.whole(said, about)
+
+    async def _whole(self, chunks: AsyncGenerator[dict[str, Any], None]) -> Response:
+        last: dict[str, Any] = {}
+        async with aclosing(chunks) as all_chunks:
+            async for chunk in all_chunks:
+                last = chunk
+        return Json(last)
+
+    async def sweep(self, request: Request) -> Response:
+        body = parse_body(await read_body(request.scope, request.receive), SWEEP)
+        service = self._service
+        client = client_name(body)
+        session = service.session(client, {"max_tokens": body.get("max_tokens", 40)})
+
+        async def rows() -> AsyncGenerator[dict[str, Any], None]:
+            with service.room(1):
+                async with aclosing(service.events(session, service.sweep(body, session))) as events:
+                    async for told in events:
+                        if isinstance(told, PairDone):
+                            pair = told.pair
+                            yield {"layer": pair.layer, "strength": pair.strength, "pair": pair.id, **comparison(pair)}
+
+        return await _stream(rows())
+
+    # Models, concepts, history
+
+    async def models(self, request: Request) -> Response:
+        library = self._service.app.library
+        names = [self._service.base, *(f"{self._service.base}+{name}" for name in library.names())]
+        return Json({"object": "list", "data": [_model(name) for name in names]})
+
+    async def model(self, request: Request) -> Response:
+        self._service.check_model(request.path_params["name"])
+        return Json(_model(request.path_params["name"]))
+
+    async def concepts(self, request: Request) -> Response:
+        def listed(session: Session) -> list[dict[str, Any]]:
+            library = session.library
+            return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
+
+        found = await self._service.call(lambda: self._service.with_concepts(listed))
+        layers = self._service.engine.n_layers
+        return Json({"object": "list", "model": self._service.base, "layers": layers, "data": found})
+
+    async def concept(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        library, engine = self._service.app.library, self._service.engine
+        return Json(await self._service.call(lambda: _concept(library, name, engine.fingerprint)))
+
+    async def make(self, request: Request) -> Response:
+        body = parse_body(await read_body(request.scope, request.receive), CONCEPT)
+
+        def add(session: Session) -> dict[str, Any]:
+            library = session.library
+            name = library.check_name(body["name"])
+            if library.owns(name) and not body.get("replace"):
+                raise BadRequest(f"there is a concept {name} already: replace", "name", 409)
+            concept = Concept(name, "custom", body.get("description", ""), _examples(body), method="centred")
+            library.add(concept, session.engine)
+            return _concept(library, name, session.engine.fingerprint)
+
+        with self._service.room(1):
+            return Json(await self._service.call(lambda: self._service.with_concepts(add)), 201)
+
+    async def delete(self, request: Request) -> Response:
+        name = request.path_params["name"]
+
+        def delete(session: Session) -> dict[str, Any]:
+            return {"id": name, "deleted": True, "shipped": session.library.delete(name)}
+
+        return Json(await self._service.call(lambda: self._service.with_concepts(delete)))
+
+    async def export(self, request: Request) -> Response:
+        from ..concepts.exchange import check_suffix, export_vector
+
+        name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
+        suffix = check_suffix(Path(f"vector.{form[:20]}"))
+
+        def export(session: Session) -> bytes:
+            library, engine = session.library, session.engine
+            concept = library.get(name)
+            lengths = session.calibration.profile(engine).lengths
+            facts = {"kind": concept.kind, "description": concept.description}
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / f"vector{suffix}"
+                export_vector(library.vector(name, engine), file, lengths, engine.model.config.model_type, facts)
+                return file.read_bytes()
+
+        data = await self._service.call(lambda: self._service.with_concepts(export))
+        attached = {"content-disposition": f'attachment; filename="{self._service.app.library.get(name).name}{suffix}"'}
+        return Response(data, 200, attached, "application/octet-stream")
+
+    async def pairs(self, request: Request) -> Response:
+        text = request.query_params.get("limit", "10")
+        limit = int(text) if text.isdecimal() and len(text) < 4 else 0
+        if not 0 < limit <= _LISTED:
+            raise BadRequest(f"limit is from 1 to {_LISTED}", "limit")
+        store = self._service.store
+        found = await self._service.call(lambda: store.pairs(Filters(kind=KIND), limit))
+        return Json({"object": "list", "data": [summary(stored) for stored in found]})
+
+    # About the server
+
+    async def openapi(self, request: Request) -> Response:
+        return Json(describe.openapi())
+
+    async def health(self, request: Request) -> Response:
+        rows = self._service.rows
+        facts = {"status": "ok" if rows.is_alive() else "stopping", "model": self._service.base, "version": __version__}
+        return Json(facts | {"running": rows.running, "waiting": rows.waiting, "rows": rows.size})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.meter.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "steerchat"}
+
+
+def _concept(library: Library, name: str, fingerprint: str) -> dict[str, Any]:
+    try:
+        concept = library.get(name)
+    except ConceptError as error:
+        if name not in library.names():
+            raise
+        return {"id": name, "object": "concept", "error": error.message}
+    layers, strength, tuned = library.recommended(name, fingerprint)
+    about = {"kind": concept.kind, "description": concept.description, "own": concept.source == "user"}
+    return {"id": name, "object": "concept", **about, "layers": layers, "strength": strength, "tuned": tuned}
+
+
+def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
+    """The contrast pairs of a new concept."""
+    examples = body.get("examples")
+    if examples is None:
+        if "positive" not in body or "negative" not in body:
+            raise BadRequest("a concept needs positive and negative, or examples", "examples")
+        examples = [{"positive": body["positive"], "negative": body["negative"]}]
+    found = []
+    for number, example in enumerate(examples, 1):
+        texts = [
+            example.get(key, "") if isinstance(example, dict) else None for key in ("prompt", "positive", "negative")
+        ]
+        held_out = isinstance(example, dict) and example.get("held_out", False)
+        if not all(isinstance(text, str) and len(text) <= 10_000 for text in texts) or not isinstance(held_out, bool):
+            raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
+        found.append(Example(*texts, held_out))  # type: ignore[arg-type]
+    return check_examples(found)
+
+
+async def _stream(chunks: AsyncGenerator[dict[str, Any], None]) -> Response:
+    """Chunks as server-sent events. An error before the first of them has a status of its own."""
+    first = await anext(chunks)
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        async with aclosing(chunks) as rest:
+            yield event(first)
+            try:
+                async for chunk in rest:
+                    yield event(chunk)
+                yield event("[DONE]")
+            except SteerchatError as error:
+                yield event(failure(error)[1])
+
+    return _Stream(lines(), media_type="text/event-stream")
+
+
+class _Stream(StreamingResponse):
+    """A stream that is closed as soon as the client hangs up, so that its rows are free at the next step."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self.stream_response(send))
+        gone = asyncio.ensure_future(_hung_up(receive))
+        try:
+            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not sending.done():
+                sending.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await sending
+            await self.body_iterator.aclose()  # type: ignore[union-attr]
+
+
+async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
+    """A response, unless the client hangs up before there is one."""
+    working = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_hung_up(request.receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise BadRequest("the client hung up", status=499)
+    finally:
+        gone.cancel()
+        working.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _file(name: str) -> Handler:
+    async def send(request: Request) -> Response:
+        return FileResponse(_PAGE / name)
+
+    return send
+
+
+async def _missing(request: Request, error: Exception | None = None) -> Response:
+    status = getattr(error, "status_code", 404)
+    message = "no such path" if status == 404 else "this path does not take that method"
+    return Json(failure(BadRequest(message, status=status))[1], status, getattr(error, "headers", None))

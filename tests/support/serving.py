@@ -1,0 +1,65 @@
+"""A real server on a port of its own, for real clients."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+
+from steerchat.conversation.chat import Chat
+from steerchat.serve.service import Service
+from steerchat.serve.web import web
+
+
+@dataclass
+class Running:
+    """A server that answers, and its clients."""
+
+    chat: Chat
+    service: Service
+    url: str
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, **options})
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(**{"base_url": self.url, "timeout": 30, **options})
+
+    def wait(self, what: Callable[[], bool]) -> None:
+        """Until the server has come so far."""
+        for _ in range(2000):
+            if what():
+                return
+            time.sleep(0.005)
+        raise AssertionError("it never came")
+
+    def is_idle(self) -> bool:
+        return self.service.rows.running == self.service.rows.waiting == 0
+
+
+Serving = Callable[..., Running]
+
+
+def serve(chat: Chat, rows: int, waiting: int, deadline: float, guard: dict[str, Any]) -> tuple[Running, Any]:
+    """A server for this chat's model, and what stops it."""
+    service = Service(chat, rows, waiting, deadline)
+    app = web(service, **guard)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", ws="none", lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(10)
+        service.close()
+
+    return Running(chat, service, f"http://127.0.0.1:{port}"), stop
