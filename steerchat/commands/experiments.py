@@ -101,7 +101,8 @@ def layers(
     recipe = chosen(chat.session, concept, None, strength)
     settings = at_layers(recipe, chat.session.engine.n_layers)
     result = experiment(chat.session, "layers", prompt, settings, repeats, raw=raw, tokens=tokens)
-    return experiment_pages.page(result)
+    page = experiment_pages.page(result)
+    return page if result.stopped else inspection_pages.with_prediction(page, result, chat.session.reader)
 
 
 @command(
@@ -222,22 +223,26 @@ def _probe(session: Session, concepts: Sequence[str], stored: StoredPair) -> tup
     )
 
 
-@command("lens", examples=["/lens", "/lens 16 The capital of France is"], shell=True)
+@command("lens", examples=["/lens", "/lens 16 The capital of France is", "/lens happy"], shell=True)
 def lens(
     chat: Chat,
     layer: Annotated[int | None, OneLayer("a layer; by default all of them", least=0)] = None,
-    prompt: Annotated[str, Rest("a text; by default the last message")] = "",
+    prompt: Annotated[str, Rest("a text or a concept; by default the last message")] = "",
 ) -> Page:
-    """Shows which token each layer would predict next (logit lens).
+    """Shows which token each layer would predict next (logit lens), or what a concept's direction promotes there.
 
-    A text of your own is read as it stands; the last message is read in the chat template.
+    A text of your own is read as it stands; the last message is read in the chat template. Of a concept, each layer's
+    direction is read, and where steering will work is predicted without an answer: /layers says how well.
     """
     from ..measures.inspection import lens as predictions
+    from ..measures.prediction import read_layers
 
     session = chat.session
     engine = session.engine
     if layer is not None and layer >= engine.n_layers:
         raise UsageError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "/lens shows all")
+    if prompt in chat.library.names():
+        return inspection_pages.concept_lens(prompt, read_layers(session.reader, prompt), layer)
     text = prompt or session.last_prompt()
     messages = session.question(text, steered=False).normal
     ids = engine.prompter.raw(text) if prompt else engine.prompter.chat(messages, session.settings.thought)

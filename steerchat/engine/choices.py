@@ -57,6 +57,20 @@ def likelihoods(
     return found
 
 
+@torch.inference_mode()
+def next_log_probs(engine: Engine, rows: Sequence[Row]) -> Tensor:
+    """(rows, vocabulary) float32 natural log-probabilities of each row's first token, steered as it is."""
+    shared = common_prefix([row.prompt[:-1] for row in rows])
+    start = engine.prefill([shared])[0] if shared else None
+    engine.prepare_kernels(_ROWS)
+    found = []
+    for first in range(0, len(rows), _ROWS):
+        chosen = rows[first : first + _ROWS]
+        steering = Steering(engine.blocks, [row.edits for row in chosen], engine.hidden)
+        found.append(_step(engine.prompts(chosen, 1, start), steering, [row.prompt[-1] for row in chosen]).cpu())
+    return torch.cat(found)
+
+
 def _group(
     engine: Engine, rows: Sequence[tuple[Row, tuple[int, ...], Sequence[tuple[int, ...]]]], start: Context | None
 ) -> list[list[float]]:

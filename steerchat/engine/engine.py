@@ -83,7 +83,7 @@ class Engine:
         self.n_layers = len(self.blocks)
         self.hidden: int = config.hidden_size
         self.context_size = context_size(config)
-        self._vocabulary: int = config.vocab_size
+        self.vocabulary: int = config.vocab_size
         self._bytes_per_token = bytes_per_token(config, self.n_layers, model.dtype.itemsize)
         self.contexts = Contexts(self._bytes_per_token, free_memory)
 
@@ -396,5 +396,5 @@ class Engine:
         # Activations of one block at a time: attention and a feed-forward several times as wide as the stream. Scores,
         # their processed copy, and the penalty's; noise is shared.
         activations = tokens * self.hidden * 16 * 4
-        row = tokens * self._bytes_per_token + activations + (self._vocabulary * 16 if logits else 0)
+        row = tokens * self._bytes_per_token + activations + (self.vocabulary * 16 if logits else 0)
         return max(1, int(self._free_memory() * _MEMORY_SHARE / row))

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..values.page import Page, Shaded, Table
+from ..values.recipe import RANDOM
 from ..values.results import Notice, Pair, Probed, Strip, format_effect
 from ..values.text import fit
 from .pages import bar
 
 if TYPE_CHECKING:
     from ..measures.inspection import Guess, Step
+    from ..measures.pair import Reader
+    from ..measures.prediction import LayerReading
+    from .outcomes import Result
 
 
 def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Sequence[Strip]) -> Page:
@@ -97,6 +101,59 @@ def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
         parts += _depth(layer, len(steps))
     parts.append(Notice("Early layers are not trained to speak: their guesses are a reading, not what they know."))
     return Page(parts, [step.to_json() for step in shown])
+
+
+def concept_lens(name: str, readings: Sequence[LayerReading], layer: int | None) -> Page:
+    """`/lens CONCEPT`."""
+    from ..measures.prediction import predicted_order
+
+    shown = readings if layer is None else [readings[layer]]
+    steps = [reading.step or 0.0 for reading in readings]
+    low, high = min(0.0, *steps), max(0.0, *steps)
+    rows = [
+        [
+            str(reading.layer),
+            " ".join(_quoted(token) for token in reading.tokens),
+            *(_cosine(value) for value in (reading.agreement, reading.alike)),
+            bar(reading.step, None, low, high),
+        ]
+        for reading in shown
+    ]
+    headings = ("layer", f"a push towards {name} promotes", "pairs agree", "as before", "predicted")
+    parts: list[object] = [Table(headings, rows, right=frozenset({0, 2, 3}), samples=frozenset({1}))]
+    parts.append(Notice("Read by the output layer, which early layers are not trained to speak to."))
+    if readings[0].step is None:
+        parts.append(f"{name} has no examples, so nothing is predicted.")
+    else:
+        best = ", ".join(map(str, predicted_order(readings)[:3]))
+        parts.append(f"Predicted: strongest at layers {best}. /layers --concept {name} tries them all.")
+    return Page(parts, [{"concept": name, **reading.to_json()} for reading in shown])
+
+
+def with_prediction(page: Page, result: Result, reader: Reader) -> Page:
+    """The page of `/layers`, and how well `/lens` predicts what it measured; as it is where there is no prediction."""
+    from ..measures.prediction import predicted_order, rank_correlation, read_layers
+
+    outcomes = result.outcomes
+    recipe = outcomes[0].setting.recipe if outcomes else None
+    name = recipe.concepts[0] if recipe is not None and len(recipe.concepts) == 1 else RANDOM
+    if recipe is None or name == RANDOM or not reader.library.get(name).examples:
+        return page
+    readings = read_layers(reader, name)
+    away = (outcomes[0].setting.strength or 0.0) < 0
+    predicted = [readings[outcome.setting.layer or 0].step or 0.0 for outcome in outcomes]
+    measured = {"effect": [outcome.effect or 0.0 for outcome in outcomes]}
+    if outcomes[0].words is not None:
+        measured["words"] = [(outcome.words or 0.0) * (-1 if away else 1) for outcome in outcomes]
+    found = {label: round(rank_correlation(predicted, values), 3) for label, values in measured.items()}
+    told = " and ".join(f"{value:+.2f} with the {label}" for label, value in found.items())
+    best = ", ".join(map(str, predicted_order(readings)[:3]))
+    text = f"Predicted without an answer (/lens {name}): layers {best} first. Rank correlation {told}."
+    return Page([*page.parts, text], [*page.objects, {"concept": name, "rank_correlation": found}])
+
+
+def _cosine(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _depth(layer: int, count: int) -> list[object]:

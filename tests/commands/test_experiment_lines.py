@@ -21,6 +21,7 @@ from steerchat.experiments import run as experiments
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen
 from steerchat.measures.capability import capability, questions
+from steerchat.measures.prediction import rank_correlation
 from steerchat.slash.registry import registry
 from steerchat.system import folders
 from steerchat.terminal.subcommands import _json
@@ -305,6 +306,24 @@ def test_each_concept_is_shown_as_soon_as_it_is_measured_and_a_stop_keeps_those(
     text = say(chat, screen, line)
     assert text.index("sad 1 x 0.5") < text.index("over random")
     assert [row["concept"] for row in objects(chat, line)] == ["happy", "sad"]
+
+
+# Where it will work
+
+
+def test_lens_reads_a_concept_at_every_layer_and_layers_says_how_well_that_predicts(start: Start):
+    chat, screen = start()
+    readings = objects(chat, "/lens happy")
+    assert [reading["layer"] for reading in readings] == list(range(LAYERS))
+    assert objects(chat, "/lens 1 happy") == readings[1:2]
+    out = " ".join(say(chat, screen, "/lens happy").split())
+    assert "Predicted: strongest at layers" in out and "after:" not in out
+    *pairs, last = objects(chat, "/layers --repeats 1 --concept happy How are you?")
+    steps = [reading["step"] for reading in readings]
+    effects = [pair["effect"] for pair in pairs]
+    assert last["rank_correlation"]["effect"] == pytest.approx(rank_correlation(steps, effects), abs=2e-3)
+    # Nothing is predicted for a mix, and not from answers that were stopped.
+    assert "rank_correlation" not in objects(chat, "/layers --repeats 1 --concept happy:0.5,sad:0.5 Why?")[-1]
 
 
 # Capability
