@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean as mean
 
+from ..conversation.runner import Runner
 from ..experiments.evaluation import random_settings
+from ..experiments.methods import compare_methods
+from ..measures.capability import questions as capability_questions
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError
+from ..values.gate import Condition, Gate
 from ..values.operation import ADD, UNIT
 from ..values.recipe import Recipe, Term, format_strength
 from ..values.setting import Setting
@@ -17,6 +22,7 @@ from .lab import DIRECTIONS, PROMPTS, SEEDS, Comparison, Lab, setting, texts
 
 STRENGTHS = (0.5, 1.0, 1.5, 3.0, 6.0)
 DEPTHS = (8, 25, 50, 75, 92)
+_BUDGET = 1.5  # of methods that are compared
 _TRIAL_FACTS = "effect low high cost repetition same answers words random_words"
 _EFFECT = {"effect": "{effect:+.2f}"}
 _COST = {"cost": "x{cost:.2f}"}
@@ -158,6 +164,47 @@ def turning(lab: Lab, concept: str) -> Shown:
     facts["turn_ratio"] = facts["large_turn_cost"] / facts["large_add_cost"]
     table = figures("what is done", rows, _EFFECT | _COST | _REPEATS)
     return Shown([table, *_samples(titles[-2:], trials[-2:])], facts)
+
+
+@demonstration("never_same answers first_share after_share lacking_share first_cost lacking_cost lacking_ratio")
+def gates(lab: Lab, concept: str) -> Shown:
+    """One push always, and behind gates; a `share` is of the effect of always, `lacking_ratio` of its cost."""
+    kinds = {
+        "always": Gate(),
+        "first 10 tokens": Gate(first=10),
+        "after 10 tokens": Gate(after=10),
+        "while it lacks": Gate(Condition(concept, above=False, threshold=1.0)),
+        "never": Gate(Condition(concept, above=True, threshold=1000.0)),
+    }
+    terms = [replace(lab.term(concept), gate=gate) for gate in kinds.values()]
+    trials = lab.compare(terms, PROMPTS[:1], chance=False)
+    always, *gated, never = [tried.facts for tried in trials]
+    facts = {"never_same": never["same"], "answers": never["answers"]}
+    for name, fact in zip(("first", "after", "lacking"), gated, strict=True):
+        share = fact["effect"] / always["effect"] if always["effect"] else math.nan
+        facts |= {f"{name}_share": share, f"{name}_cost": fact["cost"]}
+    facts["lacking_ratio"] = facts["lacking_cost"] / always["cost"]
+    table = figures("when", [(name, tried.facts) for name, tried in zip(kinds, trials, strict=True)], _EFFECT | _COST)
+    lines = [
+        f"While it lacks: --when {concept}<1, read on the answer so far.",
+        f"Never: {never['same']} of {never['answers']} answers are the normal one, token for token.",
+    ]
+    return Shown([table, *lines, *_samples(("Always", "First 10 tokens"), trials[:2])], facts)
+
+
+@demonstration("best_gain add_gain best_is_add least_cost most_cost least_right")
+def methods(lab: Lab, concept: str) -> Shown:
+    """Operations and ways of extraction at equal cost; gains are in spreads of the concept's own word measure."""
+    asked = capability_questions()[::8]
+    [rows] = compare_methods(Runner(lab.reader, memo={}), [concept], _BUDGET, PROMPTS, tuple(SEEDS)[:3], asked)
+    columns = {"gain": "{gain:+.2f}"} | _COST | {"right answers": "{right:.0%}"}
+    table = figures("method", [(row.method, vars(row) | {"gain": row.gain[0]}) for row in rows], columns)
+    costs = [row.cost for row in rows]
+    best = max(rows, key=lambda row: row.gain[0])
+    facts = {"best_gain": best.gain[0], "add_gain": rows[0].gain[0], "best_is_add": float(best is rows[0])}
+    facts |= {"least_cost": min(costs), "most_cost": max(costs), "least_right": min(row.right for row in rows)}
+    line = f"{rows[0].answers} answers each, and {len(asked)} questions with one right answer."
+    return Shown([table, line], facts)
 
 
 @demonstration("least most against count effect high")

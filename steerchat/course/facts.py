@@ -8,7 +8,7 @@ from ..values.operation import OPERATIONS
 from ..values.results import divergence
 
 STATE_FACTS = frozenset(
-    {"terms", "strength", "layers", "depth", "on", "own", "turns"}
+    {"terms", "strength", "layers", "depth", "on", "own", "turns", "gated"}
     | {f"{name}s" for name in OPERATIONS}
     | {"pair-same", "pair-effect", "pair-cost", "pair-tokens"}
     | {f"pair-{name}" for name in MEASURES}
@@ -29,6 +29,7 @@ def state_facts(chat: Chat) -> dict[str, float]:
         "strength": sum(abs(term.strength) for term in recipe.terms),
         "layers": len(layers),
         "on": float(recipe.active),
+        "gated": sum(bool(term.gate) for term in recipe.terms),
         "turns": len(session.turns),
         "own": float(any(library.owns(name) for name in recipe.concepts)),
     }

@@ -19,7 +19,9 @@ from steerchat.terminal.cli import main
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["first-steering", "tokens-and-states", "what-layers-do", "turning", "inside"])
+@pytest.mark.parametrize(
+    "name", ["first-steering", "tokens-and-states", "what-layers-do", "turning", "gates", "inside"]
+)
 def test_lessons_go_on_to_their_end_on_a_random_model(start: Start, name: str):
     """Nothing need be shown by it: what cannot be passed can be skipped, and nothing breaks."""
     chat, screen = start()
