@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from ..conversation.app import config_path, history_path
 from ..conversation.chat import Chat
 from ..course.files import course_folder, trouble
-from ..models.installed import model_choices
+from ..models.catalogue import DEFAULT
+from ..models.installed import ModelChoice, model_choices, suggestion
 from ..models.memory import gigabytes
 from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingValue
 from ..slash.registry import registry
@@ -86,43 +87,63 @@ def model(
 
 @command("model list", examples=["/model list"], shell=True, needs_model=False)
 def model_list(chat: Chat) -> Page:
-    """Lists the models on this machine, with their size and whether they fit."""
+    """Lists the models on this machine and those that can be fetched, with their size and whether they fit."""
     from ..models.load import free_memory, target
     from ..models.memory import Precision
 
     dtype = chat.settings.dtype
     where, kind = target(chat.settings.device, dtype)
-    precision = Precision(kind.itemsize, dtype if where.type == "cpu" else "")
     engine, free = chat.loader.ready, free_memory(where)
     parts: list[object] = []
+    bandwidth = None
     if engine is not None:
         free += engine.size  # loading another model unloads this one
+        bandwidth = None if engine.kernels is None else engine.kernels.bandwidth
         facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
         parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
-    rows, objects = [], []
-    for choice in model_choices(precision, Path.cwd()):
-        needs = choice.needs
-        total = needs.total if needs else None
-        fits = None if total is None else total <= free
-        disk = "not fetched yet" if choice.disk is None else gigabytes(choice.disk)
-        need = "?" if total is None else gigabytes(total)
-        rows.append((choice.name, choice.model, disk, need, "?" if fits is None else "yes" if fits else "no"))
-        parameters = needs.parameters if needs else None
-        objects.append(
-            {
-                "name": choice.name,
-                "model": choice.model,
-                "disk": choice.disk,
-                "parameters": parameters,
-                "memory": total,
-                "fits": fits,
-            }
-        )
-    parts.append(Table(("name", "model", "on the disk", "memory", "fits"), rows, right=frozenset({2, 3})))
-    parts.append(
-        f"Memory is for --dtype {dtype} on {where.type}, where {gigabytes(free)} are free. /model NAME loads another."
-    )
-    return Page(parts, objects)
+    choices = model_choices(Precision(kind.itemsize, dtype if where.type == "cpu" else ""), Path.cwd())
+    here, elsewhere = [], []
+    for choice in choices:
+        needs, known = choice.needs, choice.known
+        need, fits = ("?", "?") if needs is None else (gigabytes(needs.total), "yes" if needs.total <= free else "no")
+        if choice.disk is None and known is not None and choice.name != DEFAULT:
+            licence = f"{known.licence}, gated" if known.gated else known.licence
+            four_bits = "?" if needs is None or needs.four_bits is None else gigabytes(needs.four_bits)
+            speed = "?" if bandwidth is None else f"{choice.tokens_per_second(bandwidth):.1f}"
+            elsewhere.append((choice.name, licence, gigabytes(known.download), need, fits, four_bits, speed))
+        else:
+            disk = "not fetched yet" if choice.disk is None else gigabytes(choice.disk)
+            here.append((choice.name, choice.model, disk, need, fits))
+    parts += [
+        Table(("name", "model", "on the disk", "memory", "fits"), here, right=frozenset({2, 3})),
+        Notice("To fetch from the Hub:"),
+        Table(_TO_FETCH, elsewhere, right=frozenset({2, 3, 5, 6})),
+        f"Memory is for --dtype {dtype} on {where.type}, where {gigabytes(free)} are free. The last two columns are "
+        "for --dtype int4: its memory, and tokens a second of one answer on this machine. /model NAME loads another.",
+    ]
+    best = None if bandwidth is None else suggestion(choices, free, bandwidth)
+    if best is not None:
+        parts.append(Notice(f"{best.name} would run well here: steerchat --model {best.name} --dtype int4"))
+    return Page(parts, [_to_json(choice, free, bandwidth) for choice in choices])
+
+
+_TO_FETCH = ("name", "licence", "download", "memory", "fits", "int4", "tok/s")
+
+
+def _to_json(choice: ModelChoice, free: int, bandwidth: float | None) -> dict[str, Any]:
+    needs, known = choice.needs, choice.known
+    return {
+        "name": choice.name,
+        "model": choice.model,
+        "disk": choice.disk,
+        "parameters": needs.parameters if needs else None,
+        "memory": needs.total if needs else None,
+        "fits": None if needs is None else needs.total <= free,
+        "licence": known.licence if known else None,
+        "gated": known.gated if known else None,
+        "int4_memory": needs.four_bits if needs else None,
+        "int4_tokens_per_second": round(choice.tokens_per_second(bandwidth), 1) if bandwidth and needs else None,
+    }
 
 
 @command("help", examples=["/help", "/help steer", "/help trouble"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..engine.processes import Team, is_first
-from ..models.find import ALIASES
+from ..models.catalogue import KNOWN
 from ..slash.arguments import Candidate
 from ..slash.registry import Registry
 from ..storage.store import Store
@@ -117,7 +117,7 @@ class Menu:
                 case "concepts":
                     return [(name, self._description(name)) for name in self._chat.library.names()]
                 case "models":
-                    return ALIASES.items()
+                    return [(alias, model.repository) for alias, model in KNOWN.items()]
                 case "commands":
                     return self._chat.registry.nouns()
                 case "settings":

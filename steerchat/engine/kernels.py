@@ -164,6 +164,17 @@ class Kernels:
         return apart + sum(layer.bytes(backend) for layer in self.layers for backend in layer._forms)
 
     @property
+    def bandwidth(self) -> float | None:
+        """Bytes of weights that the products of one row read in a second; None where they were not timed."""
+        size = seconds = 0.0
+        for layer in self.layers:
+            backend = self._light[layer.kind][0]
+            timed = self.times.get(layer.kind, {}).get(backend.name)
+            if timed:
+                size, seconds = size + backend.bytes(layer.shape), seconds + timed[0]
+        return size / seconds if seconds else None
+
+    @property
     def summary(self) -> str:
         """The backend that most layers use, for each number in ROWS, such as `1: 4-bit, 2: 4-bit, 5: bfloat16`."""
         names = []

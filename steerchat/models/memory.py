@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from gguf import GGMLQuantizationType as Kind
 
 from ..values.errors import UsageError
+from .catalogue import KNOWN
 from .checkpoint import UNPACKED, quantisation
 from .described import description
-from .find import PARAMETERS, ModelFiles
+from .find import ModelFiles
 from .fingerprint import json_object, tensors, weight_files
 from .gguf_parts import read_contents
 from .gguf_reader import Entry
@@ -136,7 +137,8 @@ def needs_of(parameters: int, precision: Precision) -> Needs:
 
 def smaller(parameters: int, itemsize: int, free: int) -> str | None:
     """The largest alias that has fewer parameters and fits into `free` bytes."""
-    fits = [(size, alias) for alias, size in PARAMETERS.items() if size < parameters and size * itemsize < free]
+    sizes = {alias: model.parameters for alias, model in KNOWN.items()}
+    fits = [(size, alias) for alias, size in sizes.items() if size < parameters and size * itemsize < free]
     return max(fits)[1] if fits else None
 
 

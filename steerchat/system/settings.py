@@ -38,7 +38,7 @@ def _setting(default: Any, help: str, low: float | None = None, high: float | No
 class Settings:
     """The value of every setting. `load_settings` builds it; `change` changes one setting."""
 
-    model: str = _setting("smollm2", "alias (smollm2, mistral, phi3), Hub id, folder or .gguf file")
+    model: str = _setting("smollm2", "alias (smollm2, mistral, ...: /model lists them), Hub id, folder or .gguf file")
     device: Device = _setting("auto", "where the model runs", at_start=True)
     dtype: Dtype = _setting(
         "auto",

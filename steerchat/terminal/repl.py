@@ -23,7 +23,7 @@ from prompt_toolkit.styles import Style
 
 from .._version import __version__
 from ..conversation.chat import Chat, Menu, unexpected
-from ..models.find import ALIASES
+from ..models.catalogue import KNOWN
 from ..screen.render import Screen
 from ..slash.registry import is_command, message_text
 from ..system import folders
@@ -273,7 +273,8 @@ def _keys() -> KeyBindings:
 def _model_name(chat: Chat) -> str:
     """The model's name, as far as it is known before the model is loaded."""
     name = chat.settings.model
-    return ALIASES.get(name.lower(), name).rstrip("/").rpartition("/")[2] or name
+    known = KNOWN.get(name.lower())
+    return (known.repository if known else name).rstrip("/").rpartition("/")[2] or name
 
 
 def _toolbar(chat: Chat, width: int) -> ANSI:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,16 +14,19 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from chats import Shell
 from tiny import finish, save_model, tiny_tokenizer, write_concepts
 
 from steerchat.conversation.chat import Chat
 from steerchat.engine.engine import Engine
+from steerchat.engine.kernels import Kernels
 from steerchat.models import find as models
 from steerchat.models import load as loading
 from steerchat.models import memory
 from steerchat.models.background import Loader
+from steerchat.models.catalogue import KNOWN
 from steerchat.models.find import ModelFiles, find
-from steerchat.models.installed import model_choices
+from steerchat.models.installed import model_choices, suggestion
 from steerchat.models.load import load
 from steerchat.slash.registry import registry
 from steerchat.system import folders
@@ -89,10 +93,10 @@ def test_what_a_pair_takes_is_counted(tiny_folder: Path) -> None:
 
 
 def test_the_default_models_parameters_are_known_before_it_is_fetched() -> None:
-    assert memory.smaller(models.PARAMETERS["mistral"], 2, 10**10) == "phi3"
-    assert memory.smaller(models.PARAMETERS["mistral"], 2, 10**9) == "smollm2"
-    assert memory.smaller(models.PARAMETERS["smollm2"], 2, 10**10) is None
-    assert memory.smaller(models.PARAMETERS["mistral"], 2, 10**6) is None
+    assert memory.smaller(KNOWN["mistral"].parameters, 2, 10**10) == "qwen3-4b"
+    assert memory.smaller(KNOWN["mistral"].parameters, 2, 10**9) == "smollm2-360m"
+    assert memory.smaller(KNOWN["smollm2"].parameters, 2, 10**10) is None
+    assert memory.smaller(KNOWN["mistral"].parameters, 2, 10**6) is None
 
 
 @pytest.mark.parametrize(("text", "size"), [("6GB", 6 * 10**9), ("1.5 gb", 1.5e9), ("800MB", 8 * 10**8), ("77", 77)])
@@ -126,7 +130,7 @@ def test_an_alias_that_would_not_fit_is_not_fetched(open_chat: Open, monkeypatch
     chat = open_chat(model="mistral", dtype="float32")
     with pytest.raises(TooLarge, match=r"mistral needs 29\.0 GB") as raised:
         _ = chat.session.engine
-    assert raised.value.smaller == "phi3" and "--fallback" in raised.value.hint
+    assert raised.value.smaller == "qwen3-4b" and "--fallback" in raised.value.hint
 
 
 @pytest.fixture
@@ -337,7 +341,7 @@ def test_the_shelf_names_files_sizes_and_needs(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(cache), raising=False)
     by_name = {one.name: one for one in model_choices(memory.Precision(4), tmp_path)}
-    assert list(by_name) == ["smollm2", "mistral", "phi3", "some/model"]
+    assert list(by_name) == [*KNOWN, "some/model"]
     assert by_name["mistral"].disk is None
     needs = by_name["some/model"].needs
     assert needs is not None and needs.weights > 4 * 32 * 50
@@ -363,3 +367,35 @@ def test_a_model_with_code_of_its_own_is_refused_by_name_and_runs_when_trusted(t
     assert "--trust-remote-code" in raised.value.hint and not (tmp_path / "ran").exists()
     assert load(found, "cpu", "float32", code=True).n_layers == 4
     assert (tmp_path / "ran").exists()
+
+
+def test_a_larger_model_is_suggested_where_it_fits_and_would_be_quick(tmp_path: Path) -> None:
+    choices = model_choices(memory.Precision(4, "auto"), tmp_path)
+    gated = {choice.name for choice in choices if choice.known and choice.known.gated}
+    assert gated == {"gemma3-270m", "gemma3-1b", "llama3.2-1b", "llama3.2-3b"}
+    by_name = {choice.name: choice for choice in choices}
+    # An answer reads 1.1 GB of the 1.7 billion numbers for each token.
+    assert by_name["qwen3-1.7b"].tokens_per_second(10e9) == pytest.approx(8.8, abs=0.1)
+    for free, bandwidth, expected in [
+        (16 * 10**9, 10e9, "smollm3"),
+        (16 * 10**9, 200e9, "mistral-v0.3"),
+        (2 * 10**9, 200e9, "qwen3-1.7b"),
+        (16 * 10**9, 0.5e9, None),
+        (10**8, 200e9, None),
+    ]:
+        best = suggestion(choices, free, bandwidth)
+        assert (best and best.name) == expected
+
+
+def test_the_list_says_what_can_be_fetched_and_what_would_run_well(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "free_memory", lambda device: 16 * 10**9)
+    monkeypatch.setattr(Kernels, "bandwidth", 200e9)
+    out, _ = shell(stdin="Hello there\n/model list\n")
+    assert re.search(r"llama3.2-1b +Llama 3.2, gated +2.5 GB +4.9 GB +yes +816 MB +24\d.\d", out)
+    assert "mistral-v0.3 would run well here: steerchat --model mistral-v0.3 --dtype int4" in out
+    listed = {row["name"]: row for row in map(json.loads, shell("model", "list", "--json")[0].splitlines())}
+    assert listed["phi4-mini"]["licence"] == "MIT" and listed["phi4-mini"]["disk"] is None
+    assert listed["phi4-mini"]["int4_memory"] < listed["phi4-mini"]["memory"] / 5
+    assert listed["phi4-mini"]["int4_tokens_per_second"] is None  # without a model nothing is timed

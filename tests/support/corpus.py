@@ -33,6 +33,7 @@ from steerchat.models.default import Wheel, prepare
 from steerchat.models.find import find
 from steerchat.models.fingerprint import weight_files
 from steerchat.models.installed import model_choices
+from steerchat.models.memory import Precision
 from steerchat.storage.migrations import MIGRATIONS
 from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
@@ -109,7 +110,9 @@ def cases() -> Iterator[Case]:
     for name in ("huge-shape", "many-fields", "many-tensors", "long-string", "long-array", "cut", "overflow-shape"):
         data = HOSTILE[f"{name}.gguf"]
         large = data + bytes(2 * M)  # smaller ones are no models
-        yield Case(f"a model to choose: {name}", "m.gguf", _bytes(large), lambda path: model_choices(4, path.parent))
+        yield Case(
+            f"a model to choose: {name}", "m.gguf", _bytes(large), lambda path: model_choices(Precision(4), path.parent)
+        )
     yield Case("model folder: an index that leads out", "model.safetensors.index.json", _index, _weights)
     yield Case("model folder: no names in the index", "model.safetensors.index.json", _wrong_index, _weights)
     yield Case("model: a named pipe", "m.gguf", os.mkfifo, lambda path: find(str(path), progress=lambda event: None))
