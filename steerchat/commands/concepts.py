@@ -44,7 +44,7 @@ def list_concepts(
         from .evaluation import evaluate as evaluate_all
 
         return evaluate_all(chat)
-    return list_page(entries(chat.library, _fingerprint(chat)))
+    return list_page(entries(chat.library, fingerprint_of(chat)))
 
 
 @command("concept show", examples=["/concept show happy"], shell=True)
@@ -374,7 +374,7 @@ def _open_editor(path: Path) -> None:
         raise ConceptError(error.message, f"set EDITOR, or edit {path}") from None
 
 
-def _fingerprint(chat: Chat) -> str:
+def fingerprint_of(chat: Chat) -> str:
     """The model's fingerprint, without loading the model; empty while it is not on this machine."""
     if chat.loader.ready is not None:
         return chat.loader.ready.fingerprint

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 from .._version import __version__
 from ..conversation.chat import Chat
 from ..conversation.runner import Runner
+from ..experiments.charts import gains
 from ..measures.capability import questions as capability_questions
 from ..measures.words import INDEPENDENT
 from ..slash.arguments import Concept, Float, Int, Many, PathArg, TermWord
 from ..slash.registry import command
 from ..system import folders
 from ..values.errors import Interrupted, UsageError
-from ..values.page import HeatMap, Page, Table
+from ..values.page import Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
 from ..values.results import Event, Notice
 from .experiments import shipped_prompts
@@ -235,9 +236,7 @@ def _shown(rows: list[Evaluation]) -> Iterator[object]:
         for row in rows
     ]
     yield Table(_HEADINGS, cells, right=frozenset(range(2, 6)))
-    yield "gains by every word measure, in its spreads over the normal answers: a concept should move its own most"
-    columns = [name for name in rows[0].gains if all(name in row.gains for row in rows)]
-    yield HeatMap("concept", columns, [(row.concept, [row.gains[name] for name in columns]) for row in rows])
+    yield gains([(row.concept, row.gains) for row in rows])
     special = [
         (
             row.concept,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..conversation.chat import Chat
+from ..figures import HOW, available
 from ..reports.chapters import experiment_report, pair_report, session_report
 from ..reports.html import to_html
 from ..reports.markdown import to_markdown
@@ -38,7 +39,7 @@ def report(
 ) -> Notice:
     """Writes this conversation, or one experiment or pair, as an HTML page, Markdown or JSON.
 
-    The page is one file that contains its tables and needs no network. Turns that were taken back are left out.
+    The page is one file that contains its figures and needs no network. Turns that were taken back are left out.
     """
     if sum(number is not None for number in (pair, experiment, session)) > 1:
         raise UsageError("a report has one subject", "use one of --pair, --experiment and --session")
@@ -54,7 +55,8 @@ def report(
         raise UsageError(f"{file} is a folder", f"/report {file / 'report.html'}")
     confirm_replacing(chat, file, replace)
     write_whole(file, form(content).encode())
-    return Notice(f"{content.title}: written to {file}")
+    without = form is to_html and bool(content.charts) and not available()
+    return Notice(f"{content.title}: written to {file}" + (f", its charts as tables: {HOW}" if without else ""))
 
 
 def _this_session(chat: Chat, store: Store) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..values.chart import Chart, Matrix, Series
 from ..values.errors import ConceptError, shorten
 from ..values.page import Page, Table
 from ..values.recipe import RANDOM, format_strength, name_layers, parse_layers
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
 _SHOWN_PAIRS = 8
 _SHOWN_SIMILAR = 6
 _SHOWN_GAINS = 4
-_CHART_WIDTH = 64
-_CHART_ROWS = 3
 _MEASURED = ("unit", "normal", "steered", "random", "asked", "gain", "perplexity_ratio")
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -223,42 +221,53 @@ def _taken_out(shown: Entry) -> list[object]:
     ]
 
 
-def _charts(shown: Entry) -> list[object]:
-    charts: list[object] = []
+def layer_chart(shown: Entry) -> Chart | None:
+    """How well the examples of a concept come apart and agree at each layer; None before its extraction."""
     separability, agreement = shown.report.get("separability"), shown.report.get("agreement")
+    series = []
     if separability:
-        head = f"share of held-out pairs that each layer separates (0.5 is chance); {_best(separability)}"
-        charts.append(f"{head}\n{chart(separability, 0.5, 1.0)}")
-    elif shown.concept.examples:
-        charts.append(Notice("No pairs are held out, so the separability is unknown."))
+        meaning = "share of held-out pairs that each layer separates (0.5 is chance)"
+        series.append(Series("separability", separability, "number", rest=0.5, scale=(0.5, 1.0), meaning=meaning))
     if agreement and shown.report.get("pairs", 2) > 1:
-        head = f"agreement of the pairs at each layer (1 is full agreement); {_best(agreement)}"
-        charts.append(f"{head}\n{chart(agreement, 0.0, 1.0)}")
-    return charts
+        meaning = "agreement of the pairs at each layer (1 is full agreement)"
+        series.append(Series("agreement", agreement, "number", rest=0.0, scale=(0.0, 1.0), meaning=meaning))
+    if not series:
+        return None
+    at = range(len(series[0].values))
+    return Chart(f"the vector of {shown.concept.name}, layer by layer", "layer", list(map(str, at)), series, list(at))
 
 
-def _best(values: Sequence[float]) -> str:
-    best = max(range(len(values)), key=values.__getitem__)
-    return f"best {values[best]:.2f} at {best}"
+def cosine_map(library: Library, fingerprint: str, layer: int | None = None) -> Matrix:
+    """How alike the directions of concepts with a vector on a model are, those that are most alike side by side.
+
+    Args:
+        layer: where; by default the middle one of those at which the concepts are read.
+
+    Raises:
+        ConceptError: when fewer than two concepts have a vector on the model, or it has no such layer.
+    """
+    from .vector import read_layer
+
+    found = (library.stored(library.get(name), fingerprint) for name in library.names() if name != RANDOM)
+    vectors = [vector for vector in found if vector is not None]
+    if len(vectors) < 2:
+        raise ConceptError("fewer than two concepts have a vector on this model", "/concept show NAME extracts one")
+    where = sorted(map(read_layer, vectors))[len(vectors) // 2] if layer is None else layer
+    if where >= vectors[0].n_layers:
+        raise ConceptError(f"no layer {where}: this model has layers 0 to {vectors[0].n_layers - 1}", "choose another")
+    cosines = {(a.name, b.name): float(a.cosine(b)[where]) for a in vectors for b in vectors}
+    order = [vectors[0].name]
+    while rest := [vector.name for vector in vectors if vector.name not in order]:
+        order.append(max(rest, key=lambda name: cosines[order[-1], name]))
+    rows = [(name, [cosines[name, other] for other in order]) for name in order]
+    return Matrix(f"cosine between concept vectors at layer {where}", "concept", order, rows, "cosine")
 
 
-def chart(values: Sequence[float], low: float, high: float) -> str:
-    """A column for each value between `low` and `high`, over an axis that numbers them from 0."""
-    count = len(values)
-    step = -(-count // _CHART_WIDTH)
-    bins = [values[start : start + step] for start in range(0, count, step)]
-    levels = [
-        round((min(max(sum(part) / len(part), low), high) - low) / (high - low) * _CHART_ROWS * 8) for part in bins
-    ]
-    lines = []
-    for row in reversed(range(_CHART_ROWS)):
-        label = f"{high:.1f}" if row == _CHART_ROWS - 1 else f"{low:.1f}" if row == 0 else ""
-        lines.append(f"{label:>5} |" + "".join(_EIGHTHS[min(max(level - row * 8, 0), 8)] for level in levels))
-    axis = ""
-    for column in sorted({0, *range(0, len(bins) - 3, 10), len(bins) - 1}):
-        axis = axis.ljust(column) + str(column * step)
-    lines.append(f"{'layer':>5}  {axis}")
-    return "\n".join(line.rstrip() for line in lines)
+def _charts(shown: Entry) -> list[object]:
+    chart = layer_chart(shown)
+    unknown = shown.concept.examples and not shown.report.get("separability")
+    notes: list[object] = [Notice("No pairs are held out, so the separability is unknown.")] if unknown else []
+    return notes + ([] if chart is None else [chart])
 
 
 def _figure(value: float | None) -> str:

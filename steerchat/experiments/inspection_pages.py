@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..values.chart import Chart, Series
 from ..values.page import Page, Shaded, Table
 from ..values.recipe import RANDOM
 from ..values.results import Notice, Pair, Probed, Strip, format_effect
 from ..values.text import fit
-from .pages import bar
 
 if TYPE_CHECKING:
     from ..measures.inspection import Guess, Step
@@ -81,20 +81,20 @@ def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
     """`/lens`."""
     shown = steps if layer is None else [steps[layer]]
     longest = max(step.length for step in steps)
-    rows = [
-        [
-            str(step.layer),
-            _quoted(step.guess.text),
-            _percent(step.guess.probability),
-            f"{step.length:.0f}",
-            bar(step.length, None, 0.0, longest),
-        ]
-        for step in shown
-    ]
-    table = Table(("layer", "would say next", "chance", "length", ""), rows, right=frozenset({0, 2, 3}))
+    lengths = Series("length", [step.length for step in shown], "number", rest=0.0, scale=(0.0, longest))
+    chances = Series("chance", [step.guess.probability for step in shown], "probability")
+    chart = Chart(
+        f"after: {fit(text, 90)}",
+        "layer",
+        [str(step.layer) for step in shown],
+        [lengths, chances],
+        [float(step.layer) for step in shown],
+        notes=[_quoted(step.guess.text) for step in shown],
+        noted="would say next",
+    )
     final = steps[-1].guess.text
     settled = next(step.layer for step in steps if all(later.guess.text == final for later in steps[step.layer :]))
-    parts: list[object] = [Notice(f"after: {fit(text, 90)}"), table]
+    parts: list[object] = [chart]
     if layer is None:
         parts.append(f"From layer {settled} on the guess is the final one, {_quoted(final)}.")
     else:

@@ -1,21 +1,20 @@
-"""Experiments as pages: a table with a bar for each setting, a few answers, and a sentence that sums them up."""
+"""Experiments as pages: a chart, a few answers, and a sentence that sums them up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..measures.capability import CHANCE, Capability
-from ..values.errors import shorten
+from ..values.chart import in_form
 from ..values.page import Page, Table
 from ..values.recipe import Recipe, format_strength, name_layers
-from ..values.results import Answer, Notice, Pair, format_cost, format_effect
+from ..values.results import Answer, Notice
 from ..values.text import fit
+from . import charts
 from .outcomes import Outcome, Result, alike, best
 from .tuning import tuned, within
 
-_CELLS = 16  # of a bar
-_SAMPLE = 70  # characters of an answer in a table
-_READ = 220  # and below it
+_READ = 220  # characters of an answer below a chart
 
 
 def page(result: Result, kept: str = "", budget: float | None = None) -> Page:
@@ -72,7 +71,7 @@ def _comparison(result: Result) -> list[object]:
     first, *controls = result.outcomes
     return [
         first.pairs[0],
-        _table("", result.outcomes, lambda outcome: outcome.effect),
+        charts.comparison(result),
         _legend(result.outcomes),
         _judged(first),
         *_against(controls, first),
@@ -82,10 +81,8 @@ def _comparison(result: Result) -> list[object]:
 
 
 def _layers(result: Result) -> list[object]:
-    outcomes, name = result.outcomes, _name(result)
-    push = format_strength(outcomes[0].setting.strength or 0.0)
-    parts: list[object] = [Notice(f"{name} x {push} at each layer by itself, asked: {shorten(result.prompt)}")]
-    parts += [_table("layer", outcomes, lambda outcome: outcome.effect), _legend(outcomes)]
+    outcomes, name = result.outcomes, charts.names(result)
+    parts: list[object] = [charts.layers(result), _legend(outcomes)]
     peak = best(outcomes)
     parts.append(_to_read(peak, outcomes))
     if peak is None:
@@ -104,11 +101,9 @@ def _layers(result: Result) -> list[object]:
 
 def _strengths(result: Result) -> list[object]:
     outcomes = result.outcomes
-    where = " and ".join(dict.fromkeys(name_layers(term.layers) for term in outcomes[0].setting.recipe.terms))
     peak = best([outcome for outcome in outcomes if (outcome.setting.strength or 0.0) > 0])
     return [
-        Notice(f"{_name(result)} at {where}, at each strength, asked: {shorten(result.prompt)}"),
-        _table("strength", outcomes, lambda outcome: outcome.towards),
+        charts.strengths(result),
         _legend(outcomes),
         _to_read(peak, outcomes),
         _window(result),
@@ -117,28 +112,17 @@ def _strengths(result: Result) -> list[object]:
 
 
 def _tuning(result: Result, kept: str) -> list[object]:
-    """A row for each place, a column for each strength."""
     outcomes, winner = result.outcomes, tuned(result.outcomes)
     words = outcomes[0].words is not None
-    gains = {(outcome.setting.label, outcome.setting.strength): outcome for outcome in outcomes}
-    most = max(outcome.gain or 0.0 for outcome in outcomes)
-    pushes = list(dict.fromkeys(outcome.setting.strength for outcome in outcomes))
-    places = list(dict.fromkeys(outcome.setting.label for outcome in outcomes))
-    names = [format_strength(push or 0.0) for push in pushes]
-    heats = [[_heat(gains.get((place, push)), most, winner) for push in pushes] for place in places]
-    if len(places) == 1:
-        table = Table(["strength", f"at {places[0]}"], list(zip(names, heats[0], strict=True)))
-    else:
-        table = Table(["layers", *names], [[place, *row] for place, row in zip(places, heats, strict=True)])
     by = "its word measure, which does not use its vector" if words else "its own vector, as it has no word measure"
     prompts = len(outcomes[0].pairs)
     asked = "one prompt" if prompts == 1 else f"{prompts} prompts"
     parts: list[object] = [
-        table,
+        charts.grid(result),
         Notice(f"Gain by {by}, and cost; {asked}. Lighter: less fluent. *: the best."),
     ]
     if winner is None:
-        return [*parts, f"Nothing here moves {_name(result)} clearly and stays fluent."]
+        return [*parts, f"Nothing here moves {charts.names(result)} clearly and stays fluent."]
     setting = winner.setting
     layers = f"layer {setting.label}" if setting.layer is not None else f"layers {setting.label}"
     after = f"kept for {kept} on this model." if kept else _try(setting.recipe) + ", then /tune keep"
@@ -153,8 +137,7 @@ def _tuning(result: Result, kept: str) -> list[object]:
 def _budget(result: Result, budget: float, kept: str) -> list[object]:
     """`/tune --cost`: the strengths that were tried, and the one that a budget allows."""
     outcomes, allowed = result.outcomes, within(result.outcomes, budget)
-    table = _table("strength", outcomes, lambda outcome: outcome.towards)
-    parts: list[object] = [table, _legend(outcomes)]
+    parts: list[object] = [charts.strengths(result), _legend(outcomes)]
     if allowed is None:
         return [*parts, f"Every strength that was tried costs more than {_ratio(budget)}."]
     setting = allowed.setting
@@ -169,15 +152,6 @@ def _budget(result: Result, budget: float, kept: str) -> list[object]:
     ]
 
 
-def _heat(outcome: Outcome | None, most: float, winner: Outcome | None) -> str:
-    """`███·· +2.1 x1.4`: up to five marks for the gain, lighter ones where the answers lose fluency."""
-    if outcome is None:
-        return ""
-    size = max(0, round(5 * (outcome.gain or 0.0) / most)) if most > 0 else 0
-    mark = "█" if outcome.fluency == "fluent" else "▒"
-    return f"{mark * size:·<5} {_signed(outcome.gain)} {_ratio(outcome.cost)}{' *' if outcome is winner else ''}"
-
-
 def _window(result: Result) -> str:
     """Where the effect begins, how far it stays fluent, and where it breaks."""
     rising = [outcome for outcome in result.outcomes if (outcome.setting.strength or 0.0) > 0]
@@ -188,7 +162,7 @@ def _window(result: Result) -> str:
         ending = f"at {broken.setting.label} it is {broken.fluency} (cost {_ratio(broken.cost)})"
     if not useful:
         bar_to_clear = _bar_to_clear(result.outcomes)
-        return f"No strength moves {_name(result)} by more than {bar_to_clear} and stays fluent; {ending}."
+        return f"No strength moves {charts.names(result)} by more than {bar_to_clear} and stays fluent; {ending}."
     low, high = useful[0].setting.label, useful[-1].setting.label
     if low == high:
         return f"It shows at {low} alone; {ending}."
@@ -196,76 +170,6 @@ def _window(result: Result) -> str:
 
 
 # Parts
-
-
-def _table(heading: str, outcomes: Sequence[Outcome], height: Callable[[Outcome], float | None]) -> Table:
-    heights = [height(outcome) for outcome in outcomes]
-    bands = [_turned(outcome, height) for outcome in outcomes]
-    known = [value for value in heights if value is not None]
-    known += [edge for band in bands if band for edge in band]
-    low, high = min(0.0, *known), max(0.0, *known)
-    words = any(outcome.words is not None for outcome in outcomes)
-    rows = [
-        [
-            outcome.setting.label,
-            _signed(value) + ("" if outcome.spread is None else f" ±{outcome.spread:.1f}"),
-            *([_signed(_word_gain(outcome, height))] if words else []),
-            _ratio(outcome.cost),
-            f"{100 * outcome.repetition:.0f}%",
-            bar(value, band, low, high),
-            _sample(outcome.pairs[0]),
-        ]
-        for outcome, value, band in zip(outcomes, heights, bands, strict=True)
-    ]
-    headings = [heading, "effect", *(["words"] if words else []), "cost", "again", "", "an answer"]
-    faint = frozenset(index for index, outcome in enumerate(outcomes) if outcome.clarity == "within chance")
-    last = len(headings) - 1
-    return Table(headings, rows, right=frozenset(range(last - 1)), dim=faint, samples=frozenset({last}))
-
-
-def _sample(pair: Pair) -> str:
-    """The steered answer from the word on at which it leaves the normal one."""
-    if pair.steered is None:
-        return ""
-    text = pair.steered.text
-    ends = (index for index, (a, b) in enumerate(zip(pair.normal.text, text, strict=False)) if a != b)
-    parting = next(ends, min(len(pair.normal.text), len(text)))
-    if parting == len(text):
-        return "as the normal one"
-    start = text.rfind(" ", 0, parting) + 1
-    return fit(("..." if start else "") + text[start:], _SAMPLE)
-
-
-def _word_gain(outcome: Outcome, height: Callable[[Outcome], float | None]) -> float | None:
-    """The word measure counts the concept itself, as `towards` does."""
-    away = (outcome.setting.strength or 0.0) < 0 and height(outcome) != outcome.towards
-    return -outcome.words if away and outcome.words is not None else outcome.words
-
-
-def _turned(outcome: Outcome, height: Callable[[Outcome], float | None]) -> tuple[float, float] | None:
-    """The chance band, turned with the effect where that is."""
-    if outcome.chance is None:
-        return None
-    low, high = outcome.chance
-    return (-high, -low) if height(outcome) != outcome.effect else (low, high)
-
-
-def bar(value: float | None, band: tuple[float, float] | None, low: float, high: float) -> str:
-    """A bar from 0 to `value` on a scale from `low` to `high`; the upright is 0, shaded is the chance band."""
-    if value is None or high <= low:
-        return ""
-
-    def cell(x: float) -> int:
-        return round((x - low) / (high - low) * (_CELLS - 1))
-
-    line = ["─"] * _CELLS
-    if band is not None:
-        for index in range(max(0, cell(band[0])), min(_CELLS - 1, cell(band[1])) + 1):
-            line[index] = "░"
-    start, end = sorted((cell(0.0), cell(value)))
-    line[start : end + 1] = "█" * (end + 1 - start)
-    line[cell(0.0)] = "│"
-    return "".join(line)
 
 
 def _legend(outcomes: Sequence[Outcome]) -> Notice:
@@ -348,13 +252,9 @@ def _try(recipe: Recipe) -> str:
     return f"To keep it: {'   '.join([first, *more])}"
 
 
-def _name(result: Result) -> str:
-    return " and ".join(result.outcomes[0].setting.recipe.concepts)
-
-
 def _signed(value: float | None) -> str:
-    return "?" if value is None else format_effect(value)
+    return in_form("effect", value)
 
 
 def _ratio(value: float | None) -> str:
-    return "?" if value is None else format_cost(value)
+    return in_form("cost", value)

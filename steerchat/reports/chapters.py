@@ -14,6 +14,7 @@ from ..storage.records import Filters, StoredExperiment, StoredPair
 from ..storage.store import Store
 from ..values.results import Answer
 from ..values.text import counted
+from .repeat import experiment_line, pair_line
 from .report import Chapter, Report
 
 
@@ -66,7 +67,7 @@ def pair_chapter(stored: StoredPair) -> Chapter:
     facts += [("kind", stored.kind)] if stored.kind != "chat" else []
     if stored.rating is not None:
         facts.append(("rated", f"{stored.rating}: {stored.note}" if stored.note else stored.rating))
-    return Chapter(pair.prompt, facts, [pair])
+    return Chapter(pair.prompt, facts, [pair], command=pair_line(stored))
 
 
 def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Chapter:
@@ -78,7 +79,8 @@ def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, 
         facts += [("model", pairs[0].pair.model), ("concepts", ", ".join(names))]
     facts.append(("answers", f"{counted(spec['repeats'], 'seed')} from {spec['seed']}, up to {spec['tokens']} tokens"))
     parts = experiment_pages.parts_of(result)
-    return Chapter(f"/{experiment.kind} {experiment.prompt}", facts, parts, list(answers(result)))
+    command = experiment_line(experiment, pairs)
+    return Chapter(f"/{experiment.kind} {experiment.prompt}", facts, parts, list(answers(result)), command)
 
 
 def answers(result: Result) -> Iterator[tuple[str, Answer]]:

@@ -1,48 +1,71 @@
 """Reports as one HTML page without scripts, fonts or network access, and a chapter as HTML for a notebook.
 
 Every text of a user or a model goes through `_text`, so that it stays text. Colours derive from the text's own colour
-where possible, since a notebook may be light or dark.
+where possible, since a notebook may be light or dark. Charts are figures where the extra `plot` is there, with their
+numbers in a table below; without it, the table has bars.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from html import escape
 
+from ..figures import available
 from ..measures.chance import verdict
+from ..screen.charts import chart_table, columns, matrix_table
 from ..screen.lines import measured
+from ..values.chart import Chart, Drawn, Matrix
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
-from ..values.text import changes, clean
+from ..values.text import changes, clean, counted
 from .report import Chapter, Facts, Report
 
+_FEWEST_LISTED = 3  # from how many chapters on there is a list of them
+_LONG, _SHOWN = 1600, 1000  # characters: from how many on an answer is folded, and how many stand before the fold
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --ground: #fff }
-@media (prefers-color-scheme: dark) { :root { --ink: #c5c8c6; --ground: #212121 } }
+.steerchat { --steerchat-ink: #1d1d1f; --steerchat-faint: #6b6b70; --steerchat-accent: #a626a4;
+  --steerchat-other: #0a6e78; --steerchat-ground: #fff }
+@media (prefers-color-scheme: dark) { :root { --ink: #d4d6d4; --ground: #1c1d1f }
+  .steerchat { --steerchat-ink: #d4d6d4; --steerchat-faint: #9a9ba0; --steerchat-accent: #e07ade;
+    --steerchat-other: #5fc4cf; --steerchat-ground: #1c1d1f } }
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink); background: var(--ground);
-  font: 1rem/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; line-height: 1.2 }
+body { margin: 0; color: var(--ink); background: var(--ground); font: 1rem/1.5 system-ui, sans-serif }
+main, header, nav { margin: 0 auto; max-width: 62rem; padding: 0 1rem }
+h1 { font-size: 1.6rem; line-height: 1.2 }
+nav ol { columns: 20rem; padding-left: 2.5rem } nav li { break-inside: avoid; overflow-wrap: anywhere }
+a { color: inherit }
 section { border-top: 1px solid rgb(128 128 128 / .4); padding: 1.25rem 0 .5rem }
+@media print { details::details-content { content-visibility: visible } section { break-inside: auto } }
 """
 # For a chapter in any page: every rule is limited to .steerchat, so that it changes nothing around it.
 _CHAPTER = """
 .steerchat { overflow-wrap: anywhere }
 .steerchat h2 { font-size: 1.15rem; line-height: 1.3; margin: 0 0 .5rem }
 .steerchat h3 { font-size: 1rem; margin: 0 0 .25rem }
-.steerchat .faint, .steerchat dl { opacity: .75; font-size: .9rem }
+.steerchat .faint, .steerchat dl { opacity: .8; font-size: .9rem }
 .steerchat dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; margin: .5rem 0 }
 .steerchat dd { margin: 0 }
 .steerchat p { margin: .5rem 0; white-space: pre-line }
 .steerchat .answers { display: grid; gap: 1rem; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .steerchat .text { white-space: pre-wrap }
-.steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem }
+.steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem;
+  text-decoration: underline dotted }
+.steerchat figure { margin: 1rem 0 }
+.steerchat .panels { display: grid; gap: .5rem 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
+.steerchat figure svg { display: block; width: 100%; height: auto; max-width: 34rem }
+.steerchat .matrix { overflow-x: auto } .steerchat .matrix svg { min-width: 40rem; max-width: 60rem }
+.steerchat figcaption { font-size: .9rem; margin-top: .25rem }
 .steerchat .wide { margin: 1rem 0; overflow-x: auto }
 .steerchat table { border-collapse: collapse; font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace }
 .steerchat td, .steerchat th { padding: 0 1rem 0 0; text-align: left; white-space: pre }
 .steerchat .right { text-align: right }
 .steerchat tr.faint { font-size: inherit }
+.steerchat pre { font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace; margin: .25rem 0 }
+.steerchat pre.again { white-space: pre-wrap }
 .steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
 """
 _HEAD = f"""\
@@ -57,8 +80,9 @@ _HEAD = f"""\
 def to_html(report: Report) -> str:
     """The whole page."""
     title = _text(report.title)
-    chapters = "\n".join(map(_chapter, report.chapters))
-    body = f'<body class="steerchat"><h1>{title}</h1>{_facts(report.facts)}\n{chapters}</body>'
+    chapters = "\n".join(_chapter(chapter, f' id="c{number}"') for number, chapter in enumerate(report.chapters, 1))
+    header = f"<header><h1>{title}</h1>{_facts(report.facts)}</header>{_contents(report.chapters)}"
+    body = f'<body class="steerchat">{header}\n<main>{chapters}</main></body>'
     return f"{_HEAD}<title>{title}</title></head>\n{body}</html>\n"
 
 
@@ -67,12 +91,22 @@ def to_cell(chapter: Chapter) -> str:
     return f'<div class="steerchat"><style>{_CHAPTER}</style>{_chapter(chapter)}</div>'
 
 
-def _chapter(chapter: Chapter) -> str:
+def _contents(chapters: Sequence[Chapter]) -> str:
+    if len(chapters) < _FEWEST_LISTED:
+        return ""
+    items = (f'<li><a href="#c{number}">{_text(item.heading)}</a></li>' for number, item in enumerate(chapters, 1))
+    listed = f"<details open><summary>Contents</summary><ol>{''.join(items)}</ol></details>"
+    return f'\n<nav aria-label="Contents">{listed}</nav>'
+
+
+def _chapter(chapter: Chapter, identity: str = "") -> str:
     content = [f"<h2>{_text(chapter.heading)}</h2>", _facts(chapter.facts), *map(_part, chapter.parts)]
+    if chapter.command:
+        content.append(f'<p class="faint">To repeat:</p><pre class="again">{_text(chapter.command)}</pre>')
     if chapter.answers:
         answers = "".join(_answer(heading, answer) for heading, answer in chapter.answers)
         content.append(f"<details><summary>The answers behind it</summary>{_answers(answers)}</details>")
-    return f"<section>{''.join(content)}</section>"
+    return f"<section{identity}>{''.join(content)}</section>"
 
 
 def _part(part: object) -> str:
@@ -83,11 +117,50 @@ def _part(part: object) -> str:
             return f"<p>{_text(part)}</p>"
         case Table():
             return table(part)
+        case Chart() | Matrix():
+            return _figure(part) if available() else _drawn_as_text(part)
         case Pair(steered=Answer() as steered):
             return _pair(part, steered)
         case Pair():
             return _answers(_answer("normal", part.normal))
     raise TypeError(f"no HTML for {type(part).__name__}")
+
+
+# Charts
+
+
+def _figure(drawn: Drawn) -> str:
+    """The panels, a caption, and the numbers folded below."""
+    from ..figures.svg import inline
+
+    panels = inline(drawn, "f" + hashlib.sha256(repr(drawn).encode()).hexdigest()[:10])
+    kind = 'class="panels"' if isinstance(drawn, Chart) else 'class="matrix" tabindex="0"'
+    numbers = f"<details><summary>The numbers</summary>{table(_numbers(drawn))}</details>"
+    return f"<figure><div {kind}>{''.join(panels)}</div><figcaption>{_text(drawn.title)}</figcaption>{numbers}</figure>"
+
+
+def _numbers(drawn: Drawn) -> Table:
+    if isinstance(drawn, Matrix):
+        rows = [
+            (name, *(drawn.text(row, column) for column in range(len(values))))
+            for row, (name, values) in enumerate(drawn.rows)
+        ]
+        return Table((drawn.corner, *drawn.columns), rows, right=frozenset(range(1, 1 + len(drawn.columns))))
+    rows = [(label, *(series.text(index) for series in drawn.series)) for index, label in enumerate(drawn.labels)]
+    headings = (drawn.axis, *(series.name for series in drawn.series))
+    return Table(headings, rows, right=frozenset(range(len(headings))), dim=drawn.faint)
+
+
+def _drawn_as_text(drawn: Drawn) -> str:
+    """As on a terminal, less the excerpts of answers, which stand whole below."""
+    if isinstance(drawn, Matrix):
+        return table(matrix_table(drawn) if drawn.texts else _numbers(drawn))
+    if not drawn.notes:
+        return f'<div class="wide" tabindex="0"><pre>{_text(chr(10).join(columns(drawn)))}</pre></div>'
+    return table(chart_table(drawn, noted=False))
+
+
+# Pairs, tables and sentences
 
 
 def _pair(pair: Pair, steered: Answer) -> str:
@@ -97,12 +170,11 @@ def _pair(pair: Pair, steered: Answer) -> str:
 
 
 def table(content: Table) -> str:
-    """A table without its columns of excerpts, whose texts stand whole below it."""
-    shown = [index for index in range(len(content.headings)) if index not in content.samples]
+    """A table that scrolls where it is too wide."""
 
     def row(tag: str, cells: Sequence[str], faint: bool = False) -> str:
-        classes = [' class="right"' if index in content.right else "" for index in shown]
-        drawn = (f"<{tag}{kind}>{_text(cells[index])}</{tag}>" for kind, index in zip(classes, shown, strict=True))
+        kinds = [' class="right"' if index in content.right else "" for index in range(len(cells))]
+        drawn = (f"<{tag}{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return ('<tr class="faint">' if faint else "<tr>") + "".join(drawn) + "</tr>"
 
     rows = [row("td", cells, number in content.dim) for number, cells in enumerate(content.rows)]
@@ -110,13 +182,26 @@ def table(content: Table) -> str:
 
 
 def _answer(heading: str, answer: Answer, marked: Sequence[tuple[int, int]] = ()) -> str:
-    text, at, pieces = clean(answer.text) or "(no text)", 0, []
-    for low, high in marked:
-        pieces.append(f"{escape(text[at:low])}<mark>{escape(text[low:high])}</mark>")
-        at = high
-    body = "".join([*pieces, escape(text[at:])])
+    text = clean(answer.text) or "(no text)"
+    cut = len(text) if len(text) < _LONG else text.rfind(" ", 0, _SHOWN) + 1 or _SHOWN
+    body = _marked(text, marked, 0, cut)
+    if cut < len(text):
+        more = counted(len(text[cut:].split()), "more word")
+        rest = f'<div class="text">{_marked(text, marked, cut, len(text))}</div>'
+        body += f"</div><details><summary>{more}</summary>{rest}</details><div>"
     note = _faint(f"({answer.ending})") if answer.ending else ""
     return f'<div><h3>{_text(heading)}</h3><div class="text">{body}</div>{note}</div>'
+
+
+def _marked(text: str, marked: Sequence[tuple[int, int]], start: int, end: int) -> str:
+    """A part of a text with the marked spans in it."""
+    at, pieces = start, []
+    for low, high in marked:
+        low, high = max(low, start), min(high, end)
+        if low < high:
+            pieces.append(f"{escape(text[at:low])}<mark>{escape(text[low:high])}</mark>")
+            at = high
+    return "".join([*pieces, escape(text[at:end])])
 
 
 def _answers(answers: str) -> str:

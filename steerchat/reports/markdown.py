@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from ..measures.chance import verdict
-from ..screen.lines import measured, table_lines
+from ..screen.lines import lines_of, measured
 from ..storage.records import storable
+from ..values.chart import Chart, Matrix
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import clean
@@ -25,6 +26,8 @@ def to_markdown(report: Report) -> str:
         lines += [f"## {literal(chapter.heading)}", "", *_facts(chapter.facts)]
         for part in chapter.parts:
             lines += [*_part(part), ""]
+        if chapter.command:
+            lines += [f"To repeat: {literal(chapter.command)}", ""]
         for heading, answer in chapter.answers:
             lines += [*_answer(heading, answer), ""]
     return storable("\n".join(lines).rstrip() + "\n")
@@ -58,8 +61,8 @@ def _part(part: object) -> list[str]:
             return _paragraphs(text)
         case str():
             return _paragraphs(part)
-        case Table():
-            rows = [line.plain.rstrip() for line in table_lines(part, _COLUMNS)]
+        case Table() | Chart() | Matrix():
+            rows = [line.plain.rstrip() for line in lines_of(part, _COLUMNS, plain=True)]
             # Every row begins with blanks and has text, so that none can close the fence.
             fence = "`" * (1 + max((len(run) for row in rows for run in re.findall("`+", row)), default=2))
             return [f"{fence}text", *rows, fence]

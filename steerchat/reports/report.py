@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._version import __version__
+from ..values.chart import Drawn
 from ..values.results import Answer
 from ..values.text import to_json as as_json
 
@@ -23,14 +24,16 @@ class Chapter:
     Attributes:
         heading: usually the prompt.
         facts: names and values: date, model, seed, rating.
-        parts: what the screen showed: sentences, notices, pairs and tables.
+        parts: what the screen showed: sentences, notices, pairs, tables and charts.
         answers: the texts behind the tables, each with a heading.
+        command: the shell's line that repeats it; empty where there is none.
     """
 
     heading: str
     facts: Facts
     parts: Sequence[object]
     answers: Sequence[tuple[str, Answer]] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,14 @@ class Report:
     chapters: Sequence[Chapter]
     data: Mapping[str, Any]
 
+    @property
+    def charts(self) -> list[Drawn]:
+        """Those of all chapters."""
+        return [part for chapter in self.chapters for part in chapter.parts if isinstance(part, Drawn)]
+
 
 def to_json(report: Report) -> str:
     """One object, indented."""
-    data = {"steerchat": __version__, "title": report.title, **report.data}
+    charts = [chart.to_json() for chart in report.charts]
+    data = {"steerchat": __version__, "title": report.title, **report.data, "charts": charts}
     return as_json(data, indent=1) + "\n"

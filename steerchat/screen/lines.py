@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from ..values.chart import Chart, Drawn, Matrix, in_short
 from ..values.measures import MEASURES
 from ..values.operation import ADD, UNIT
-from ..values.page import Definitions, Heading, HeatMap, Shaded, Table
+from ..values.page import Definitions, Heading, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
 from ..values.text import Line, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
+from .charts import chart_table, columns, matrix_table
 from .painter import ACCENT, DIM
 
 INDENT = "  "
@@ -26,6 +28,7 @@ _LEAST_MEANING = 24  # cells; a meaning with less room than that goes below its 
 _SHADES = ("", "underline", "bold underline", f"bold underline {ACCENT}")
 # From which value on a number of a heat map has each shade; below the first one it is dim.
 _HEAT = (0.5, 1.0, 2.0)
+_LEAST_NAME = 10  # cells of a row's name that must fit
 # From little to much of a concept.
 _MARKS = "▁▂▃▄▅▆▇█"
 
@@ -52,8 +55,8 @@ def lines_of(value: object, width: int, plain: bool = False) -> list[Text]:
             return table_lines(value, width)
         case Definitions():
             return [Text(), *paragraph(value.heading, width, "bold", ""), *_definitions(value.entries, width)]
-        case HeatMap():
-            return _heat_map_lines(value, width)
+        case Chart() | Matrix():
+            return [*paragraph(value.title, width, DIM), *_chart_lines(value, width)]
         case Shaded():
             return _shaded_lines(value, width, plain)
         case Recipe():
@@ -273,22 +276,40 @@ def table_lines(table: Table, width: int) -> list[Text]:
     return [draw(table.headings, "bold"), *map(draw, rows, styles)]
 
 
-def _heat_map_lines(heat: HeatMap, width: int) -> list[Text]:
-    """A line for each row. Headings are cut to the width of a number, which is rounded where the screen is narrow."""
-    left = max(map(cell_len, (heat.corner, *(name for name, _ in heat.rows))))
-    room, decimals = (5, 1) if len(INDENT) + left + 6 * len(heat.columns) <= width else (3, 0)
-    if len(INDENT) + left + (room + 1) * len(heat.columns) > width:
-        return table_lines(
-            Table((heat.corner, *heat.columns), [(name, *(f"{x:+.1f}" for x in values)) for name, values in heat.rows]),
-            width,
-        )
-    head = "".join(" " + pad(name[:room], room, right=True) for name in heat.columns)
-    lines = [Text(INDENT + pad(heat.corner, left) + head, "bold")]
-    for name, values in heat.rows:
-        line = Text(INDENT + pad(name, left))
-        for value in values:
-            style = DIM if abs(value) < _HEAT[0] else _SHADES[sum(value >= least for least in _HEAT)]
-            line.append(" ").append(f"{value:+.{decimals}f}".rjust(room), style)
+def _chart_lines(value: Drawn, width: int) -> list[Text]:
+    match value:
+        case Chart(notes=[]):
+            return paragraph("\n".join(columns(value)), width)
+        case Chart():
+            return table_lines(chart_table(value), width)
+        case Matrix(texts=[]):
+            return _matrix_lines(value, width)
+        case Matrix():
+            return table_lines(matrix_table(value), width)
+
+
+def _matrix_lines(matrix: Matrix, width: int) -> list[Text]:
+    """A line for each row. On a narrow screen names are cut, and numbers are rounded to three characters."""
+    names = [matrix.corner, *(name for name, _ in matrix.rows)]
+    left, count = max(map(cell_len, names)), len(matrix.columns)
+    room = 5 if len(INDENT) + left + 6 * count <= width else 3
+    left = min(left, max(width - len(INDENT) - (room + 1) * count, min(left, _LEAST_NAME)))
+    texts = [[matrix.text(row, column) for column in range(count)] for row in range(len(matrix.rows))]
+    if len(INDENT) + left + (room + 1) * count > width:
+        rows = [(name, *cells) for name, cells in zip(names[1:], texts, strict=True)]
+        return table_lines(Table((matrix.corner, *matrix.columns), rows), width)
+    if room == 3:
+        texts = [[in_short(matrix.form, value) for value in values] for _, values in matrix.rows]
+    names = [pad(fit(name, left), left) for name in names]
+    lines = [
+        Text(INDENT + names[0] + "".join(f" {pad(name[:room], room, right=True)}" for name in matrix.columns), "bold")
+    ]
+    for name, (_, values), cells in zip(names[1:], matrix.rows, texts, strict=True):
+        line = Text(INDENT + name)
+        for value, cell in zip(values, cells, strict=True):
+            size = abs(value or 0.0)
+            style = DIM if size < _HEAT[0] else _SHADES[sum(size >= least for least in _HEAT)]
+            line.append(" ").append(cell.rjust(room), style)
         lines.append(line)
     return lines
 

@@ -15,7 +15,6 @@ class Table:
         rows: the cells, as text.
         right: indices of the right-aligned columns, such as numbers.
         dim: indices of the rows that matter less.
-        samples: indices of the columns that hold excerpts; a report shows those texts whole elsewhere.
         empty: what to show in place of a table without rows.
     """
 
@@ -23,7 +22,6 @@ class Table:
     rows: Sequence[Sequence[str]]
     right: frozenset[int] = frozenset()
     dim: frozenset[int] = frozenset()
-    samples: frozenset[int] = frozenset()
     empty: str = "nothing here yet"
 
 
@@ -47,21 +45,6 @@ class Shaded:
     """A text in pieces, each with a shade from 0 (normal) to 3 (stands out most)."""
 
     pieces: Sequence[tuple[str, int]]
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Numbers in rows and columns that are compared by eye: large ones stand out.
-
-    Attributes:
-        corner: what the rows are.
-        columns: a heading for each column.
-        rows: (name, a value for each column).
-    """
-
-    corner: str
-    columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[float]]]
 
 
 @dataclass(frozen=True)

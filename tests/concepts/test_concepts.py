@@ -27,7 +27,6 @@ from steerchat.concepts.concept import METHODS, Concept, Example, Tuning
 from steerchat.concepts.exchange import export_vector, import_vector
 from steerchat.concepts.files import concept_toml, read_concept, read_examples
 from steerchat.concepts.library import Library
-from steerchat.concepts.pages import chart
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
 from steerchat.screen.render import Screen
@@ -426,12 +425,6 @@ def test_random_can_be_shown_and_not_edited(chat: FakeChat) -> None:
     assert "drawn from the seed" in chat.do("/concept show random")
     with pytest.raises(ConceptError, match="no file"):
         chat.do("/concept edit random")
-
-
-def test_a_chart_has_a_column_a_layer_and_keeps_to_its_bounds() -> None:
-    lines = chart([0.0, 0.5, 0.75, 1.0, 2.0], 0.5, 1.0).split("\n")
-    assert lines[0] == "  1.0 |   ██" and lines[1] == "      |  ▄██" and lines[2] == "  0.5 |  ███"
-    assert max(map(len, chart([0.7] * 300, 0.5, 1.0).split("\n"))) < 80
 
 
 # Examples in files

@@ -24,7 +24,6 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments.inspection_pages import why
 from steerchat.experiments.outcomes import Outcome, Result, best
-from steerchat.experiments.pages import bar
 from steerchat.experiments.pages import page as page_of
 from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import compare_all, experiment
@@ -35,8 +34,8 @@ from steerchat.measures.chance import Chance, ChanceCell
 from steerchat.measures.inspection import lens, likelihoods, wanted
 from steerchat.measures.pair import probe
 from steerchat.storage.records import Filters
+from steerchat.values.chart import Chart, Matrix
 from steerchat.values.errors import UsageError
-from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
 from steerchat.values.results import Answer, Notice, Pair, PairDone, Probed, Progress
 from steerchat.values.setting import Setting
@@ -96,7 +95,7 @@ def test_controls_are_read_along_the_concept_and_named(session: Session):
     assert asked.pairs[0].recipe.terms == () and asked.effect is not None
     page = page_of(result)
     assert [item.get("control") for item in page.objects[::2]] == [None, "random push", "asked for"]
-    assert sum(isinstance(part, Table) for part in page.parts) == 1
+    assert sum(isinstance(part, Chart) for part in page.parts) == 1
     assert [one.setting.label for one in (steered, random, asked)] == ["steered", "random push", "asked for"]
     # nobody can be asked in a text that is only continued
     assert len(with_controls(session, recipe, raw=True)) == 2
@@ -199,8 +198,8 @@ def test_a_mean_is_judged_by_the_chance_band_of_as_many_seeds(session: Session, 
     assert pushed.effect is not None and pushed.chance is not None
     within = pushed.chance[0] <= pushed.effect <= pushed.chance[1]
     assert (pushed.clarity == "within chance") == within
-    table = next(part for part in page_of(result).parts if isinstance(part, Table))
-    assert table.dim == {0} | ({1} if within else set()) and "░" in table.rows[0][-2]
+    chart = next(part for part in page_of(result).parts if isinstance(part, Chart))
+    assert chart.faint == {0} | ({1} if within else set()) and None not in chart.series[0].bands
 
 
 def test_an_experiment_without_anything_steered_says_what_to_do(session: Session):
@@ -345,7 +344,7 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
     ]
     assert all([pair.prompt for pair in one.pairs] == ["How are you?", "What is rain?"] for one in result.outcomes)
     page = page_of(result)
-    assert len(page.objects) == 12 and any(isinstance(part, Table) for part in page.parts)
+    assert len(page.objects) == 12 and any(isinstance(part, Matrix) for part in page.parts)
     keep_setting(session, settings[-1].recipe)
     term, notes = session.resolve(TermRequest(parse_parts("happy")))
     assert (term.layers, term.strength, notes) == ((1, 2), 8.0, [])
@@ -385,12 +384,6 @@ def test_what_is_tuned_is_the_strongest_setting_that_stays_fluent() -> None:
     fluent = one(2.0, 1.8)
     assert tuned([one(1.0, 1.2), fluent, one(9.0, 5.0), one(8.0, 1.5, 0.5)]) is fluent
     assert tuned([one(-1.0, 1.0)]) is None
-
-
-def test_a_bar_starts_at_zero_and_shows_the_chance_band():
-    assert bar(3.0, (-0.5, 0.5), -1.0, 3.0) == "──░░│███████████"
-    assert bar(-1.0, None, -1.0, 3.0) == "████│───────────"
-    assert bar(None, None, 0.0, 0.0) == ""
 
 
 def test_a_comparison_tells_which_other_measures_moved_in_every_repeat() -> None:

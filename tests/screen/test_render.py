@@ -18,9 +18,10 @@ from rich.text import Text
 
 from steerchat.screen.render import Screen, View
 from steerchat.slash.registry import Registry
+from steerchat.values.chart import Matrix
 from steerchat.values.errors import SteerchatError
 from steerchat.values.gate import Condition, Gate
-from steerchat.values.page import HeatMap, Table
+from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import (
     Answer,
@@ -578,7 +579,7 @@ def test_a_table_too_wide_for_the_screen_runs_on():
 )
 def test_a_heat_map_rounds_its_numbers_on_a_narrow_screen(width, expected):
     screen, lines = drawn(width)
-    screen.show(HeatMap("concept", ["excited", "sad"], [("happy", [1.2, -0.51]), ("sad", [-12.3, 3.4])]))
+    screen.show(Matrix("", "concept", ["excited", "sad"], [("happy", [1.2, -0.51]), ("sad", [-12.3, 3.4])]))
     assert lines() == expected
 
 

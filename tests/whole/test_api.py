@@ -194,7 +194,7 @@ def cell(value: Any) -> tuple[str, ElementTree.Element]:
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_pairs_and_sweeps_with_a_table(home: Path):
+def test_a_notebook_shows_pairs_and_sweeps_with_their_figures(home: Path):
     with steerchat.load(max_tokens=6) as model:
         model.steer("happy 2 4.0")
         pair = model.pair("How are you?")
@@ -207,7 +207,8 @@ def test_a_notebook_shows_pairs_and_sweeps_with_a_table(home: Path):
     shown, found = cell(sweep)
     [table] = found.iter("table")
     told = " ".join(" ".join(table.itertext()).split())
-    assert "effect" in told and "█" in told and "prefers-color-scheme" not in shown
+    assert "effect" in told and "prefers-color-scheme" not in shown
+    assert len(list(found.iter("svg"))) == 4  # effect, words, cost and repetition
     assert repr(sweep) == f"<layers: {model.n_layers} settings, 2 of 2 seeds, 'How are you?'>"
     assert [one["layer"] for one in sweep.objects()] == [0, 0, 1, 1, 2, 2, 3, 3]
 
@@ -225,7 +226,8 @@ def test_nothing_that_a_model_said_gets_out_of_its_cell(hostile: str):
         shown, found = cell(value)
         assert {one.tag for one in found.iter()} <= {
             *("div", "style", "section", "h2", "h3", "dl", "dt", "dd", "p", "mark", "details", "summary"),
-            *("table", "tr", "th", "td"),
+            *("table", "tr", "th", "td", "figure", "figcaption"),
+            *("svg", "g", "defs", "path", "clipPath", "rect", "use", "text", "tspan"),
         }
         assert not {name for one in found.iter() for name in one.attrib if name.startswith("on")}
         assert clean(hostile) in "".join(found.itertext()) and "\x1b" not in shown

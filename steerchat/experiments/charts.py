@@ -1,0 +1,180 @@
+"""Experiments as charts: a series for each figure, over layers, strengths or settings; a matrix for a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ..values.chart import Chart, Interval, Matrix, Series, in_form
+from ..values.errors import shorten
+from ..values.recipe import format_strength, name_layers
+from ..values.results import Pair
+from ..values.text import fit
+from .outcomes import Outcome, Result, alike, best
+from .tuning import tuned
+
+_SAMPLE = 70  # characters of an answer beside a chart
+
+
+def chart_of(result: Result) -> Chart | Matrix:
+    """What an experiment with at least one outcome found."""
+    match result.kind:
+        case "layers":
+            return layers(result)
+        case "strengths" | "cost":
+            return strengths(result)
+        case "tune":
+            return grid(result)
+        case _:
+            return comparison(result)
+
+
+def layers(result: Result) -> Chart:
+    """Figures over layers; useful are those around the best one that do nearly as well."""
+    outcomes, peak = result.outcomes, best(result.outcomes)
+    push = format_strength(outcomes[0].setting.strength or 0.0)
+    title = f"{names(result)} x {push} at each layer by itself, asked: {shorten(result.prompt)}"
+    at = [float(outcome.setting.layer or 0) for outcome in outcomes]
+    return _chart(title, "layer", outcomes, at, [] if peak is None else alike(outcomes, peak), _effect)
+
+
+def strengths(result: Result) -> Chart:
+    """Figures over strengths. Effects are along the concept: a push away that works is below 0."""
+    outcomes = result.outcomes
+    where = " and ".join(dict.fromkeys(name_layers(term.layers) for term in outcomes[0].setting.recipe.terms))
+    title = f"{names(result)} at {where}, at each strength, asked: {shorten(result.prompt)}"
+    at = [outcome.setting.strength or 0.0 for outcome in outcomes]
+    useful = [outcome for outcome in outcomes if outcome.shows and (outcome.setting.strength or 0.0) > 0]
+    return _chart(title, "strength", outcomes, at, useful, _towards)
+
+
+def comparison(result: Result) -> Chart:
+    """The recipe and its controls, side by side."""
+    title = f"{names(result)} and its controls, asked: {shorten(result.prompt)}"
+    return _chart(title if len(result.outcomes) > 1 else names(result), "", result.outcomes, [], [], _effect)
+
+
+def grid(result: Result) -> Matrix:
+    """The gains of `/tune`: a row for each place, a column for each strength; turned where there is one place."""
+    outcomes, winner = result.outcomes, tuned(result.outcomes)
+    found = {(outcome.setting.label, outcome.setting.strength): outcome for outcome in outcomes}
+    places = list(dict.fromkeys(outcome.setting.label for outcome in outcomes))
+    pushes = list(dict.fromkeys(outcome.setting.strength for outcome in outcomes))
+    cells = [[found.get((place, push)) for push in pushes] for place in places]
+    rows, columns = places, [format_strength(push or 0.0) for push in pushes]
+    corner = "layers"
+    if len(places) == 1:
+        cells, rows, columns, corner = [[cell] for cell in cells[0]], columns, [f"at {places[0]}"], "strength"
+    by_cell = {(row, column): cell for row, line in enumerate(cells) for column, cell in enumerate(line) if cell}
+    return Matrix(
+        f"{names(result)} at layers and strengths: gain and cost",
+        corner,
+        columns,
+        [(name, [cell and cell.gain for cell in line]) for name, line in zip(rows, cells, strict=True)],
+        texts=[
+            ["" if cell is None else f"{in_form('effect', cell.gain)} {in_form('cost', cell.cost)}" for cell in line]
+            for line in cells
+        ],
+        faint=frozenset(place for place, cell in by_cell.items() if cell.fluency != "fluent"),
+        best=next((place for place, cell in by_cell.items() if cell is winner), None),
+    )
+
+
+def gains(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Matrix:
+    """What concepts moved, by every word measure: (concept, gain by the concept that is measured), in spreads."""
+    columns = [name for name in rows[0][1] if all(name in found for _, found in rows)]
+    rows = sorted(rows, key=lambda row: columns.index(row[0]) if row[0] in columns else len(columns))
+    title = "gains by every word measure, in its spreads over the normal answers: a concept should move its own most"
+    return Matrix(title, "concept", columns, [(name, [found[column] for column in columns]) for name, found in rows])
+
+
+def names(result: Result) -> str:
+    """The concepts that an experiment steered."""
+    return " and ".join(result.outcomes[0].setting.recipe.concepts)
+
+
+def _effect(outcome: Outcome) -> float | None:
+    return outcome.effect
+
+
+def _towards(outcome: Outcome) -> float | None:
+    return outcome.towards
+
+
+def _chart(
+    title: str,
+    axis: str,
+    outcomes: Sequence[Outcome],
+    at: Sequence[float],
+    useful: Sequence[Outcome],
+    effect: Callable[[Outcome], float | None],
+) -> Chart:
+    series = [
+        Series(
+            "effect",
+            [effect(outcome) for outcome in outcomes],
+            "effect",
+            [outcome.spread for outcome in outcomes],
+            [_turned(outcome, effect) for outcome in outcomes],
+            rest=0.0,
+            meaning="effect: along the concept's own vector, in spreads of neutral text",
+        )
+    ]
+    if any(outcome.words is not None for outcome in outcomes):
+        gains = [_word_gain(outcome, effect) for outcome in outcomes]
+        series.append(Series("words", gains, "effect", rest=0.0, meaning="words: gain by counted words, without it"))
+    series += [
+        Series(
+            "cost",
+            [outcome.cost for outcome in outcomes],
+            "cost",
+            rest=1.0,
+            scale=(1.0, 2.0),
+            meaning="cost: perplexity of the steered answers over the normal ones",
+        ),
+        Series(
+            "again",
+            [outcome.repetition for outcome in outcomes],
+            "share",
+            rest=0.0,
+            scale=(0.0, 0.3),
+            meaning="again: share of repeated 3-grams",
+        ),
+    ]
+    return Chart(
+        title,
+        axis,
+        [outcome.setting.label for outcome in outcomes],
+        series,
+        at,
+        frozenset(index for index, outcome in enumerate(outcomes) if outcome.clarity == "within chance"),
+        (outcomes.index(useful[0]), outcomes.index(useful[-1])) if useful else None,
+        [_sample(outcome.pairs[0]) for outcome in outcomes],
+        "an answer",
+    )
+
+
+def _sample(pair: Pair) -> str:
+    """The steered answer from the word on at which it leaves the normal one."""
+    if pair.steered is None:
+        return ""
+    text = pair.steered.text
+    ends = (index for index, (a, b) in enumerate(zip(pair.normal.text, text, strict=False)) if a != b)
+    parting = next(ends, min(len(pair.normal.text), len(text)))
+    if parting == len(text):
+        return "as the normal one"
+    start = text.rfind(" ", 0, parting) + 1
+    return fit(("..." if start else "") + text[start:], _SAMPLE)
+
+
+def _word_gain(outcome: Outcome, effect: Callable[[Outcome], float | None]) -> float | None:
+    """The word measure counts the concept itself, as `towards` does."""
+    away = (outcome.setting.strength or 0.0) < 0 and effect(outcome) != outcome.towards
+    return -outcome.words if away and outcome.words is not None else outcome.words
+
+
+def _turned(outcome: Outcome, effect: Callable[[Outcome], float | None]) -> Interval | None:
+    """The chance band, turned with the effect where that is."""
+    if outcome.chance is None:
+        return None
+    low, high = outcome.chance
+    return (-high, -low) if effect(outcome) != outcome.effect else (low, high)

@@ -1,0 +1,17 @@
+"""Charts as figures: files at print quality, and SVG inside a page. Drawn by matplotlib, which is an extra.
+
+May import: values. Nothing else imports matplotlib.
+Start reading: drawing.py, then svg.py.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+HOW = "pip install 'steerchat[plot]' draws figures"
+ENDINGS = (".png", ".svg", ".pdf")
+
+
+def available() -> bool:
+    """Whether the library that draws them is installed."""
+    return find_spec("matplotlib") is not None

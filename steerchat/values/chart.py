@@ -1,0 +1,166 @@
+"""Charts as values, without any drawing: the screen, a page, a notebook and a file each draw the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+from .results import format_cost, format_effect
+from .text import counted
+
+Interval = tuple[float, float]
+Form = Literal["effect", "cost", "share", "probability", "cosine", "number"]
+_FORMS = {
+    "effect": format_effect,
+    "cost": format_cost,
+    "share": lambda value: f"{100 * value:.0f}%",
+    "probability": lambda value: f"{100 * value:.0f}%" if value >= 0.1 else f"{100 * value:.2g}%",
+    "cosine": lambda value: f"{round(value, 2) + 0.0:+.2f}",
+    "number": lambda value: f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}",
+}
+
+
+def in_form(form: Form, value: float | None) -> str:
+    """A value as text; a question mark for an unknown one."""
+    return "?" if value is None else _FORMS[form](value)
+
+
+def in_short(form: Form, value: float | None) -> str:
+    """The same in three characters where that is possible: `+3` for an effect, `-.3` for a cosine."""
+    if value is None:
+        return "?"
+    if form == "cosine" and abs(value) < 0.95:
+        return f"{round(value, 1) + 0.0:+.1f}".replace("0.", ".")
+    return f"{value:+.0f}"
+
+
+class _Described:
+    """A description that programs read too."""
+
+    def to_json(self) -> dict[str, Any]:
+        """`chart` with its kind, and its fields."""
+        fields = asdict(cast(Any, self)).items()
+        plain = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in fields}
+        return {"chart": type(self).__name__.lower(), **plain}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Figures along a chart's axis.
+
+    Attributes:
+        name: what they are, in a word, such as `effect`.
+        values: one for each place on the axis; None where it is unknown.
+        form: how a value is written.
+        spreads: for each value half the length of the interval around it.
+        bands: for each place (low, high) of what chance alone gives.
+        rest: the value that means that nothing changed.
+        scale: (low, high) that is shown at least.
+        meaning: the name in a sentence, for a drawing with room for it.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    form: Form = "effect"
+    spreads: Sequence[float | None] = ()
+    bands: Sequence[Interval | None] = ()
+    rest: float | None = None
+    scale: Interval | None = None
+    meaning: str = ""
+
+    def text(self, index: int) -> str:
+        """A value with its spread."""
+        spread = self.spreads[index] if self.spreads else None
+        return in_form(self.form, self.values[index]) + ("" if spread is None else f" ±{spread:.1f}")
+
+
+@dataclass(frozen=True)
+class Chart(_Described):
+    """Series over one axis: a dose-response curve, a line over layers, or settings side by side.
+
+    Attributes:
+        title: what is shown, in a few words.
+        axis: what the places on the axis are, such as `layer`.
+        labels: the name of each place.
+        series: the first one matters most: on a terminal it has the bars.
+        at: the number of each place; empty where places are only names.
+        faint: indices of the places that matter less: effects within chance.
+        useful: (first, last) index of the places to recommend.
+        notes: a text for each place, such as an answer, under the heading `noted`.
+    """
+
+    title: str
+    axis: str
+    labels: Sequence[str]
+    series: Sequence[Series]
+    at: Sequence[float] = ()
+    faint: frozenset[int] = frozenset()
+    useful: tuple[int, int] | None = None
+    notes: Sequence[str] = ()
+    noted: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """The alternative text of a drawing."""
+        parts = [f"{self.title}."]
+        for series in self.series:
+            known = [(value, index) for index, value in enumerate(series.values) if value is not None]
+            if not known:
+                continue
+            most = max(known)[1]
+            ends = [f"{series.text(index)} at {self.labels[index]}" for _, index in (known[0], known[-1])]
+            peak = f"{series.text(most)} at {self.labels[most]}"
+            parts.append(f"{series.name} by {self.axis}: {ends[0]}, {ends[1]}, most {peak}.")
+        if self.useful is not None:
+            parts.append(f"Useful from {self.labels[self.useful[0]]} to {self.labels[self.useful[1]]}.")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Matrix(_Described):
+    """Numbers in rows and columns that are compared by eye: large ones stand out.
+
+    Attributes:
+        title: what is shown, in a few words.
+        corner: what the rows are.
+        columns: a heading for each column.
+        rows: (name, a value for each column; None where it is unknown).
+        form: how a value is written.
+        texts: what stands in each cell in place of its value.
+        faint: (row, column) of the cells that matter less: answers that lose fluency.
+        best: the cell to recommend.
+    """
+
+    title: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[float | None]]]
+    form: Form = "effect"
+    texts: Sequence[Sequence[str]] = ()
+    faint: frozenset[tuple[int, int]] = frozenset()
+    best: tuple[int, int] | None = None
+
+    def text(self, row: int, column: int) -> str:
+        """What stands in a cell."""
+        return self.texts[row][column] if self.texts else in_form(self.form, self.rows[row][1][column])
+
+    @property
+    def most(self) -> float:
+        """The largest distance from 0, which has the strongest shade."""
+        return max((abs(value) for _, values in self.rows for value in values if value is not None), default=0.0)
+
+    @property
+    def in_words(self) -> str:
+        """The alternative text of a drawing."""
+        size = f"{counted(len(self.rows), 'row')} and {counted(len(self.columns), 'column')}"
+        largest = []
+        for row, (name, values) in enumerate(self.rows):
+            known = [(value, column) for column, value in enumerate(values) if value is not None]
+            if known:
+                column = max(known)[1]
+                largest.append(f"{name}: {self.columns[column]} {self.text(row, column)}")
+        return f"{self.title}. {size}; the largest in each row: {', '.join(largest)}."
+
+
+Drawn = Chart | Matrix
