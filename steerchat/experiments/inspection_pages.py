@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..values.chart import Chart, Series
-from ..values.page import Page, Shaded, Table
+from ..values.page import Page, Shaded
 from ..values.recipe import RANDOM
 from ..values.results import Notice, Pair, Probed, Strip, format_effect
 from ..values.text import fit
@@ -108,19 +108,20 @@ def concept_lens(name: str, readings: Sequence[LayerReading], layer: int | None)
     from ..measures.prediction import predicted_order
 
     shown = readings if layer is None else [readings[layer]]
-    steps = [reading.step or 0.0 for reading in readings]
-    low, high = min(0.0, *steps), max(0.0, *steps)
-    rows = [
+    chart = Chart(
+        f"{name}, layer by layer: what is predicted of a push",
+        "layer",
+        [str(reading.layer) for reading in shown],
         [
-            str(reading.layer),
-            " ".join(_quoted(token) for token in reading.tokens),
-            *(_cosine(value) for value in (reading.agreement, reading.alike)),
-            bar(reading.step, None, low, high),
-        ]
-        for reading in shown
-    ]
-    headings = ("layer", f"a push towards {name} promotes", "pairs agree", "as before", "predicted")
-    parts: list[object] = [Table(headings, rows, right=frozenset({0, 2, 3}), samples=frozenset({1}))]
+            Series("predicted", [reading.step for reading in shown], "number", rest=0.0, meaning="predicted effect"),
+            Series("pairs agree", [reading.agreement for reading in shown], "number", scale=(0.0, 1.0)),
+            Series("as before", [reading.alike for reading in shown], "number", meaning="cosine with the layer before"),
+        ],
+        [float(reading.layer) for reading in shown],
+        notes=[" ".join(_quoted(token) for token in reading.tokens) for reading in shown],
+        noted=f"a push towards {name} promotes",
+    )
+    parts: list[object] = [chart]
     parts.append(Notice("Read by the output layer, which early layers are not trained to speak to."))
     if readings[0].step is None:
         parts.append(f"{name} has no examples, so nothing is predicted.")
@@ -150,10 +151,6 @@ def with_prediction(page: Page, result: Result, reader: Reader) -> Page:
     best = ", ".join(map(str, predicted_order(readings)[:3]))
     text = f"Predicted without an answer (/lens {name}): layers {best} first. Rank correlation {told}."
     return Page([*page.parts, text], [*page.objects, {"concept": name, "rank_correlation": found}])
-
-
-def _cosine(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _depth(layer: int, count: int) -> list[object]:
