@@ -118,7 +118,7 @@ def concept_lens(name: str, readings: Sequence[LayerReading], layer: int | None)
             Series("as before", [reading.alike for reading in shown], "number", meaning="cosine with the layer before"),
         ],
         [float(reading.layer) for reading in shown],
-        notes=[" ".join(_quoted(token) for token in reading.tokens) for reading in shown],
+        notes=[", ".join(_words(reading.tokens)) for reading in shown],
         noted=f"a push towards {name} promotes",
     )
     parts: list[object] = [chart]
@@ -150,7 +150,15 @@ def with_prediction(page: Page, result: Result, reader: Reader) -> Page:
     told = " and ".join(f"{value:+.2f} with the {label}" for label, value in found.items())
     best = ", ".join(map(str, predicted_order(readings)[:3]))
     text = f"Predicted without an answer (/lens {name}): layers {best} first. Rank correlation {told}."
-    return Page([*page.parts, text], [*page.objects, {"concept": name, "rank_correlation": found}])
+    steps = {reading.layer: round(reading.step or 0.0, 4) for reading in readings}
+    objects = [{**each, "predicted": steps[each["layer"]]} for each in result.objects()]
+    return Page([*page.parts, text], objects)
+
+
+def _words(tokens: Sequence[str]) -> list[str]:
+    """Tokens to be read by people: `joy` and ` Joy` are one."""
+    words = {token.strip().lower(): token.strip() for token in reversed(tokens) if token.strip()}
+    return list(words.values())[::-1]
 
 
 def _depth(layer: int, count: int) -> list[object]:

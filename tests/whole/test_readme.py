@@ -278,7 +278,11 @@ PAIR, SWEEP, HISTORY, ANSWER = row("a pair"), row("in a sweep"), row("in `histor
         (["compare", "One?"], PAIR),
         (["compare", "One?", "--steer", "happy:2:4.0", "--repeats", "2"], PAIR | row("with `compare")),
         (["mix", "happy:1,sad:-1", "One?", "--layer", "2", "--strength", "2"], PAIR),
-        (["layers", "One?", "--concept", "happy", "--strength", "2", "--repeats", "1"], PAIR | SWEEP),
+        (
+            ["layers", "One?", "--concept", "happy", "--strength", "2", "--repeats", "1"],
+            PAIR | SWEEP | row("with `layers"),
+        ),
+        (["lens", "happy"], row("`lens`")),
         (["strengths", "One?", "--concept", "happy", "--layer", "2", "--repeats", "1"], PAIR | SWEEP),
         (["tune", "happy", "--prompts-used", "1", "--tokens", "2"], PAIR | SWEEP),
         (["concept", "list"], row("`concept list`")),
