@@ -59,7 +59,7 @@ def web(
         ("/health", {"GET": paths.health}),
         ("/metrics", {"GET": paths.metrics}),
     ]
-    files = [("/", "index.html"), *((f"/{name}", name) for name in ("page.js", "charts.js", "page.css"))]
+    files = [("/", "index.html"), *((f"/{name}", name) for name in ("page.js", "charts.js", "page.css", "icon.svg"))]
     return Starlette(
         routes=[
             *(Route(path, _told(service, path, handlers), methods=[*handlers]) for path, handlers in routes),

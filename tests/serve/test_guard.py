@@ -67,7 +67,7 @@ def test_without_the_token_nothing_is_told(serving: Serving):
     for authorization in ("", "Bearer", "Bearer wrong", "Basic open sesame", "Bearer open sesam\u00e9"):
         with server.http() as http:
             for path in PATHS:
-                refused = http.get(path, headers={"authorization": authorization.encode("latin-1")})
+                refused = http.get(path, headers=[(b"authorization", authorization.encode("latin-1"))])
                 assert refused.status_code == 401 and "happy" not in refused.text
     with pytest.raises(openai.AuthenticationError):
         server.client().models.list()

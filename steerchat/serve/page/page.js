@@ -1,1 +1,236 @@
+// The page: everything that it does goes through the public API.
 
+import { LayerChart, cost, meter, signed } from "./charts.js";
+
+const $ = (id) => document.getElementById(id);
+let model = "";
+let concepts = new Map();
+let running = null; // what stops the request at hand
+
+// Requests
+
+async function api(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const headers = { ...(options.body ? { "content-type": "application/json" } : {}) };
+  if (token) headers.authorization = `Bearer ${token}`;
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) {
+    await askForToken();
+    return api(path, options);
+  }
+  if (!response.ok) {
+    const body = await response.json().catch(() => ({}));
+    throw new Error(body.error?.message ?? `the server answered ${response.status}`);
+  }
+  return response;
+}
+
+function askForToken() {
+  const dialog = $("token-dialog");
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener(
+      "close",
+      () => {
+        sessionStorage.setItem("token", $("token").value);
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}
+
+async function* events(path, body, signal) {
+  const response = await api(path, { method: "POST", body: JSON.stringify(body), signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const lines = rest.split("\n\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const data = line.slice("data: ".length);
+      if (data === "[DONE]") return;
+      const event = JSON.parse(data);
+      if (event.error) throw new Error(event.error.message);
+      yield event;
+    }
+  }
+}
+
+// One thing at a time
+
+function say(text, error = false) {
+  $("status").textContent = text;
+  $("status").className = error ? "error" : "";
+}
+
+async function work(text, run) {
+  if (!$("prompt").value.trim()) {
+    say("the prompt is empty", true);
+    $("prompt").focus();
+    return;
+  }
+  running?.abort();
+  const stop = (running = new AbortController());
+  for (const id of ["compare", "again", "sweep"]) $(id).disabled = true;
+  $("stop").disabled = false;
+  say(text);
+  try {
+    await run(stop.signal);
+    if (running === stop) say("");
+  } catch (error) {
+    say(error.name === "AbortError" ? "stopped" : error.message, error.name !== "AbortError");
+  } finally {
+    for (const id of ["compare", "again", "sweep"]) $(id).disabled = false;
+    $("stop").disabled = true;
+    listPairs();
+  }
+}
+
+function recipe() {
+  const layer = $("layer").value;
+  const layers = layer === "" ? concepts.get($("concept").value).layers : layer;
+  return `${$("concept").value} ${layers} ${Number($("strength").value).toFixed(2)}`;
+}
+
+async function compare(signal) {
+  const prompt = $("prompt").value;
+  const steer = recipe();
+  $("recipe").textContent = `Steered: ${steer}`;
+  for (const id of ["normal", "steered"]) {
+    $(id).textContent = "";
+    $(id).setAttribute("aria-busy", "true");
+  }
+  $("result").hidden = true;
+  const body = {
+    model,
+    steer,
+    compare: true,
+    stream: true,
+    messages: [{ role: "user", content: prompt }],
+    max_tokens: Number($("tokens").value),
+    seed: Number($("seed").value),
+    user: "page",
+  };
+  try {
+    for await (const chunk of events("/v1/chat/completions", body, signal)) {
+      for (const choice of chunk.choices) {
+        $(choice.index ? "steered" : "normal").append(choice.delta.content ?? "");
+      }
+      if (chunk.steerchat) show(chunk.steerchat);
+    }
+  } finally {
+    for (const id of ["normal", "steered"]) $(id).removeAttribute("aria-busy");
+  }
+}
+
+function show(found) {
+  $("recipe").textContent = `Steered: ${found.recipe}`;
+  if (found.effect === null || found.effect === undefined) return;
+  $("verdict").textContent = found.verdict ?? "no chance band was measured for this model";
+  $("meter").replaceChildren(meter(found.effect, found.chance));
+  const band = found.chance ? `, random pushes ${signed(found.chance[0])} to ${signed(found.chance[1])}` : "";
+  const price = found.cost === null ? "" : `; cost ${cost(found.cost)}`;
+  $("figures").textContent = `effect ${signed(found.effect)}${band}${price}`;
+  $("result").hidden = false;
+}
+
+async function sweep(signal) {
+  const concept = $("concept").value;
+  const strength = Number($("strength").value);
+  $("layers").hidden = false;
+  $("layers-title").textContent = `Every layer: ${concept} x ${strength}`;
+  $("chosen").textContent = "";
+  const chart = new LayerChart($("chart"), Number($("layer").dataset.layers), (row) => {
+    $("layer").value = String(row.layer);
+    $("chosen").textContent = `${LayerChart.describe(row)}. Compare steers there now.`;
+  });
+  const body = { prompt: $("prompt").value, concept, strength, seed: Number($("seed").value), user: "page" };
+  for await (const row of events("/v1/sweeps", body, signal)) {
+    chart.add(row);
+    say(`layer ${row.layer + 1} of ${$("layer").dataset.layers}`);
+  }
+}
+
+// What there is
+
+function option(value, text) {
+  const element = document.createElement("option");
+  element.value = value;
+  element.textContent = text;
+  return element;
+}
+
+function chooseConcept() {
+  const concept = concepts.get($("concept").value);
+  $("about").textContent = concept.description;
+  $("layer").value = "";
+  $("layer").options[0].textContent = `${concept.layers} (${concept.tuned ? "measured best" : "default"})`;
+  $("strength").value = concept.strength;
+  showStrength();
+}
+
+function showStrength() {
+  $("strength-value").textContent = Number($("strength").value).toFixed(2);
+}
+
+async function load() {
+  const found = await (await api("/v1/concepts")).json();
+  model = found.model;
+  $("model").textContent = `${found.model}, ${found.layers} layers`;
+  concepts = new Map(found.data.filter((concept) => !concept.error).map((concept) => [concept.id, concept]));
+  $("concept").replaceChildren(...[...concepts.keys()].map((name) => option(name, name)));
+  const layers = Array.from({ length: found.layers }, (_, layer) => option(layer, layer));
+  $("layer").replaceChildren(option("", ""), ...layers);
+  $("layer").dataset.layers = found.layers;
+  if (concepts.has("happy")) $("concept").value = "happy";
+  chooseConcept();
+  await listPairs();
+}
+
+async function listPairs() {
+  const found = await (await api("/v1/pairs?limit=8")).json();
+  $("pairs").replaceChildren(...found.data.map(pairElement));
+}
+
+function pairElement(pair) {
+  const details = document.createElement("details");
+  const summary = document.createElement("summary");
+  details.className = "pair";
+  const effect = pair.effect === null ? "" : `, effect ${signed(pair.effect)}`;
+  summary.textContent = `${pair.id}: ${pair.prompt} \u2014 ${pair.recipe}${effect}`;
+  details.append(summary);
+  const facts = document.createElement("p");
+  facts.className = "facts";
+  facts.textContent = `seed ${pair.seed}${pair.client ? `, by ${pair.client}` : ""}${pair.verdict ? `, ${pair.verdict}` : ""}`;
+  details.append(facts);
+  for (const [name, text] of [["Normal", pair.normal], ["Steered", pair.steered]]) {
+    if (!text) continue;
+    const heading = document.createElement("strong");
+    const paragraph = document.createElement("p");
+    heading.textContent = name;
+    paragraph.textContent = text;
+    details.append(heading, paragraph);
+  }
+  return details;
+}
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  work("both answers are on their way", compare);
+});
+$("again").addEventListener("click", () => {
+  $("seed").value = Number($("seed").value) + 1;
+  $("ask").requestSubmit();
+});
+$("sweep").addEventListener("click", () => work("the first layers are on their way", sweep));
+$("stop").addEventListener("click", () => running?.abort());
+$("concept").addEventListener("change", chooseConcept);
+$("strength").addEventListener("input", showStrength);
+$("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
+});
+load().catch((error) => say(error.message, true));

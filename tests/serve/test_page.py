@@ -1,0 +1,171 @@
+"""The page in headless Chromium: answers stream, the slider steers, a sweep fills its chart, nobody else is asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Running, Serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    """Opens a server's page; at the end, nothing may have gone wrong in it, and nobody else may have been asked."""
+    pages: list[tuple[Any, list[str], str]] = []
+
+    def opening(server: Running, width: int = 1280, scheme: str = "light") -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request", lambda request: wrong.append(request.url) if not request.url.startswith(server.url) else None
+        )
+        pages.append((page, wrong, server.url))
+        page.goto(server.url)
+        until(page, "document.querySelector('#concept').options.length > 0")
+        return page
+
+    yield opening
+    for page, wrong, _ in pages:
+        page.close()
+        assert wrong == []
+
+
+def until(page: Any, holds: str) -> None:
+    """Until this holds in the page, whose policy lets nothing be evaluated later."""
+    for _ in range(400):
+        if page.evaluate(holds):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"never: {holds}")
+
+
+def compared(page: Any) -> None:
+    until(page, "!document.querySelector('#compare').disabled && document.querySelector('#steered').textContent")
+
+
+def test_a_pair_streams_and_is_measured_and_listed(serving: Serving, visit: Any):
+    server = serving(max_tokens=20)
+    page = visit(server)
+    page.fill("#prompt", "How are you?")
+    page.select_option("#layer", "2")
+    page.fill("#tokens", "20")
+    page.press("#prompt", "Control+Enter")
+    compared(page)
+    [stored] = server.service.store.pairs()
+    assert stored.pair.steered is not None
+    assert page.text_content("#normal") == stored.pair.normal.text
+    assert page.text_content("#steered") == stored.pair.steered.text
+    assert str(stored.pair.recipe) == "happy 2 x 2.0" and stored.sampling["client"] == "page"
+    assert "effect" in page.text_content("#figures") and page.locator("#meter circle").count() == 1
+    until(page, "document.querySelectorAll('#pairs details').length === 1")
+    assert "How are you?" in page.text_content("#pairs summary")
+
+
+def test_the_slider_steers(serving: Serving, visit: Any):
+    server = serving()
+    page = visit(server)
+    page.focus("#strength")
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    assert page.text_content("#strength-value") == "4.00"
+    page.click("#compare")
+    compared(page)
+    [stored] = server.service.store.pairs()
+    assert stored.pair.recipe.terms[0].strength == 4.0
+
+
+def test_the_chart_of_a_sweep_fills_and_a_bar_chooses_its_layer(serving: Serving, visit: Any):
+    server = serving()
+    page = visit(server)
+    page.click("#sweep")
+    until(page, "document.querySelectorAll('#chart .bar').length === 4")
+    until(page, "!document.querySelector('#compare').disabled")
+    assert "effect" in (page.locator("#chart button").nth(1).get_attribute("aria-label") or "")
+    page.locator("#chart button").nth(1).press("Enter")
+    assert page.input_value("#layer") == "1" and "layer 1" in page.text_content("#chosen")
+
+
+def test_markup_of_prompts_stays_text_on_the_page(serving: Serving, visit: Any):
+    server = serving()
+    page = visit(server)
+    page.fill("#prompt", "<img src=x onerror=alert(1)><script>alert(2)</script>")
+    page.click("#compare")
+    compared(page)
+    until(page, "document.querySelectorAll('#pairs details').length === 1")
+    assert page.locator("main img, main script").count() == 0
+    assert "<img src=x" in page.text_content("#pairs summary")
+
+
+def test_stop_frees_the_rows_and_a_mistake_is_said(serving: Serving, visit: Any):
+    server = serving(max_tokens=400)
+    page = visit(server)
+    page.fill("#tokens", "400")
+    page.click("#compare")
+    until(page, "document.querySelector('#normal').textContent.length > 3")
+    page.click("#stop")
+    server.wait(server.is_idle)
+    assert page.text_content("#status") == "stopped"
+    page.fill("#prompt", "  ")
+    page.click("#compare")
+    until(page, "document.querySelector('#status').className === 'error'")
+    assert "empty" in page.text_content("#status")
+
+
+def test_a_token_is_asked_for(serving: Serving, browser: Any):
+    server = serving(guard={"token": "sesame"})
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#token-dialog[open]")
+    page.fill("#token", "sesame")
+    page.press("#token", "Enter")
+    until(page, "document.querySelector('#concept').options.length > 0")
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_serious_fault_for_those_who_do_not_see_it_and_nothing_is_cut_off(
+    serving: Serving, visit: Any, width: int, scheme: str
+):
+    axe = pytest.importorskip("axe_core_python.sync_playwright")
+    server = serving()
+    page = visit(server, width, scheme)
+    page.click("#compare")
+    compared(page)
+    page.click("#sweep")
+    until(page, "document.querySelectorAll('#chart .bar').length === 4")
+    until(page, "!document.querySelector('#compare').disabled")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if folder := os.environ.get("STEERCHAT_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / f"{width}-{scheme}.png"), full_page=True)
+    source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    found = page.evaluate(source + "\naxe.run()")  # through the debugger: no policy of the page is in its way
+    faults = [
+        (rule["id"], rule["nodes"][0]["html"])
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+    ]
+    assert faults == []
