@@ -36,6 +36,7 @@ def extract(
     report: Report = lambda event: None,
     stopped: Callable[[], bool] = lambda: False,
     reference: Reference | None = None,
+    read: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> ConceptVector:
     """A concept's vector on a model.
 
@@ -46,6 +47,7 @@ def extract(
         report: called with the progress.
         stopped: checked after every block; True stops the extraction.
         reference: the mean replies of the library, for the method `centred`; without one, it is `mean`.
+        read: what `read_texts` gave for all examples and the method's position, where that was read before.
 
     Returns:
         a vector whose report has `examples` (their digest), `pairs`, `agreement` per layer (mean cosine of each
@@ -61,7 +63,7 @@ def extract(
     examples = concept.examples
     if method == "last":
         examples = tuple(e for e in examples if not e.held_out)[:1] + tuple(e for e in examples if e.held_out)
-    positive, negative, lengths = _states(engine, concept.name, examples, method, report, stopped)
+    positive, negative, lengths = read or read_texts(engine, concept.name, examples, method, report, stopped)
     train = torch.tensor([not example.held_out for example in examples])
     differences = (positive - negative)[train]
     raw = _principal(differences) if method == "pca" else differences.mean(dim=0)
@@ -98,7 +100,7 @@ def read_levels(
 ) -> dict[str, list[float]]:
     """The `LEVELS` of a vector that was extracted before vectors had them. Arguments and errors as of `extract`."""
     examples = tuple(example for example in concept.examples if not example.held_out)
-    positive, negative, _ = _states(engine, concept.name, examples, concept.method, report, stopped)
+    positive, negative, _ = read_texts(engine, concept.name, examples, concept.method, report, stopped)
     return _levels(vector.directions, positive, negative)
 
 
@@ -127,13 +129,13 @@ def read_reference(
         Interrupted: when `stopped` returned True.
     """
     flat = tuple(example for tone in examples for example in tone)
-    sides = _states(engine, "the library's mean reply", flat, "mean", report, stopped)[:2]
+    sides = read_texts(engine, "the library's mean reply", flat, "mean", report, stopped)[:2]
     sizes = [len(tone) for tone in examples]
     positive, negative = (torch.stack([part.mean(dim=0) for part in side.split(sizes)]) for side in sides)
     return Reference.of(engine.fingerprint, examples_digest(examples), positive, negative)
 
 
-def _states(
+def read_texts(
     engine: Engine,
     name: str,
     examples: tuple[Example, ...],

@@ -110,18 +110,22 @@ def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[M
     Raises:
         Interrupted: when the reader is stopped.
     """
-    from ..concepts.extract import extract
+    from ..concepts.extract import extract, read_texts
 
     def term(operation: str, name: str = concept.name) -> Callable[[float], Term]:
         return lambda number: Term(((name, 1.0),), layers, number, operation)
 
     found = [Method("add", term(ADD))]
+    engine, whole = reader.engine, None  # the means over replies, which several ways begin with
     for method in METHODS:
         if method in ("end", concept.method) or not concept.examples:
             continue
         name = f"{concept.name} ({method})"
-        reference = reader.library.reference(reader.engine) if method == "centred" else None
-        reader.know(name, extract(reader.engine, concept, method, reader.report, reader.stopped, reference))
+        reference = reader.library.reference(engine) if method == "centred" else None
+        if method != "last" and whole is None:
+            whole = read_texts(engine, concept.name, concept.examples, "mean", reader.report, reader.stopped)
+        read = None if method == "last" else whole
+        reader.know(name, extract(engine, concept, method, reader.report, reader.stopped, reference, read))
         found.append(Method(f"add {method}", term(ADD, name)))
     found += [Method("rotate", term("rotate")), Method("aim", term("aim"))]
     if opposite := OPPOSITES.get(concept.name):
