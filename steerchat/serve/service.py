@@ -19,7 +19,7 @@ from ..conversation.runner import Plan, Question, Runner
 from ..conversation.session import Session
 from ..experiments.settings import at_layers, chosen
 from ..measures.calibration import Calibration
-from ..models.find import ALIASES
+from ..models.catalogue import KNOWN
 from ..storage.journal import Journal
 from ..storage.store import Store
 from ..values.errors import SteerchatError, UsageError
@@ -61,7 +61,7 @@ class Service:
         self.app = app
         self.engine = app.engine()
         self.deadline = deadline
-        self.base = app.settings.model if app.settings.model in ALIASES else self.engine.name
+        self.base = app.settings.model if app.settings.model in KNOWN else self.engine.name
         self.meter = Meter(lambda: self.rows.running, lambda: self.rows.waiting)
         size = min(rows, self.engine.batch_size(min(self.engine.context_size, 2048)))
         self.rows = RowQueue(self.engine, size, self.meter.step)
