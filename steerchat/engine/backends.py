@@ -21,6 +21,8 @@ from .weights import GROUP, Levels, Weight
 
 # Rows that oneDNN's order of packed weights is chosen for; others run on it as well.
 _PACKED_FOR = 16
+# Where tensors that products read have to begin: torch puts its own at such addresses.
+ALIGNED = 64
 # Rows of a weight that are rounded to eight bits at once: a vocabulary's table is large.
 _ROUNDED_AT_ONCE = 4096
 
@@ -186,8 +188,13 @@ class EightBit:
         return levels, scales
 
     def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor] | None:
-        """As `FourBit.restored`."""
+        """As `FourBit.restored`.
+
+        torch's product of four and more rows ends the program when the levels do not begin at a multiple of 16 bytes.
+        """
         levels, scales = kept
+        if levels.data_ptr() % ALIGNED:
+            levels = levels.clone()
         return (levels, scales) if levels.shape == weight.shape and len(scales) == len(levels) else None
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:

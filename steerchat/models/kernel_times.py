@@ -20,15 +20,19 @@ import psutil
 import torch
 from torch import Tensor
 
+from ..engine.backends import ALIGNED
 from ..engine.kernels import Forms
 from ..engine.linear import ROWS, FastLinear, Kind, Times
 from ..engine.timing import measure
 from ..engine.transformers_api import transformers
 from ..system.folders import cache_dir, replacing, write_whole
+from ..system.untrusted import claimed_header
 from ..values.errors import SteerchatError
 
 # Bytes of float32 weights below which a model is quick by any product.
 _TINY = 8 * 1024 * 1024
+# The metadata that makes a header longer.
+_PADDING = "padding"
 # Prepared weights are kept where the disk has so many times their size free.
 _ROOM = 4
 # Programs that wait for a core, for each core: times from a machine this busy are measured again on a quieter one.
@@ -107,7 +111,10 @@ class MachineRecord:
                 return
             _forget_forms(self._path)
             with replacing(self._prepared) as temporary:
-                save_file(tensors, temporary)
+                save_file(tensors, temporary, {_PADDING: ""})
+                # The tensors follow the header, whose length has to leave them where products can read them.
+                if beyond := (8 + claimed_header(temporary)) % ALIGNED:
+                    save_file(tensors, temporary, {_PADDING: " " * (ALIGNED - beyond)})
 
 
 def forget_times(fingerprint: str) -> None:

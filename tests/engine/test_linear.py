@@ -439,3 +439,31 @@ def test_prepared_weights_are_kept_for_this_machine_and_say_the_same(
     assert not MachineRecord("abc").forms()
     forget_times("abc")
     assert not file.exists()
+
+
+def test_kept_weights_begin_where_products_can_read_them(
+    big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_times, "_TINY", 0)
+    # Headers of several lengths. The product of four rows of eight bits ended the program at an address of 8 or 24.
+    for count in range(1, 9):
+        forms = {
+            (10**number, "8-bit"): (torch.zeros(64, 32, dtype=torch.int8), torch.ones(64, dtype=torch.bfloat16))
+            for number in range(count)
+        }
+        MachineRecord("abc").keep_forms(forms)
+        kept = MachineRecord("abc").forms()
+        assert len(kept) == count
+        assert {tensor.data_ptr() % 64 for pair in kept.values() for tensor in pair} == {0}
+
+
+@torch.inference_mode()
+def test_eight_bits_at_an_odd_address_are_multiplied_all_the_same() -> None:
+    weight = Dense(torch.randn(64, 128))
+    levels, scales = EIGHT_BIT.prepare(weight)
+    moved = torch.empty(levels.numel() + 8, dtype=torch.int8)[8:].view(levels.shape).copy_(levels)
+    form = EIGHT_BIT.restored((moved, scales), weight)
+    assert form is not None
+    for rows in (1, 4, 16):
+        x = torch.randn(rows, 128)
+        assert torch.equal(EIGHT_BIT.multiply(x, form), EIGHT_BIT.multiply(x, (levels, scales)))
