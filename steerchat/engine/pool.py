@@ -21,7 +21,7 @@ from .engine import Engine
 from .hooks import Steering
 from .sampling import Sampling
 
-# A long prompt is read so many tokens at a time, so that the rows that run are not kept waiting for all of it.
+# Between two steps about so many tokens of prompts are read, so that the rows that run are not kept waiting for long.
 _PIECE = 256
 
 
@@ -69,17 +69,17 @@ class Pool:
         self._batch = Batch(engine.model, [None] * size, work=engine.work)
         self._batch.narrow(0)
         self._running: list[Seat] = []  # in the order of the batch's rows
-        self._joining: tuple[Seat, Generator[None, None, Context]] | None = None
+        self._joining: dict[Seat, Generator[None, None, Context]] = {}
 
     @property
     def full(self) -> bool:
-        """Whether no row can join now: all places are taken, or a row's prompt is being read."""
-        return self._joining is not None or len(self._running) >= self.size
+        """Whether no row can join now: all places are taken, or enough is to be read of prompts."""
+        return self.rows >= self.size or sum(len(seat.row.prompt) for seat in self._joining) >= _PIECE
 
     @property
     def rows(self) -> int:
-        """How many rows run, with the one that joins."""
-        return len(self._running) + (self._joining is not None)
+        """How many rows run, with those that join."""
+        return len(self._running) + len(self._joining)
 
     def join(self, seat: Seat) -> None:
         """Let a row in, which must not be done while the pool is full.
@@ -89,24 +89,23 @@ class Pool:
         """
         assert not self.full
         self._engine.check(seat.row.prompt)
-        self._joining = seat, self._read(seat)
+        self._joining[seat] = self._read(seat)
 
     def leave(self, seat: Seat) -> None:
         """Take a row out; `so_far` has what it said."""
-        if self._joining is not None and self._joining[0] is seat:
-            self._joining = None
-        elif seat in self._running:
+        if seat in self._running:
             self._remove(seat)
+        self._joining.pop(seat, None)
 
     def step(self) -> list[tuple[Seat, list[Delta | Finished]]]:
-        """Read a piece of the joining row's prompt, and take one token for every running row.
+        """Read a piece of each joining row's prompt, and take one token for every running row.
 
         Returns:
             the events of each row, whose `row` is 0; a row with an answer or an error has left the pool.
         """
         self._engine.prepare_kernels(self.rows)
-        if self._joining is not None:
-            self._join()
+        for seat in list(self._joining):
+            self._join(seat)
         told: list[tuple[Seat, list[Delta | Finished]]] = []
         decodings = [(seat, seat.decoding) for seat in self._running if seat.decoding is not None]
         if not decodings:
@@ -130,16 +129,14 @@ class Pool:
                 self._remove(seat)
         return told
 
-    def _join(self) -> None:
-        """Read on in the joining row's prompt; the row runs once all of it is read."""
-        assert self._joining is not None
-        seat, reading = self._joining
+    def _join(self, seat: Seat) -> None:
+        """Read on in a joining row's prompt; the row runs once all of it is read."""
         try:
-            next(reading)
+            next(self._joining[seat])
             return
         except StopIteration as end:
             context = end.value
-        self._joining = None
+        del self._joining[seat]
         engine, row = self._engine, seat.row
         room = min(seat.sampling.max_tokens, engine.context_size - len(row.prompt))
         seat.decoding = engine.decoding(None, [row], room, seat.sampling)

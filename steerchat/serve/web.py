@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -37,6 +37,7 @@ _PAGE = Path(__file__).parent / "page"
 _LISTED = 100
 _log = logging.getLogger("steerchat.serve")
 
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -125,7 +126,7 @@ class _Paths:
         shape = Shape(ask, await service.call(tokens))
         chunks = self._chunks(ask, session, shape)
         if ask.stream:
-            return await _stream(chunks)
+            return await _stream(request, chunks)
         return await _unless_gone(request, self._whole(chunks))
 
     async def _chunks(self, ask: Ask, session: Session, shape: Shape) -> AsyncGenerator[dict[str, Any], None]:
@@ -179,7 +180,7 @@ class _Paths:
                             pair = told.pair
                             yield {"layer": pair.layer, "strength": pair.strength, "pair": pair.id, **comparison(pair)}
 
-        return await _stream(rows())
+        return await _stream(request, rows())
 
     # Models, concepts, history
 
@@ -307,9 +308,9 @@ def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
     return check_examples(found)
 
 
-async def _stream(chunks: AsyncGenerator[dict[str, Any], None]) -> Response:
+async def _stream(request: Request, chunks: AsyncGenerator[dict[str, Any], None]) -> Response:
     """Chunks as server-sent events. An error before the first of them has a status of its own."""
-    first = await anext(chunks)
+    first = await _unless_gone(request, anext(chunks))
 
     async def lines() -> AsyncGenerator[bytes, None]:
         async with aclosing(chunks) as rest:
@@ -341,8 +342,8 @@ class _Stream(StreamingResponse):
             await self.body_iterator.aclose()  # type: ignore[union-attr]
 
 
-async def _unless_gone(request: Request, answer: Awaitable[Response]) -> Response:
-    """A response, unless the client hangs up before there is one."""
+async def _unless_gone(request: Request, answer: Awaitable[T]) -> T:
+    """What comes, unless the client hangs up before it does."""
     working = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_hung_up(request.receive))
     try:

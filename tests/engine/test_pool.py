@@ -110,6 +110,7 @@ def test_a_row_that_is_taken_out_frees_its_place_at_once_and_changes_no_other() 
     pool.leave(rows[0])
     assert pool.rows == 2 and not pool.full
     pool.join(rows[3])
+    assert pool.full
     pool.leave(rows[3])  # while its prompt is read
     assert pool.rows == 2
     while pool.rows:

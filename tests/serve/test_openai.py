@@ -235,6 +235,22 @@ def test_a_client_that_waits_for_a_whole_answer_and_hangs_up_frees_its_row(servi
     server.wait(server.is_idle)
 
 
+def test_a_client_that_hangs_up_before_its_first_token_does_not_wait_on(serving: Serving):
+    server = serving(rows=1, max_tokens=400)
+    running = server.client().chat.completions.create(
+        model=server.service.base, messages=[{"role": "user", "content": PROMPT}], n=8, stream=True
+    )
+    before = server.service.rows.waiting
+    with pytest.raises(openai.APITimeoutError):
+        server.client(timeout=0.2).chat.completions.create(
+            model=server.service.base, messages=[{"role": "user", "content": PROMPT}], n=3, stream=True
+        )
+    server.wait(lambda: server.service.rows.waiting <= before)
+    assert server.service.rows.running
+    running.close()
+    server.wait(server.is_idle)
+
+
 def test_more_than_may_wait_are_told_when_to_ask_again(serving: Serving):
     server = serving(rows=1, waiting=8, max_tokens=400)
     stream = server.client().chat.completions.create(

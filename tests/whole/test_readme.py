@@ -39,6 +39,8 @@ PAGES = {
     if path.name not in LESSONS | {"README.md"}
 }
 TEXTS = {"README.md": README, **PAGES}
+# What a page's lines need a server for, tests/serve/test_examples.py runs.
+ALONE = [text for name, text in TEXTS.items() if name != "server.md"]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -46,9 +48,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
 
 
-LINES = list(
-    dict.fromkeys(line for text in TEXTS.values() for block in blocks(text, "sh") for line in block.splitlines())
-)
+LINES = list(dict.fromkeys(line for text in ALONE for block in blocks(text, "sh") for line in block.splitlines()))
 
 
 def written(text: str) -> str:
@@ -185,7 +185,7 @@ def test_the_lines_for_the_shell_run_and_give_what_they_promise(run: Run, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [code for text in TEXTS.values() for code in blocks(text, "python")])
+@pytest.mark.parametrize("code", [code for text in ALONE for code in blocks(text, "python")])
 def test_the_lines_for_python_run(code: str, run: Run, capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     exec(code, {})
