@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from . import default as default_model
 from .catalogue import DEFAULT, KNOWN
 from .default import SMOLLM2, Gone
 from .described import described
-from .fingerprint import fingerprint_folder, fingerprint_gguf, weight_files
+from .fingerprint import ADAPTER, fingerprint_adapter, fingerprint_folder, fingerprint_gguf, json_object, weight_files
 from .gguf_parts import is_first, parts_of, whole_name
 from .workplace import models_dir
 
@@ -36,19 +36,22 @@ class ModelFiles:
         path: the folder with its configuration and tokenizer, and with its weights unless they are in a GGUF.
         gguf: the GGUF file with its weights.
         fingerprint: identifies the model: "repository@commit", or a SHA-256 in hexadecimal.
+        adapter: a folder with a LoRA adapter that is merged into the weights.
     """
 
     name: str
     path: Path
     gguf: Path | None
     fingerprint: str
+    adapter: Path | None = None
 
 
 def find(name: str, *, progress: Report, offline: bool = False, code: bool = False) -> ModelFiles:
     """The model called `name`, fetched when it is not on this machine.
 
     Args:
-        name: an alias, a Hub id `org/name` or `org/name@revision`, a local folder, or a local .gguf file.
+        name: an alias, a Hub id `org/name` or `org/name@revision`, a local folder of a model or of a LoRA adapter, or a
+            local .gguf file.
         progress: called during fetching and preparing (`done` and `total` in bytes, or seconds without a total), from
             this thread or another; an exception that it raises stops the work cleanly.
         offline: use only files on this machine.
@@ -66,6 +69,8 @@ def find(name: str, *, progress: Report, offline: bool = False, code: bool = Fal
         return _hub(KNOWN[alias].repository, progress, offline, code=code)
     path = _existing(name)
     if path is not None:
+        if (path / ADAPTER).is_file() and not (path / "config.json").is_file():
+            return _adapted(path, progress, offline, code)
         return _folder(path, progress) if path.is_dir() else _gguf(path, progress)
     is_path = name.lower().endswith(".gguf") or name.startswith(("~", "."))
     match = _HUB_ID.fullmatch(name)
@@ -148,6 +153,21 @@ def _folder(folder: Path, progress: Report) -> ModelFiles:
         return _gguf(models[0], progress)
     hint = f"name one of its files: {ggufs[0].name}, ..." if ggufs else "name a folder with config.json and weights"
     raise ModelError(f"{folder} has no config.json", hint)
+
+
+def _adapted(folder: Path, progress: Report, offline: bool, code: bool) -> ModelFiles:
+    """The model that a LoRA adapter was made for, with the adapter."""
+    base = json_object(folder / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{folder / ADAPTER} names no base model", "merge the adapter into its model first")
+    try:
+        files = find(base, progress=progress, offline=offline, code=code)
+    except SteerchatError as error:
+        raise ModelError(f"{folder.name} is a LoRA adapter for {shorten(base)}: {error.message}", error.hint) from error
+    if files.gguf:
+        raise ModelError(f"{folder.name} is a LoRA adapter, and its base {base} is a GGUF", "name safetensors there")
+    fingerprint = fingerprint_adapter(folder, files.fingerprint)
+    return replace(files, name=folder.name, fingerprint=fingerprint, adapter=folder)
 
 
 def _gguf(file: Path, progress: Report) -> ModelFiles:

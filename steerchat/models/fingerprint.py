@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,8 @@ _GGUF_PLACES = 512
 # These keys differ between two downloads or two versions of transformers with the same model.
 _VOLATILE = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
 
+# What tells that a folder has a LoRA adapter.
+ADAPTER = "adapter_config.json"
 _BROKEN = "it may be cut short; download or copy it again"
 
 
@@ -32,10 +35,22 @@ def fingerprint_folder(folder: Path) -> str:
     Raises:
         ModelError: naming the file that is missing or cannot be read.
     """
-    config = {key: value for key, value in json_object(folder / "config.json").items() if key not in _VOLATILE}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    return _digest(folder / "config.json", weight_files(folder))
+
+
+def fingerprint_adapter(folder: Path, base: str) -> str:
+    """As `fingerprint_folder`, of a LoRA adapter on the model with the fingerprint `base`."""
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"{folder} has no {weights.name}", "pickled weights (.bin) can run code and are never read")
+    return _digest(folder / ADAPTER, [weights], base)
+
+
+def _digest(configuration: Path, files: Sequence[Path], base: str = "") -> str:
+    config = {key: value for key, value in json_object(configuration).items() if key not in _VOLATILE}
+    digest = hashlib.sha256(base.encode() + json.dumps(config, sort_keys=True).encode())
     samples: dict[str, bytes] = {}
-    for file in weight_files(folder):
+    for file in files:
         headers = tensors(file)
         with file.open("rb") as stream:
             for name, shape, start, size in headers:

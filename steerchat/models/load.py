@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import mmap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -75,6 +78,8 @@ def load(
     check_quantisation(config, files.name)
     # What has few bits already keeps them.
     rounds = dtype in FORMS and not files.gguf and not quantisation(config)
+    if files.adapter is not None:
+        _check_adapter(files, rounds)
     if rounds:
         if where.type != "cpu":
             raise ModelError(
@@ -95,6 +100,8 @@ def load(
             model = load_gguf(files.path, bytes_, where, kind)
         else:
             model = _from_pretrained(files, dtype=kind, **place, **options)
+            if files.adapter is not None:
+                model = _merged(model, files.adapter)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, MemoryError) as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             raise _too_large(files.name, needs, where, kind, free_memory(where)) from None
@@ -131,6 +138,24 @@ def load(
             "its blocks work otherwise than those of the models that steerchat knows; please report it, with the name",
         ) from error
     return engine
+
+
+def _check_adapter(files: ModelFiles, rounds: bool) -> None:
+    """Raises ModelError where an adapter cannot be merged."""
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError(f"{files.name} is a LoRA adapter, which needs the package peft", "pip install peft")
+    if rounds:
+        raise ModelError(f"{files.name} is a LoRA adapter, whose model is not rounded here", "--dtype auto")
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    """The model with a LoRA adapter added to its weights (Hu et al. 2021, arXiv 2106.09685)."""
+    peft: Any = importlib.import_module("peft")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about its own use of transformers
+            return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"its adapter does not fit: {error}") from error
 
 
 def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
