@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .concepts.concept import Concept, Example, Extraction, check_examples
+from .concepts.pages import cosine_map
 from .conversation.app import App, config_path, history_path
 from .conversation.session import Session
 from .experiments.outcomes import Result
@@ -16,6 +17,7 @@ from .reports import cells  # noqa: F401  # declares what notebooks show
 from .storage.records import Filters, StoredPair
 from .storage.store import Store
 from .system.settings import load_settings
+from .values.chart import Matrix, Points
 from .values.errors import ConceptError, UsageError
 from .values.recipe import Recipe, parse_term
 from .values.results import Event, Pair, PairDone
@@ -110,6 +112,21 @@ class Model:
         concept = Concept(name, "own", "Made in Python.", (), method="imported")
         library.keep_import(concept, replace(vector, name=name))
         return name
+
+    def contrast(self, name: str, layers: Sequence[int]) -> Points:
+        """The texts that a concept was made from, in two dimensions at each of some layers; see `.plot()`.
+
+        Raises:
+            ConceptError: for a concept without examples.
+        """
+        from .concepts.plane import pairs_in_plane
+
+        engine, library = self.session.engine, self.session.library
+        return pairs_in_plane(engine, library.get(name), library.vector(name, engine), layers)
+
+    def cosines(self, layer: int | None = None) -> Matrix:
+        """How alike the vectors of all concepts are that have one on this model; see `.plot()`."""
+        return cosine_map(self.session.library, self.session.engine.fingerprint, layer)
 
     # Steering
 

@@ -22,6 +22,7 @@ from ..values.results import Notice
 from .asking import Replace, confirm_replacing
 from .concepts import fingerprint_of
 
+_CLOUDS = 6  # layers at which pairs are drawn
 _KINDS = ("layers", "strengths", "compare", "tune")
 
 
@@ -34,19 +35,20 @@ _KINDS = ("layers", "strengths", "compare", "tune")
 )
 def plot(
     chat: Chat,
-    what: Annotated[str, Choice(*_KINDS, "concept", "library", "evaluation", metavar="WHAT")],
+    what: Annotated[str, Choice(*_KINDS, "concept", "pairs", "library", "evaluation", metavar="WHAT")],
     file: Annotated[Path | None, PathArg("a .png, .svg or .pdf to write; without one, it is drawn here")] = None,
     *,
     experiment: Annotated[int | None, Int("an experiment in place of the newest of its kind", least=1)] = None,
     concept: Annotated[str | None, Concept("whose layers to draw")] = None,
-    layer: Annotated[int | None, OneLayer("where to compare the library's vectors", least=0)] = None,
+    layer: Annotated[int | None, OneLayer("where to compare vectors, or to draw pairs", least=0)] = None,
     replace: Replace = False,
 ) -> Page | Notice:
     """Draws one chart, here or as a figure in a file.
 
     layers, strengths, compare, tune: the newest such experiment. concept: how far its examples come apart at each
     layer. library: how alike the vectors of all concepts are. evaluation: what each shipped concept moves, by word
-    measures. A .png has 300 dots per inch. --json gives the chart's data.
+    measures. pairs: the texts that a concept was made from, along its direction and across it, at one layer or at six.
+    A .png has 300 dots per inch. --json gives the chart's data.
     """
     if file is not None and file.suffix.lower() not in ENDINGS:
         raise UsageError(f"no figure has the ending {file.suffix!r}", "end the name in .png, .svg or .pdf")
@@ -66,6 +68,8 @@ def _chart(chat: Chat, what: str, experiment: int | None, concept: str | None, l
     match what:
         case "concept":
             return _concept(chat, concept)
+        case "pairs":
+            return _pairs(chat, concept, layer)
         case "library":
             return cosine_map(chat.library, fingerprint_of(chat), layer)
         case "evaluation":
@@ -87,10 +91,27 @@ def _experiment(chat: Chat, kind: str, number: int | None) -> Drawn:
     return chart_of(result)
 
 
-def _concept(chat: Chat, name: str | None) -> Drawn:
+def _named(chat: Chat, name: str | None) -> str:
     name = name or next(iter(chat.session.recipe.concepts), None)
     if name is None:
         raise UsageError("no concept is named", "/plot concept --concept happy")
+    return name
+
+
+def _pairs(chat: Chat, name: str | None, layer: int | None) -> Drawn:
+    from ..concepts.plane import pairs_in_plane
+
+    name, engine, stopped = _named(chat, name), chat.session.engine, chat.session.stop.is_set
+    vector = chat.library.vector(name, engine, chat.report, stopped=stopped)
+    last = engine.n_layers - 1
+    if layer is not None and layer > last:
+        raise UsageError(f"no layer {layer}: this model has layers 0 to {last}", "choose another")
+    layers = [layer] if layer is not None else sorted({round(share * last / (_CLOUDS - 1)) for share in range(_CLOUDS)})
+    return pairs_in_plane(engine, chat.library.get(name), vector, layers, chat.report, stopped)
+
+
+def _concept(chat: Chat, name: str | None) -> Drawn:
+    name = _named(chat, name)
     chart = layer_chart(entry(chat.library, name, fingerprint_of(chat)))
     if chart is None:
         raise UsageError(f"{name} was not extracted on this model yet", f"/concept show {name} does it")

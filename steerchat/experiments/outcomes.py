@@ -11,7 +11,7 @@ from typing import Any
 
 from ..measures.chance import Chance, clarity, fluency, total_strength
 from ..measures.words import INDEPENDENT, RATES, spread
-from ..values.results import Pair, html, mean_cost
+from ..values.results import Pair, html, mean_cost, plot
 from ..values.setting import Setting
 
 # From how many repeats on side effects are told, and beyond how many standard errors a gain is one.
@@ -143,6 +143,10 @@ class Result:
 
     def _repr_html_(self) -> str | None:
         return html(self)
+
+    def plot(self) -> Any:
+        """Its chart as a figure of matplotlib, which `savefig` writes. Raises UsageError without the extra `plot`."""
+        return plot(self)
 
     def objects(self) -> list[dict[str, Any]]:
         """A JSON object for each pair, as the shell gives them."""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..values.chart import Chart, Drawn, Interval, Matrix, Series
+from ..values.chart import Chart, Cloud, Drawn, Interval, Matrix, Points, Series
 from ..values.text import clean, fit
 
 # Colours that read on white. `svg` replaces them where a page may be dark.
@@ -43,6 +43,7 @@ _STYLE: Any = {
     "pdf.fonttype": 42,
 }
 _PANEL = (4.5, 2.7)  # inches
+_SQUARE = 3.2
 _MOST_LABELS = 12  # on an axis
 _LONGEST = 24  # characters of a label
 _DOTS = ("o", "s", "^", "D")  # a shape for each series, so that colour is not all that tells them apart
@@ -81,6 +82,10 @@ def figure(drawn: Drawn, titled: bool = True) -> Drawing:
             return _drawing(drawn, [_series(drawn, series) for series in drawn.series], size, titled, columns)
         case Matrix():
             return _drawing(drawn, [_matrix(drawn)], _matrix_size(drawn), titled)
+        case Points():
+            columns = min(3, len(drawn.clouds))
+            size = (_SQUARE * max(columns, 1), _SQUARE * -(-len(drawn.clouds) // max(columns, 1)))
+            return _drawing(drawn, [_cloud(drawn, cloud) for cloud in drawn.clouds], size, titled, columns)
 
 
 def panels(drawn: Drawn) -> list[Drawing]:
@@ -90,6 +95,8 @@ def panels(drawn: Drawn) -> list[Drawing]:
             return [_drawing(drawn, [_series(drawn, series)], _PANEL, False) for series in drawn.series]
         case Matrix():
             return [figure(drawn, titled=False)]
+        case Points():
+            return [_drawing(drawn, [_cloud(drawn, cloud)], (_SQUARE, _SQUARE), False) for cloud in drawn.clouds]
 
 
 def _drawing(
@@ -240,3 +247,36 @@ def _matrix(matrix: Matrix) -> Callable[[Axes], None]:
 
 def _cell(row: int, column: int, **look: Any) -> Rectangle:
     return Rectangle((column - 0.5, row - 0.5), 1, 1, clip_on=False, **look)
+
+
+# Dots in two dimensions
+
+
+def _cloud(points: Points, cloud: Cloud) -> Callable[[Axes], None]:
+    """Both kinds by shape and colour, rings around the ringed ones, and the arrow."""
+
+    def draw(axes: Axes) -> None:
+        apart = points.apart(cloud)
+        title = _label(cloud.name) + ("" if apart is None else f": ringed {apart:.0%} apart")
+        axes.set_title(title)
+        for kind, (name, colour, dot) in enumerate(zip(points.kinds, (ACCENT, OTHER), "ox", strict=True)):
+            dots = [each for each in cloud.dots if each.kind == kind]
+            axes.plot(
+                [each.x for each in dots],
+                [each.y for each in dots],
+                dot,
+                color=colour,
+                ms=4,
+                label=fit(clean(name), 16),
+            )
+            rings = [each for each in dots if each.ringed]
+            axes.plot([each.x for each in rings], [each.y for each in rings], "o", color=colour, ms=8, mfc="none")
+        x0, y0, x1, y1 = cloud.arrow
+        axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.4})
+        axes.set_xlabel(_label(points.axes[0]))
+        axes.set_ylabel(_label(points.axes[1]))
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.2 * (high - low))  # the legend's room
+        axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, handletextpad=0.1, borderpad=0)
+
+    return draw

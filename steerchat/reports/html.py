@@ -13,9 +13,9 @@ from html import escape
 
 from ..figures import available
 from ..measures.chance import verdict
-from ..screen.charts import chart_table, columns, matrix_table
+from ..screen.charts import chart_table, columns, matrix_table, points_table
 from ..screen.lines import measured
-from ..values.chart import Chart, Drawn, Matrix
+from ..values.chart import Chart, Drawn, Matrix, Points
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import changes, clean, counted
@@ -100,7 +100,8 @@ def _contents(chapters: Sequence[Chapter]) -> str:
 
 
 def _chapter(chapter: Chapter, identity: str = "") -> str:
-    content = [f"<h2>{_text(chapter.heading)}</h2>", _facts(chapter.facts), *map(_part, chapter.parts)]
+    heading = f"<h2>{_text(chapter.heading)}</h2>" if chapter.heading else ""
+    content = [heading, _facts(chapter.facts), *map(_part, chapter.parts)]
     if chapter.command:
         content.append(f'<p class="faint">To repeat:</p><pre class="again">{_text(chapter.command)}</pre>')
     if chapter.answers:
@@ -117,7 +118,7 @@ def _part(part: object) -> str:
             return f"<p>{_text(part)}</p>"
         case Table():
             return table(part)
-        case Chart() | Matrix():
+        case Chart() | Matrix() | Points():
             return _figure(part) if available() else _drawn_as_text(part)
         case Pair(steered=Answer() as steered):
             return _pair(part, steered)
@@ -134,7 +135,7 @@ def _figure(drawn: Drawn) -> str:
     from ..figures.svg import inline
 
     panels = inline(drawn, "f" + hashlib.sha256(repr(drawn).encode()).hexdigest()[:10])
-    kind = 'class="panels"' if isinstance(drawn, Chart) else 'class="matrix" tabindex="0"'
+    kind = 'class="panels"' if not isinstance(drawn, Matrix) else 'class="matrix" tabindex="0"'
     numbers = f"<details><summary>The numbers</summary>{table(_numbers(drawn))}</details>"
     return f"<figure><div {kind}>{''.join(panels)}</div><figcaption>{_text(drawn.title)}</figcaption>{numbers}</figure>"
 
@@ -146,6 +147,8 @@ def _numbers(drawn: Drawn) -> Table:
             for row, (name, values) in enumerate(drawn.rows)
         ]
         return Table((drawn.corner, *drawn.columns), rows, right=frozenset(range(1, 1 + len(drawn.columns))))
+    if isinstance(drawn, Points):
+        return points_table(drawn)
     rows = [(label, *(series.text(index) for series in drawn.series)) for index, label in enumerate(drawn.labels)]
     headings = (drawn.axis, *(series.name for series in drawn.series))
     return Table(headings, rows, right=frozenset(range(len(headings))), dim=drawn.faint)
@@ -155,6 +158,8 @@ def _drawn_as_text(drawn: Drawn) -> str:
     """As on a terminal, less the excerpts of answers, which stand whole below."""
     if isinstance(drawn, Matrix):
         return table(matrix_table(drawn) if drawn.texts else _numbers(drawn))
+    if isinstance(drawn, Points):
+        return table(points_table(drawn))
     if not drawn.notes:
         return f'<div class="wide" tabindex="0"><pre>{_text(chr(10).join(columns(drawn)))}</pre></div>'
     return table(chart_table(drawn, noted=False))

@@ -7,7 +7,7 @@ import re
 from ..measures.chance import verdict
 from ..screen.lines import lines_of, measured
 from ..storage.records import storable
-from ..values.chart import Chart, Matrix
+from ..values.chart import Chart, Matrix, Points
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import clean
@@ -61,7 +61,7 @@ def _part(part: object) -> list[str]:
             return _paragraphs(text)
         case str():
             return _paragraphs(part)
-        case Table() | Chart() | Matrix():
+        case Table() | Chart() | Matrix() | Points():
             rows = [line.plain.rstrip() for line in lines_of(part, _COLUMNS, plain=True)]
             # Every row begins with blanks and has text, so that none can close the fence.
             fence = "`" * (1 + max((len(run) for row in rows for run in re.findall("`+", row)), default=2))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..values.chart import Chart, Interval, Matrix, Series
+from ..values.chart import Chart, Interval, Matrix, Points, Series, in_form
 from ..values.page import Table
 
 _BAR = 16  # cells of a bar
 _CELL = 5  # marks in a cell of a matrix with texts
+_STRIP = 50  # cells of a cloud's line
+_KINDS = ("xo", "XO")  # the marks of both kinds, and of their ringed dots
 _MOST_COLUMNS = 64
 _ROWS = 3  # of columns side by side
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -48,6 +50,24 @@ def matrix_table(matrix: Matrix) -> Table:
         for row, (name, values) in enumerate(matrix.rows)
     ]
     return Table([matrix.corner, *matrix.columns], rows)
+
+
+def points_table(points: Points) -> Table:
+    """A line for each cloud with its dots along x: a mark for each kind, capital where it is ringed."""
+    xs = [dot.x for cloud in points.clouds for dot in cloud.dots]
+    low, high = min(xs, default=0.0), max(xs, default=1.0)
+    rows = []
+    for cloud in points.clouds:
+        line = ["·"] * _STRIP
+        for dot in sorted(cloud.dots, key=lambda dot: dot.ringed):
+            cell = round((dot.x - low) / ((high - low) or 1.0) * (_STRIP - 1))
+            mark = _KINDS[dot.ringed][dot.kind]
+            line[cell] = mark if line[cell] in ("·", mark, mark.lower()) else "*"
+        apart = points.apart(cloud)
+        rows.append((cloud.name, "".join(line), "" if apart is None else in_form("share", apart)))
+    first, second = points.kinds
+    heading = f"{_KINDS[0][1]} {second}, {_KINDS[0][0]} {first}, capital: held out, * both"
+    return Table(("", heading, "apart"), rows, right=frozenset({2}))
 
 
 def bar(value: float | None, band: Interval | None, low: float, high: float, rest: float = 0.0) -> str:

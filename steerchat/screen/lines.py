@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
-from ..values.chart import Chart, Drawn, Matrix, in_short
+from ..values.chart import Chart, Drawn, Matrix, Points, in_short
 from ..values.measures import MEASURES
 from ..values.operation import ADD, UNIT
 from ..values.page import Definitions, Heading, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
 from ..values.text import Line, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
-from .charts import chart_table, columns, matrix_table
+from .charts import chart_table, columns, matrix_table, points_table
 from .painter import ACCENT, DIM
 
 INDENT = "  "
@@ -55,7 +55,7 @@ def lines_of(value: object, width: int, plain: bool = False) -> list[Text]:
             return table_lines(value, width)
         case Definitions():
             return [Text(), *paragraph(value.heading, width, "bold", ""), *_definitions(value.entries, width)]
-        case Chart() | Matrix():
+        case Chart() | Matrix() | Points():
             return [*paragraph(value.title, width, DIM), *_chart_lines(value, width)]
         case Shaded():
             return _shaded_lines(value, width, plain)
@@ -286,6 +286,8 @@ def _chart_lines(value: Drawn, width: int) -> list[Text]:
             return _matrix_lines(value, width)
         case Matrix():
             return table_lines(matrix_table(value), width)
+        case Points():
+            return table_lines(points_table(value), width)
 
 
 def _matrix_lines(matrix: Matrix, width: int) -> list[Text]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from .results import format_cost, format_effect
+from .results import format_cost, format_effect, html, plot
 from .text import counted
 
 Interval = tuple[float, float]
@@ -36,7 +36,14 @@ def in_short(form: Form, value: float | None) -> str:
 
 
 class _Described:
-    """A description that programs read too."""
+    """A description that programs read too, and that a notebook draws."""
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
+
+    def plot(self) -> Any:
+        """A figure of matplotlib, which `savefig` writes. Raises UsageError without the extra `plot`."""
+        return plot(self)
 
     def to_json(self) -> dict[str, Any]:
         """`chart` with its kind, and its fields."""
@@ -163,4 +170,58 @@ class Matrix(_Described):
         return f"{self.title}. {size}; the largest in each row: {', '.join(largest)}."
 
 
-Drawn = Chart | Matrix
+@dataclass(frozen=True)
+class Dot:
+    """A text in two dimensions, of a kind that its index names; `ringed` sets it apart."""
+
+    x: float
+    y: float
+    kind: int
+    ringed: bool
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Dots in one panel, and an arrow from (x, y) to (x, y)."""
+
+    name: str
+    dots: Sequence[Dot]
+    arrow: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Points(_Described):
+    """Clouds of dots side by side, such as a concept's texts at several layers.
+
+    Attributes:
+        title: what is shown, in a few words.
+        axes: what x and y are.
+        kinds: the names of the two kinds of dots.
+        clouds: a panel each.
+        ringed: what the ring around a dot means.
+    """
+
+    title: str
+    axes: tuple[str, str]
+    kinds: tuple[str, str]
+    clouds: Sequence[Cloud]
+    ringed: str
+
+    def apart(self, cloud: Cloud) -> float | None:
+        """How often a ringed dot of the first kind lies further along x than one of the second; None without any."""
+        first, second = ([dot.x for dot in cloud.dots if dot.ringed and dot.kind == kind] for kind in (0, 1))
+        if not first or not second:
+            return None
+        return sum(a > b for a in first for b in second) / (len(first) * len(second))
+
+    @property
+    def in_words(self) -> str:
+        """The alternative text of a drawing."""
+        parts = [f"{cloud.name} {in_form('share', self.apart(cloud))}" for cloud in self.clouds]
+        first, second = self.kinds
+        return (
+            f"{self.title}. How often a ringed text {first} lies further along than one {second}: {', '.join(parts)}."
+        )
+
+
+Drawn = Chart | Matrix | Points

@@ -33,6 +33,16 @@ def html(value: object) -> str | None:
     return None
 
 
+@singledispatch
+def plot(value: object) -> Any:
+    """A value as a figure of matplotlib; `reports.cells` registers the types that have one.
+
+    Raises:
+        TypeError: for any other type.
+    """
+    raise TypeError(f"no figure of {type(value).__name__}")
+
+
 @dataclass(frozen=True)
 class Answer:
     """One generated text.

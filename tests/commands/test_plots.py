@@ -130,3 +130,18 @@ def test_the_line_that_a_report_gives_to_repeat_it_gives_the_same_answers(
     assert [(row["normal"]["text"], row["steered"]["text"]) for row in second] == [
         (row["normal"]["text"], row["steered"]["text"]) for row in first
     ]
+
+
+@pytest.mark.slow
+def test_a_concepts_pairs_in_two_dimensions_are_where_its_direction_puts_them(shell: Shell, tmp_path: Path):
+    [points] = shell.json("plot", "pairs", "--concept", "happy", "--layer", "2")
+    [cloud] = points["clouds"]
+    train = [[dot["x"] for dot in cloud["dots"] if dot["kind"] == kind and not dot["ringed"]] for kind in (0, 1)]
+    means = [sum(xs) / len(xs) for xs in train]
+    assert means == pytest.approx([0.5, -0.5], abs=1e-4)  # ends of the arrow
+    assert len(cloud["dots"]) == 2 * len(shell.json("concept", "show", "happy")[0]["pairs"])
+    assert "no layer 99" in shell("plot", "pairs", "--concept", "happy", "--layer", "99", code=2)[1]
+    out, _ = shell("plot", "pairs", "--concept", "happy")
+    assert "x with happy" in out and f"layer {LAYERS - 1}" in out
+    shell("plot", "pairs", str(tmp_path / "pairs.svg"), "--concept", "happy")
+    assert "contrast pairs of happy" in (tmp_path / "pairs.svg").read_text(encoding="utf-8")

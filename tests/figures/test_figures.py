@@ -13,7 +13,7 @@ from steerchat import figures
 from steerchat.figures.drawing import figure, panels
 from steerchat.figures.files import to_file
 from steerchat.figures.svg import inline, standing
-from steerchat.values.chart import Chart, Drawn, Matrix, Series
+from steerchat.values.chart import Chart, Cloud, Dot, Drawn, Matrix, Points, Series
 from steerchat.values.text import clean
 
 HOSTILE = '</svg><script>alert(1)</script> $\\frac{1}{0}$ ]]> --> "onload="x" &amp; \x1b[31m {0} #1d1d1f url(#x)'
@@ -38,7 +38,12 @@ def moved(title: str = "gains") -> Matrix:
     return Matrix(title, "concept", ["happy", title], rows, faint=frozenset({(0, 1)}), best=(0, 0))
 
 
-EVERY = [dose, settings, moved]
+def pairs(title: str = "pairs") -> Points:
+    dots = [Dot(-0.5, 1.0, 1, True), Dot(0.5, -1.0, 0, True), Dot(0.25, 0.5, 0, False)]
+    return Points(title, (title, "across"), (title, "without"), [Cloud(title, dots, (-0.5, 0.0, 0.5, 0.0))], "held out")
+
+
+EVERY = [dose, settings, moved, pairs]
 
 
 def drawn_values(panel: figures.drawing.Drawing) -> list[float]:  # pyright: ignore[reportAttributeAccessIssue]

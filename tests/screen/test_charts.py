@@ -7,7 +7,7 @@ from rich.text import Text
 
 from steerchat.screen.charts import bar
 from steerchat.screen.lines import lines_of
-from steerchat.values.chart import Chart, Matrix, Series
+from steerchat.values.chart import Chart, Cloud, Dot, Matrix, Points, Series
 
 
 def drawn(value: object, width: int = 100) -> list[str]:
@@ -78,3 +78,10 @@ def test_a_matrix_too_wide_for_the_screen_has_shorter_names_and_numbers():
 @pytest.mark.parametrize("value", [Chart("", "", ["a"], [Series("x", [None])]), Matrix("", "", [], [])])
 def test_nothing_known_is_no_error(value: object):
     assert isinstance(drawn(value), list)
+
+
+def test_points_have_a_line_for_each_panel_with_their_places_along_x():
+    dots = [Dot(-1.0, 0.0, 1, False), Dot(1.0, 2.0, 0, True), Dot(0.0, 0.0, 1, True), Dot(0.0, 0.0, 0, False)]
+    points = Points("title", ("x", "y"), ("with it", "without"), [Cloud("layer 3", dots, (0, 0, 1, 0))], "held out")
+    line = drawn(points)[2]
+    assert line.split() == ["layer", "3", "o" + "·" * 23 + "*" + "·" * 24 + "X", "100%"]

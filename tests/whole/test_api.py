@@ -93,6 +93,8 @@ def test_what_was_promised_once_stays():
         "strengths": "(self, prompt: 'str', concept: 'str | None' = None, layer: 'str | None' = None, *, "
         "repeats: 'int' = 4, tokens: 'int' = 40, strengths: 'Sequence[float]' = "
         "(-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))",
+        "contrast": "(self, name: 'str', layers: 'Sequence[int]')",
+        "cosines": "(self, layer: 'int | None' = None)",
         "close": "(self)",
     }
 
