@@ -63,8 +63,8 @@ def charts() -> list[Drawn]:
 def page() -> str:
     recipe = Recipe((Term((("happy", 1.0),), (2,), 4.0),))
     long = " ".join(f"word{number} {HOSTILE if number == 90 else ''}" for number in range(400))
-    answers = (Answer(text, 9, "length", perplexity=9.0) for text in (long, long.replace("word7", "joy")))
-    pair = Pair(1, HOSTILE, "tiny", recipe, 0, *answers, effect=1.0)
+    normal, steered = (Answer(text, 9, "length", perplexity=9.0) for text in (long, long.replace("word7", "joy")))
+    pair = Pair(1, HOSTILE, "tiny", recipe, 0, normal, steered, effect=1.0)
     facts = [("model", "tiny"), ("concepts", HOSTILE)]
     parts = [pair, Notice(HOSTILE), HOSTILE, Table(("a", "b"), [(HOSTILE, "1")]), *charts()]
     chapter = Chapter(HOSTILE, facts, parts, [("normal", pair.normal)], f"steerchat compare {HOSTILE}")
