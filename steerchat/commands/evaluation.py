@@ -155,20 +155,20 @@ def _methods(rows: Sequence[MethodRow]) -> list[object]:
 
 def _overall(found: Sequence[Summary]) -> list[object]:
     """The methods over all concepts."""
-    headings = ("method", "concepts", "own words (95%)", "less adding (95%)", "specific (95%)", "cost", "right answers")
+    headings = ("method", "own words", "more than adding", "less", "specific", "cost", "right answers")
     cells = [
         (
             each.method,
-            str(each.concepts),
-            _interval(each.gain),
-            _interval(each.against_add),
-            _interval(each.specificity),
+            f"{each.gain:+.1f}",
+            f"{each.more} of {each.concepts}",
+            f"{each.less} of {each.concepts}",
+            f"{each.specificity:+.1f}",
             f"x{each.cost:.2f}",
-            f"{100 * each.kept[0]:+.0f}%",
+            f"{100 * each.kept:+.0f}%",
         )
         for each in found
     ]
-    return ["all concepts", Table(headings, cells, right=frozenset((1, 5, 6)))]
+    return ["all concepts", Table(headings, cells, right=frozenset(range(1, 7)))]
 
 
 def _interval(mean_low_high: tuple[float, float, float]) -> str:

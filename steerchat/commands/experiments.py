@@ -232,7 +232,8 @@ def lens(
     """Shows which token each layer would predict next (logit lens), or what a concept's direction promotes there.
 
     A text of your own is read as it stands; the last message is read in the chat template. Of a concept, each layer's
-    direction is read, and where steering will work is predicted without an answer: /layers says how well.
+    direction is read, and where steering will work is predicted without an answer: /layers says how well. (On the
+    default model, the depth alone is as good a guess.)
     """
     from ..measures.inspection import lens as predictions
     from ..measures.prediction import read_layers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -263,16 +264,21 @@ def _rows(
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over concepts: means of the rows' figures. Intervals are 95%, bootstrapped over concepts."""
+    """A method over concepts: means of the rows' figures.
+
+    Attributes:
+        more, less: for how many concepts it clearly gains more or less than adding, by the interval over prompts.
+    """
 
     method: str
     concepts: int
-    gain: tuple[float, float, float]
-    against_add: tuple[float, float, float]
-    specificity: tuple[float, float, float]
+    gain: float
+    more: int
+    less: int
+    specificity: float
     cost: float
     repetition: float
-    kept: tuple[float, float, float]
+    kept: float
 
 
 def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
@@ -281,10 +287,6 @@ def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
     Args:
         rows: as `MethodRow.to_json` gives them.
     """
-
-    def over(chosen: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float, float]:
-        return interval(np.array([row[name][0] for row in chosen]))
-
     found = []
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
@@ -292,12 +294,13 @@ def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
             Summary(
                 method,
                 len(chosen),
-                over(chosen, "gain"),
-                over(chosen, "against_add"),
-                over(chosen, "specificity"),
-                math.exp(float(np.mean([math.log(row["cost"]) for row in chosen]))),
-                float(np.mean([row["repetition"] for row in chosen])),
-                over(chosen, "kept"),
+                gain=fmean(row["gain"][0] for row in chosen),
+                more=sum(row["against_add"][1] > 0 for row in chosen),
+                less=sum(row["against_add"][2] < 0 for row in chosen),
+                specificity=fmean(row["specificity"][0] for row in chosen),
+                cost=math.exp(fmean(math.log(row["cost"]) for row in chosen)),
+                repetition=fmean(row["repetition"] for row in chosen),
+                kept=fmean(row["kept"][0] for row in chosen),
             )
         )
     return found

@@ -34,7 +34,7 @@ STRENGTH = 2.0
 
 _SHOWN = 6  # tokens of a layer
 _USUAL = 1 / 6  # of the vocabulary, the likeliest at a layer, from which they are
-_TEXTS = 8  # of the concept's examples, in whose replies the next token is looked at
+_TEXTS = 4  # of the concept's examples, in whose replies the next token is looked at
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,12 @@ def test_a_concept_that_only_its_own_vector_measures_is_refused(tiny: Engine, tm
 
 def test_a_summary_is_over_concepts() -> None:
     def row(concept: str, method: str, gain: float, cost: float) -> dict[str, object]:
-        figures = [gain, gain, gain]
+        figures = [gain, gain - 1.5, gain + 1.5]
         numbers = {"gain": figures, "against_add": figures, "specificity": figures, "kept": figures}
         return {"concept": concept, "method": method, "cost": cost, "repetition": 0.1, **numbers}
 
-    rows = [row("a", "add", 1.0, 1.0), row("b", "add", 3.0, 4.0), row("a", "aim", 5.0, 2.0)]
+    rows = [row("a", "add", 1.0, 1.0), row("b", "add", 3.0, 4.0), row("c", "add", -2.0, 8.0), row("a", "aim", 5.0, 2.0)]
     add, aim = summaries(rows)
-    assert (add.method, add.concepts, add.gain[0]) == ("add", 2, 2.0)
-    assert add.gain[1] < 2.0 < add.gain[2] and add.cost == pytest.approx(2.0)
-    assert (aim.concepts, aim.gain) == (1, (5.0, 5.0, 5.0))
+    assert (add.method, add.concepts, add.more, add.less) == ("add", 3, 1, 1)
+    assert add.gain == pytest.approx(2 / 3) and add.cost == pytest.approx(32 ** (1 / 3))
+    assert (aim.concepts, aim.gain, aim.more, aim.less) == (1, 5.0, 1, 0)

@@ -1,0 +1,84 @@
+"""Does `/lens` predict where steering works? `python tests/support/check_lens.py` says so in a quarter of an hour.
+
+Each of the seventeen concepts is pushed at every second layer, as `/layers` does, on three prompts for tuning. What
+is read without an answer is compared with what came out, layer by layer, by Spearman's rank correlation: the step of
+`/lens`, its logit lens, the agreement of the pairs, the length of their difference, and the depth, the plainest guess.
+One JSON object a concept on standard output; vectors/measured/lens.jsonl keeps it for tutorials/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steerchat.concepts.library import Library
+from steerchat.conversation.runner import Plan, Runner
+from steerchat.conversation.session import Session
+from steerchat.engine.sampling import Sampling
+from steerchat.experiments.evaluation import questions
+from steerchat.experiments.outcomes import outcomes_of
+from steerchat.experiments.settings import at_layers, chosen
+from steerchat.measures.pair import Reader
+from steerchat.measures.prediction import STRENGTH, rank_correlation, read_layers
+from steerchat.measures.words import INDEPENDENT
+from steerchat.models.find import find
+from steerchat.models.load import load
+from steerchat.system import folders
+from steerchat.system.settings import Settings
+from steerchat.values.results import Pair, drain
+from steerchat.values.setting import Setting
+
+TOKENS = 30
+
+
+def measured(session: Session, runner: Runner, name: str, prompts: Sequence[str]) -> dict[str, Any]:
+    """What a push at each layer did, over the layers."""
+    settings = at_layers(chosen(session, name, None, STRENGTH), session.engine.n_layers)[::2]
+    plan = Plan(Sampling(max_tokens=TOKENS), thought=False, rows=32)
+    pairs: dict[Setting, list[Pair]] = {setting: [] for setting in settings}
+    for trial in drain(runner.run(questions(prompts), settings, [0], plan)):
+        pairs[settings[trial.setting]].append(trial.pair)
+    outcomes = outcomes_of(runner.reader.chance, pairs)
+    figures = {"effects": "effect", "words": "words", "costs": "cost"}
+    found = {key: [round(getattr(outcome, each) or 0.0, 3) for outcome in outcomes] for key, each in figures.items()}
+    return {"concept": name, "layers": [outcome.setting.layer for outcome in outcomes], **found}
+
+
+def compared(reader: Reader, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `measured` with what is read without an answer, and how well their orders agree."""
+    name, layers = row["concept"], row["layers"]
+    readings, vector = read_layers(reader, name), reader.vector(name)
+    read = {
+        "step": [readings[layer].step or 0.0 for layer in layers],
+        "lens": [readings[layer].lens or 0.0 for layer in layers],
+        "agreement": [readings[layer].agreement or 0.0 for layer in layers],
+        "length": [float(vector.raw_lengths[layer] / reader.profile.lengths[layer]) for layer in layers],
+        "depth": [float(layer) for layer in layers],
+    }
+    correlations = {
+        each: {key: round(rank_correlation(values, row[key]), 3) for key in ("effects", "words")}
+        for each, values in read.items()
+    }
+    rounded = {each: [round(value, 3) for value in values] for each, values in read.items() if each != "depth"}
+    return row | {"read": rounded, "rank_correlation": correlations}
+
+
+def main() -> None:
+    engine = load(find("smollm2", progress=lambda event: None), "cpu", "auto")
+    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
+    prompts = tomllib.loads(text)["tuning"][4:7]
+    with tempfile.TemporaryDirectory() as folder:
+        library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
+        session = Session(Settings(), library, lambda: engine, None)
+        runner = Runner(session.reader, memo={})
+        for name in sorted(INDEPENDENT):
+            row = measured(session, runner, name, prompts)
+            print(json.dumps(compared(runner.reader, row)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
