@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import uvicorn
 
@@ -71,25 +72,32 @@ def serve(
         timeout_keep_alive=15,
         timeout_graceful_shutdown=_FINISH,
     )
-    server = _Server(config, lambda: say(f"{service.base} answers at http://{host}:{port}/ ({service.rows.size} rows)"))
+    server = _Server(config, f"{service.base} answers at http://{host}:{port}/ ({service.rows.size} rows)", say)
     try:
         server.run()
     except KeyboardInterrupt:
         pass
     finally:
-        say("the answers that run are finished, then it stops")
         service.close()
+        say("stopped")
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    """Says when it is `ready`, and what Ctrl-C does."""
+
+    def __init__(self, config: uvicorn.Config, ready: str, say: Callable[[str], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._say = ready, say
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._ready()
+            self._say(self._ready)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._say("the answers that run are finished first; Ctrl-C again cuts them off")
+        super().handle_exit(sig, frame)
 
 
 def _log_lines() -> None:

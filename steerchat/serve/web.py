@@ -148,8 +148,11 @@ class _Paths:
                         answers[told.row] = told.answer
                     elif isinstance(told, PairDone):
                         pairs.append(told.pair)
-        service.meter.answered(time.monotonic() - began)
+        seconds = time.monotonic() - began
+        service.meter.answered(seconds)
         said = [answers[number] for number in sorted(answers)]
+        finished = {"answers": len(said), "tokens": sum(answer.tokens for answer in said), "seconds": round(seconds, 3)}
+        _log.info(json.dumps(finished))
         about = measured(pairs)
         for number, answer in enumerate(said):
             last = number == len(said) - 1
