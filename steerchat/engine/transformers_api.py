@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,7 +46,8 @@ def _without_compiler() -> Iterator[None]:
     """While it is entered, transformers imports neither torch's compiler nor its modules for many machines.
 
     steerchat uses none of them. They are half of the time that the import takes, and 80 MB. Whoever wants the compiler
-    later gets the real one. A process among others, which has use for them, imports all.
+    later gets the real one. A process among others, which has use for them, imports all. The files of all models are
+    read for their names once, not twice.
     """
     if "LOCAL_RANK" in os.environ or _COMPILER in sys.modules or "transformers" in sys.modules:
         yield
@@ -58,13 +60,21 @@ def _without_compiler() -> Iterator[None]:
     stand_ins: dict[str, ModuleType] = {_COMPILER: _NoCompiler(_COMPILER), _MASKS: masks}
     predicates = ("is_torch_distributed_available", "is_torch_flex_attn_available")
     before = {name: getattr(import_utils, name) for name in predicates if hasattr(import_utils, name)}
+    structure = import_utils.define_import_structure
+
+    def known_structure(path: str, prefix: str | None = None) -> Any:
+        """The names in a folder. Those of the models are known by its path, and would be read again by its file."""
+        return structure(Path(path).parent if Path(path).name == "__init__.py" else path, prefix)
+
     try:
         for name in before:
             for module in (utils, import_utils):
                 setattr(module, name, bool)
+        import_utils.define_import_structure = known_structure
         sys.modules.update(stand_ins)
         yield
     finally:
+        import_utils.define_import_structure = structure
         for name in stand_ins:
             sys.modules.pop(name, None)
         for name, predicate in before.items():

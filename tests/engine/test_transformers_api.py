@@ -12,6 +12,8 @@ from ggufs import write_gguf
 
 _ANSWER = """
 import sys
+opened = []
+sys.addaudithook(lambda kind, found: kind == "open" and str(found[0]).endswith("modeling_gptj.py") and opened.append(1))
 from pathlib import Path
 from steerchat.models.find import find
 from steerchat.models.load import load
@@ -23,6 +25,9 @@ drain(engine.generate([Row((1, 2)), Row((1, 2, 3))], Sampling(max_tokens=3)))
 loaded = {"torch._dynamo", "sympy", "torch.distributed.tensor"} & set(sys.modules)
 assert not loaded, loaded
 import torch, transformers
+assert len(opened) == 1, "the names of all models were looked for twice"
+assert {"GPT2LMHeadModel", "LlamaForCausalLM"} <= set(dir(transformers))
+assert "gpt2" in dir(transformers.models) and transformers.models.gpt2.GPT2Config
 assert transformers.utils.is_torch_flex_attn_available()
 assert transformers.utils.is_torch_distributed_available() == torch.distributed.is_available()
 assert torch.equal(torch.compile(lambda x: x * 2, backend="eager")(torch.ones(2)), torch.full((2,), 2.0))
