@@ -119,7 +119,7 @@ def _tuning(result: Result, kept: str) -> list[object]:
     asked = "one prompt" if prompts == 1 else f"{prompts} prompts"
     parts: list[object] = [
         charts.grid(result),
-        Notice(f"Gain by {by}, and cost; {asked}. Lighter: less fluent. *: the best."),
+        Notice(f"Gain by {by}, and cost; {asked}. Lighter or hatched: less fluent. Starred or framed: the best."),
     ]
     if winner is None:
         return [*parts, f"Nothing here moves {charts.names(result)} clearly and stays fluent."]

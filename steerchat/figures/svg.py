@@ -70,5 +70,7 @@ def _piece(figure: Drawing, prefix: str) -> str:
         "aria-label": clean(figure.drawn.in_words),
         "stroke-linejoin": "round",
         "viewBox": svg.attrib["viewBox"],
+        # In CSS pixels; a page shrinks it where it has less room.
+        "width": f"{figure.get_figwidth() * 96:.0f}",
     }
     return ElementTree.tostring(svg, encoding="unicode")

@@ -56,8 +56,8 @@ _CHAPTER = """
 .steerchat figure { margin: 1rem 0 }
 .steerchat .panels { display: grid; gap: .5rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
-.steerchat figure svg { display: block; width: 100%; height: auto; max-width: 34rem }
-.steerchat .matrix { overflow-x: auto } .steerchat .matrix svg { min-width: 40rem; max-width: 60rem }
+.steerchat figure svg { display: block; height: auto } .steerchat .panels svg { width: 100%; max-width: 34rem }
+.steerchat .matrix { overflow-x: auto }
 .steerchat figcaption { font-size: .9rem; margin-top: .25rem }
 .steerchat .wide { margin: 1rem 0; overflow-x: auto }
 .steerchat table { border-collapse: collapse; font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace }

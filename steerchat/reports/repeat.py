@@ -31,7 +31,7 @@ def experiment_line(experiment: StoredExperiment, pairs: Sequence[StoredPair]) -
         return ""
     spec, first = experiment.spec, pairs[0]
     recipes = [Recipe.from_json(setting["recipe"]) for setting in spec["settings"]]
-    pushed = next((recipe for recipe in recipes if any(term.strength for term in recipe.terms)), recipes[0])
+    pushed = max(recipes, key=lambda recipe: max((term.strength for term in recipe.terms), default=0.0))
     options = ["--repeats", str(spec["repeats"]), *(["--raw"] if spec.get("raw") else [])]
     sampling = dict(first.sampling)
     match experiment.kind:
@@ -39,6 +39,7 @@ def experiment_line(experiment: StoredExperiment, pairs: Sequence[StoredPair]) -
             options += ["--tokens", str(spec["tokens"])]
             sampling.pop("max_tokens", None)
         case "compare":
+            pushed = recipes[0]
             options += ["--control"] if len(recipes) > 1 else []
         case _:
             return ""
