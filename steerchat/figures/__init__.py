@@ -6,7 +6,11 @@ Start reading: drawing.py, then svg.py.
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
+
+# It would write into the chat that it builds its font cache, or where it keeps that.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 HOW = "pip install 'steerchat[plot]' draws figures"
 ENDINGS = (".png", ".svg", ".pdf")
