@@ -105,7 +105,7 @@ def compare_methods(
     For each concept: adding its vector, adding vectors of the other ways of extraction, turning, aiming, and taking
     away or bounding its opposite where it has one. The strength of each is the one at which its answers
     cost so much; where there is no strength, as for ablation, the cost is what it is. Gains are by word measures, which
-    use no vector, in spreads of the normal answers. Some two minutes a concept on a laptop; Ctrl-C keeps what is done.
+    use no vector, in spreads of the normal answers. A few minutes a concept on a laptop; Ctrl-C keeps what is done.
     """
     from ..experiments.methods import compare_methods as compare_each
     from ..experiments.methods import summaries
@@ -136,39 +136,42 @@ def compare_methods(
 
 def _methods(rows: Sequence[MethodRow]) -> list[object]:
     """A concept's methods."""
-    headings = ("method", "setting", "own words (95%)", "specific (95%)", "effect", "cost", "again", "right")
+    headings = ("method", "at", "words (95%)", "specific", "effect", "cost", "again", "right")
     cells = [
         (
-            row.method,
-            row.typed,
-            _interval(row.gain),
-            _interval(row.specificity),
+            row.method.replace("the ", ""),
+            row.typed.partition(" x ")[2],
+            "{:+.1f} ({:.1f}..{:.1f})".format(*row.gain),
+            f"{row.specificity[0]:+.1f}",
             f"{row.effect:+.1f}",
-            f"x{row.cost:.2f}",
+            f"x{row.cost:.1f}",
             f"{row.repetition:.0%}",
             f"{row.right:.0%}",
         )
         for row in rows
     ]
-    return [rows[0].concept, Table(headings, cells, right=frozenset((4, 5, 6, 7)))]
+    where = rows[0].typed.partition(" x ")[0]
+    return [f"{rows[0].concept} at layers {where}:", Table(headings, cells, right=frozenset((1, 3, 4, 5, 6, 7)))]
 
 
 def _overall(found: Sequence[Summary]) -> list[object]:
     """The methods over all concepts."""
-    headings = ("method", "own words", "more than adding", "less", "specific", "cost", "right answers")
+    headings = ("method", "words", "more", "less", "specific", "cost", "again", "right")
     cells = [
         (
-            each.method,
+            each.method.replace("the ", ""),
             f"{each.gain:+.1f}",
             f"{each.more} of {each.concepts}",
             f"{each.less} of {each.concepts}",
             f"{each.specificity:+.1f}",
-            f"x{each.cost:.2f}",
+            f"x{each.cost:.1f}",
+            f"{each.repetition:.0%}",
             f"{100 * each.kept:+.0f}%",
         )
         for each in found
     ]
-    return ["all concepts", Table(headings, cells, right=frozenset(range(1, 7)))]
+    legend = "More, less: for how many concepts a method clearly gains more or less than adding. Right: against normal."
+    return ["All concepts:", Table(headings, cells, right=frozenset(range(1, 8))), Notice(legend)]
 
 
 def _interval(mean_low_high: tuple[float, float, float]) -> str:
