@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def shell(
     tiny_home: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> Shell:
+) -> Iterator[Shell]:
     """Runs command lines in this process, with the tiny model and three small concepts, in a home of their own."""
     home = shutil.copytree(tiny_home, tmp_path / "home", dirs_exist_ok=True)
     monkeypatch.setenv("STEERCHAT_HOME", str(home))
@@ -170,7 +171,11 @@ def shell(
         'tuning = ["Why?"]\nevaluation = ["How are you?", "Where are you?"]'
     )
     monkeypatch.setattr(folders, "packaged", lambda name: shipped)
-    return Shell(home, tiny_folder, capsys, monkeypatch)
+    yield Shell(home, tiny_folder, capsys, monkeypatch)
+    # A command that ends before the model is loaded leaves its thread, and Python cannot end that at its own end.
+    for thread in threading.enumerate():
+        if thread.name == "loader":
+            thread.join(60)
 
 
 @pytest.fixture(scope="session")
