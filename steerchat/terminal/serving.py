@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..values.errors import UsageError
+from ..values.results import Notice
 from .start import given_settings, new_screen, open_chat, setting_options
 
 _LIBRARIES = ("starlette", "uvicorn", "prometheus_client")
@@ -62,5 +63,5 @@ def _serve(
     screen = new_screen()
     with open_chat("serve", given_settings(settings), screen.aside) as chat:
         chat.start()
-        say = lambda text: click.echo(text, err=True)  # noqa: E731
+        say = lambda text: screen.aside(Notice(text))  # noqa: E731
         serve(chat, host, port, token, allow_host, allow_origin, rows, waiting, deadline, say)
