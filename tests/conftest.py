@@ -18,6 +18,7 @@ from filelock import FileLock
 from places import ROOT
 from rich.console import Console
 from tiny import CONCEPTS, a_session, save_model, tiny_engine, write_concepts
+from xdist.scheduler import LoadFileScheduling
 
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat
@@ -40,6 +41,18 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
     if WORKERS > 1:
         os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests share a worker and its fixtures, but for lessons on the default model: each of them takes long."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if "test_a_lesson_replays_on_the_default_model" in nodeid else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -178,9 +191,12 @@ def shell(
             thread.join(60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; a test that asks for it is skipped where there is none."""
+    """Headless Chromium; a test that asks for it is skipped where there is none.
+
+    Only while a module needs it: its event loop would stand in the way of prompt_toolkit's.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("there is no Chromium")

@@ -195,7 +195,7 @@ def gates(lab: Lab, concept: str) -> Shown:
 @demonstration("best_gain add_gain best_is_add least_cost most_cost least_right")
 def methods(lab: Lab, concept: str) -> Shown:
     """Operations and ways of extraction at equal cost; gains are in spreads of the concept's own word measure."""
-    asked = capability_questions()[::8]
+    asked = capability_questions()[::16]
     [rows] = compare_methods(Runner(lab.reader, memo={}), [concept], _BUDGET, PROMPTS, tuple(SEEDS)[:3], asked)
     columns = {"gain": "{gain:+.2f}"} | _COST | {"right answers": "{right:.0%}"}
     table = figures("method", [(row.method, vars(row) | {"gain": row.gain[0]}) for row in rows], columns)

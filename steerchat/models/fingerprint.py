@@ -35,7 +35,8 @@ def fingerprint_folder(folder: Path) -> str:
     Raises:
         ModelError: naming the file that is missing or cannot be read.
     """
-    return _digest(folder / "config.json", weight_files(folder))
+    config = json_object(folder / "config.json")
+    return _digest(config, weight_files(folder))
 
 
 def fingerprint_adapter(folder: Path, base: str) -> str:
@@ -43,11 +44,11 @@ def fingerprint_adapter(folder: Path, base: str) -> str:
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise ModelError(f"{folder} has no {weights.name}", "pickled weights (.bin) can run code and are never read")
-    return _digest(folder / ADAPTER, [weights], base)
+    return _digest(json_object(folder / ADAPTER), [weights], base)
 
 
-def _digest(configuration: Path, files: Sequence[Path], base: str = "") -> str:
-    config = {key: value for key, value in json_object(configuration).items() if key not in _VOLATILE}
+def _digest(configuration: dict[str, Any], files: Sequence[Path], base: str = "") -> str:
+    config = {key: value for key, value in configuration.items() if key not in _VOLATILE}
     digest = hashlib.sha256(base.encode() + json.dumps(config, sort_keys=True).encode())
     samples: dict[str, bytes] = {}
     for file in files:

@@ -102,8 +102,11 @@ def test_every_example_binds(line: str):
     assert registry.parse(line).command.name in line
 
 
-# Their models, layers and files are the default model's; bench takes minutes; a review asks somebody.
+# Their models, layers and files are the default model's, or an earlier command's; bench takes minutes; a review asks
+# somebody.
 OWN_TESTS = (
+    "/compare-methods",
+    "/plot",
     "/model smollm2",
     "/bench",
     "/chance",
