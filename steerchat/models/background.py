@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine.processes import Team
 from ..system.settings import Settings
@@ -116,8 +116,16 @@ class Loader:
                 if self._dropped:
                     return
                 self._loading = True
-                options: dict[str, Any] = {"most": most, "offload": offload, "code": code, "team": self._team}
-                engine = load(files, settings.device, settings.dtype, report=self._report, **options)
+                engine = load(
+                    files,
+                    settings.device,
+                    settings.dtype,
+                    most=most,
+                    offload=offload,
+                    code=code,
+                    team=self._team,
+                    report=self._report,
+                )
                 self._engine = None if self._dropped else engine
         except SteerchatError as error:
             self._error = error

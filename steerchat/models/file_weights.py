@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
 from typing import Any
 
+import accelerate
 import gguf
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 
 from ..engine.linear import FastLinear, SmallEmbedding
+from ..engine.transformers_api import no_init_weights, transformers
 from ..engine.weights import GROUP, Levels
 from .gguf_reader import bits
 
@@ -99,13 +103,36 @@ def put(model: Any, name: str, tensor: Tensor, device: torch.device, dtype: torc
         parameters[attribute] = nn.Parameter(tensor.to(device, dtype), requires_grad=False)
 
 
-def tie(model: Any) -> None:
-    """Let the output layer share the embeddings' weight, where the file has one for both."""
+def mapped(*files: Path) -> list[mmap.mmap]:
+    """The bytes of files, read when they are used. Raises OSError when one cannot be read."""
+    found = []
+    for file in files:
+        with file.open("rb") as stream:
+            # torch wants memory that can be written to; nothing is, and the file would not change.
+            found.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    return found
+
+
+def empty_model(config: Any, dtype: torch.dtype, code: bool = False) -> Any:
+    """A model whose weights are on the meta device: numbers drawn for them would cost time, and torch's compiler."""
+    with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=code)
+
+
+def complete(model: Any) -> None:
+    """Let the output layer share the embeddings' weight, where the file has one for both.
+
+    Raises:
+        ValueError: naming a weight that the file does not have.
+    """
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(table, SmallEmbedding):
         model.tie_weights()
     elif type(output) is nn.Linear and output.weight.is_meta:
         model.set_output_embeddings(FastLinear.of(table.stored, output.bias))
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ValueError(f"the file has no {missing[0]}")
 
 
 def _halves(pairs: Tensor) -> Tensor:

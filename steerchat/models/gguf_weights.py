@@ -8,29 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import gguf
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.transformers_api import no_init_weights, transformers
+from ..engine.transformers_api import transformers
 from .described import description
-from .file_weights import keep, put, tie
-from .gguf_parts import parts_of
+from .file_weights import complete, empty_model, keep, put
 from .gguf_reader import Entry
 
 _FREQUENCIES = "rope_freqs.weight"
-
-
-def mapped(gguf: Path) -> list[mmap.mmap]:
-    """The bytes of a GGUF, part by part, read when they are used. Raises OSError when one cannot be read."""
-    files = []
-    for part in parts_of(gguf):
-        with part.open("rb") as stream:
-            # torch wants memory that can be written to; nothing is, and the file would not change.
-            files.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
-    return files
 
 
 def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dtype: torch.dtype) -> Any:
@@ -47,9 +35,7 @@ def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dt
         OSError, ValueError, RuntimeError: when a file cannot be read, or lacks a weight.
     """
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    # Numbers drawn for weights that come from the file would cost time, and load torch's compiler.
-    with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
-        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = empty_model(config, dtype)
     model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     library: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     known = description(folder)
@@ -74,10 +60,7 @@ def load_gguf(folder: Path, files: Sequence[mmap.mmap], device: torch.device, dt
     if _FREQUENCIES in held.tensors:
         entry = held.tensors[_FREQUENCIES]
         _stretch(model, torch.from_numpy(gguf.dequantize(_rows(entry, data).numpy(), entry.kind)).flatten())
-    tie(model)
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise ValueError(f"the file has no {missing[0]}")
+    complete(model)
     return model.to(device)
 
 

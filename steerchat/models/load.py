@@ -30,10 +30,11 @@ from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
 from ..values.results import Report
 from . import memory
 from .checkpoint import check_quantisation, check_weights, quantisation
+from .file_weights import mapped
 from .find import ModelFiles
 from .fingerprint import json_object
 from .gguf_parts import parts_of
-from .gguf_weights import load_gguf, mapped
+from .gguf_weights import load_gguf
 from .kernel_times import MachineRecord
 from .memory import FORMS
 from .rounded import load_rounded, rounded
@@ -96,7 +97,7 @@ def load(
         if rounds:
             model, bytes_ = load_rounded(files, rounded(files, dtype, code, report), code)
         elif files.gguf and place["device_map"] != "auto":
-            bytes_ = mapped(files.gguf)
+            bytes_ = mapped(*parts_of(files.gguf))
             model = load_gguf(files.path, bytes_, where, kind)
         else:
             model = _from_pretrained(files, dtype=kind, **place, **options)

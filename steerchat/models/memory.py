@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import gguf
 from gguf import GGMLQuantizationType as Kind
 
 from ..values.errors import UsageError
@@ -28,7 +29,6 @@ FORMS = {"int4": Kind.Q4_1, "int8": Kind.Q8_0}
 # The bytes of a number in the products' forms of them, and over a whole model, whose tables have eight bits.
 _ITEMSIZE = {Kind.Q4_1: 0.625, Kind.Q8_0: 1.01}
 _ROUNDED = {"int4": 0.66, "int8": 1.02}
-_GROUP = 32
 # The usual names of the tables of embeddings and of output layers.
 _TABLES = re.compile(r"embed|wte|lm_head")
 # The tokens of a pair's two rows in the estimate.
@@ -110,7 +110,7 @@ def needs(files: ModelFiles, precision: Precision) -> Needs:
 
 def form_of(shape: Sequence[int], wanted: Kind) -> Kind | None:
     """How a matrix is rounded: to eight bits where its shape has no product in four, not at all where in neither."""
-    if len(shape) != 2 or shape[1] % _GROUP:
+    if len(shape) != 2 or shape[1] % gguf.GGML_QUANT_SIZES[wanted][0]:
         return None
     return Kind.Q8_0 if shape[0] % 16 else wanted
 

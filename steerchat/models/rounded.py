@@ -14,18 +14,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import gguf
 import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..engine.transformers_api import no_init_weights, transformers
+from ..engine.transformers_api import transformers
 from ..values.errors import ModelError
 from ..values.results import Progress, Report
 from .checkpoint import check_weights
-from .file_weights import keep, put, tie
+from .file_weights import complete, empty_model, keep, mapped, put
 from .find import ModelFiles
 from .fingerprint import tensors, weight_files
 from .gguf_reader import bits
@@ -72,13 +71,11 @@ def load_rounded(files: ModelFiles, folder: Path, code: bool) -> tuple[Any, list
     """
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": code}
     config = transformers.AutoConfig.from_pretrained(files.path, **options)
-    with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
-        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=code)
+    model = empty_model(config, torch.float32, code)
     if (files.path / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(files.path, **options)
     file = folder / _FILE
-    with file.open("rb") as stream:
-        bytes_ = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    [bytes_] = mapped(file)
     for label, shape, start, size in tensors(file):
         data = torch.frombuffer(bytes_, dtype=torch.uint8, count=size, offset=start)
         name, _, kind = label.partition(" ")
@@ -86,10 +83,7 @@ def load_rounded(files: ModelFiles, folder: Path, code: bool) -> tuple[Any, list
             keep(model, name, data.reshape(shape), Kind[kind])
         else:
             put(model, name, data.view(torch.float32).reshape(shape).clone(), torch.device("cpu"), torch.float32)
-    tie(model)
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise ValueError(f"the rounded weights lack {missing[0]}")
+    complete(model)
     return model, [bytes_]
 
 

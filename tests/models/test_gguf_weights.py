@@ -23,10 +23,10 @@ from torch import Tensor
 from steerchat.engine.linear import SmallEmbedding, SmallLinear
 from steerchat.engine.weights import Dense, Stack, joined
 from steerchat.models import kernel_times, memory
-from steerchat.models.file_weights import FileWeight
+from steerchat.models.file_weights import FileWeight, mapped
 from steerchat.models.find import find
 from steerchat.models.gguf_reader import FOUR_BITS, contents
-from steerchat.models.gguf_weights import load_gguf, mapped
+from steerchat.models.gguf_weights import load_gguf
 from steerchat.models.kernel_times import MachineRecord
 from steerchat.models.load import load
 from steerchat.values.errors import ModelError

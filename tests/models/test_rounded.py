@@ -39,7 +39,7 @@ def tied_llama() -> Any:
 
 
 def phi3() -> Any:
-    """Joined layers, and outputs whose number has no product in four bits."""
+    """Joined layers, and one whose inputs fit no form of few bits."""
     config = tiny_model("llama").config
     torch.manual_seed(0)
     return transformers.Phi3ForCausalLM(
