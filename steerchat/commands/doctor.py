@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 
-import psutil
-
 from ..conversation.app import config_path, history_path
 from ..conversation.chat import Chat
 from ..slash.registry import registry
 from ..storage.file import check
 from ..storage.journal import versions
+from ..system.memory import gigabytes
 from ..values.errors import SteerchatError
 from ..values.page import Page
 from ..values.results import Notice
@@ -40,7 +39,7 @@ def doctor(chat: Chat) -> Page:
 
 def _model(chat: Chat) -> dict[str, str]:
     """The model's files and how it computes. Nothing is fetched for it."""
-    from ..models.state import local_files, verified
+    from ..models.state import local_files, memory_held, verified
 
     name = chat.loader.name
     try:
@@ -55,7 +54,7 @@ def _model(chat: Chat) -> dict[str, str]:
         return facts | {"loaded": f"no: {error.message}"}
     facts["loaded"] = f"{engine.n_layers} layers of {engine.hidden}, {engine.device}, {engine.dtype}"
     facts["products"] = engine.products
-    facts["held"] = f"{psutil.Process().memory_info().rss / 1e6:.0f} MB by this process"
+    facts["held"] = f"{gigabytes(memory_held())} by this process"
     return facts
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..conversation.app import config_path, history_path
 from ..conversation.chat import Chat
 from ..course.files import course_folder, trouble
 from ..models.catalogue import DEFAULT
-from ..models.installed import ModelChoice, model_choices, suggestion
-from ..models.memory import gigabytes
 from ..slash.arguments import Choice, CommandName, ModelName, Setting, SettingValue
 from ..slash.registry import registry
+from ..system.memory import gigabytes
 from ..system.settings import description
 from ..values.errors import UsageError
 from ..values.page import Page, Table
 from ..values.results import Notice
+
+if TYPE_CHECKING:
+    from ..models.installed import ModelChoice
 
 command = partial(registry.command, group="Setup")
 
@@ -88,6 +90,7 @@ def model(
 @command("model list", examples=["/model list"], shell=True, needs_model=False)
 def model_list(chat: Chat) -> Page:
     """Lists the models on this machine and those that can be fetched, with their size and whether they fit."""
+    from ..models.installed import model_choices, suggestion
     from ..models.load import free_memory, target
     from ..models.memory import Precision
 

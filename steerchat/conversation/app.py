@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 from ..concepts.library import Library
 from ..engine.processes import Team
 from ..models.background import Loader
-from ..models.memory import trim
 from ..storage.store import Store
 from ..system import folders
+from ..system.memory import trim
 from ..system.settings import Settings
 from ..values.errors import SteerchatError, TooLarge
 from ..values.results import Notice, Report

@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..measures.pair import Reader, measured
-from ..models.memory import trim
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
+from ..system.memory import trim
 from ..values.results import UNASKED, Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning
 from ..values.setting import Message, Setting
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..engine.processes import Team
+from ..system.memory import parse_size
 from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError, SteerchatError
 from ..values.results import Notice, Progress, Report
 from .find import find, size_to_fetch
-from .memory import parse_size
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine

@@ -11,12 +11,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..values.errors import Interrupted, ModelError, shorten
 from ..values.results import Progress, Report
-from .gguf_parts import parts_of, read_contents, whole_name
-from .gguf_reader import Contents
+from .gguf_parts import parts_of, whole_name
 from .workplace import cause, finish, is_whole, models_dir, read_log, run, workplace
+
+if TYPE_CHECKING:
+    from .gguf_reader import Contents
 
 _TENSORS = "tensors.json"
 # How `describe.py` ends when transformers does not know the architecture.
@@ -42,6 +45,8 @@ def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
         ModelError: when transformers cannot read it.
         Interrupted: when Ctrl-C reached the helper program.
     """
+    from .gguf_reader import read_contents  # late: it imports numpy and gguf, a fifth of a second of every start
+
     held = read_contents(gguf)
     folder, log = work / "described", work / "describe.log"
     start = time.monotonic()
@@ -96,6 +101,8 @@ def _unreadable(name: str, architecture: str) -> ModelError:
 
 def description(folder: Path) -> Description:
     """What a folder that `describe` made says of the weights. Raises ModelError when it is damaged."""
+    from .gguf_reader import Contents
+
     try:
         record = json.loads((folder / _TENSORS).read_text("utf-8"))
         return Description(Contents.from_json(record["contents"]), record["parameters"])

@@ -16,6 +16,9 @@ from typing import Any
 import gguf
 import numpy as np
 
+from ..values.errors import ModelError
+from .gguf_parts import parts_of
+
 # The most values in a control vector's header; a hundred layers have a thousand.
 _MOST_PIECES = 50_000
 # The most texts in a model's header; the largest vocabularies have a million with their merges.
@@ -119,6 +122,32 @@ def contents(file: Path) -> Contents:
     """
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _Header(data).contents()
+
+
+def read_contents(gguf: Path) -> Contents:
+    """What a GGUF holds, in one file or several. A later part's tensors start behind the bytes of the parts before it.
+
+    Raises:
+        ModelError: when a header cannot be read, or the parts do not belong together.
+    """
+    files, before = parts_of(gguf), 0
+    held: list[Contents] = []
+    for number, file in enumerate(files):
+        try:
+            here = contents(file)
+            size = file.stat().st_size
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} is not a complete GGUF file", "download or copy it again") from error
+        if here.part != (number, len(files)):
+            raise ModelError(
+                f"{file} says that it is part {here.part[0] + 1} of {here.part[1]} of a model",
+                "give the parts the names that they came with, name-00001-of-00002.gguf, in one folder",
+            )
+        tensors = {name: replace(entry, start=entry.start + before) for name, entry in here.tensors.items()}
+        held.append(replace(here, tensors=tensors))
+        before += size
+    tensors = {name: entry for here in held for name, entry in here.tensors.items()}
+    return replace(held[0], tensors=tensors, part=(0, 1))
 
 
 class _Header:

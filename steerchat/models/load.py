@@ -25,6 +25,7 @@ from ..engine.lean import is_lean, make_lean
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
 from ..engine.transformers_api import transformers
+from ..system.memory import gigabytes, trim
 from ..system.threads import most_threads
 from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
 from ..values.results import Report
@@ -210,7 +211,7 @@ def _quick(model: Any, fingerprint: str, small: bool, free: int) -> Kernels:
         # What is left of a file of numbers lies in its mapping, which would stay in memory for their sake.
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
-        memory.trim()
+        trim()
     return kernels
 
 
@@ -267,13 +268,13 @@ def _too_large(name: str, needs: memory.Needs, where: torch.device, dtype: torch
     smaller = memory.smaller(needs.parameters, dtype.itemsize, free)
     ways = [f"/model {smaller} is the next smaller (in a script --fallback takes it)"] if smaller else []
     if where.type == "cpu" and needs.four_bits is not None and needs.four_bits < needs.weights:
-        ways.append(f"--dtype int4 needs {memory.gigabytes(needs.four_bits + needs.beside)}")
+        ways.append(f"--dtype int4 needs {gigabytes(needs.four_bits + needs.beside)}")
     elif dtype == torch.float32:
         ways.append("--dtype bfloat16 needs half")
     ways.append("--offload FOLDER keeps the rest on the disk")
     kind = str(dtype).removeprefix("torch.")
     return TooLarge(
-        f"{name} needs {memory.gigabytes(needs.total)} of memory in {kind}, and {memory.gigabytes(free)} may be used",
+        f"{name} needs {gigabytes(needs.total)} of memory in {kind}, and {gigabytes(free)} may be used",
         "; ".join(ways),
         smaller,
         needs.total - free,

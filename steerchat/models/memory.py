@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gguf
 from gguf import GGMLQuantizationType as Kind
 
-from ..values.errors import UsageError
 from .catalogue import KNOWN
 from .checkpoint import UNPACKED, quantisation
 from .described import description
 from .find import ModelFiles
 from .fingerprint import json_object, tensors, weight_files
-from .gguf_parts import read_contents
-from .gguf_reader import Entry
+from .gguf_reader import Entry, read_contents
 from .workplace import is_whole
 
 # How most layers hold rounded weights; see `rounded`.
@@ -35,7 +31,6 @@ _TABLES = re.compile(r"embed|wte|lm_head")
 _PAIR_TOKENS = 2 * 1024
 # The activations of one block, in numbers per token, as a multiple of the hidden size.
 _ACTIVATIONS = 16
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)i?B?", re.IGNORECASE)
 
 
 class Precision(NamedTuple):
@@ -142,33 +137,10 @@ def smaller(parameters: int, itemsize: int, free: int) -> str | None:
     return max(fits)[1] if fits else None
 
 
-def gigabytes(size: float) -> str:
-    """A readable size: GB, or MB below 1 GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def trim() -> None:
-    """Return freed memory to the system.
-
-    glibc keeps what lies between blocks that are still in use: 50 MB after a change of models, 90 MB after the weights
-    of the default model are in four bits. The libraries of other systems do not.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def forget(files: Sequence[mmap.mmap]) -> None:
     """Give back the memory of files' bytes that were used; they are read again when they are used again."""
     for file in files if hasattr(mmap, "MADV_DONTNEED") else ():
         file.madvise(mmap.MADV_DONTNEED)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `6GB`, `800 MB` or `2000000`. Raises UsageError for anything else."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is not an amount of memory", "use one such as 6GB or 800MB")
-    return int(float(match["number"]) * 1000 ** " KMGT".index(match["unit"].upper() or " "))
 
 
 def _bytes_per_token(config: dict[str, Any], itemsize: int) -> int:

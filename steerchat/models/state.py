@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import torch
 
+from ..system.memory import gigabytes
 from ..system.threads import most_threads
 from ..values.errors import ModelError
 from .default import SMOLLM2, prepared
 from .find import ModelFiles, find
 from .kernel_times import cpu_name, instructions, load
-from .memory import gigabytes
 
 
 def machine_facts() -> dict[str, str]:
@@ -31,6 +31,11 @@ def machine_facts() -> dict[str, str]:
         "threads": str(min(threads, most_threads() or threads)),
         "load": f"{load():.1f} programs a core",
     }
+
+
+def memory_held() -> int:
+    """Bytes of memory that this process holds."""
+    return psutil.Process().memory_info().rss
 
 
 def local_files(name: str) -> ModelFiles:

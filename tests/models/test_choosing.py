@@ -31,7 +31,7 @@ from steerchat.models.load import load
 from steerchat.slash.registry import registry
 from steerchat.system import folders
 from steerchat.system.settings import load_settings
-from steerchat.values.errors import ModelError, TooLarge, UsageError
+from steerchat.values.errors import ModelError, TooLarge
 from steerchat.values.recipe import parse_term
 from steerchat.values.results import Notice, Progress
 
@@ -97,16 +97,6 @@ def test_the_default_models_parameters_are_known_before_it_is_fetched() -> None:
     assert memory.smaller(KNOWN["mistral"].parameters, 2, 10**9) == "smollm2-360m"
     assert memory.smaller(KNOWN["smollm2"].parameters, 2, 10**10) is None
     assert memory.smaller(KNOWN["mistral"].parameters, 2, 10**6) is None
-
-
-@pytest.mark.parametrize(("text", "size"), [("6GB", 6 * 10**9), ("1.5 gb", 1.5e9), ("800MB", 8 * 10**8), ("77", 77)])
-def test_amounts_of_memory(text: str, size: float) -> None:
-    assert memory.parse_size(text) == size
-
-
-def test_what_is_no_amount_of_memory_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="not an amount"):
-        memory.parse_size("much")
 
 
 # What does not fit

@@ -378,7 +378,7 @@ def test_settings_come_from_the_command_line_over_the_environment_over_the_file(
 
 # What is imported
 
-_LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers') if m in sys.modules])"
+_LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
 
 
 @pytest.mark.subprocess
@@ -395,7 +395,7 @@ _LISTING = "import sys\n{}\nprint([m for m in ('torch', 'transformers') if m in 
         "import steerchat.terminal.repl, steerchat.terminal.completion, steerchat.commands",
     ],
 )
-def test_what_needs_no_model_imports_no_torch(tmp_path: Path, code: str):
+def test_what_needs_no_model_imports_neither_torch_nor_gguf(tmp_path: Path, code: str):
     run = subprocess.run(
         [sys.executable, "-c", _LISTING.format(code)],
         capture_output=True,
