@@ -108,7 +108,7 @@ class Kernels:
                     small = {b: [1.0] * len(ROWS) for b in BACKENDS if not b.exact and b.fits(layer.stored)}
             if not small:
                 continue
-            best[layer.kind] = _alike(small, min(small, key=lambda backend: backend.bytes(layer.shape)))
+            best[layer.kind] = _alike(small, exact, min(small, key=lambda backend: backend.bytes(layer.shape)))
             for place in _CHAT if exact else ():
                 before += min(seconds[place] for seconds in exact.values())
                 after += small[best[layer.kind][place]][place]
@@ -204,10 +204,16 @@ def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[Lin
     return best
 
 
-def _alike(found: Mapping[LinearBackend, Sequence[float]], usual: LinearBackend) -> list[LinearBackend]:
-    """As `quickest`, with one backend for the few rows of a chat."""
-    few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in found.items()}
-    return quickest(few, [usual] * len(ROWS))[:_FEW] + quickest(found, [usual] * len(ROWS))[_FEW:]
+def _alike(
+    small: Mapping[LinearBackend, Sequence[float]], exact: Mapping[LinearBackend, Sequence[float]], usual: LinearBackend
+) -> list[LinearBackend]:
+    """As `quickest`, with one backend of few bits for the few rows of a chat; many rows may have float32 as well.
+
+    What float32 multiplies then are the rounded numbers, see `SmallLinear.stored`.
+    """
+    few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in small.items()}
+    many = quickest({**small, **exact}, [usual] * len(ROWS))
+    return quickest(few, [usual] * len(ROWS))[:_FEW] + many[_FEW:]
 
 
 def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:

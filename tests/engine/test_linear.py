@@ -205,6 +205,21 @@ def test_few_rows_share_one_backend_so_that_a_pair_says_what_its_rows_say_alone(
     assert kernels.precision == "4-bit" and "Weights in 4-bit" in kernels.description
 
 
+def test_many_rows_take_float32_products_of_the_rounded_numbers_where_those_are_quicker() -> None:
+    fast = FastLinear.of(a_weight("4-bit", 64, 64), None)
+    kernels = Kernels(nn.Linear(2, 2), [fast])
+    small, packed = [0.1, 0.1, 0.2, 0.9, 0.9], [0.2, 0.2, 0.1, 0.3, 0.3]
+    kernels.choose({(64, 64, 4): {"plain": [1.0] * len(ROWS), "4-bit": small, "packed": packed}}, small=True)
+    assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: packed, 32: packed"
+    rounded, states = fast.weight, torch.randn(32, 64)
+    with torch.inference_mode():
+        kernels.prepare(32, 1 << 30)
+        torch.testing.assert_close(fast(states), states @ rounded.T, atol=1e-4, rtol=1e-4)
+        kernels.prepare(32, 0)  # no memory for another form
+        kernels.shrink()
+    assert [backend.name for backend in BACKENDS if fast.form(backend) is not None] == ["4-bit"]
+
+
 def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -> None:
     if not multiplies_bfloat16():
         pytest.skip("this CPU has no products of bfloat16")
