@@ -39,6 +39,8 @@ THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
 def pytest_configure() -> None:
     """Share the cores among the workers of pytest-xdist: more threads than cores would wait for one another."""
     torch.set_num_threads(1)
+    # The programs that tests start would each compile the whole package again, half of the time of a short one.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if WORKERS > 1:
         os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
 
