@@ -29,21 +29,9 @@ _TRY = "Tell me about the weather"
 _Method = Annotated[str, Choice(*METHODS, metavar="METHOD", meaning="how the vector is extracted from the pairs")]
 
 
-@command("concept", examples=["/concept"], aliases=["concepts"])
-def concept(chat: Chat) -> Page | Iterator[Event]:
-    """Lists the concepts."""
-    return list_concepts(chat)
-
-
-@command("concept list", examples=["/concept list"], shell=True, needs_model=False)
-def list_concepts(
-    chat: Chat, *, evaluate: Annotated[bool, "measure every concept instead, as /concept evaluate does"] = False
-) -> Page | Iterator[Event]:
+@command("concept", examples=["/concept"], aliases=["concepts", "concept list"], shell=True, needs_model=False)
+def concept(chat: Chat) -> Page:
     """Lists the concepts: kind, recommended layer and strength, how well their pairs agree."""
-    if evaluate:
-        from .evaluation import evaluate as evaluate_all
-
-        return evaluate_all(chat)
     return list_page(entries(chat.library, fingerprint_of(chat)))
 
 

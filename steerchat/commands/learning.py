@@ -31,12 +31,8 @@ def lesson(
 
 
 @command("lesson list", examples=["/lesson list"], shell=True, needs_model=False)
-def lesson_list(
-    chat: Chat, *, check: Annotated[bool, "validate the lessons' files instead, as /lesson check does"] = False
-) -> Page | str:
+def lesson_list(chat: Chat) -> Page:
     """Lists the lessons with your progress."""
-    if check:
-        return lesson_check(chat)
     teacher = tutor(chat)
     objects = [
         {"id": item.name, "title": item.title, "steps": len(item.steps), "done": teacher.progress.done(item)}

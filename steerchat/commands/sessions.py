@@ -18,16 +18,14 @@ from .asking import Yes, confirm
 command = partial(registry.command, group="Notebook")
 
 
-@command("session", examples=["/session"], aliases=["sessions"])
-def session(chat: Chat) -> Page:
-    """Lists the conversations, newest first."""
-    return session_list(chat)
-
-
-@command("session list", examples=["/session list --limit 5"], shell=True, needs_model=False)
-def session_list(
-    chat: Chat, *, limit: Annotated[int, Int("the most sessions to list", least=1, most=100_000)] = 20
-) -> Page:
+@command(
+    "session",
+    examples=["/session", "/session --limit 5"],
+    aliases=["sessions", "session list"],
+    shell=True,
+    needs_model=False,
+)
+def session(chat: Chat, *, limit: Annotated[int, Int("the most sessions to list", least=1, most=100_000)] = 20) -> Page:
     """Lists the conversations, newest first, each with its title, model and pairs."""
     sessions = chat.session.store.sessions(limit)
     own = chat.session.journal.session_id

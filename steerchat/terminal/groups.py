@@ -29,7 +29,8 @@ class Noun(click.Group):
         first = args[0]
         if first in (*ctx.help_option_names, "--"):
             return False
-        takes_words = listing.name == self.name  # `history 3`: the bare noun is a command with arguments
+        # `history 3`: the bare noun is a command with arguments.
+        takes_words = any(isinstance(parameter, click.Argument) and parameter.metavar for parameter in listing.params)
         return first.startswith("-") or (takes_words and first not in self.commands)
 
 

@@ -224,12 +224,12 @@ def test_a_lesson_that_a_question_cannot_pass_is_wrong(own: Path):
 
 def test_the_shell_lists_and_checks_lessons(own: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
-    assert main(["lessons", "--check"]) == 0
+    assert main(["lessons", "check"]) == 0
     assert main(["lesson", "list", "--lessons", str(own), "--json"]) == 0
     listed = capsys.readouterr().out.splitlines()[-1]
     assert json.loads(listed) == {"id": "pushing", "title": "Pushing", "steps": 3, "done": 0}
     (own / "pushing.md").write_text("no lesson", encoding="utf-8")
-    assert main(["lessons", "--check", "--lessons", str(own)]) == 1
+    assert main(["lessons", "check", "--lessons", str(own)]) == 1
 
 
 def test_a_script_runs_lines_and_fails_where_something_is_not_as_expected(

@@ -132,8 +132,8 @@ def test_a_file_with_one_prompt_is_too_small_to_measure_on(shell: Shell, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_plural_of_concept_measures_all_of_them(shell: Shell):
-    rows = shell.json("concepts", "--evaluate")
+def test_a_noun_has_its_verbs_in_the_plural_too_and_evaluate_alone_measures_all_concepts(shell: Shell):
+    rows = shell.json("concepts", "evaluate")
     assert [row["concept"] for row in rows] == ["formal", "happy", "sad"]
 
 
