@@ -15,7 +15,7 @@ from ..values.operation import ADD
 from .gates import Gate
 
 _TINY = 1e-6  # a length of zero for all that matters here
-_ALONG = 1e-3  # a smaller sine: a state along a direction has no plane with it to be turned in, and stays
+_ALONG = 1.0 - 5e-7  # a larger cosine: a state along a direction has no plane with it to be turned in, and stays
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,9 @@ class Ablate(LayerOperation, name="ablate"):
         return {"basis": basis}
 
     def apply(self, state: Tensor, *, basis: Tensor) -> Tensor:
-        return state - (state @ basis.mT) @ basis
+        for direction in basis.unbind(dim=1):
+            state = torch.addcmul(state, _along(state, direction[:, None]), direction[:, None], value=-1.0)
+        return state
 
 
 class Replace(LayerOperation, name="replace"):
@@ -149,13 +151,11 @@ class Rotate(LayerOperation, name="rotate"):
 
     def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(state, dim=-1, keepdim=True).clamp_min_(_TINY)
-        cosine = (state * direction).sum(dim=-1, keepdim=True).div_(length)
-        sine = (1.0 - cosine * cosine).clamp_min_(_ALONG**2).sqrt_()
-        turn = torch.minimum(angle, torch.acos(cosine.clamp(-1.0, 1.0))).mul_(sine > _ALONG)
-        # The direction less its part along the state is across it, and as long as the sine of the angle between them.
-        across = turn.sin().div_(sine)
-        turned = (state * (turn.cos_() - across * cosine)).addcmul_(direction, across * length)
-        # What rounding changed of the length.
+        between = _along(state, direction).div_(length).clamp_(-_ALONG, _ALONG).acos_()
+        turn = torch.minimum(angle, between)
+        # By the law of sines, a sum with these weights lies so far from the state and from the direction.
+        left = between.sub_(turn).sin_()
+        turned = (state * left).addcmul_(direction, turn.sin_().mul_(length))
         return turned.mul_(length / torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min_(_TINY))
 
 
@@ -165,25 +165,31 @@ class Aim(LayerOperation, name="aim"):
     Steer-to-Target-Projection of Herbster et al. 2026 (arXiv 2604.08169) pushes so along one direction.
     """
 
-    sign = 1.0
+    unreached = -math.inf  # the level of no edit: every state has reached it
 
     def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         most = max(map(len, rows))
         directions, along = torch.zeros(2, len(rows), most, hidden)
-        levels = torch.full((len(rows), 1, most), -self.sign * math.inf)  # which every state has reached
+        levels = torch.full((len(rows), most, 1), self.unreached)
         for index, edits in enumerate(rows):
             if edits:
                 directions[index, : len(edits)] = _stacked(edits)
                 # To move along these changes the projection on one direction alone, also where they are not orthogonal.
                 along[index, : len(edits)] = torch.linalg.pinv(_stacked(edits)).T
-                levels[index, 0, : len(edits)] = torch.tensor([edit.level for edit in edits])
+                levels[index, : len(edits), 0] = torch.tensor([edit.level for edit in edits])
         return {"directions": directions, "along": along, "levels": levels}
 
     def apply(self, state: Tensor, *, directions: Tensor, along: Tensor, levels: Tensor) -> Tensor:
-        # Sums of products: for the few positions of a step, a batched product takes several times as long.
-        reached = (state[:, :, None] * directions[:, None]).sum(dim=-1)
-        lack = (levels - reached).mul_(self.sign).clamp_min_(0.0)
-        return state + (lack[..., None] * along[:, None]).sum(dim=-2).mul_(self.sign)
+        moved = state
+        for number in range(directions.shape[1]):
+            here = slice(number, number + 1)
+            lack = self._lack(levels[:, here] - _along(state, directions[:, here]))
+            moved = torch.addcmul(moved, lack, along[:, here])
+        return moved
+
+    def _lack(self, difference: Tensor) -> Tensor:
+        """How far to move, from the level less the state's projection."""
+        return difference.clamp_min_(0.0)
 
 
 class Cap(Aim, name="cap"):
@@ -192,7 +198,18 @@ class Cap(Aim, name="cap"):
     Lu et al. 2026 (arXiv 2601.10387) keep a model in its role by such a bound on one direction.
     """
 
-    sign = -1.0
+    unreached = math.inf
+
+    def _lack(self, difference: Tensor) -> Tensor:
+        return difference.clamp_max_(0.0)
+
+
+def _along(state: Tensor, direction: Tensor) -> Tensor:
+    """(batch, positions, 1) the products of states with each row's direction, (batch, 1, hidden).
+
+    A sum of products: for the few positions of a step, a batched product takes several times as long.
+    """
+    return (state * direction).sum(dim=-1, keepdim=True)
 
 
 def _sums(rows: Sequence[Sequence[Edit]], hidden: int) -> Tensor:
