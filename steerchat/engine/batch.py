@@ -65,6 +65,11 @@ class _RowLayer(DynamicLayer):
         self.keys, self.values = grown(self.keys, like_keys), grown(self.values, like_values)
         self.is_initialized = True
 
+    def shrink(self, capacity: int) -> None:
+        """Keep the first `capacity` columns alone."""
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = self.keys[:, :, :capacity].clone(), self.values[:, :, :capacity].clone()
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         end = self.length + key_states.shape[-2]
         if self.keys is None or end > self.keys.shape[-2]:
@@ -149,6 +154,15 @@ class Batch:
     def width(self) -> int:
         """Columns in use, whether or not every row uses them."""
         return self._width
+
+    @property
+    def bytes(self) -> int:
+        """What its keys and values take, columns that are not in use included."""
+        return sum(
+            layer.keys.nbytes + layer.values.nbytes
+            for layer in self._layers
+            if layer.keys is not None and layer.values is not None
+        )
 
     def forward(self, rows: Sequence[Sequence[int]], head: bool = False) -> Tensor:
         """Run new tokens, right-padded where rows differ.
@@ -282,11 +296,13 @@ class Batch:
             self._columns[row], self.lengths[row] = self._columns[last].clone(), self.lengths[last].clone()
         self.narrow(last)
         longest = int(self.lengths[:last].max()) if last else 0
-        if self._width > 2 * longest + _GROWTH:
+        # Every step adds a column for all rows. Without this, rows that come and go would fill memory with columns of
+        # those that went: a step costs one, and one in so many steps costs a copy of the rows.
+        if not last or self._width > longest + _GROWTH:
             self._compact(longest)
 
     def _compact(self, width: int) -> None:
-        """Give up the columns that no running row uses."""
+        """Give up the columns that no running row uses, and the memory of most of them."""
         for row in range(self._active):
             old = (self._columns[row, : self._width] >= 0).nonzero().squeeze(-1)
             new = slice(width - len(old), width)
@@ -297,8 +313,13 @@ class Batch:
                     if tensor is not None:
                         tensor[row, :, new] = tensor[row].index_select(1, old.to(tensor.device))
         self._width = width
+        enough = width + _GROWTH
+        if self._columns.shape[1] > 2 * enough:
+            self._columns = self._columns[:, :enough].clone()
         for layer in self._layers:
             layer.length = width
+            if layer.keys is not None and layer.keys.shape[2] > 2 * enough:
+                layer.shrink(enough)
 
     @torch.inference_mode()
     def swap(self, first: int, second: int) -> None:

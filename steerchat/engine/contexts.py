@@ -7,8 +7,10 @@ from itertools import chain
 
 from .batch import Context, Tree
 
-# Share of the free memory that the contexts of all conversations may keep together.
+# What the contexts of all conversations may keep together: a share of the free memory, and no more than so many tokens.
+# A server would otherwise grow with each new conversation until a machine's memory is short.
 _SHARE = 0.25
+_TOKENS = 1 << 14
 # Beyond so many tokens in a row, attention spends more on what is masked than side by side saves.
 _ROW = 192
 
@@ -27,11 +29,14 @@ class Contexts:
         self._kept: dict[Hashable, list[Context]] = {}  # the conversation that spoke last at the end
 
     def keep(self, conversation: Hashable, contexts: list[Context]) -> None:
-        """Keep a conversation's contexts in place of its earlier ones. Where memory is short, those that were silent
-        longest go."""
+        """Keep a conversation's contexts in place of its earlier ones, and of others that are beginnings of them.
+        Beyond the budget, those that were silent longest go."""
         self._kept.pop(conversation, None)
+        for other, old in list(self._kept.items()):
+            if all(any(part.tokens == new.tokens[: len(part)] for new in contexts) for part in old):
+                del self._kept[other]  # all of it is in these too
         self._kept[conversation] = contexts
-        budget = self._free_memory() * _SHARE
+        budget = min(self._free_memory() * _SHARE, self._bytes_per_token * _TOKENS)
         while len(self._kept) > 1 and self.bytes > budget:
             del self._kept[next(iter(self._kept))]
 

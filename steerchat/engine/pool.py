@@ -7,7 +7,7 @@ OSDI). What a row says does not depend on the rows beside it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable
+from collections.abc import Generator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
@@ -32,15 +32,14 @@ class Seat:
     Attributes:
         row: what is asked.
         sampling: how its tokens are chosen.
-        keep: the conversation whose next prompt begins with this one, whose keys and values are kept for that; None
-            keeps nothing.
+        keep: keep its prompt's keys and values for prompts that begin as it does, such as a chat's next one.
         answer: once it has finished.
         error: what ended it instead.
     """
 
     row: Row
     sampling: Sampling
-    keep: Hashable = None
+    keep: bool = False
     answer: Answer | None = None
     error: ModelError | None = None
     decoding: Decoding | None = field(default=None, repr=False)  # from when it runs
@@ -80,6 +79,11 @@ class Pool:
     def rows(self) -> int:
         """How many rows run, with those that join."""
         return len(self._running) + len(self._joining)
+
+    @property
+    def bytes(self) -> int:
+        """What the keys and values of its rows take."""
+        return self._batch.bytes
 
     def join(self, seat: Seat) -> None:
         """Let a row in, which must not be done while the pool is full.
@@ -157,8 +161,8 @@ class Pool:
             with Steering(engine.blocks, [row.edits], engine.hidden, prompt=True) if pushed else nullcontext():
                 batch.forward([new[start : start + _PIECE]])
         context = batch.context(0, body)
-        if seat.keep is not None and not pushed:  # pushed keys and values serve no other row
-            engine.contexts.keep(seat.keep, [context])
+        if seat.keep and not pushed:  # pushed keys and values serve no other row
+            engine.contexts.keep(body, [context])
         return context
 
     def _remove(self, seat: Seat) -> None:

@@ -172,7 +172,7 @@ class ServedEngine(Engine):
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`, beside the rows of other requests; there is no dial."""
         told: queue.SimpleQueue[tuple[Seat, str, bool]] = queue.SimpleQueue()
-        seats = [Seat(row, sampling, keep) for row in rows]
+        seats = [Seat(row, sampling, bool(keep)) for row in rows]
         texts = {seat: StopText(self._texts) for seat in seats}
 
         def tell(seat: Seat, events: Events) -> None:

@@ -115,9 +115,8 @@ class Service:
             ask.prompt, messages, messages if recipe.active else None, alone=recipe.active and not ask.compare
         )
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-        keep = (ask.client, *(message["content"] for message in messages[:2])) if ask.messages else None
         plan = self._plan(session, ask.client)
-        plan = replace(plan, system=system, raw=not ask.messages, keep=keep)
+        plan = replace(plan, system=system, raw=not ask.messages, keep=bool(ask.messages))
         yield from Runner(session.reader).run([question], [Setting("", recipe)], ask.seeds, plan)
 
     def _recipe(self, ask: Ask, session: Session) -> Recipe:

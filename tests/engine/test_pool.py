@@ -47,7 +47,7 @@ def seats(count: int, draw: random.Random) -> list[Seat]:
                 draw.choice(["generated", "generated", "all"]),
             ),
             SAMPLINGS[number % len(SAMPLINGS)],
-            keep=number % 3 or None,
+            keep=number % 3 > 0,
         )
         for number in range(count)
     ]
@@ -120,6 +120,50 @@ def test_a_row_that_is_taken_out_frees_its_place_at_once_and_changes_no_other() 
         assert seat.answer is not None and seat.answer.text == alone(engine, seat)[0]
 
 
+def test_rows_that_come_and_go_for_long_take_the_memory_of_those_that_run() -> None:
+    engine, taken = tiny_engine(), []
+    pool, number = Pool(engine, 4), 0
+    for _ in range(600):
+        while not pool.full:
+            number += 1
+            pool.join(Seat(Row((5, 6, number % 200), (), number), Sampling(max_tokens=5 + 24 * (number % 9))))
+        pool.step()
+        taken.append(pool.bytes)
+    # The longest has 200 tokens. Each step adds a column: of the rows that went there were 600.
+    token = pool.size * engine._bytes_per_token
+    assert 200 * token < max(taken) <= 400 * token
+    while pool.rows:
+        pool.step()
+    assert pool.bytes <= 128 * token  # what the long ones took is given back
+
+
+def test_conversations_that_are_silent_longest_lose_what_is_kept_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steerchat.engine.contexts._TOKENS", 100)
+    engine, kept = tiny_engine(), []
+    pool = Pool(engine, 3)
+    for number in range(40):
+        prompt = tuple(range(3 + number, 24 + number))
+        pool.join(Seat(Row(prompt, (), 1), Sampling(max_tokens=1), keep=True))
+        while pool.rows:
+            pool.step()
+        kept.append(engine.contexts.bytes)
+    assert max(kept) == kept[-1] == 5 * 20 * engine._bytes_per_token
+    assert engine.contexts.reusable(tuple(range(42, 62))) is not None
+    assert engine.contexts.reusable(tuple(range(3, 23))) is None
+
+
+def test_prompts_that_go_on_from_kept_ones_take_their_place() -> None:
+    engine = tiny_engine()
+    pool = Pool(engine, 3)
+    for turn in range(1, 5):
+        for client in range(30):  # a class asks the same, in chats of its own
+            prompt = (client % 2, *range(3, 3 + 10 * turn))
+            pool.join(Seat(Row(prompt, (), client), Sampling(max_tokens=1), keep=True))
+            while pool.rows:
+                pool.step()
+    assert engine.contexts.bytes == 2 * 40 * engine._bytes_per_token
+
+
 def test_a_row_without_numbers_ends_alone() -> None:
     engine = tiny_engine()
     pool = Pool(engine, 3)
@@ -163,12 +207,12 @@ def test_a_long_prompt_is_read_in_pieces_while_other_rows_go_on() -> None:
 def test_what_is_kept_of_a_conversation_is_not_read_again() -> None:
     engine = tiny_engine()
     pool = Pool(engine, 2)
-    first = Seat(Row(tuple(range(3, 43)), (), 1), Sampling(max_tokens=3), keep="a")
+    first = Seat(Row(tuple(range(3, 43)), (), 1), Sampling(max_tokens=3), keep=True)
     pool.join(first)
     while pool.rows:
         pool.step()
     before = engine.work.positions
-    second = Seat(Row((*range(3, 43), 50, 51), (), 1), Sampling(max_tokens=1), keep="a")
+    second = Seat(Row((*range(3, 43), 50, 51), (), 1), Sampling(max_tokens=1), keep=True)
     pool.join(second)
     while pool.rows:
         pool.step()

@@ -1,8 +1,8 @@
 """Loads a running server: `python tests/support/load.py throughput|hangups [URL] [N]`.
 
 `throughput` asks with one client and then with 32 clients of 16 recipes, and says tokens a second and how long the
-first token took. `hangups` sends N requests, of which many hang up, are too large, or are no JSON, and says what
-is left.
+first token took. `hangups` sends N requests of N clients, of which many hang up, are too large, or are no JSON, and
+says what is left.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ JSON = {"content-type": "application/json"}
 PROMPTS = ("Tell me about the weather", "How was your day?", "Describe a city", "What is a good breakfast?")
 
 
-async def ask(client: httpx.AsyncClient, model: str, number: int, tokens: int) -> tuple[float, int]:
+async def ask(client: httpx.AsyncClient, model: str, number: int, tokens: int, clients: int = 32) -> tuple[float, int]:
     """Streams an answer. Returns the seconds to its first text, and its tokens."""
     recipe = RECIPES[number % len(RECIPES)]
     body = {
-        "model": model, "max_tokens": tokens, "seed": number, "stream": True, "user": f"client{number % 32}",
+        "model": model, "max_tokens": tokens, "seed": number, "stream": True, "user": f"client{number % clients}",
         "stream_options": {"include_usage": True},
         "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
     } | ({"steer": recipe} if recipe else {})  # fmt: skip
@@ -74,10 +74,10 @@ async def hangups(client: httpx.AsyncClient, model: str, count: int) -> None:
                     response = await client.post("/v1/chat/completions", content=content, headers=JSON)
                     done["refused"] += response.status_code == 413
                 elif kind == "whole":
-                    await ask(client, model, number, draw.randrange(1, 12))
+                    await ask(client, model, number, draw.randrange(1, 12), count)
                     done["whole"] += 1
                 else:
-                    await asyncio.wait_for(ask(client, model, number, 60), draw.random())
+                    await asyncio.wait_for(ask(client, model, number, 60, count), draw.random())
                     done["whole"] += 1
             except TimeoutError:
                 done["hung up"] += 1
