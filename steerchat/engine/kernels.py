@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ..system.memory import trim
 from .backends import BACKENDS, PLAIN, LinearBackend
 from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, nearest
 
@@ -19,6 +21,8 @@ _WORTH = 0.87
 _CHAT = (0, 1)
 # So many of ROWS, the first, share one backend where backends round visibly: a row of a chat's batch is as it is alone.
 _FEW = 3
+# Seconds without a large batch after which the forms for many rows go: a chat is in a quarter of their memory.
+_KEPT_FOR = 15.0
 
 
 class Kernels:
@@ -54,6 +58,7 @@ class Kernels:
         self._best = {layer.kind: usual for layer in self.layers}
         self._light = dict(self._best)
         self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
+        self._many_at = 0.0  # when it was last called for many rows
 
     @torch.inference_mode()
     def choose(self, times: Times, small: bool = False, free: int = 0, kept: Forms | None = None) -> None:
@@ -119,13 +124,18 @@ class Kernels:
         """Use what is quickest for a run of so many rows, with another form of the weights where there is memory.
 
         What rounds how depends on the number of rows alone, and not on what ran before: a form that a sweep needed is
-        kept, and a pair after it does not use it, neither for its prompt nor for its reading.
+        kept for a while, and a pair after it does not use it, neither for its prompt nor for its reading.
 
         Args:
             rows: of the batch that will run.
             free: bytes that more forms may take.
         """
-        place = nearest(rows)
+        place, now = nearest(rows), time.monotonic()
+        if place >= _FEW:
+            self._many_at = now
+        elif now - self._many_at > _KEPT_FOR and self._has_more:
+            self.shrink()
+            trim()
         if place == self._prepared:
             return
         self._prepared = place
@@ -155,6 +165,11 @@ class Kernels:
         for layer in self.layers:
             layer.use(self._light[layer.kind])
             layer.keep(self._light[layer.kind])
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether a layer has a form that `prepare` added."""
+        return any(len(layer._forms) > len(set(self._light[layer.kind])) for layer in self.layers)
 
     @property
     def size(self) -> int:

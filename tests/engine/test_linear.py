@@ -13,6 +13,7 @@ from engines import HIDDEN, answers, push, tiny_engine, tiny_tokenizer
 from grouped import Grouped
 from torch import Tensor, nn
 
+from steerchat.engine import kernels as kernels_module
 from steerchat.engine import timing
 from steerchat.engine.backends import BACKENDS, EIGHT_BIT, FOUR_BIT, PLAIN, LinearBackend, multiplies_bfloat16
 from steerchat.engine.decoding import Row
@@ -243,6 +244,21 @@ def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -
         kernels.shrink()
         assert layer.form(bfloat16) is None
         assert torch.equal(layer(states), before)
+
+
+def test_forms_for_many_rows_go_when_no_large_batch_came_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fast, kernels = layers(True)
+    packed = next(backend for backend in BACKENDS if backend.name == "packed")
+    kernels.choose({SHAPE: {"plain": [0.1, 0.1, 0.1, 1.0, 1.0], "packed": [1.0, 1.0, 1.0, 0.1, 0.1]}})
+    with torch.inference_mode():
+        kernels.prepare(32, 1 << 30)
+        kernels.prepare(2, 1 << 30)
+        assert fast.form(packed) is not None  # a sweep may follow at once
+        monkeypatch.setattr(kernels_module, "_KEPT_FOR", -1.0)
+        kernels.prepare(2, 1 << 30)
+        assert fast.form(packed) is None
+        kernels.prepare(32, 1 << 30)
+        assert fast.form(packed) is not None
 
 
 def test_layers_of_small_weights_still_tell_their_numbers() -> None:
