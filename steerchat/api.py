@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from .concepts.concept import Concept, Example, Extraction, check_examples
 from .concepts.pages import cosine_map
 from .conversation.app import App, config_path, history_path
+from .conversation.rerun import logged
 from .conversation.session import Session
 from .experiments.outcomes import Result
+from .experiments.readings import why
 from .experiments.run import experiment
 from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
 from .reports import cells  # noqa: F401  # declares what notebooks show
 from .storage.records import Filters, StoredPair
 from .storage.store import Store
 from .system.settings import load_settings
-from .values.chart import Matrix, Points
+from .values.chart import Matrix, Points, Tokens
 from .values.errors import ConceptError, UsageError
 from .values.recipe import Recipe, parse_term
 from .values.results import Event, Pair, PairDone
@@ -165,6 +167,20 @@ class Model:
     def say(self, text: str) -> Pair:
         """The next turn of the conversation."""
         return _last(self.session.say(text))
+
+    def why(self, pair: Pair, *concepts: str) -> Tokens:
+        """A steered pair token by token: how likely each token is unsteered, and concepts in it; see `.plot()`.
+
+        Args:
+            pair: a logged one.
+            concepts: to read in it, in place of those that it was steered with.
+
+        Raises:
+            UsageError: for a pair that was not logged or not steered.
+        """
+        if pair.id is None:
+            raise UsageError("only logged pairs can be read again", "load(...) without log=False")
+        return why(self.session, logged(self.session, pair.id), concepts).chart
 
     # Experiments
 

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
 from ..conversation.chat import Chat
-from ..conversation.rerun import logged, prompt_of
-from ..conversation.session import Session
-from ..experiments import inspection_pages, tuning
+from ..conversation.rerun import logged
+from ..experiments import inspection_pages, readings, tuning
 from ..experiments import pages as experiment_pages
 from ..experiments.run import experiment
 from ..experiments.settings import STRENGTHS, at_layers, at_strengths, chosen, with_controls
-from ..measures import pair as measuring
 from ..measures.capability import capability as measured_capability
 from ..measures.capability import questions
 from ..slash.arguments import Concept, Float, Int, Layer, Many, MixSpec, OneLayer, PairId, Rest, Strength
 from ..slash.registry import registry
-from ..storage.records import StoredPair
 from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
 from ..values.recipe import Recipe
-from ..values.results import BenchReport, Event, Notice, Strip
+from ..values.results import BenchReport, Event, Notice
 from ..values.setting import Setting
 
 command = partial(registry.command, group="Experiments")
@@ -164,18 +161,8 @@ def why(chat: Chat, pair: Annotated[int | None, PairId("a pair; by default the l
     Each token is shaded by how unlikely the unsteered model finds it. Where the answers diverge, the table has that
     model's own likeliest tokens.
     """
-    from ..measures.inspection import likelihoods, wanted
-
-    session = chat.session
-    stored = logged(session, pair, earlier=chat.single)
-    steered, prompt = stored.pair.steered, prompt_of(session, stored, "steered")
-    if steered is None:
-        raise UsageError(f"pair {stored.id} was not steered", "/steer happy, then say something")
-    tokens = likelihoods(session.engine, prompt, steered.token_ids)
-    at = stored.pair.diverges_at
-    likeliest = [] if at is None else wanted(session.engine, [*prompt, *steered.token_ids[:at]])
-    names = session.probes or stored.pair.recipe.concepts
-    return inspection_pages.why(stored.pair, tokens, likeliest, _probe(session, names, stored))
+    stored = logged(chat.session, pair, earlier=chat.single)
+    return inspection_pages.why(readings.why(chat.session, stored, chat.session.probes))
 
 
 @command("probe", examples=["/probe happy sad", "/probe --pair 1 formal"], shell=True)
@@ -203,7 +190,7 @@ def probe(
     names = concepts or session.probes or stored.pair.recipe.concepts
     if not names:
         raise UsageError("/probe needs a concept", "/probe happy sad")
-    strips = _probe(session, names, stored)
+    strips = readings.strips(session, names, stored)
     if not strips:
         raise UsageError(f"an answer of pair {stored.id} is too short to read", "try another pair or a longer answer")
     return inspection_pages.probe(strips, names if keeps_on else ())
@@ -215,12 +202,6 @@ def probe_off(chat: Chat) -> Notice:
     names = " and ".join(chat.session.probes)
     chat.session.probes = ()
     return Notice(f"{names}: no longer read under the answers." if names else "no concept is read under the answers.")
-
-
-def _probe(session: Session, concepts: Sequence[str], stored: StoredPair) -> tuple[Strip, ...]:
-    return measuring.probe(
-        session.reader, concepts, stored.pair, [prompt_of(session, stored, side) for side in ("normal", "steered")]
-    )
 
 
 @command("lens", examples=["/lens", "/lens 16 The capital of France is", "/lens happy"], shell=True)

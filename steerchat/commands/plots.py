@@ -5,67 +5,109 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ..concepts.charts import layer_chart
 from ..concepts.library import Library
-from ..concepts.pages import cosine_map, entry, layer_chart
+from ..concepts.pages import cosine_map, entry
 from ..conversation.chat import Chat
-from ..experiments.charts import chart_of, gains
+from ..conversation.rerun import conversation_number, logged
+from ..experiments.charts import chart_of, gains, methods
+from ..experiments.readings import over_turns, why
 from ..experiments.recall import pairs_of, recalled
 from ..figures import ENDINGS, HOW, available
-from ..slash.arguments import Choice, Concept, Int, OneLayer, PathArg
+from ..reports.report import Chapter, Report
+from ..slash.arguments import Choice, Concept, Int, OneLayer, PairId, PathArg
 from ..slash.registry import command
+from ..storage.pages import verdict_chart
+from ..storage.ratings import by_recipe, rated_pairs
 from ..storage.records import Filters
 from ..system.folders import write_whole
+from ..system.untrusted import parse_json, read_small
 from ..values.chart import Drawn
 from ..values.errors import UsageError
 from ..values.page import Page
 from ..values.results import Notice
 from .asking import Replace, confirm_replacing
 from .concepts import fingerprint_of
+from .reports import FORMS
 
 _CLOUDS = 6  # layers at which pairs are drawn
 _KINDS = ("layers", "strengths", "compare", "tune")
+_OTHERS = ("why", "probe", "methods", "history", "concept", "pairs", "library", "evaluation")
 
 
 @command(
     "plot",
-    examples=["/plot strengths", "/plot layers layers.pdf", "/plot library map.svg", "/plot concept --concept happy"],
+    examples=["/plot strengths", "/plot layers layers.pdf", "/plot why why.png", "/plot concept --concept happy"],
     group="Notebook",
     shell=True,
     needs_model=False,
 )
 def plot(
     chat: Chat,
-    what: Annotated[str, Choice(*_KINDS, "concept", "pairs", "library", "evaluation", metavar="WHAT")],
+    what: Annotated[str, Choice(*_KINDS, *_OTHERS, metavar="WHAT")],
     file: Annotated[Path | None, PathArg("a .png, .svg or .pdf to write; without one, it is drawn here")] = None,
     *,
     experiment: Annotated[int | None, Int("an experiment in place of the newest of its kind", least=1)] = None,
-    concept: Annotated[str | None, Concept("whose layers to draw")] = None,
+    pair: Annotated[int | None, PairId("for why, a pair in place of the last steered one")] = None,
+    rows: Annotated[Path | None, PathArg("for methods, what compare-methods --json printed")] = None,
+    session: Annotated[int | None, Int("for probe, a conversation in place of this one", least=1)] = None,
+    concept: Annotated[str | None, Concept("what to draw or to read")] = None,
     layer: Annotated[int | None, OneLayer("where to compare vectors, or to draw pairs", least=0)] = None,
     replace: Replace = False,
 ) -> Page | Notice:
     """Draws one chart, here or as a figure in a file.
 
-    layers, strengths, compare, tune: the newest such experiment. concept: how far its examples come apart at each
-    layer. library: how alike the vectors of all concepts are. evaluation: what each shipped concept moves, by word
-    measures. pairs: the texts that a concept was made from, along its direction and across it, at one layer or at six.
-    A .png has 300 dots per inch. --json gives the chart's data.
+    layers, strengths, compare, tune: the newest such experiment. why: a steered answer token by token, with surprise,
+    concepts, gates and the dial. probe: concepts over the turns of a conversation. concept: how far its examples come
+    apart at each layer. library: how alike the vectors of all concepts are. evaluation: what each shipped concept
+    moves, by word measures. pairs: the texts that a concept was made from, along its direction and across it, at one
+    layer or at six. methods: what each way of steering gains at equal cost, as shipped or from --rows FILE. history:
+    how often you chose the steered answer. A .png has 300 dots per inch; a .html, .md or .json has the numbers too.
     """
-    if file is not None and file.suffix.lower() not in ENDINGS:
-        raise UsageError(f"no figure has the ending {file.suffix!r}", "end the name in .png, .svg or .pdf")
-    if file is not None and not available():
+    if file is not None and file.suffix.lower() not in (*ENDINGS, *FORMS):
+        ends = ".png, .svg or .pdf, or in .html, .md or .json"
+        raise UsageError(f"no figure has the ending {file.suffix!r}", f"end the name in {ends}")
+    if file is not None and file.suffix.lower() in ENDINGS and not available():
         raise UsageError("figures are drawn by matplotlib, which is not installed", HOW)
-    drawn = _chart(chat, what, experiment, concept, layer)
+    drawn = _chart(chat, what, experiment, pair, session, concept, layer, rows)
     if file is None:
         return Page([drawn], [drawn.to_json()])
-    from ..figures.files import to_file
-
     confirm_replacing(chat, file, replace)
-    write_whole(file, to_file(drawn, file.suffix.lower()))
+    write_whole(file, _written(drawn, file.suffix.lower()))
     return Notice(f"{drawn.title}: drawn in {file}")
 
 
-def _chart(chat: Chat, what: str, experiment: int | None, concept: str | None, layer: int | None) -> Drawn:
+def _written(drawn: Drawn, ending: str) -> bytes:
+    if ending in FORMS:
+        return FORMS[ending](Report(drawn.title, [], [Chapter("", [], [drawn])], {})).encode()
+    from ..figures.files import to_file
+
+    return to_file(drawn, ending)
+
+
+def _chart(
+    chat: Chat,
+    what: str,
+    experiment: int | None,
+    pair: int | None,
+    session: int | None,
+    concept: str | None,
+    layer: int | None,
+    rows: Path | None,
+) -> Drawn:
     match what:
+        case "methods":
+            return _methods(chat.library, rows, concept)
+        case "history":
+            rated = rated_pairs(chat.session.store, Filters(concept=concept, session=session, rated=True))
+            if not rated:
+                raise UsageError("no steered pair has a verdict yet", "/review shows some, /rate is for the last one")
+            return verdict_chart(by_recipe(rated), "recipe")
+        case "why":
+            named = (concept,) if concept else chat.session.probes
+            return why(chat.session, logged(chat.session, pair, earlier=chat.single), named).chart
+        case "probe":
+            return _over_turns(chat, session, concept)
         case "concept":
             return _concept(chat, concept)
         case "pairs":
@@ -91,6 +133,29 @@ def _experiment(chat: Chat, kind: str, number: int | None) -> Drawn:
     return chart_of(result)
 
 
+def _over_turns(chat: Chat, number: int | None, concept: str | None) -> Drawn:
+    turns = pairs_of(chat.session.store, Filters(kind="chat", session=number or conversation_number(chat.session)))
+    steered = [name for stored in turns for name in stored.pair.recipe.concepts]
+    named = (concept,) if concept else chat.session.probes or tuple(dict.fromkeys(steered))
+    if not named:
+        raise UsageError("nothing was steered in this conversation", "/plot probe --concept happy reads a concept")
+    return over_turns(chat.session, named, turns)
+
+
+def _methods(library: Library, file: Path | None, concept: str | None) -> Drawn:
+    """What `/compare-methods` measured: on the default model, unless a file has other rows."""
+    path = file or library.shipped / "measured" / "methods.jsonl"
+    try:
+        rows = [parse_json(line) for line in read_small(path).splitlines() if line.strip()]
+        found = [row for row in rows if concept is None or row["concept"] == concept]
+        drawn = methods(found) if found else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        raise UsageError(f"{path} has no rows of compare-methods", "compare-methods --json prints some") from None
+    if drawn is None:
+        raise UsageError(f"no methods were compared for {concept or 'any concept'}", "/compare-methods happy does it")
+    return drawn
+
+
 def _named(chat: Chat, name: str | None) -> str:
     name = name or next(iter(chat.session.recipe.concepts), None)
     if name is None:
@@ -112,7 +177,7 @@ def _pairs(chat: Chat, name: str | None, layer: int | None) -> Drawn:
 
 def _concept(chat: Chat, name: str | None) -> Drawn:
     name = _named(chat, name)
-    chart = layer_chart(entry(chat.library, name, fingerprint_of(chat)))
+    chart = layer_chart(name, entry(chat.library, name, fingerprint_of(chat)).report)
     if chart is None:
         raise UsageError(f"{name} was not extracted on this model yet", f"/concept show {name} does it")
     return chart

@@ -9,18 +9,16 @@ from typing import Annotated, cast
 from ..conversation.chat import Chat
 from ..slash.arguments import Int, PairId, Rest
 from ..slash.registry import registry
-from ..storage.ratings import Blind, Tally, agreement, asked_for, by_effect, by_recipe, tally, unseen
+from ..storage.pages import verdict_chart
+from ..storage.ratings import Blind, agreement, asked_for, by_effect, by_recipe, rated_pairs, tally, unseen
 from ..storage.records import Filters, Rating
 from ..storage.store import Store
 from ..values.errors import UsageError, shorten
-from ..values.page import Page, Table
+from ..values.page import Page
 from ..values.results import Event, Finished, Notice, Pair, Started, format_cost, format_effect
-from ..values.text import fit
 from .notebook import OnlyConcept, OnlyKind, OnlySession
 
 command = partial(registry.command, group="Notebook")
-_BAR_CELLS = 10
-_MOST_PAIRS = 100_000  # that /stats counts
 
 
 @command("rate", examples=["/rate steered", "/rate 3 tie both were dull"])
@@ -105,21 +103,16 @@ def stats(
     session: OnlySession = None,
 ) -> Page:
     """Shows how often you chose the steered answer, by setting and by measured effect."""
-    filters = Filters(concept=concept, kind=kind, session=session, rated=True)
-    pairs = chat.session.store.pairs(filters, limit=_MOST_PAIRS)
-    rated = [stored for stored in pairs if stored.pair.steered is not None]
+    rated = rated_pairs(chat.session.store, Filters(concept=concept, kind=kind, session=session, rated=True))
     if not rated:
         return Page([Notice("No steered pair has a verdict yet: /review shows some, /rate is for the last one.")])
     recipes = by_recipe(rated)
     every = tally("all", rated)
     blind = sum(stored.shown_first is not None for stored in rated)
-    parts: list[object] = [
-        _table("steered", recipes),
-        Notice("The bar is how often the steered answer won, without ties; | marks one half, which guessing gives."),
-    ]
+    parts: list[object] = [verdict_chart(recipes, "recipe")]
     effects = by_effect(rated)
     if len(effects) > 1:
-        parts.append(_table("measured effect", effects))
+        parts.append(verdict_chart(effects, "measured effect"))
     low, high = every.range
     normal = every.judged - every.ties - every.steered
     parts.append(
@@ -132,29 +125,3 @@ def stats(
         parts.append(f"The measured effect agrees with {agreeing} of {decided} verdicts.")
     objects = [{"by": "recipe", **row.to_json()} for row in recipes]
     return Page(parts, [*objects, *({"by": "effect", **row.to_json()} for row in effects)])
-
-
-def _table(heading: str, rows: Sequence[Tally]) -> Table:
-    return Table(
-        (heading, "shows it", "ties", "reads better", "effect"),
-        [
-            (
-                fit(row.label, 30),
-                _share(row),
-                str(row.ties),
-                f"{row.reads} of {row.compared}" if row.compared else "",
-                "" if row.effect is None else format_effect(row.effect),
-            )
-            for row in rows
-        ],
-        right=frozenset({2, 3, 4}),
-    )
-
-
-def _share(row: Tally) -> str:
-    """A bar of the steered answer's share, with one half marked, and the numbers."""
-    decided = row.judged - row.ties
-    if not decided:
-        return "only ties"
-    line = ("#" * round(row.share * _BAR_CELLS)).ljust(_BAR_CELLS, ".")
-    return f"{line[: _BAR_CELLS // 2]}|{line[_BAR_CELLS // 2 :]} {row.steered} of {decided}"

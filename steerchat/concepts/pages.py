@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..values.chart import Chart, Matrix, Series
+from ..values.chart import Matrix
 from ..values.errors import ConceptError, shorten
 from ..values.page import Page, Table
 from ..values.recipe import RANDOM, format_strength, name_layers, parse_layers
 from ..values.results import Notice
 from ..values.text import counted
+from .charts import layer_chart
 from .concept import Concept
 from .files import read_header
 from .library import Library
@@ -221,22 +222,6 @@ def _taken_out(shown: Entry) -> list[object]:
     ]
 
 
-def layer_chart(shown: Entry) -> Chart | None:
-    """How well the examples of a concept come apart and agree at each layer; None before its extraction."""
-    separability, agreement = shown.report.get("separability"), shown.report.get("agreement")
-    series = []
-    if separability:
-        meaning = "share of held-out pairs that each layer separates (0.5 is chance)"
-        series.append(Series("separability", separability, "number", rest=0.5, scale=(0.5, 1.0), meaning=meaning))
-    if agreement and shown.report.get("pairs", 2) > 1:
-        meaning = "agreement of the pairs at each layer (1 is full agreement)"
-        series.append(Series("agreement", agreement, "number", rest=0.0, scale=(0.0, 1.0), meaning=meaning))
-    if not series:
-        return None
-    at = range(len(series[0].values))
-    return Chart(f"the vector of {shown.concept.name}, layer by layer", "layer", list(map(str, at)), series, list(at))
-
-
 def cosine_map(library: Library, fingerprint: str, layer: int | None = None) -> Matrix:
     """How alike the directions of concepts with a vector on a model are, those that are most alike side by side.
 
@@ -264,7 +249,7 @@ def cosine_map(library: Library, fingerprint: str, layer: int | None = None) -> 
 
 
 def _charts(shown: Entry) -> list[object]:
-    chart = layer_chart(shown)
+    chart = layer_chart(shown.concept.name, shown.report)
     unknown = shown.concept.examples and not shown.report.get("separability")
     notes: list[object] = [Notice("No pairs are held out, so the separability is unknown.")] if unknown else []
     return notes + ([] if chart is None else [chart])

@@ -25,6 +25,8 @@ from ..system.folders import write_whole
 from ..system.untrusted import MAX_HEADER, claimed_header, parse_json
 from ..values.errors import ConceptError
 from ..values.recipe import Recipe, Term, format_layers
+from ..values.results import plot
+from .charts import layer_chart
 
 # A shorter sum of unit directions has cancelled out: rescaling it would push in a random direction.
 _CANCELLED = 1e-3
@@ -73,6 +75,10 @@ class ConceptVector:
             raise ConceptError(f"the vector of {name} is zero", "its texts with and without the concept must differ")
         unit = raw / lengths.clamp_min(1e-12).unsqueeze(-1)
         return cls(name, torch.where(lengths.unsqueeze(-1) > 0, unit, 0.0), lengths, fingerprint, method, report)
+
+    def plot(self) -> Any:
+        """What is known of each layer, as a figure of matplotlib. Raises UsageError without the extra `plot`."""
+        return plot(layer_chart(self.name, self.report, self.raw_lengths.tolist()))
 
     @property
     def n_layers(self) -> int:

@@ -265,6 +265,20 @@ def logged(session: Session, pair_id: int | None, earlier: bool = False) -> Stor
     return stored
 
 
+def conversation_number(session: Session) -> int:
+    """This conversation's number in the history, or that of the newest one while this one is empty.
+
+    Raises:
+        UsageError: when the history has no conversation.
+    """
+    if session.journal.session_id is not None:
+        return session.journal.session_id
+    newest = next((stored.id for stored in session.store.sessions(limit=1000) if stored.pairs), None)
+    if newest is None:
+        raise UsageError("the history is empty, so there is nothing to report", "say something first")
+    return newest
+
+
 def prompt_of(session: Session, stored: StoredPair, column: str) -> list[int]:
     """The prompt of a column's answer, as token ids."""
     prompter = session.engine.prompter

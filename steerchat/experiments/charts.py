@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
 from ..values.chart import Chart, Interval, Matrix, Series, in_form
 from ..values.errors import shorten
@@ -12,6 +14,11 @@ from ..values.text import fit
 from .outcomes import Outcome, Result, alike, best
 from .tuning import tuned
 
+_EFFECT = "effect: along the concept's own vector, in spreads of neutral text"
+_COST = "cost: perplexity of the steered answers over the normal ones"
+_GAIN = "words: gain by the concept's word measure, in spreads"
+_SPECIFIC = "specific: that less the largest gain of another concept"
+_RIGHT = "right: share of short questions that are answered right"
 _SAMPLE = 70  # characters of an answer beside a chart
 
 
@@ -45,6 +52,22 @@ def strengths(result: Result) -> Chart:
     at = [outcome.setting.strength or 0.0 for outcome in outcomes]
     useful = [outcome for outcome in outcomes if outcome.shows and (outcome.setting.strength or 0.0) > 0]
     return _chart(title, "strength", outcomes, at, useful, _towards)
+
+
+def of_pair(pair: Pair) -> Chart:
+    """The effect of one pair along each of its concepts, within the chance band, and its cost."""
+    effects = {"all": pair.effect, **pair.effects} if len(pair.effects) > 1 else {str(pair.recipe): pair.effect}
+    whole: list[float | None] = [pair.perplexity_ratio, *([None] * (len(effects) - 1))]
+    bands = [pair.chance] * len(effects)
+    return Chart(
+        f"{pair.recipe}, asked: {shorten(pair.prompt)}",
+        "",
+        list(effects),
+        [
+            Series("effect", list(effects.values()), "effect", bands=bands, rest=0.0, meaning=_EFFECT),
+            Series("cost", whole, "cost", rest=1.0, scale=(1.0, 2.0), meaning=_COST),
+        ],
+    )
 
 
 def comparison(result: Result) -> Chart:
@@ -87,6 +110,44 @@ def gains(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Matrix:
     return Matrix(title, "concept", columns, [(name, [found[column] for column in columns]) for name, found in rows])
 
 
+def methods(rows: Sequence[Mapping[str, Any]]) -> Chart | Matrix:
+    """Methods at equal cost, as `/compare-methods` measured them: of one concept all figures, of several the gains.
+
+    Args:
+        rows: as `MethodRow.to_json` gives them.
+    """
+    concepts, compared = ([*dict.fromkeys(row[key] for row in rows)] for key in ("concept", "method"))
+    found = {(row["method"], row["concept"]): row for row in rows}
+    if len(concepts) > 1:
+        gains = [
+            [float(found[method, name]["gain"][0]) if (method, name) in found else None for name in concepts]
+            for method in compared
+        ]
+        means = [fmean(known) if (known := [gain for gain in line if gain is not None]) else None for line in gains]
+        lines = [
+            (method.replace("the ", ""), [*line, mean])
+            for method, line, mean in zip(compared, gains, means, strict=True)
+        ]
+        return Matrix(
+            "methods at equal cost: gain by the concept's word measure, in spreads",
+            "method",
+            [*concepts, "mean"],
+            lines,
+        )
+    gains, low, high = ([float(row["gain"][place]) for row in rows] for place in range(3))
+    return Chart(
+        f"methods for {concepts[0]} at equal cost",
+        "method",
+        [row["method"].replace("the ", "") for row in rows],
+        [
+            Series("words", gains, "effect", intervals=list(zip(low, high, strict=True)), rest=0.0, meaning=_GAIN),
+            Series("specific", [float(row["specificity"][0]) for row in rows], "effect", rest=0.0, meaning=_SPECIFIC),
+            Series("cost", [float(row["cost"]) for row in rows], "cost", rest=1.0, scale=(1.0, 2.0), meaning=_COST),
+            Series("right", [float(row["right"]) for row in rows], "share", scale=(0.0, 1.0), meaning=_RIGHT),
+        ],
+    )
+
+
 def names(result: Result) -> str:
     """The concepts that an experiment steered."""
     return " and ".join(result.outcomes[0].setting.recipe.concepts)
@@ -116,7 +177,7 @@ def _chart(
             [outcome.spread for outcome in outcomes],
             [_turned(outcome, effect) for outcome in outcomes],
             rest=0.0,
-            meaning="effect: along the concept's own vector, in spreads of neutral text",
+            meaning=_EFFECT,
         )
     ]
     if any(outcome.words is not None for outcome in outcomes):
@@ -129,7 +190,7 @@ def _chart(
             "cost",
             rest=1.0,
             scale=(1.0, 2.0),
-            meaning="cost: perplexity of the steered answers over the normal ones",
+            meaning=_COST,
         ),
         Series(
             "again",

@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..values.chart import Chart, Series
+from ..values.chart import Chart, Series, in_form, quoted
 from ..values.page import Page, Shaded
 from ..values.recipe import RANDOM
-from ..values.results import Notice, Pair, Probed, Strip, format_effect
+from ..values.results import Notice, Strip, format_effect
 from ..values.text import fit
 
 if TYPE_CHECKING:
-    from ..measures.inspection import Guess, Step
+    from ..measures.inspection import Step
     from ..measures.pair import Reader
     from ..measures.prediction import LayerReading
     from .outcomes import Result
+    from .readings import Why
 
 
-def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Sequence[Strip]) -> Page:
+def why(read: Why) -> Page:
     """`/why`."""
+    pair, tokens, strips = read.stored.pair, read.tokens, read.strips
     assert pair.steered is not None
     parts: list[object] = [
-        f"steered: {pair.recipe}",
-        Shaded([(token.text, _shade(token.probability)) for token in tokens]),
+        read.chart,
+        Notice("The more a token stands out, the less the unsteered model would have said it: 10%, 1%, 0.1%."),
     ]
-    parts.append(Notice("The more a token stands out, the less the unsteered model would have said it: 10%, 1%, 0.1%."))
+    if strips:
+        parts.append(Notice("The higher a mark, the more of the concept those tokens carry."))
     if pair.steered.dial:
         parts.append(f"The dial was turned: {pair.steered.turns}.")
     if pair.steered.gate:
@@ -35,22 +38,20 @@ def why(pair: Pair, tokens: Sequence[Guess], rather: Sequence[Guess], strips: Se
         parts.append("Both answers are the same, token for token.")
     elif pair.diverges_at < len(tokens):
         token = tokens[pair.diverges_at]
-        likeliest = ", ".join(f"{_quoted(guess.text)} {_percent(guess.probability)}" for guess in rather)
+        likeliest = ", ".join(f"{quoted(guess.text)} {_percent(guess.probability)}" for guess in read.rather)
         parts.append(
-            f"They diverge at token {pair.diverges_at + 1}: steered said {_quoted(token.text)} "
+            f"They diverge at token {pair.diverges_at + 1}: steered said {quoted(token.text)} "
             f"({_percent(token.probability)} without the push). The unsteered model's likeliest there: {likeliest}."
         )
     else:
         parts.append(f"The steered answer ends at token {pair.diverges_at + 1}, and the normal one goes on.")
-    if strips:
-        parts += [Probed(tuple(strips)), Notice("The higher a mark, the more of the concept those tokens carry.")]
     data = {
         "id": pair.id,
         "prompt": pair.prompt,
         "recipe": pair.recipe.to_json(),
         "diverges_at": pair.diverges_at,
         "tokens": [token.to_json() for token in tokens],
-        "wanted": [guess.to_json() for guess in rather],
+        "wanted": [guess.to_json() for guess in read.rather],
         "concepts": [strip.to_json() for strip in strips],
         "gate": [list(change) for change in pair.steered.gate],
         "dial": [list(change) for change in pair.steered.dial],
@@ -89,14 +90,14 @@ def lens(steps: Sequence[Step], layer: int | None, text: str) -> Page:
         [str(step.layer) for step in shown],
         [lengths, chances],
         [float(step.layer) for step in shown],
-        notes=[_quoted(step.guess.text) for step in shown],
+        notes=[quoted(step.guess.text) for step in shown],
         noted="would say next",
     )
     final = steps[-1].guess.text
     settled = next(step.layer for step in steps if all(later.guess.text == final for later in steps[step.layer :]))
     parts: list[object] = [chart]
     if layer is None:
-        parts.append(f"From layer {settled} on the guess is the final one, {_quoted(final)}.")
+        parts.append(f"From layer {settled} on the guess is the final one, {quoted(final)}.")
     else:
         parts += _depth(layer, len(steps))
     parts.append(Notice("Early layers are not trained to speak: their guesses are a reading, not what they know."))
@@ -174,13 +175,5 @@ def _depth(layer: int, count: int) -> list[object]:
     return [f"Layer {layer} is {100 * share:.0f}% deep. {meaning}"]
 
 
-def _shade(probability: float) -> int:
-    return sum(probability < edge for edge in (0.1, 0.01, 0.001))
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\n", "\\n") + '"'
-
-
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
+    return in_form("probability", share)

@@ -5,48 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..values.chart import Chart, Cloud, Drawn, Interval, Matrix, Points, Series
+from ..values.chart import Chart, Cloud, Drawn, Interval, Matrix, Points, Series, Tokens
 from ..values.text import clean, fit
+from .looks import ACCENT, DOTS, FAINT, INK, OTHER, label, style
+from .tokens import token_panels
 
-# Colours that read on white. `svg` replaces them where a page may be dark.
-INK, FAINT, ACCENT, OTHER, GROUND = "#1d1d1f", "#6b6b70", "#a626a4", "#0a6e78", "#ffffff"
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "text.parse_math": False,  # a dollar in a prompt is a dollar
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "steerchat",  # equal figures give equal files
-    "pdf.fonttype": 42,
-}
 _PANEL = (4.5, 2.7)  # inches
 _SQUARE = 3.2
+_LOW = 2.1  # the height of a wide panel
 _MOST_LABELS = 12  # on an axis
-_LONGEST = 24  # characters of a label
-_DOTS = ("o", "s", "^", "D")  # a shape for each series, so that colour is not all that tells them apart
 
 
 class Drawing(Figure):
@@ -60,15 +34,6 @@ class Drawing(Figure):
         return standing(self)
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's settings while a figure is drawn or written; a user's own stay as they are elsewhere."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # In an SVG the reader's own fonts show the characters that this one lacks.
-        warnings.filterwarnings("ignore", message="Glyph")
-        yield
-
-
 def figure(drawn: Drawn, titled: bool = True) -> Drawing:
     """A whole chart as one figure.
 
@@ -77,26 +42,31 @@ def figure(drawn: Drawn, titled: bool = True) -> Drawing:
     """
     match drawn:
         case Chart():
-            columns = 1 if len(drawn.series) < 3 else 2
-            size = (_PANEL[0] * columns, _PANEL[1] * -(-len(drawn.series) // columns))
-            return _drawing(drawn, [_series(drawn, series) for series in drawn.series], size, titled, columns)
+            columns = 1 if len(drawn.panels) < 3 else 2
+            size = (_PANEL[0] * columns, _PANEL[1] * -(-len(drawn.panels) // columns))
+            return _drawing(drawn, [_panel(drawn, panel) for panel in drawn.panels], size, titled, columns)
         case Matrix():
             return _drawing(drawn, [_matrix(drawn)], _matrix_size(drawn), titled)
         case Points():
             columns = min(3, len(drawn.clouds))
             size = (_SQUARE * max(columns, 1), _SQUARE * -(-len(drawn.clouds) // max(columns, 1)))
             return _drawing(drawn, [_cloud(drawn, cloud) for cloud in drawn.clouds], size, titled, columns)
+        case Tokens():
+            drawers = token_panels(drawn)
+            return _drawing(drawn, drawers, (2 * _PANEL[0], _LOW * len(drawers)), titled)
 
 
 def panels(drawn: Drawn) -> list[Drawing]:
     """A figure for each panel of a chart, so that a page can set them side by side or, where it is narrow, in a row."""
     match drawn:
         case Chart():
-            return [_drawing(drawn, [_series(drawn, series)], _PANEL, False) for series in drawn.series]
+            return [_drawing(drawn, [_panel(drawn, panel)], _PANEL, False) for panel in drawn.panels]
         case Matrix():
             return [figure(drawn, titled=False)]
         case Points():
             return [_drawing(drawn, [_cloud(drawn, cloud)], (_SQUARE, _SQUARE), False) for cloud in drawn.clouds]
+        case Tokens():
+            return [_drawing(drawn, [panel], _PANEL, False) for panel in token_panels(drawn)]
 
 
 def _drawing(
@@ -113,39 +83,39 @@ def _drawing(
         return made
 
 
-def _label(text: str) -> str:
-    return fit(clean(text), _LONGEST)
-
-
 # Series over an axis
 
 
-def _series(chart: Chart, series: Series) -> Callable[[Axes], None]:
+def _panel(chart: Chart, panel: Sequence[Series]) -> Callable[[Axes], None]:
     places = list(chart.at) or list(map(float, range(len(chart.labels))))
     order = sorted(range(len(places)), key=places.__getitem__)
-    number = chart.series.index(series)
     joined = bool(chart.at)
 
     def draw(axes: Axes) -> None:
-        known = [(places[index], band) for index in order if series.bands and (band := series.bands[index])]
-        meaning = clean(series.meaning or series.name) + ("; shaded: chance" if known else "")
+        lead = panel[0]
+        known = [(places[index], band) for index in order if lead.bands and (band := lead.bands[index])]
+        meaning = clean(lead.meaning or lead.name) + ("; shaded: chance" if known else "")
         axes.set_title("\n".join(textwrap.wrap(meaning, 58)))
         _bands(axes, known, joined)
-        if series.rest is not None:
-            axes.axhline(series.rest, color=FAINT, lw=0.8)
-        values = [math.nan if value is None or not math.isfinite(value) else value for value in series.values]
-        spreads = [series.spreads[index] or 0.0 for index in order] if any(series.spreads) else None
-        axes.errorbar(
-            [places[index] for index in order],
-            [values[index] for index in order],
-            spreads,
-            fmt=_DOTS[number % len(_DOTS)] + ("-" if joined else ""),
-            color=OTHER if number else ACCENT,
-            **{"ms": 4, "lw": 1.4, "elinewidth": 1, "capsize": 2},
-        )
-        axes.set_xlabel(_label(chart.axis))
-        _ticks(axes, places, [_label(label) for label in chart.labels], order, joined)
-        _scale(axes, series, room=chart.useful is not None)
+        if lead.rest is not None:
+            axes.axhline(lead.rest, color=FAINT, lw=0.8)
+        for series in panel:
+            number = chart.series.index(series) if len(panel) == 1 else panel.index(series)
+            values = [math.nan if value is None or not math.isfinite(value) else value for value in series.values]
+            axes.errorbar(
+                [places[index] for index in order],
+                [values[index] for index in order],
+                _reach(series, order),
+                fmt=DOTS[number % len(DOTS)] + ("-" if joined else ""),
+                color=OTHER if number else ACCENT,
+                label=label(series.name),
+                **{"ms": 4, "lw": 1.4, "elinewidth": 1, "capsize": 2},
+            )
+        axes.set_xlabel(label(chart.axis))
+        _ticks(axes, places, list(map(label, chart.labels)), order, joined)
+        _scale(axes, lead, room=chart.useful is not None or len(panel) > 1)
+        if len(panel) > 1:
+            axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, borderpad=0)
         if chart.useful is not None:
             first, last = sorted(places[index] for index in chart.useful)
             pad = _least_gap(sorted(places)) / 4
@@ -153,6 +123,18 @@ def _series(chart: Chart, series: Series) -> Callable[[Axes], None]:
             axes.text((first + last) / 2, 0.99, "useful", transform=axes.get_xaxis_transform(), ha="center", va="top")
 
     return draw
+
+
+def _reach(series: Series, order: Sequence[int]) -> Any:
+    """How far each value's interval reaches below and above it; None where no interval is known."""
+    if any(series.intervals):
+        edges = [series.intervals[index] or (series.values[index] or 0.0,) * 2 for index in order]
+        values = [series.values[index] or 0.0 for index in order]
+        return [
+            [max(0.0, value - low) for value, (low, _) in zip(values, edges, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(values, edges, strict=True)],
+        ]
+    return [series.spreads[index] or 0.0 for index in order] if any(series.spreads) else None
 
 
 def _bands(axes: Axes, known: Sequence[tuple[float, Interval]], joined: bool) -> None:
@@ -209,8 +191,8 @@ def _scale(axes: Axes, series: Series, room: bool) -> None:
 
 
 def _matrix_size(matrix: Matrix) -> tuple[float, float]:
-    left = 0.09 * max((len(_label(name)) for name, _ in matrix.rows), default=0)
-    above = 0.075 * max((len(_label(name)) for name in matrix.columns), default=0)
+    left = 0.09 * max((len(label(name)) for name, _ in matrix.rows), default=0)
+    above = 0.075 * max((len(label(name)) for name in matrix.columns), default=0)
     texts = [matrix.text(row, column) for row in range(len(matrix.rows)) for column in range(len(matrix.columns))]
     cell = 0.1 + 0.085 * max(map(len, texts), default=4)
     return max(3.5, left + cell * len(matrix.columns)), 0.5 + above + 0.27 * len(matrix.rows)
@@ -233,9 +215,9 @@ def _matrix(matrix: Matrix) -> Callable[[Axes], None]:
         axes.set_xlim(-0.5, len(matrix.columns) - 0.5)
         axes.set_ylim(len(matrix.rows) - 0.5, -0.5)
         turned = 90 if max(map(len, matrix.columns), default=0) > 6 else 0
-        axes.set_xticks(range(len(matrix.columns)), list(map(_label, matrix.columns)), rotation=turned)
-        axes.set_yticks(range(len(matrix.rows)), [_label(name) for name, _ in matrix.rows])
-        axes.set_ylabel(_label(matrix.corner))
+        axes.set_xticks(range(len(matrix.columns)), list(map(label, matrix.columns)), rotation=turned)
+        axes.set_yticks(range(len(matrix.rows)), [label(name) for name, _ in matrix.rows])
+        axes.set_ylabel(label(matrix.corner))
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
         axes.spines[:].set_visible(False)
@@ -257,7 +239,7 @@ def _cloud(points: Points, cloud: Cloud) -> Callable[[Axes], None]:
 
     def draw(axes: Axes) -> None:
         apart = points.apart(cloud)
-        title = _label(cloud.name) + ("" if apart is None else f": ringed {apart:.0%} apart")
+        title = label(cloud.name) + ("" if apart is None else f": ringed {apart:.0%} apart")
         axes.set_title(title)
         for kind, (name, colour, dot) in enumerate(zip(points.kinds, (ACCENT, OTHER), "ox", strict=True)):
             dots = [each for each in cloud.dots if each.kind == kind]
@@ -273,8 +255,8 @@ def _cloud(points: Points, cloud: Cloud) -> Callable[[Axes], None]:
             axes.plot([each.x for each in rings], [each.y for each in rings], "o", color=colour, ms=8, mfc="none")
         x0, y0, x1, y1 = cloud.arrow
         axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.4})
-        axes.set_xlabel(_label(points.axes[0]))
-        axes.set_ylabel(_label(points.axes[1]))
+        axes.set_xlabel(label(points.axes[0]))
+        axes.set_ylabel(label(points.axes[1]))
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.2 * (high - low))  # the legend's room
         axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, handletextpad=0.1, borderpad=0)

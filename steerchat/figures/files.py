@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 from ..values.chart import Drawn
-from .drawing import GROUND, figure, style
+from .drawing import figure
+from .looks import GROUND, style
 from .svg import standing
 
 _DPI = 300  # what printers want

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 from ..values.chart import Drawn
 from ..values.text import clean
-from .drawing import ACCENT, FAINT, GROUND, INK, OTHER, Drawing, panels, style
+from .drawing import Drawing, panels
+from .looks import ACCENT, FAINT, GROUND, INK, OTHER, style
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", _SVG)

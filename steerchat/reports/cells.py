@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..experiments import pages as experiment_pages
-from ..experiments.charts import chart_of
+from ..experiments.charts import chart_of, of_pair
 from ..experiments.outcomes import Result
 from ..figures import HOW, available
 from ..storage.records import StoredPair
-from ..values.chart import Chart, Drawn, Matrix, Points
+from ..values.chart import Chart, Drawn, Matrix, Points, Tokens
 from ..values.errors import UsageError
 from ..values.results import Pair, html, plot
 from .chapters import answers, pair_chapter
@@ -42,6 +42,7 @@ def _(result: Result) -> str:
 @html.register(Chart)
 @html.register(Matrix)
 @html.register(Points)
+@html.register(Tokens)
 def _(drawn: Drawn) -> str:
     return to_cell(Chapter("", [], [drawn]))
 
@@ -49,12 +50,18 @@ def _(drawn: Drawn) -> str:
 @plot.register(Chart)
 @plot.register(Matrix)
 @plot.register(Points)
+@plot.register(Tokens)
 def _(drawn: Drawn) -> Drawing:
     if not available():
         raise UsageError("figures are drawn by matplotlib, which is not installed", HOW)
     from ..figures.drawing import figure
 
     return figure(drawn)
+
+
+@plot.register(Pair)
+def _(pair: Pair) -> Drawing:
+    return plot(of_pair(pair))
 
 
 @plot.register(Result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -10,6 +10,8 @@ from ..experiments import pages as experiment_pages
 from ..experiments.outcomes import Result
 from ..experiments.recall import pairs_of, recalled
 from ..measures.calibration import Calibration
+from ..storage.pages import verdict_chart
+from ..storage.ratings import by_recipe
 from ..storage.records import Filters, StoredExperiment, StoredPair
 from ..storage.store import Store
 from ..values.results import Answer
@@ -17,8 +19,16 @@ from ..values.text import counted
 from .repeat import experiment_line, pair_line
 from .report import Chapter, Report
 
+Extra = Callable[[StoredPair], Sequence[object]]
+"""What a chapter shows below a pair, beside what was logged of it."""
 
-def session_report(calibration: Calibration, store: Store, number: int) -> Report:
+
+def nothing_more(stored: StoredPair) -> Sequence[object]:
+    """A chapter that shows what was logged, and no more."""
+    return ()
+
+
+def session_report(calibration: Calibration, store: Store, number: int, extra: Extra = nothing_more) -> Report:
     """A conversation: one chapter for each turn and each experiment."""
     session = store.session(number)
     pairs = pairs_of(store, Filters(session=number))
@@ -27,9 +37,12 @@ def session_report(calibration: Calibration, store: Store, number: int) -> Repor
     chapters: list[Chapter] = []
     for experiment_id, group in groupby(pairs, key=lambda pair: pair.experiment_id):
         if experiment_id is None:
-            chapters += map(pair_chapter, group)
+            chapters += [pair_chapter(stored, extra) for stored in group]
         else:
             chapters.append(_experiment_chapter(calibration, experiments[experiment_id], list(group)))
+    rated = [pair for pair in pairs if pair.rating is not None and pair.pair.steered is not None]
+    if rated:
+        chapters.append(Chapter("Verdicts", [], [verdict_chart(by_recipe(rated), "recipe")]))
     facts = [("model", session.model), ("started", _local_time(session.started)), ("pairs", str(len(pairs)))]
     facts += [("system message", session.system)] if session.system else []
     data = {
@@ -55,19 +68,19 @@ def listing(pairs: Sequence[StoredPair]) -> Report:
     return Report("History", [("pairs", str(len(pairs)))], list(map(pair_chapter, pairs)), data)
 
 
-def pair_report(stored: StoredPair) -> Report:
+def pair_report(stored: StoredPair, extra: Extra = nothing_more) -> Report:
     """A pair as a report of one chapter."""
-    return Report(f"Pair {stored.id}", [], [pair_chapter(stored)], {"pair": stored.to_json()})
+    return Report(f"Pair {stored.id}", [], [pair_chapter(stored, extra)], {"pair": stored.to_json()})
 
 
-def pair_chapter(stored: StoredPair) -> Chapter:
+def pair_chapter(stored: StoredPair, extra: Extra = nothing_more) -> Chapter:
     """A pair with its prompt as the heading."""
     pair = stored.pair
     facts = [("pair", f"{pair.id}, {_local_time(stored.created)}"), ("model", f"{pair.model}, seed {pair.seed}")]
     facts += [("kind", stored.kind)] if stored.kind != "chat" else []
     if stored.rating is not None:
         facts.append(("rated", f"{stored.rating}: {stored.note}" if stored.note else stored.rating))
-    return Chapter(pair.prompt, facts, [pair], command=pair_line(stored))
+    return Chapter(pair.prompt, facts, [pair, *extra(stored)], command=pair_line(stored))
 
 
 def _experiment_chapter(calibration: Calibration, experiment: StoredExperiment, pairs: list[StoredPair]) -> Chapter:

@@ -13,9 +13,9 @@ from html import escape
 
 from ..figures import available
 from ..measures.chance import verdict
-from ..screen.charts import chart_table, columns, matrix_table, points_table
+from ..screen.charts import chart_table, columns, matrix_table, numbers
 from ..screen.lines import measured
-from ..values.chart import Chart, Drawn, Matrix, Points
+from ..values.chart import Chart, Drawn, Matrix, Points, Tokens, in_form
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import changes, clean, counted
@@ -53,6 +53,8 @@ _CHAPTER = """
 .steerchat .text { white-space: pre-wrap }
 .steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem;
   text-decoration: underline dotted }
+.steerchat .s1, .steerchat .s2, .steerchat .s3 { text-decoration: underline dotted }
+.steerchat .s2, .steerchat .s3 { font-weight: 600 } .steerchat .s3 { background: rgb(200 80 200 / .22) }
 .steerchat figure { margin: 1rem 0 }
 .steerchat .panels { display: grid; gap: .5rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
@@ -68,6 +70,7 @@ _CHAPTER = """
 .steerchat pre.again { white-space: pre-wrap }
 .steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
 """
+_SHADES = "Underlined: less likely than 10% without the push; bold: than 1%; marked: than 0.1%. The pointer shows each."
 _HEAD = f"""\
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -118,6 +121,8 @@ def _part(part: object) -> str:
             return f"<p>{_text(part)}</p>"
         case Table():
             return table(part)
+        case Tokens():
+            return _shaded(part) + (_figure(part) if available() else _drawn_as_text(part))
         case Chart() | Matrix() | Points():
             return _figure(part) if available() else _drawn_as_text(part)
         case Pair(steered=Answer() as steered):
@@ -136,33 +141,28 @@ def _figure(drawn: Drawn) -> str:
 
     panels = inline(drawn, "f" + hashlib.sha256(repr(drawn).encode()).hexdigest()[:10])
     kind = 'class="panels"' if not isinstance(drawn, Matrix) else 'class="matrix" tabindex="0"'
-    numbers = f"<details><summary>The numbers</summary>{table(_numbers(drawn))}</details>"
-    return f"<figure><div {kind}>{''.join(panels)}</div><figcaption>{_text(drawn.title)}</figcaption>{numbers}</figure>"
-
-
-def _numbers(drawn: Drawn) -> Table:
-    if isinstance(drawn, Matrix):
-        rows = [
-            (name, *(drawn.text(row, column) for column in range(len(values))))
-            for row, (name, values) in enumerate(drawn.rows)
-        ]
-        return Table((drawn.corner, *drawn.columns), rows, right=frozenset(range(1, 1 + len(drawn.columns))))
-    if isinstance(drawn, Points):
-        return points_table(drawn)
-    rows = [(label, *(series.text(index) for series in drawn.series)) for index, label in enumerate(drawn.labels)]
-    headings = (drawn.axis, *(series.name for series in drawn.series))
-    return Table(headings, rows, right=frozenset(range(len(headings))), dim=drawn.faint)
+    below = f"<details><summary>The numbers</summary>{table(numbers(drawn))}</details>"
+    return f"<figure><div {kind}>{''.join(panels)}</div><figcaption>{_text(drawn.title)}</figcaption>{below}</figure>"
 
 
 def _drawn_as_text(drawn: Drawn) -> str:
     """As on a terminal, less the excerpts of answers, which stand whole below."""
     if isinstance(drawn, Matrix):
-        return table(matrix_table(drawn) if drawn.texts else _numbers(drawn))
-    if isinstance(drawn, Points):
-        return table(points_table(drawn))
-    if not drawn.notes:
+        return table(matrix_table(drawn) if drawn.texts else numbers(drawn))
+    if isinstance(drawn, Points | Tokens):
+        return table(numbers(drawn))
+    if drawn.at and not drawn.notes:
         return f'<div class="wide" tabindex="0"><pre>{_text(chr(10).join(columns(drawn)))}</pre></div>'
     return table(chart_table(drawn, noted=False))
+
+
+def _shaded(tokens: Tokens) -> str:
+    """The text; each token stands out as it is unlikely, and has its probability under the pointer."""
+    pieces = (
+        f'<span class="s{shade}" title="{in_form("probability", likely)}">{_text(token)}</span>'
+        for token, shade, likely in zip(tokens.tokens, tokens.shades, tokens.probabilities, strict=True)
+    )
+    return f'<div class="text tokens">{"".join(pieces)}</div>' + _faint(_SHADES)
 
 
 # Pairs, tables and sentences

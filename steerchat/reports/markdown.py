@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from ..measures.chance import verdict
+from ..screen.charts import numbers
 from ..screen.lines import lines_of, measured
 from ..storage.records import storable
-from ..values.chart import Chart, Matrix, Points
+from ..values.chart import Chart, Matrix, Points, Tokens
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
 from ..values.text import clean
@@ -61,8 +62,9 @@ def _part(part: object) -> list[str]:
             return _paragraphs(text)
         case str():
             return _paragraphs(part)
-        case Table() | Chart() | Matrix() | Points():
-            rows = [line.plain.rstrip() for line in lines_of(part, _COLUMNS, plain=True)]
+        case Table() | Chart() | Matrix() | Points() | Tokens():
+            shown = [part, numbers(part)] if isinstance(part, Tokens) else [part]
+            rows = [line.plain.rstrip() for each in shown for line in lines_of(each, _COLUMNS, plain=True)]
             # Every row begins with blanks and has text, so that none can close the fence.
             fence = "`" * (1 + max((len(run) for row in rows for run in re.findall("`+", row)), default=2))
             return [f"{fence}text", *rows, fence]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..values.chart import Chart, Interval, Matrix, Points, Series, in_form
+from ..values.chart import Chart, Drawn, Interval, Matrix, Points, Series, Tokens, in_form, quoted
 from ..values.page import Table
 
 _BAR = 16  # cells of a bar
@@ -68,6 +68,44 @@ def points_table(points: Points) -> Table:
     first, second = points.kinds
     heading = f"{_KINDS[0][1]} {second}, {_KINDS[0][0]} {first}, capital: held out, * both"
     return Table(("", heading, "apart"), rows, right=frozenset({2}))
+
+
+def numbers(drawn: Drawn) -> Table:
+    """What a drawing shows, without bars."""
+    match drawn:
+        case Chart():
+            rows = [
+                (label, *(series.text(index) for series in drawn.series)) for index, label in enumerate(drawn.labels)
+            ]
+            headings = (drawn.axis, *(series.name for series in drawn.series))
+            return Table(headings, rows, right=frozenset(range(len(headings))), dim=drawn.faint)
+        case Matrix():
+            rows = [
+                (name, *(drawn.text(row, column) for column in range(len(values))))
+                for row, (name, values) in enumerate(drawn.rows)
+            ]
+            return Table((drawn.corner, *drawn.columns), rows, right=frozenset(range(1, 1 + len(drawn.columns))))
+        case Points():
+            return points_table(drawn)
+        case Tokens():
+            return _token_table(drawn)
+
+
+def _token_table(tokens: Tokens) -> Table:
+    """A row for each token; without concepts where the text, in which they are read, has more or fewer tokens."""
+    strips = [strip for strip in tokens.strips if strip.column == "steered" and len(strip.values) == len(tokens.tokens)]
+    rows = [
+        (
+            str(index + 1),
+            quoted(token),
+            in_form("probability", tokens.probabilities[index]),
+            *(in_form("cosine", strip.values[index]) for strip in strips),
+            *(in_form("share", shares[index]) for _, shares in tokens.pushes),
+        )
+        for index, token in enumerate(tokens.tokens)
+    ]
+    names = (*(strip.concept for strip in strips), *(name for name, _ in tokens.pushes))
+    return Table(("", "token", "likely", *names), rows, right=frozenset({0, *range(2, 3 + len(names))}))
 
 
 def bar(value: float | None, band: Interval | None, low: float, high: float, rest: float = 0.0) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
-from ..values.chart import Chart, Drawn, Matrix, Points, in_short
+from ..values.chart import Chart, Matrix, Points, Tokens, in_short
 from ..values.measures import MEASURES
 from ..values.operation import ADD, UNIT
 from ..values.page import Definitions, Heading, Shaded, Table
@@ -57,6 +57,8 @@ def lines_of(value: object, width: int, plain: bool = False) -> list[Text]:
             return [Text(), *paragraph(value.heading, width, "bold", ""), *_definitions(value.entries, width)]
         case Chart() | Matrix() | Points():
             return [*paragraph(value.title, width, DIM), *_chart_lines(value, width)]
+        case Tokens():
+            return [*paragraph(value.title, width, DIM), *_token_lines(value, width, plain)]
         case Shaded():
             return _shaded_lines(value, width, plain)
         case Recipe():
@@ -223,23 +225,40 @@ def _shaded_lines(shaded: Shaded, width: int, plain: bool) -> list[Text]:
     return [Text(INDENT).append_text(styled(line, spans)) for line in wrapper.lines]
 
 
+def _token_lines(tokens: Tokens, width: int, plain: bool) -> list[Text]:
+    """The text with its unlikely tokens standing out, and a line of marks for each concept, gate and dial."""
+    shaded = Shaded(list(zip(tokens.tokens, tokens.shades, strict=True)))
+    most = max((share for _, shares in tokens.pushes for share in shares), default=1.0) or 1.0
+    pushes = [(name, [share / most for share in shares], "", "") for name, shares in tokens.pushes]
+    return [*_shaded_lines(shaded, width, plain), *_mark_lines([*map(_strip_row, tokens.strips), *pushes], width)]
+
+
 def strip_lines(strips: Sequence[Strip], width: int) -> list[Text]:
     """For each strip a line of marks, higher where the answer has more of the concept, and then its score."""
-    names = [f"{strip.concept} in {strip.column}" for strip in strips]
-    left = max(map(cell_len, names), default=0)
+    return _mark_lines(list(map(_strip_row, strips)), width)
+
+
+def _strip_row(strip: Strip) -> tuple[str, Sequence[float], str, str]:
+    """From one deviation below the average token to three above it."""
+    style = ACCENT if strip.column == "steered" else ""
+    shares = [(value + 1) / 4 for value in strip.values]
+    return f"{strip.concept} in {strip.column}", shares, style, format_effect(strip.score)
+
+
+def _mark_lines(rows: Sequence[tuple[str, Sequence[float], str, str]], width: int) -> list[Text]:
+    """For each (name, values from 0 to 1, style, note) a line with a mark for a value or a few."""
+    left = max((cell_len(name) for name, *_ in rows), default=0)
     room = max(min(width, LONGEST) - len(INDENT) - left - 10, 1)
     lines = []
-    for name, strip in zip(names, strips, strict=True):
-        marks = "".join(map(_mark, _bin_means(strip.values, room)))
-        style = ACCENT if strip.column == "steered" else ""
+    for name, values, style, note in rows:
+        marks = "".join(map(_mark, _bin_means(values, room)))
         line = Text(f"{INDENT}{pad(name, left)}  ").append(marks, style)
-        lines.append(line.append(f"  {format_effect(strip.score)}", DIM))
+        lines.append(line.append(f"  {note}" if note else "", DIM))
     return lines
 
 
 def _mark(value: float) -> str:
-    """From one deviation below the average token to three above it."""
-    return _MARKS[max(0, min(len(_MARKS) - 1, round((value + 1) / 4 * (len(_MARKS) - 1))))]
+    return _MARKS[max(0, min(len(_MARKS) - 1, round(value * (len(_MARKS) - 1))))]
 
 
 def _bin_means(values: Sequence[float], most: int) -> list[float]:
@@ -276,9 +295,9 @@ def table_lines(table: Table, width: int) -> list[Text]:
     return [draw(table.headings, "bold"), *map(draw, rows, styles)]
 
 
-def _chart_lines(value: Drawn, width: int) -> list[Text]:
+def _chart_lines(value: Chart | Matrix | Points, width: int) -> list[Text]:
     match value:
-        case Chart(notes=[]):
+        case Chart(at=[_, *_], notes=[]):
             return paragraph("\n".join(columns(value)), width)
         case Chart():
             return table_lines(chart_table(value), width)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from ..values.chart import Chart, Series
 from ..values.page import Page, Table
 from ..values.results import Notice, format_cost, format_effect
-from ..values.text import fit
+from ..values.text import counted, fit
+from .ratings import Tally
 from .records import StoredPair
 
+_SHOWS = "shows it: the concept shows in the steered answer, with a 95% interval"
 # How the table shows the status of a pair that is not complete.
 _STATUS = {"interrupted": "stopped", "failed": "failed", "running": "running"}
 
@@ -77,3 +80,32 @@ def when(created: str, now: datetime | None = None) -> str:
     if moment.date() == (now - timedelta(days=1)).date():
         return f"yesterday {moment:%H:%M}"
     return f"{moment:%Y-%m-%d}"
+
+
+def verdict_chart(tallies: Sequence[Tally], axis: str) -> Chart:
+    """How often users chose the steered answer, in each group of rated pairs."""
+    shares = [tally.share if tally.judged > tally.ties else None for tally in tallies]
+    reads = [tally.reads / tally.compared if tally.compared else None for tally in tallies]
+    series = [
+        Series(
+            "shows it",
+            shares,
+            "share",
+            intervals=[each.range for each in tallies],
+            rest=0.5,
+            scale=(0.0, 1.0),
+            meaning=_SHOWS,
+        ),
+        Series("reads", reads, "share", rest=0.5, scale=(0.0, 1.0), meaning="reads: the steered answer reads better"),
+        Series(
+            "effect", [each.effect for each in tallies], "effect", rest=0.0, meaning="effect: the mean measured one"
+        ),
+    ]
+    return Chart(
+        f"how often the steered answer won, by {axis}, without ties; one half is what guessing gives",
+        axis,
+        [tally.label for tally in tallies],
+        [each for each in series if any(value is not None for value in each.values)] or series[:1],
+        notes=[f"{tally.steered} of {tally.judged - tally.ties}, {counted(tally.ties, 'tie')}" for tally in tallies],
+        noted="verdicts",
+    )

@@ -18,6 +18,7 @@ from .store import Store
 # A review draws from this many of the newest pairs: the pairs of one sweep share their normal answer, and a repeated
 # answer would show which one is steered.
 _NEWEST = 500
+_MOST = 100_000  # pairs that are counted
 # Bounds of the groups of effects, in standard deviations of the neutral corpus.
 _EDGES = (0.0, 1.0, 2.0, 4.0)
 
@@ -108,6 +109,11 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "share": self.share, "range": list(self.range)}
+
+
+def rated_pairs(store: Store, filters: Filters) -> list[StoredPair]:
+    """The steered pairs with a verdict, the newest first; `rated` of the filters should be True."""
+    return [stored for stored in store.pairs(filters, limit=_MOST) if stored.pair.steered is not None]
 
 
 def tally(label: str, judged: Sequence[StoredPair]) -> Tally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from .results import format_cost, format_effect, html, plot
+from .results import Strip, format_cost, format_effect, html, plot
 from .text import counted
 
 Interval = tuple[float, float]
 Form = Literal["effect", "cost", "share", "probability", "cosine", "number"]
+_LEAST = 2.0**-50  # a probability that float32 may have made 0
 _FORMS = {
     "effect": format_effect,
     "cost": format_cost,
@@ -65,6 +67,8 @@ class Series:
         rest: the value that means that nothing changed.
         scale: (low, high) that is shown at least.
         meaning: the name in a sentence, for a drawing with room for it.
+        intervals: for each value (low, high) of the interval around it, where that has two different halves.
+        panel: what it shows together with the series of equal `panel`, in one drawing; empty: it has one of its own.
     """
 
     name: str
@@ -75,11 +79,15 @@ class Series:
     rest: float | None = None
     scale: Interval | None = None
     meaning: str = ""
+    intervals: Sequence[Interval | None] = ()
+    panel: str = ""
 
     def text(self, index: int) -> str:
-        """A value with its spread."""
+        """A value with what is known of its uncertainty."""
         spread = self.spreads[index] if self.spreads else None
-        return in_form(self.form, self.values[index]) + ("" if spread is None else f" ±{spread:.1f}")
+        interval = self.intervals[index] if self.intervals else None
+        around = "" if interval is None else " ({}..{})".format(*(in_form(self.form, edge) for edge in interval))
+        return in_form(self.form, self.values[index]) + ("" if spread is None else f" ±{spread:.1f}") + around
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,14 @@ class Chart(_Described):
     useful: tuple[int, int] | None = None
     notes: Sequence[str] = ()
     noted: str = ""
+
+    @property
+    def panels(self) -> list[list[Series]]:
+        """The series of each drawing."""
+        found: dict[str, list[Series]] = {}
+        for number, series in enumerate(self.series):
+            found.setdefault(series.panel or f"{number}", []).append(series)
+        return list(found.values())
 
     @property
     def in_words(self) -> str:
@@ -224,4 +240,63 @@ class Points(_Described):
         )
 
 
-Drawn = Chart | Matrix | Points
+@dataclass(frozen=True)
+class Tokens(_Described):
+    """An answer token by token: how likely each is, which concepts it carries, and how much of the push it got.
+
+    Attributes:
+        title: what is shown, in a few words.
+        tokens: the text in pieces.
+        probabilities: of each token, by the unsteered model.
+        strips: concepts read in this answer, and in the one beside it.
+        pushes: (what set it, the share of the strength for each token): a gate, the dial.
+        parting: index of the first token that the answer beside it does not have; None where both are the same.
+    """
+
+    title: str
+    tokens: Sequence[str]
+    probabilities: Sequence[float]
+    strips: Sequence[Strip] = ()
+    pushes: Sequence[tuple[str, Sequence[float]]] = ()
+    parting: int | None = None
+
+    @property
+    def surprises(self) -> list[float]:
+        """Of each token, in bits: 1 where it was as likely as not, 10 where it had a chance of one in a thousand."""
+        return [-math.log2(max(each, _LEAST)) for each in self.probabilities]
+
+    @property
+    def shades(self) -> list[int]:
+        """How much each token stands out, from 0 to 3: less likely than 10%, 1% and 0.1%."""
+        return [sum(each < edge for edge in (0.1, 0.01, 0.001)) for each in self.probabilities]
+
+    @property
+    def concepts(self) -> dict[str, list[Strip]]:
+        """The strips of each concept."""
+        found: dict[str, list[Strip]] = {}
+        for strip in self.strips:
+            found.setdefault(strip.concept, []).append(strip)
+        return found
+
+    @property
+    def in_words(self) -> str:
+        """The alternative text of a drawing."""
+        parts = [f"{self.title}. {counted(len(self.tokens), 'token')}."]
+        least = sorted(range(len(self.tokens)), key=self.probabilities.__getitem__)[:3]
+        if least:
+            told = (f"{quoted(self.tokens[at])} {in_form('probability', self.probabilities[at])}" for at in least)
+            parts.append(f"Least likely: {', '.join(told)}.")
+        if self.parting is not None:
+            parts.append(f"The answers part at token {self.parting + 1}.")
+        parts += [f"{each.concept} in the {each.column} answer {format_effect(each.score)}." for each in self.strips]
+        for name, shares in self.pushes:
+            parts.append(f"The {name} lets all of the push through at {sum(s >= 1 for s in shares)} tokens.")
+        return " ".join(parts)
+
+
+def quoted(text: str) -> str:
+    """A token in quotation marks, on one line."""
+    return '"' + text.replace("\n", "\\n") + '"'
+
+
+Drawn = Chart | Matrix | Points | Tokens

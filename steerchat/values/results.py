@@ -143,6 +143,10 @@ class Pair:
     def _repr_html_(self) -> str | None:
         return html(self)
 
+    def plot(self) -> Any:
+        """Its effect and cost as a figure of matplotlib. Raises UsageError without the extra `plot`."""
+        return plot(self)
+
     @property
     def answers(self) -> tuple[Answer, ...]:
         """The normal answer and, if there is one, the steered one."""

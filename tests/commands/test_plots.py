@@ -13,6 +13,8 @@ import pytest
 from chats import STEER, Shell
 from tiny import LAYERS
 
+VECTORS = Path(__file__).parents[2] / "vectors"
+
 
 @pytest.mark.slow
 def test_a_plot_is_drawn_here_or_in_a_file_and_its_data_are_those_of_the_experiment(shell: Shell, tmp_path: Path):
@@ -50,9 +52,18 @@ def test_plots_of_the_library(shell: Shell):
         (("evaluation",), "no evaluation of this model"),
         (("library", "--layer", "99"), "no layer 99"),
         (("nonsense",), "not one of"),
+        (("why",), "there is no answer yet"),
+        (("probe",), "the history is empty"),
+        (("history",), "no steered pair has a verdict yet"),
+        (("methods", "--rows", "nowhere.jsonl"), "has no rows of compare-methods"),
+        (("methods", "--concept", "poetic", "--rows", "{rows}"), "no methods were compared for poetic"),
+        (("methods", "--rows", "{broken}"), "has no rows of compare-methods"),
     ],
 )
-def test_what_cannot_be_drawn_says_why(shell: Shell, arguments: tuple[str, ...], said: str):
+def test_what_cannot_be_drawn_says_why(shell: Shell, tmp_path: Path, arguments: tuple[str, ...], said: str):
+    for name, text in (("rows", METHODS), ("broken", '{"concept": "happy", "method": "add", "gain": "much"}')):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    arguments = tuple(word.format(rows=tmp_path / "rows", broken=tmp_path / "broken") for word in arguments)
     for code in (2, 1):
         try:
             _, err = shell("plot", *arguments, code=code)
@@ -61,6 +72,74 @@ def test_what_cannot_be_drawn_says_why(shell: Shell, arguments: tuple[str, ...],
             if code == 1:
                 raise
     assert said in " ".join(err.split())
+
+
+METHODS = "".join(
+    json.dumps(
+        {"concept": concept, "method": method, "gain": [gain, gain - 0.5, gain + 1.0], "specificity": [0.5, 0.0, 1.0]}
+        | {"cost": 1.5, "right": 0.75}
+    )
+    + "\n"
+    for concept in ("happy", "sad")
+    for method, gain in (("add", 1.0), ("cap the opposite", -2.0))
+)
+
+
+def test_methods_are_drawn_of_all_concepts_or_of_one(shell: Shell, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(METHODS, encoding="utf-8")
+    [every] = shell.json("plot", "methods", "--rows", str(rows))
+    assert every["columns"] == ["happy", "sad", "mean"]
+    assert every["rows"] == [["add", [1.0, 1.0, 1.0]], ["cap opposite", [-2.0, -2.0, -2.0]]]
+    [one] = shell.json("plot", "methods", "--concept", "sad", "--rows", str(rows))
+    words = one["series"][0]
+    assert (one["labels"], words["values"]) == (["add", "cap opposite"], [1.0, -2.0])
+    assert words["intervals"] == [[0.5, 2.0], [-2.5, -1.0]]
+    assert "-2.0 (-2.5..-1.0)" in shell("plot", "methods", "--concept", "sad", "--rows", str(rows))[0]
+    shipped = [json.loads(line) for line in (VECTORS / "measured" / "methods.jsonl").read_text().splitlines()]
+    [drawn] = shell.json("plot", "methods", "--rows", str(VECTORS / "measured" / "methods.jsonl"))
+    assert drawn["columns"][:-1] == list(dict.fromkeys(row["concept"] for row in shipped))
+    name, values = drawn["rows"][0]
+    assert values[0] == next(row["gain"][0] for row in shipped if row["method"] == name)
+
+
+@pytest.mark.slow
+def test_why_is_drawn_token_by_token_and_every_form_of_a_report_has_its_numbers(shell: Shell, tmp_path: Path):
+    shell(stdin="/steer happy 2 9.0 --after 2\nHow are <b>you</b>?\n/steer off\nAnd you?\n/rate 1 steered\n")
+    [item], [chart] = shell.json("why", "1"), shell.json("plot", "why", "--pair", "1")
+    told = [f"{100 * each:.0f}%" if each >= 0.1 else f"{100 * each:.2g}%" for each in chart["probabilities"]]
+    assert chart["tokens"] == [each["token"] for each in item["tokens"]] and len(told) > 3
+    assert chart["probabilities"] == pytest.approx([each["probability"] for each in item["tokens"]], rel=1e-3)
+    assert chart["parting"] == item["diverges_at"] and chart["pushes"][0][1][:3] == [0.0, 0.0, 1.0]
+    report = {}
+    for ending in (".json", ".html", ".md"):
+        shell("report", "--why", str(tmp_path / f"report{ending}"))
+        report[ending] = (tmp_path / f"report{ending}").read_text(encoding="utf-8")
+    drawn = {each["chart"]: each for each in json.loads(report[".json"])["charts"]}
+    assert drawn["tokens"] == chart and drawn["chart"]["labels"] == ["happy 2 x 9.0 after 2"]
+    assert re.findall(r'<span class="s\d" title="(.*?)">', report[".html"]) == told
+    rows = [line.split() for line in report[".md"].splitlines() if re.match(r" +\d+  \"", line)]
+    assert [next(word for word in row if word.endswith("%")) for row in rows] == told
+    assert "<b>" not in report[".html"]
+    shell("plot", "why", str(tmp_path / "why.png"))
+    shell("plot", "why", str(tmp_path / "why.md"))
+    assert told[0] in (tmp_path / "why.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_concepts_over_a_conversation_are_the_scores_that_were_logged(shell: Shell):
+    shell(stdin="/steer happy 2 9.0\nHow are you?\nAnd you?\n/steer off\nWhy?\n")
+    [chart] = shell.json("plot", "probe")
+    steered, normal = chart["series"]
+    pairs = shell.json("history")[::-1]
+    scores = [[(pair[side] or {}).get("concept_score") for pair in pairs] for side in ("steered", "normal")]
+    assert steered["values"][:2] == pytest.approx(scores[0][:2], abs=1e-3)
+    assert normal["values"][:2] == pytest.approx(scores[1][:2], abs=1e-3)
+    assert steered["values"][2] is None and normal["values"][2] is not None  # a turn without steering
+    assert [series["name"] for series in shell.json("plot", "probe", "--concept", "sad")[0]["series"]] == [
+        "sad",
+        "normal",
+    ]
 
 
 @pytest.fixture

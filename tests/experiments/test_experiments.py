@@ -22,6 +22,7 @@ from steerchat.conversation.session import Session
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
+from steerchat.experiments import readings
 from steerchat.experiments.inspection_pages import why
 from steerchat.experiments.outcomes import Outcome, Result, best
 from steerchat.experiments.pages import page as page_of
@@ -258,7 +259,10 @@ def test_why_gives_each_token_the_probability_of_a_plain_forward_pass(session: S
     rather = wanted(tiny, [*prompt, *answer[: pair.diverges_at]])
     assert [one.probability for one in rather] == pytest.approx(there.values.tolist(), rel=1e-3)
     strips = probe(session.reader, ["happy"], stored.pair, [prompt_of(session, stored, "normal"), prompt])
-    [item] = why(stored.pair, tokens, rather, strips).objects
+    read = readings.why(session, stored)
+    [item] = why(read).objects
+    assert item["tokens"] == [one.to_json() for one in tokens] and item["wanted"] == [one.to_json() for one in rather]
+    assert list(read.chart.probabilities) == [one.probability for one in tokens]
     assert item["diverges_at"] == pair.diverges_at
     assert item["concepts"] == [one.to_json() for one in strips] and len(strips) == 2
 

@@ -13,7 +13,8 @@ from steerchat import figures
 from steerchat.figures.drawing import figure, panels
 from steerchat.figures.files import to_file
 from steerchat.figures.svg import inline, standing
-from steerchat.values.chart import Chart, Cloud, Dot, Drawn, Matrix, Points, Series
+from steerchat.values.chart import Chart, Cloud, Dot, Drawn, Matrix, Points, Series, Tokens
+from steerchat.values.results import Strip
 from steerchat.values.text import clean
 
 HOSTILE = '</svg><script>alert(1)</script> $\\frac{1}{0}$ ]]> --> "onload="x" &amp; \x1b[31m {0} #1d1d1f url(#x)'
@@ -43,7 +44,18 @@ def pairs(title: str = "pairs") -> Points:
     return Points(title, (title, "across"), (title, "without"), [Cloud(title, dots, (-0.5, 0.0, 0.5, 0.0))], "held out")
 
 
-EVERY = [dose, settings, moved, pairs]
+def token_by_token(title: str = "an answer") -> Tokens:
+    strips = [Strip(title, "normal", ["a"], [0.5, 1.0], 0.1), Strip(title, "steered", ["a"], [-1.0, 3.0, 2.0], 2.0)]
+    return Tokens(title, ["The", title, "\n"], [0.5, 0.0, 0.25], strips, [("gate", [1.0, 0.5, 0.0])], 1)
+
+
+def turns(title: str = "turns") -> Chart:
+    both = [Series(title, [1.0, None], panel="x", rest=0.0), Series("normal", [0.5, 2.0], panel="x")]
+    share = Series("share", [0.5, None], "share", intervals=[(0.25, 1.0), (0.0, 1.0)])
+    return Chart(title, "turn", ["1", "2"], [*both, share], [1.0, 2.0])
+
+
+EVERY = [dose, settings, moved, pairs, token_by_token, turns]
 
 
 def drawn_values(panel: figures.drawing.Drawing) -> list[float]:  # pyright: ignore[reportAttributeAccessIssue]
@@ -58,6 +70,25 @@ def test_a_drawing_holds_the_values_of_its_description():
     assert drawn_values(cost)[3] == 40.0 and cost.axes[0].get_yscale() == "log"
     [axes] = figure(moved()).axes
     assert [text.get_text() for text in axes.texts][:4] == ["+2.0", "-0.5", "?", "+1.0"]
+
+
+def test_series_of_one_panel_share_a_drawing_and_intervals_reach_from_edge_to_edge():
+    both, share = panels(turns())
+    assert [list(map(float, container.lines[0].get_ydata()))[-1] for container in both.axes[0].containers][1] == 2.0  # pyright: ignore[reportAttributeAccessIssue]
+    assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == ["turns", "normal"]  # pyright: ignore[reportOptionalMemberAccess]
+    [bars] = share.axes[0].containers[0].lines[2]  # pyright: ignore[reportAttributeAccessIssue]
+    assert [float(y) for y in bars.get_segments()[0][:, 1]] == [0.25, 1.0]
+
+
+def test_tokens_have_a_bar_of_their_surprise_a_line_for_each_concept_and_their_share_of_the_push():
+    surprise, concept, push = panels(token_by_token())
+    heights = [patch.get_height() for patch in surprise.axes[0].patches]  # pyright: ignore[reportAttributeAccessIssue]
+    assert heights == [1.0, 50.0, 2.0]  # bits; a probability of 0 is drawn as 2 ** -50
+    lines = {line.get_label(): list(line.get_ydata()) for line in concept.axes[0].lines}  # pyright: ignore[reportArgumentType]
+    assert lines["normal"] == [0.5, 1.0] and lines["steered"] == [-1.0, 3.0, 2.0]
+    assert list(push.axes[0].patches[0].get_data().values) == [1.0, 0.5, 0.0]  # pyright: ignore[reportAttributeAccessIssue]
+    for panel in (surprise, concept, push):
+        assert any(list(line.get_xdata()) == [1.5, 1.5] for line in panel.axes[0].lines)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("make", EVERY)

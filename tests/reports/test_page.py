@@ -10,10 +10,10 @@ import pytest
 
 from steerchat.reports.html import to_html
 from steerchat.reports.report import Chapter, Report
-from steerchat.values.chart import Chart, Cloud, Dot, Drawn, Matrix, Points, Series
+from steerchat.values.chart import Chart, Cloud, Dot, Drawn, Matrix, Points, Series, Tokens
 from steerchat.values.page import Table
 from steerchat.values.recipe import Recipe, Term
-from steerchat.values.results import Answer, Notice, Pair
+from steerchat.values.results import Answer, Notice, Pair, Strip
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -49,12 +49,22 @@ def charts() -> list[Drawn]:
     rows = [(name, [(row - column) / 3 for column in range(17)]) for row, name in enumerate(names)]
     dots = [Dot((-1) ** n * 0.5 + n / 50, n % 7 / 3, n % 2, n % 5 == 0) for n in range(60)]
     clouds = [Cloud(f"layer {layer}", dots, (-0.5, 0.0, 0.5, 0.0)) for layer in (0, 12, 29)]
+    both = [Series(name, [1.0, 6.0, 2.0], panel="happy", rest=0.0) for name in ("happy", "normal")]
+    won = [Series("shows it", [0.8, 0.0], "share", intervals=[(0.5, 0.95), (0.0, 0.8)], rest=0.5, scale=(0.0, 1.0))]
+    words = [HOSTILE if number == 60 else f" word{number}" for number in range(90)]
+    strips = [
+        Strip("happy", "normal", words, [(-1.0) ** number for number in range(90)], 1.0),
+        Strip("happy", "steered", words, [number / 30 for number in range(90)], 2.0),
+    ]
     return [
         Chart("happy x 2.0 at each layer", "layer", layers, sweep, list(map(float, range(30))), useful=(23, 24)),
         Chart(HOSTILE, "strength", strengths, dose, [float(label) for label in strengths], useful=(3, 8)),
         Chart("controls", "", ["steered", "random push", "asked for"], controls),
         Matrix("gains", "concept", names, rows),
         Matrix("tune", "layers", ["1.0"], [("7", [1.0])], texts=[["+1.0 x1.2"]], faint=frozenset({(0, 0)})),
+        Chart("turns", "turn", ["1", "2", "3"], both, [1.0, 2.0, 3.0], notes=["Hello", HOSTILE, "x"]),
+        Chart("verdicts", "recipe", ["happy 18-26 x 2.0", HOSTILE], won, notes=["8 of 10", "0 of 1"]),
+        Tokens("an answer", words, [0.9**number for number in range(90)], strips, [("gate", [1.0] * 90)], 7),
         Points("pairs", ("along the direction", "across it"), ("with happy", "without"), clouds, "held out"),
     ]
 

@@ -7,7 +7,8 @@ from rich.text import Text
 
 from steerchat.screen.charts import bar
 from steerchat.screen.lines import lines_of
-from steerchat.values.chart import Chart, Cloud, Dot, Matrix, Points, Series
+from steerchat.values.chart import Chart, Cloud, Dot, Matrix, Points, Series, Tokens
+from steerchat.values.results import Strip
 
 
 def drawn(value: object, width: int = 100) -> list[str]:
@@ -38,7 +39,7 @@ def test_a_chart_with_notes_has_a_row_for_each_place():
 
 def test_a_chart_without_notes_has_a_column_for_each_place_and_keeps_to_its_scale():
     series = Series("share", [0.0, 0.5, 0.75, 1.0, 2.0], "number", scale=(0.5, 1.0), meaning="share of the pairs")
-    lines = drawn(Chart("", "layer", list("01234"), [series]))
+    lines = drawn(Chart("", "layer", list("01234"), [series], [0.0, 1.0, 2.0, 3.0, 4.0]))
     assert lines == [
         "  share of the pairs; best 2.00 at 4",
         "    1.0 |   ██",
@@ -47,7 +48,23 @@ def test_a_chart_without_notes_has_a_column_for_each_place_and_keeps_to_its_scal
         "  layer  0   4",
     ]
     many = Series("share", [0.7] * 300, "number", scale=(0.5, 1.0))
-    assert max(map(len, drawn(Chart("", "layer", list(map(str, range(300))), [many])))) < 80
+    layers = list(range(300))
+    assert max(map(len, drawn(Chart("", "layer", list(map(str, layers)), [many], layers)))) < 80
+
+
+def test_an_answer_token_by_token_has_marks_for_concepts_and_for_its_share_of_the_push():
+    strips = [
+        Strip("happy", "normal", ["a"], [-1.0, 3.0], 0.25),
+        Strip("happy", "steered", ["b"], [1.0, 3.0, -1.0], 2.0),
+    ]
+    tokens = Tokens("title", ["Well", ",", " yes"], [0.5, 0.005, 0.0], strips, [("gate", [0.0, 0.5, 1.0])], 1)
+    assert [line.plain for line in lines_of(tokens, 80, plain=True)] == [
+        "  title",
+        "  Well[,] [yes]",
+        "  happy in normal   ▁█  +0.2",
+        "  happy in steered  ▅█▁  +2.0",
+        "  gate              ▁▅█",
+    ]
 
 
 def test_a_matrix_with_texts_marks_what_breaks_the_fluency_and_the_best():

@@ -136,8 +136,13 @@ def test_stats_are_a_chart_and_json(shell: Shell):
     assert "No steered pair has a verdict" in shell("stats")[0]
     shell(stdin="/steer happy 2 6.0\nOne?\n/rate steered\nTwo?\n/rate normal\n/steer sad 1 6.0\nThree?\n/rate 3 tie\n")
     text = shell("stats")[0]
-    assert "happy 2 x 6.0" in text and "#####|..... 1 of 2" in text and "..." not in text.replace("|.....", "")
-    assert "only ties" in text
+    rows = {row.split()[0]: row for row in text.splitlines() if row.split()[1:3] in (["2", "x"], ["1", "x"])}
+    assert "50% (9%..91%)" in rows["happy"] and "1 of 2, 0 ties" in rows["happy"]
+    assert "?" in rows["sad"] and "0 of 0, 1 tie" in rows["sad"]
+    [chart] = shell.json("plot", "history")
+    assert [series["name"] for series in chart["series"]] == ["shows it", "effect"]  # nobody said which reads better
+    assert chart["series"][0]["values"] == [0.5, None]
+    assert chart["labels"] == ["happy 2 x 6.0", "sad 1 x 6.0"]
     assert "3 rated, 0 of them blind: 1 for the steered answer, 1 for the normal one, 1 ties." in " ".join(text.split())
     found = shell.json("stats")
     assert [(one["label"], one["steered"]) for one in found if one["by"] == "recipe"] == [

@@ -95,6 +95,7 @@ def test_what_was_promised_once_stays():
         "(-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))",
         "contrast": "(self, name: 'str', layers: 'Sequence[int]')",
         "cosines": "(self, layer: 'int | None' = None)",
+        "why": "(self, pair: 'Pair', *concepts: 'str')",
         "close": "(self)",
     }
 
@@ -156,6 +157,24 @@ def test_a_vector_made_in_python_steers_and_stays(home: Path):
         assert "brighter" in model.concepts()
         model.steer("brighter 2 4.0")
         assert model.pair("How are you?", seed=3).steered == pair.steered
+
+
+def test_pairs_and_vectors_are_drawn(home: Path):
+    with steerchat.load(max_tokens=6) as model:
+        model.steer("happy 2 4.0")
+        pair = model.pair("How are you?", seed=3)
+        tokens = model.why(pair)
+        assert "".join(tokens.tokens) == (pair.steered and pair.steered.text)
+        assert tokens.plot().drawn == tokens and {strip.concept for strip in tokens.strips} == {"happy"}
+        assert {strip.concept for strip in model.why(pair, "sad").strips} == {"sad"}
+        effect, cost = pair.plot().drawn.series
+        assert (list(effect.values), list(cost.values)) == ([pair.effect], [pair.perplexity_ratio])
+        happy = model.concept("happy")
+        lengths = happy.plot().drawn.series[-1]
+        assert list(lengths.values) == pytest.approx(happy.raw_lengths.tolist())
+        assert len((happy - model.concept("sad")).plot().axes) == 1
+        with pytest.raises(steerchat.SteerchatError, match="only logged pairs"):
+            model.why(replace(pair, id=None))
 
 
 @pytest.mark.slow
