@@ -6,6 +6,7 @@ To read them from the file itself takes seconds, so it is done once.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -51,10 +52,12 @@ def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
     folder, log = work / "described", work / "describe.log"
     start = time.monotonic()
     label = f"preparing {name} (about 10 s, once)"
-    program = str(Path(__file__).with_name("describe.py"))
+    files = map(str, parts_of(gguf))
+    # This steerchat, wherever it was imported from.
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     code = run(
-        [sys.executable, "-P", program, held.architecture, str(folder), *map(str, parts_of(gguf))],
-        {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
+        [sys.executable, "-P", "-m", "steerchat.models.describe", held.architecture, str(folder), *files],
+        {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
         log,
         lambda: progress(Progress(label, time.monotonic() - start)),
     )
