@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from ..values.chosen import Chosen
 from ..values.recipe import Scope
 from ..values.results import Answer, Delta, Finish, Finished, Returning, repetition
 from ..values.thinking import thinking
@@ -35,12 +36,15 @@ class Row:
         edits: what is done to the residual stream; none for the model as it is.
         seed: of its noise.
         scope: `generated` edits the last prompt position and what follows it, `all` the whole prompt too.
+        likeliest: tell each token's log-probability, before temperature and penalties, and those of so many others;
+            None tells none.
     """
 
     prompt: tuple[int, ...]
     edits: tuple[Edit, ...] = ()
     seed: int = 0
     scope: Scope = "generated"
+    likeliest: int | None = None
 
 
 class Decoding:
@@ -87,6 +91,9 @@ class Decoding:
         self._finishes: list[Finish] = ["interrupted" for _ in rows]
         self._shares: list[list[tuple[int, float]]] = [[] for _ in rows]
         self._pushed = [bool(row.edits) for row in rows]
+        self._likeliest = [row.likeliest for row in rows]
+        self._chosen: list[list[Chosen]] = [[] for _ in rows]  # that are not told yet
+        self._prompter = prompter
         self._turns: list[list[tuple[int, float]]] = [[] for _ in rows]
         self._share = 1.0
         self.step_number = 0  # of the next step; the index of the tokens that it chooses
@@ -130,9 +137,13 @@ class Decoding:
             if token in self._stops:
                 finish: Finish | None = "end"
             else:
+                start = len(self._streams[row].text)
+                delta = self._streams[row].push(token)
+                if self._likeliest[row] is not None:
+                    self._chosen[row].append(self._chances(row, token, delta, start, logits[slot]))
                 self._ids[row].append(token)
-                if delta := self._streams[row].push(token):
-                    yield Delta(row, delta, self._share if self._pushed[row] else 1.0)
+                if delta:
+                    yield self._delta(row, delta)
                 if self._opened is not None and self._thinking[row]:
                     self._thinking[row] = thinking(self._streams[row].text, self._opened[row])
                 finish = "length" if len(self._ids[row]) >= self._room else None
@@ -213,9 +224,23 @@ class Decoding:
                 self._swap(slot, self._slots.index(row))
 
     def _close(self, row: int) -> Iterator[Delta | Finished]:
-        if delta := self._streams[row].close():
-            yield Delta(row, delta, self._share if self._pushed[row] else 1.0)
+        delta = self._streams[row].close()
+        if delta or self._chosen[row]:
+            yield self._delta(row, delta)
         yield Finished(row, self.answers()[row])
+
+    def _delta(self, row: int, text: str) -> Delta:
+        chosen, self._chosen[row] = tuple(self._chosen[row]), []
+        return Delta(row, text, self._share if self._pushed[row] else 1.0, chosen)
+
+    def _chances(self, row: int, token: int, text: str, start: int, logits: torch.Tensor) -> Chosen:
+        """A row's next token with its log-probability, and the likeliest."""
+        logs = logits.float().log_softmax(-1)
+        values, ids = logs.topk(min(self._likeliest[row] or 0, len(logs)))
+        before = self._ids[row][-1:]  # some tokenizers write a blank before a token only where another precedes it
+        known = len(self._prompter.text(before))
+        names = [self._prompter.text([*before, other])[known:] for other in ids.tolist()]
+        return Chosen(text, start, float(logs[token]), tuple(zip(names, values.tolist(), strict=True)))
 
     def _drop(self, finished: Sequence[int]) -> None:
         """Finished rows change places with the last running ones, so that only running rows are computed."""

@@ -99,7 +99,6 @@ _STEERED = {
     "stop": Field(("string", "array"), "texts that end the answer", 1, 64, items="string"),
     "user": Field(("string",), "who asks, for the history", 0, 200),
     "safety_identifier": Field(("string",), "as `user`", 0, 200),
-    "logprobs": Field(("boolean", "integer"), only=(None, False, 0)),
     "frequency_penalty": Field(("number",), only=(None, 0)),
     "presence_penalty": Field(("number",), only=(None, 0)),
     "logit_bias": Field(("object",), only=(None, {})),
@@ -119,7 +118,8 @@ CHAT = (
     | {
         "messages": Field(("array",), "the last one is the user's", 1, MAX_MESSAGES, required=True),
         "max_completion_tokens": Field(("integer",), "as max_tokens", 1, 100_000),
-        "top_logprobs": Field(("integer",), only=(None, 0)),
+        "logprobs": Field(("boolean",), "tell each token's log-probability, before temperature and penalties"),
+        "top_logprobs": Field(("integer",), "and those of so many of the likeliest tokens there", 0, 20),
         "tools": Field(("array",), only=(None, [])),
         "tool_choice": Field(("string",), only=(None, "none", "auto")),
         "response_format": Field(("object",), only=(None, {"type": "text"})),
@@ -129,6 +129,7 @@ CHAT = (
 )
 COMPLETION = _STEERED | {
     "prompt": Field(("string", "array"), "the answer goes on from it", 1, 1 << 20, required=True, items="string"),
+    "logprobs": Field(("integer",), "tell each token's log-probability, and those of so many of the likeliest", 0, 5),
     "best_of": Field(("integer",), only=(None, 1)),
     "echo": Field(("boolean",), only=(None, False)),
     "suffix": Field(("string",), only=(None, "")),
@@ -162,6 +163,7 @@ class Ask:
         steer: terms of the recipe.
         sampling: settings of the sampling by their names; those not given are the server's.
         client: who asks.
+        likeliest: how many of the likeliest tokens are told with each token; None tells no log-probabilities.
     """
 
     model: str
@@ -175,6 +177,7 @@ class Ask:
     stream: bool
     usage: bool
     client: str
+    likeliest: int | None
 
     @property
     def rows(self) -> int:
@@ -249,6 +252,7 @@ def read_ask(body: Mapping[str, Any], base: str) -> Ask:
         stream=body.get("stream", False),
         usage=bool(stream_options.get("include_usage")),
         client=client_name(body),
+        likeliest=_likeliest(body),
     )
 
 
@@ -256,6 +260,16 @@ def client_name(body: Mapping[str, Any]) -> str:
     """Who asks, as it may stand in the history: letters, digits and a few signs."""
     name = body.get("user") or body.get("safety_identifier") or ""
     return re.sub(r"[^\w.@ -]", "", name)[:40].strip() or "api"
+
+
+def _likeliest(body: Mapping[str, Any]) -> int | None:
+    """How many of the likeliest tokens a request wants; None for no log-probabilities. A completion's field counts."""
+    wanted, most = body.get("logprobs", False), body.get("top_logprobs")
+    if wanted is False and most:
+        raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
+    if wanted is False:
+        return None
+    return (most or 0) if wanted is True else wanted
 
 
 def _prompt(value: str | list[str]) -> str:

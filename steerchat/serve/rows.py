@@ -17,6 +17,7 @@ from ..engine.engine import Engine, Output, Row
 from ..engine.pool import Pool, Seat
 from ..engine.reading import unread
 from ..engine.sampling import Sampling
+from ..values.chosen import Chosen
 from ..values.errors import ModelError
 from ..values.results import Answer, Delta, Finished
 from .stops import StopText
@@ -151,16 +152,24 @@ class ServedEngine(Engine):
         client: among whom places are shared fairly.
         stops: texts at which an answer ends, without them.
         read: whether the unsteered model reads the answers afterwards; without, they have no perplexity and no states.
+        likeliest: as of `Row`.
     """
 
     def __init__(
-        self, engine: Engine, rows: RowQueue, client: str = "", stops: Sequence[str] = (), read: bool = True
+        self,
+        engine: Engine,
+        rows: RowQueue,
+        client: str = "",
+        stops: Sequence[str] = (),
+        read: bool = True,
+        likeliest: int | None = None,
     ) -> None:
         vars(self).update(vars(engine))
         self._rows = rows
         self._client = client
         self._texts = tuple(stops)
         self._reads = read
+        self._likeliest = likeliest
 
     def generate(
         self,
@@ -171,33 +180,41 @@ class ServedEngine(Engine):
         dial: Callable[[int], float] | None = None,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`, beside the rows of other requests; there is no dial."""
-        told: queue.SimpleQueue[tuple[Seat, str, bool]] = queue.SimpleQueue()
-        seats = [Seat(row, sampling, bool(keep)) for row in rows]
+        told: queue.SimpleQueue[tuple[Seat, str, tuple[Chosen, ...], bool]] = queue.SimpleQueue()
+        seats = [Seat(replace(row, likeliest=self._likeliest), sampling, bool(keep)) for row in rows]
         texts = {seat: StopText(self._texts) for seat in seats}
+        held: dict[Seat, list[Chosen]] = {seat: [] for seat in seats}
 
         def tell(seat: Seat, events: Events) -> None:
             """In the pool's thread, between two steps."""
             text, new = texts[seat], ""
             for event in events:
-                new += text.push(event.text) if isinstance(event, Delta) else text.close()
+                if isinstance(event, Delta):
+                    new += text.push(event.text)
+                    held[seat] += event.chosen
+                else:
+                    new += text.close()
             if text.stopped:
                 seat.answer = replace(seat.answer or _so_far(seat), text=text.text, finish="end")
                 self._rows.drop([seat])
-            told.put((seat, new, seat.done))
+            # What stands behind a stop is no part of the answer.
+            chosen = tuple(one for one in held[seat] if one.start < len(text.text))
+            held[seat] = held[seat][len(chosen) :]
+            told.put((seat, new, chosen, seat.done))
 
         running = set(seats)
         self._rows.add(seats, self._client, tell)
         try:
             while running and not stopped():
                 try:
-                    seat, new, done = told.get(timeout=_LOOK)
+                    seat, new, chosen, done = told.get(timeout=_LOOK)
                 except queue.Empty:
                     continue
                 if seat.error is not None:
                     raise seat.error
                 number = seats.index(seat)
-                if new:
-                    yield Delta(number, new)
+                if new or chosen:
+                    yield Delta(number, new, chosen=chosen)
                 if done and seat.answer is not None:
                     running.remove(seat)
                     yield Finished(number, seat.answer)

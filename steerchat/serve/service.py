@@ -89,10 +89,15 @@ class Service:
         return self.app.store
 
     def session(
-        self, client: str, changes: Mapping[str, Any] | None = None, stops: tuple[str, ...] = (), read: bool = True
+        self,
+        client: str,
+        changes: Mapping[str, Any] | None = None,
+        stops: tuple[str, ...] = (),
+        read: bool = True,
+        likeliest: int | None = None,
     ) -> Session:
         """A conversation of one request; those of a client are one in the history."""
-        engine = ServedEngine(self.engine, self.rows, client, stops, read)
+        engine = ServedEngine(self.engine, self.rows, client, stops, read, likeliest)
         settings = replace(self.app.settings, **(changes or {}))
         session = Session(settings, self.app.library, lambda: engine, None, lambda event: None)
         session.calibration, session.journal = self._calibration, self._journal(client)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..measures.chance import verdict
 from ..storage.records import StoredPair
+from ..values.chosen import Chosen
 from ..values.errors import ModelError, SteerchatError, StoreError, UnknownName
 from ..values.results import Answer, Finish, Pair
 from .requests import Ask, BadRequest
@@ -45,10 +46,16 @@ class Shape:
         self._chunk_head = self._head | ({"object": "chat.completion.chunk"} if self._chat else {})
 
     def chunk(
-        self, number: int, text: str = "", finish: Finish | None = None, steerchat: dict[str, Any] | None = None
+        self,
+        number: int,
+        text: str = "",
+        finish: Finish | None = None,
+        steerchat: dict[str, Any] | None = None,
+        chosen: Sequence[Chosen] = (),
     ) -> dict[str, Any]:
         """New text of a choice, or its end."""
-        choice: dict[str, Any] = {"index": number, "finish_reason": finish and _FINISHES[finish], "logprobs": None}
+        choice: dict[str, Any] = {"index": number, "finish_reason": finish and _FINISHES[finish]}
+        choice["logprobs"] = self._logprobs(chosen) if chosen else None
         choice |= {"delta": {"content": text} if text else {}} if self._chat else {"text": text}
         return self._chunk_head | {"choices": [choice]} | ({} if steerchat is None else {"steerchat": steerchat})
 
@@ -58,13 +65,31 @@ class Shape:
         chunk["choices"][0]["delta"] = {"role": "assistant", "content": ""}
         return chunk
 
-    def whole(self, answers: Sequence[Answer], steerchat: dict[str, Any]) -> dict[str, Any]:
+    def whole(
+        self, answers: Sequence[Answer], steerchat: dict[str, Any], chosen: Mapping[int, Sequence[Chosen]]
+    ) -> dict[str, Any]:
         choices = []
         for number, answer in enumerate(answers):
-            choice = {"index": number, "finish_reason": _FINISHES[answer.finish], "logprobs": None}
+            choice: dict[str, Any] = {"index": number, "finish_reason": _FINISHES[answer.finish]}
+            choice["logprobs"] = None if self._ask.likeliest is None else self._logprobs(chosen.get(number, ()))
             text = {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
             choices.append(choice | (text if self._chat else {"text": answer.text}))
         return self._head | {"choices": choices, "usage": self.usage(answers), "steerchat": steerchat}
+
+    def _logprobs(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
+        """Log-probabilities of tokens, as chats and as completions have them."""
+        if self._chat:
+            content = [
+                _token(one.text, one.logprob) | {"top_logprobs": [_token(*other) for other in one.likeliest]}
+                for one in chosen
+            ]
+            return {"content": content, "refusal": None}
+        return {
+            "tokens": [one.text for one in chosen],
+            "token_logprobs": [one.logprob for one in chosen],
+            "top_logprobs": [dict(one.likeliest) for one in chosen] if self._ask.likeliest else None,
+            "text_offset": [one.start for one in chosen],
+        }
 
     def usage_chunk(self, answers: Sequence[Answer]) -> dict[str, Any]:
         return self._chunk_head | {"choices": [], "usage": self.usage(answers)}
@@ -73,6 +98,12 @@ class Shape:
         tokens = sum(answer.tokens for answer in answers)
         total = self._prompt_tokens + tokens
         return {"prompt_tokens": self._prompt_tokens, "completion_tokens": tokens, "total_tokens": total}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    """A token; those that are parts of a character have a text that does not say which."""
+    whole = bool(text) and "\ufffd" not in text
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode()) if whole else None}
 
 
 def measured(pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ..concepts.library import Library
 from ..conversation.chat import unexpected
 from ..conversation.session import Session
 from ..storage.records import Filters
+from ..values.chosen import Chosen
 from ..values.errors import ConceptError, SteerchatError
 from ..values.results import Answer, Delta, Finished, Pair, PairDone
 from . import describe
@@ -115,7 +116,7 @@ class _Paths:
         body = parse_body(await read_body(request.scope, request.receive), fields)
         service.check_model(body["model"])
         ask = read_ask(body, service.base)
-        session = service.session(ask.client, ask.sampling, ask.stops, read=ask.compare)
+        session = service.session(ask.client, ask.sampling, ask.stops, ask.compare, ask.likeliest)
         prompter, thought = service.engine.prompter, session.settings.thought
 
         def tokens() -> int:
@@ -133,6 +134,7 @@ class _Paths:
         """The chunks of an answer, and last the whole of it."""
         service, began, first = self._service, time.monotonic(), True
         answers: dict[int, Answer] = {}
+        chosen: dict[int, list[Chosen]] = {}
         pairs: list[Pair] = []
         with service.room(ask.rows):
             async with aclosing(service.events(session, service.answer(ask, session))) as events:
@@ -143,7 +145,8 @@ class _Paths:
                         for number in range(ask.rows if ask.messages else 0):
                             yield shape.opening(number)
                     if isinstance(told, Delta):
-                        yield shape.chunk(told.row, told.text)
+                        chosen.setdefault(told.row, []).extend(told.chosen)
+                        yield shape.chunk(told.row, told.text, chosen=told.chosen)
                     elif isinstance(told, Finished):
                         answers[told.row] = told.answer
                     elif isinstance(told, PairDone):
@@ -160,7 +163,7 @@ class _Paths:
         if ask.usage:
             yield shape.usage_chunk(said)
         if not ask.stream:
-            yield shape.whole(said, about)
+            yield shape.whole(said, about, chosen)
 
     async def _whole(self, chunks: AsyncGenerator[dict[str, Any], None]) -> Response:
         last: dict[str, Any] = {}

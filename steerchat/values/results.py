@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Generic, Literal, TypeVar
 
+from .chosen import Chosen
 from .measures import measures
 from .page import Page
 from .recipe import Recipe
@@ -306,11 +307,17 @@ class Started(_Event):
 
 @dataclass(frozen=True)
 class Delta(_Event):
-    """New text in a row, never a part of a character; `share` is that of the strength at the time, by the dial."""
+    """New text in a row, never a part of a character.
+
+    Attributes:
+        share: of the strength at the time, by the dial.
+        chosen: the tokens since the last event, where the row asks for their log-probabilities.
+    """
 
     row: int
     text: str
     share: float = 1.0
+    chosen: tuple[Chosen, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from openai.types.chat import ChatCompletion
 from serving import Running, Serving
 
@@ -139,6 +140,78 @@ def test_an_answer_ends_before_a_stop_however_its_tokens_cut_it(serving: Serving
     server.wait(server.is_idle)
 
 
+def own_scores(server: Running, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """Log-probabilities of the model itself, (tokens of the answer, vocabulary)."""
+    with torch.no_grad():
+        logits = server.service.engine.model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+    return logits.log_softmax(-1)[len(prompt) - 1 : -1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_the_models_own(serving: Serving, stream: bool):
+    server = serving()
+    prompter = server.service.engine.prompter
+    options: Any = {"logprobs": True, "top_logprobs": 3, "temperature": 0.7}
+    if stream:
+        chunks = [c.choices[0] for c in ask(server, stream=True, **options) if c.choices]  # type: ignore[misc]
+        text = "".join(chunk.delta.content or "" for chunk in chunks)
+        content = [token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content or ()]
+    else:
+        [choice] = ask(server, **options).choices
+        assert choice.logprobs is not None and choice.logprobs.content is not None
+        text, content = choice.message.content or "", choice.logprobs.content
+    assert "".join(token.token for token in content) == text and len(content) == 6
+    prompt, answer = prompter.chat([{"role": "user", "content": PROMPT}]), prompter.reply(text)
+    scores = own_scores(server, prompt, answer)
+    for place, token in enumerate(content):
+        assert token.logprob == pytest.approx(float(scores[place, answer[place]]), abs=1e-4)
+        assert token.bytes == list(token.token.encode())
+        values, ids = scores[place].topk(3)
+        assert [other.logprob for other in token.top_logprobs] == pytest.approx(values.tolist(), abs=1e-4)
+        assert [other.token for other in token.top_logprobs] == [prompter.text([number]) for number in ids.tolist()]
+
+
+def test_log_probabilities_of_a_comparison_are_each_answers_own(serving: Serving):
+    server = serving()
+    done = ask(server, extra={"compare": True, **STEERED}, logprobs=True)
+    logs = [choice.logprobs.content or [] for choice in done.choices if choice.logprobs]
+    assert ["".join(token.token for token in tokens) for tokens in logs] == [c.message.content for c in done.choices]
+    assert all(token.top_logprobs == [] for tokens in logs for token in tokens)
+    assert logs[0][0].logprob != logs[1][0].logprob  # of one prompt: the second is pushed
+
+
+def test_log_probabilities_end_with_the_answer_where_a_stop_ends_it(serving: Serving):
+    server = serving(max_tokens=30)
+    whole = ask(server).choices[0].message.content or ""
+    [cut] = ask(server, stop=whole[12:15], logprobs=True).choices
+    assert cut.logprobs is not None and cut.logprobs.content is not None
+    assert "".join(token.token for token in cut.logprobs.content) == cut.message.content
+    assert ask(server).choices[0].logprobs is None
+
+
+def test_log_probabilities_of_a_completion_have_places(serving: Serving):
+    server = serving()
+    for count in (0, 2):
+        [choice] = (
+            server.client()
+            .completions.create(model=server.service.base, prompt="The meeting went", seed=3, logprobs=count)
+            .choices
+        )
+        logs = choice.logprobs
+        assert logs is not None and logs.tokens is not None and logs.token_logprobs is not None
+        assert "".join(logs.tokens) == choice.text and logs.text_offset == list(range(6))
+        assert (
+            logs.top_logprobs is None
+            if not count
+            else [len(likeliest) for likeliest in logs.top_logprobs or ()] == [2] * 6
+        )
+        prompter = server.service.engine.prompter
+        answer = prompter.reply(choice.text)
+        scores = own_scores(server, prompter.raw("The meeting went"), answer)
+        own = [float(scores[place, token]) for place, token in enumerate(answer)]
+        assert logs.token_logprobs == pytest.approx(own, abs=1e-4)
+
+
 def test_settings_of_a_request_are_its_own(serving: Serving):
     server = serving()
     first, second = (ask(server, temperature=0, seed=seed, max_tokens=9) for seed in (1, 2))
@@ -194,7 +267,9 @@ def test_models_are_the_model_alone_and_with_each_concept(serving: Serving):
         ({}, {"compare": True, "n": 2, **STEERED}, "so n is 1"),
         ({"temperature": 9}, {}, "temperature has from 0 to 5"),
         ({"max_tokens": 0}, {}, "max_tokens"),
-        ({"logprobs": True}, {}, "logprobs is not supported"),
+        ({"logprobs": 3}, {}, "logprobs is boolean"),
+        ({"top_logprobs": 3}, {}, "needs logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, {}, "top_logprobs has from 0 to 20"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, {}, "tools is not supported"),
         ({"stop": ["a"] * 9}, {}, "stop has at most"),
         ({"prompt": "x" * 600}, {}, "the model holds 512"),
