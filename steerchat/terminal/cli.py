@@ -28,10 +28,32 @@ from .start import new_screen, run, setting_options
 from .subcommands import Subcommand
 
 
+class _Shell(click.Group):
+    """The group of all subcommands. For a word that is none of them, it says what to type."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            word = args[0].removeprefix("/").split(" ")[0]
+            if word in self.commands:
+                hint = f"Without the slash and the quotation marks: steerchat {word}"
+            elif word in registry:
+                hint = f"/{word} is a command of the chat: start steerchat, then type it."
+            elif getattr(error, "possibilities", None):
+                raise  # click names the nearest
+            else:
+                hint = 'To ask the model once: steerchat compare "Tell me about the sea" --steer happy'
+            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx) from None
+
+
 def build() -> click.Group:
     """The whole command line."""
 
     @click.group(
+        cls=_Shell,
         invoke_without_command=True,
         params=[
             click.Option(["--resume"], is_flag=True, help="go on with the last conversation"),

@@ -330,7 +330,11 @@ def test_the_shell_completes_commands_and_options(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nonsense"], 2, "nonsense"),
+        (["nonsense"], 2, "No such command 'nonsense'. To ask the model once: steerchat compare \""),
+        (["tell me a joke"], 2, "steerchat compare"),
+        (["compar"], 2, "Did you mean 'compare'?"),
+        (["/history"], 2, "Without the slash and the quotation marks: steerchat history"),
+        (["steer happy"], 2, "/steer is a command of the chat"),
         (["compare", "--nonsense"], 2, "--nonsense"),
         (["compare"], 2, "nothing was said yet"),
         (["compare", "x", "--steer", "hapy 2 2.0"], 2, "did you mean happy?"),
