@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+from typing import Any, TextIO
 
 import uvicorn
 
@@ -53,7 +55,7 @@ def serve(
         say: told in a sentence when it is ready, and when it stops.
     """
     check_address(host, token)
-    _log_lines()
+    _log_lines(sys.stderr)
     service = Service(app, rows, waiting, deadline)
     names = [*hosts, *([] if host in ("0.0.0.0", "::") else [host])]
     config = uvicorn.Config(
@@ -100,12 +102,33 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _log_lines() -> None:
-    """A JSON object a line on standard error, without what was asked or answered."""
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter('{"time": "%(asctime)s.%(msecs)03dZ", "request": %(message)s}', "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+def _log_lines(file: TextIO) -> None:
+    """A line on `file` for each request and each answer, without what was asked or answered: a JSON object for
+    programs; in a terminal a short line, and none for what only looks."""
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(_Short() if file.isatty() else _Json())
+    handler.addFilter(lambda record: not file.isatty() or not _only_looks(_facts(record)))
     log = logging.getLogger("steerchat.serve")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+
+
+def _facts(record: logging.LogRecord) -> Mapping[str, Any]:
+    return record.args if isinstance(record.args, Mapping) else {}
+
+
+def _only_looks(facts: Mapping[str, Any]) -> bool:
+    return facts.get("method") == "GET" and facts.get("status") == 200
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return json.dumps({"time": f"{when}.{record.msecs:03.0f}Z", "request": _facts(record)})
+
+
+class _Short(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        words = {"answers": "{} answers,", "tokens": "{} tokens,", "seconds": "{} s"}
+        told = " ".join(words.get(name, "{}").format(value) for name, value in _facts(record).items())
+        return f"  {time.strftime('%H:%M:%S', time.localtime(record.created))}  {told}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import tempfile
 import time
@@ -91,7 +90,7 @@ def _told(service: Service, path: str, handlers: Mapping[str, Handler]) -> Handl
             response = Json(body, status)
         service.meter.requests.labels(path, str(response.status_code)).inc()
         facts = {"path": path, "status": response.status_code, "seconds": round(time.monotonic() - began, 3)}
-        _log.info(json.dumps({"method": request.method} | facts))
+        _log.info("request %s", {"method": request.method} | facts)
         return response
 
     return handle
@@ -155,7 +154,7 @@ class _Paths:
         service.meter.answered(seconds)
         said = [answers[number] for number in sorted(answers)]
         finished = {"answers": len(said), "tokens": sum(answer.tokens for answer in said), "seconds": round(seconds, 3)}
-        _log.info(json.dumps(finished))
+        _log.info("answer %s", finished)
         about = measured(pairs)
         for number, answer in enumerate(said):
             last = number == len(said) - 1

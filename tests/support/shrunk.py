@@ -44,6 +44,8 @@ def shrunk(kind: str) -> Any:
     if types:
         kinds = list(dict.fromkeys(types))
         given["layer_types"] = [kinds[layer % len(kinds)] for layer in range(4)]
+    if "kv_lora_rank" in given:  # each head has keys and values of its own, made of the small ones
+        given["num_key_value_heads"] = 4
     ids = {"vocab_size": len(tiny_tokenizer()), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
     text = type(config().get_text_config())
     return text(**given, **ids)
