@@ -38,11 +38,11 @@ def concept(chat: Chat) -> Page:
 @command("concept show", examples=["/concept show happy"], shell=True)
 def show(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> Page:
     """Shows a concept: its pairs, how well they agree and separate at each layer, and the most similar concepts."""
-    library, engine = chat.library, chat.session.engine
-    vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
-    shown = entry(library, concept, engine.fingerprint)
     from ..concepts.vector import read_layer
 
+    library, fingerprint = chat.library, chat.session.engine.fingerprint
+    vector = chat.session.reader.vector(concept)
+    shown = entry(library, concept, fingerprint)
     layer = read_layer(vector)
     similar: list[tuple[str, float]] = []
     without_vector = 0
@@ -50,7 +50,7 @@ def show(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> Page:
         if name in (concept, RANDOM):
             continue
         try:
-            other = library.stored(library.get(name), engine.fingerprint)
+            other = library.stored(library.get(name), fingerprint)
         except ConceptError:
             other = None
         if other is None or other.directions.shape != vector.directions.shape:
@@ -178,10 +178,8 @@ def export(
     from ..concepts.exchange import check_suffix, export_vector
 
     suffix = check_suffix(file)
-    library, engine = chat.library, chat.session.engine
-    value = library.get(concept)
-    vector = library.vector(concept, engine, chat.report, stopped=chat.session.stop.is_set)
-    lengths = chat.session.calibration.profile(engine, chat.report).lengths
+    reader, library, engine = chat.session.reader, chat.library, chat.session.engine
+    value, vector, lengths = library.get(concept), reader.vector(concept), reader.profile.lengths
     confirm_replacing(chat, file, replace)
     facts = {"kind": value.kind, "description": value.description}
     parts: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]

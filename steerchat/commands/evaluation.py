@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from .._version import __version__
 from ..conversation.chat import Chat
@@ -25,6 +25,8 @@ from .experiments import shipped_prompts
 if TYPE_CHECKING:
     from ..experiments.evaluation import Evaluation
     from ..experiments.methods import MethodRow, Summary
+
+    _Row = TypeVar("_Row", Evaluation, MethodRow)
 
 _HEADINGS = ("concept", "setting", "normal", "steered", "random", "asked", "gain (95%)", "over random", "cost")
 
@@ -61,29 +63,37 @@ def evaluate(
         raise UsageError(f"{prompts} holds one prompt", "an interval over prompts needs at least two")
     options = f"--seeds {seeds} --prompts-used {prompts_used} --directions {directions}"
     options += f" --prompts {prompts.name}" if prompts else ""
-    run = evaluate_each(_runner(chat), chosen[:prompts_used], range(seeds), named, directions)
-    return _judged(run, len(named), options)
+    rows = evaluate_each(_runner(chat), chosen[:prompts_used], range(seeds), named, directions)
+
+    def command_line(row: Evaluation) -> str:
+        return f"concept evaluate {row.concept}:{row.layers}:{format_strength(row.strength)} {options}"
+
+    def lines(rows: Sequence[Evaluation]) -> list[object]:
+        return [_line(row) for row in rows] if len(named) > 1 else []
+
+    return _by_concept(([row] for row in rows), len(named), command_line, lines, _side_by_side)
 
 
-def _judged(run: Iterator[Evaluation], total: int, options: str) -> Iterator[Event]:
-    """Each concept as it is measured, then all of them side by side; what a stop leaves is shown."""
-    rows: list[Evaluation] = []
+def _by_concept(
+    run: Iterable[Sequence[_Row]],
+    total: int,
+    command_line: Callable[[_Row], str],
+    lines: Callable[[Sequence[_Row]], list[object]],
+    summary: Callable[[Sequence[_Row]], list[object]],
+) -> Iterator[Event]:
+    """The rows of each concept as they are measured, then all of them; what a stop leaves is shown."""
+    measured: list[Sequence[_Row]] = []
     version = _version()  # now: the checkout may be at another commit at the end
     try:
-        for row in run:
-            rows.append(row)
-            about = {"command": _command_line(row, options), "version": version}
-            yield Page([_line(row)] if total > 1 else [], [row.to_json() | about])
+        for rows in run:
+            measured.append(rows)
+            about = {"command": f"steerchat {command_line(rows[0])} --json", "version": version}
+            yield Page(lines(rows), [row.to_json() | about for row in rows])
     except Interrupted:
-        if not rows:
+        if not measured:
             raise
-        yield Notice(f"stopped after {len(rows)} of {total} concepts")
-    yield Page(list(_shown(rows)))
-
-
-def _command_line(row: Evaluation, options: str) -> str:
-    """The shell command that measures a row again."""
-    return f"steerchat concept evaluate {row.concept}:{row.layers}:{format_strength(row.strength)} {options} --json"
+        yield Notice(f"stopped after {len(measured)} of {total} concepts")
+    yield Page(summary([row for rows in measured for row in rows]))
 
 
 @command(
@@ -115,23 +125,11 @@ def compare_methods(
     judged = shipped_prompts("evaluation")[:prompts_used]
     run = compare_each(_runner(chat), named, cost, judged, range(seeds), capability_questions()[::4])
 
-    def shown() -> Iterator[Event]:
-        done: list[MethodRow] = []
-        version = _version()
-        try:
-            for rows in run:
-                done += rows
-                command_line = f"steerchat compare-methods {rows[0].concept} {options} --json"
-                about = {"command": command_line, "version": version}
-                yield Page(_methods(rows), [row.to_json() | about for row in rows])
-        except Interrupted:
-            if not done:
-                raise
-            yield Notice(f"stopped after {len({row.concept for row in done})} of {len(named)} concepts")
-        if len({row.concept for row in done}) > 1:
-            yield Page(_overall(summaries([row.to_json() for row in done])))
+    def summary(rows: Sequence[MethodRow]) -> list[object]:
+        several = len({row.concept for row in rows}) > 1
+        return _overall(summaries([row.to_json() for row in rows])) if several else []
 
-    return shown()
+    return _by_concept(run, len(named), lambda row: f"compare-methods {row.concept} {options}", _methods, summary)
 
 
 def _methods(rows: Sequence[MethodRow]) -> list[object]:
@@ -226,7 +224,7 @@ def _line(row: Evaluation) -> str:
     return f"{row.concept} {setting}: {row.normal:.1f} -> {row.steered:.1f} {row.unit}, {cost}; {most}"
 
 
-def _shown(rows: list[Evaluation]) -> Iterator[object]:
+def _side_by_side(rows: Sequence[Evaluation]) -> list[object]:
     cells = [
         (
             row.concept,
@@ -238,17 +236,11 @@ def _shown(rows: list[Evaluation]) -> Iterator[object]:
         )
         for row in rows
     ]
-    yield Table(_HEADINGS, cells, right=frozenset(range(2, 6)))
-    yield gains([(row.concept, row.gains) for row in rows])
-    special = [
-        (
-            row.concept,
-            _interval(row.specificity),
-            f"{row.other} {row.gains[row.other]:+.1f}",
-        )
-        for row in rows
+    special = [(row.concept, _interval(row.specificity), f"{row.other} {row.gains[row.other]:+.1f}") for row in rows]
+    samples = [(row, *row.samples[0]) for row in rows]
+    return [
+        Table(_HEADINGS, cells, right=frozenset(range(2, 6))),
+        gains([(row.concept, row.gains) for row in rows]),
+        Table(("concept", "own gain less the largest other (95%)", "largest other"), special),
+        *(f"{row.concept} ({row.unit}): {prompt} -> {steered}" for row, prompt, _, steered in samples),
     ]
-    yield Table(("concept", "own gain less the largest other (95%)", "largest other"), special)
-    for row in rows:
-        prompt, _, steered = row.samples[0]
-        yield f"{row.concept} ({row.unit}): {prompt} -> {steered}"

@@ -166,13 +166,13 @@ def _named(chat: Chat, name: str | None) -> str:
 def _pairs(chat: Chat, name: str | None, layer: int | None) -> Drawn:
     from ..concepts.plane import pairs_in_plane
 
-    name, engine, stopped = _named(chat, name), chat.session.engine, chat.session.stop.is_set
-    vector = chat.library.vector(name, engine, chat.report, stopped=stopped)
-    last = engine.n_layers - 1
+    name, reader = _named(chat, name), chat.session.reader
+    last = reader.engine.n_layers - 1
     if layer is not None and layer > last:
         raise UsageError(f"no layer {layer}: this model has layers 0 to {last}", "choose another")
     layers = [layer] if layer is not None else sorted({round(share * last / (_CLOUDS - 1)) for share in range(_CLOUDS)})
-    return pairs_in_plane(engine, chat.library.get(name), vector, layers, chat.report, stopped)
+    concept, vector = reader.library.get(name), reader.vector(name)
+    return pairs_in_plane(reader.engine, concept, vector, layers, reader.report, reader.stopped)
 
 
 def _concept(chat: Chat, name: str | None) -> Drawn:

@@ -18,7 +18,8 @@ from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
 from ..system.memory import trim
-from ..values.results import UNASKED, Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning
+from ..values.errors import Interrupted
+from ..values.results import UNASKED, Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning, drain
 from ..values.setting import Message, Setting
 
 if TYPE_CHECKING:
@@ -159,6 +160,36 @@ class Runner:
                 _Group(number, question, seed, self._rows(question, normal, prompts, settings, seed)) for seed in seeds
             ]
         return self._run(groups, settings, plan)
+
+    def measure(
+        self,
+        prompts: Sequence[str],
+        settings: Sequence[Setting],
+        seeds: Sequence[int],
+        tokens: int,
+        label: str,
+        rows: int | None = None,
+    ) -> list[Trial]:
+        """The trials of prompts that belong to no conversation. Nothing is logged.
+
+        Args:
+            prompts: each is answered without a system message.
+            settings, seeds: as in `run`.
+            tokens: the longest answer.
+            label, rows: as of `Plan`.
+
+        Raises:
+            Interrupted: with the label, when the reader was stopped.
+        """
+        from ..engine.sampling import Sampling
+
+        messages = ([{"role": "user", "content": prompt}] for prompt in prompts)
+        questions = [Question(prompt, message, message) for prompt, message in zip(prompts, messages, strict=True)]
+        plan = Plan(Sampling(max_tokens=tokens), thought=False, label=label, rows=rows)
+        trials = drain(self.run(questions, settings, seeds, plan))
+        if self.reader.stopped():
+            raise Interrupted(label)
+        return trials
 
     def _encode(self, question: Question, messages: Sequence[Message], plan: Plan) -> tuple[int, ...]:
         engine = self.reader.engine

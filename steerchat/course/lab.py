@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..conversation.runner import Plan, Runner
-from ..engine.sampling import Sampling
+from ..conversation.runner import Runner
 from ..experiments.chance import spreads
-from ..experiments.evaluation import questions, random_settings
+from ..experiments.evaluation import random_settings
 from ..experiments.outcomes import Outcome
 from ..measures.chance import Chance, ChanceCell
 from ..measures.pair import Reader
-from ..values.errors import Interrupted
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, parse_layers
-from ..values.results import Pair, drain
+from ..values.results import Pair
 from ..values.setting import Setting
 
 if TYPE_CHECKING:
@@ -93,10 +91,8 @@ class Lab:
 
     def pairs(self, settings: Sequence[Setting], prompts: Sequence[str] = PROMPTS) -> list[list[Pair]]:
         """The pairs of each setting, over every prompt and seed. Remembered answers are not generated again."""
-        plan = Plan(Sampling(max_tokens=TOKENS), thought=False, label=f"answering under {len(settings)} settings")
-        trials = drain(Runner(self.reader, self._memo).run(questions(prompts), settings, SEEDS, plan))
-        if self.session.stop.is_set():
-            raise Interrupted(plan.label)
+        label = f"answering under {len(settings)} settings"
+        trials = Runner(self.reader, self._memo).measure(prompts, settings, SEEDS, TOKENS, label)
         return [[trial.pair for trial in trials if trial.setting == index] for index in range(len(settings))]
 
     def compare(self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True) -> list[Comparison]:

@@ -34,7 +34,7 @@ from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
-from ..values.results import BenchReport, Delta, Figure, Notice, Progress, drain
+from ..values.results import BenchReport, Delta, Figure, Notice, Progress, Returning, drain
 from .versus import Generate
 
 Report = Callable[[Notice | Progress], None]
@@ -139,8 +139,8 @@ class _Bench:
         stopped: Callable[[], bool],
         other: Generate,
     ) -> None:
-        self.engine = self._engine = engine
-        self.other = self._other = other
+        self.engine = engine
+        self.other = other
         self._library = library
         self._settings = settings
         self._size = size
@@ -183,7 +183,7 @@ class _Bench:
         steps: list[float] = []
         reads: list[list[float]] = [[] for _ in read_with]
         started = time.perf_counter()
-        for event in self._engine.generate([self._row()], self._sampling(self._size.tokens), self._stopped):
+        for event in self.engine.generate([self._row()], self._sampling(self._size.tokens), self._stopped):
             if isinstance(event, Delta):
                 steps.append(time.perf_counter() - started)
                 way = len(steps) % len(read_with)
@@ -203,7 +203,7 @@ class _Bench:
 
     def _reads(self) -> list[Callable[[], object]]:
         """Ways to multiply every weight once, to be tried by turns."""
-        kernels = self._engine.kernels
+        kernels = self.engine.kernels
         if kernels is not None:
             vectors = {layer.shape: torch.ones(1, layer.in_features) for layer in kernels.layers}
             return [lambda: [layer.product(vectors[layer.shape]) for layer in kernels.layers]]
@@ -226,7 +226,8 @@ class _Bench:
     def first_tokens(self) -> Samples:
         """Both columns of a conversation, each with its own answers, as a chat of ten turns has them."""
         self._seed += 1
-        engine, found = self._engine, {}
+        engine = self.engine
+        found: dict[int, float] = {}  # seconds to the first token, by the turn
         columns: list[list[dict[str, str]]] = [[], []]
         engine.forget()
         for turn in range(1, max(TURNS) + 1):
@@ -235,34 +236,29 @@ class _Bench:
             started = time.perf_counter()
             prompts = [tuple(engine.prompter.chat(messages)) for messages in columns]
             rows = [Row(prompts[0], (), self._seed + turn), Row(prompts[1], self._one_layer, self._seed + turn)]
-            run = engine.generate(rows, self._sampling(self._size.short), self._stopped, keep=True)
-            found[turn] = None
-            outputs: list[Output] = []
-            while not outputs:
-                try:
-                    if isinstance(next(run), Delta) and found[turn] is None:
-                        found[turn] = time.perf_counter() - started
-                except StopIteration as end:
-                    outputs = end.value
+            run = Returning(engine.generate(rows, self._sampling(self._size.short), self._stopped, keep=True))
+            for event in run:
+                if isinstance(event, Delta) and turn not in found:
+                    found[turn] = time.perf_counter() - started
             if self._stopped():
                 raise Interrupted("bench")
-            for messages, output in zip(columns, outputs, strict=True):
+            for messages, output in zip(columns, run.value, strict=True):
                 messages.append({"role": "assistant", "content": output.answer.text})
         engine.forget()
-        first, last = (found[turn] for turn in TURNS)
-        if first is None or last is None:
+        if not found.keys() >= set(TURNS):
             raise _too_short()
+        first, last = (found[turn] for turn in TURNS)
         return {"ttft_turn10_vs_turn2": last / first}
 
     def strengths(self) -> Samples:
         self._seed += 1
-        middle = (self._engine.n_layers // 2,)
+        middle = (self.engine.n_layers // 2,)
         return {"strengths_speedup": self._speedup([self._row(self._edits(middle, s)) for s in STRENGTHS])}
 
     def layers(self) -> Samples:
         """A sweep against its rows one by one, and against a run of `generate` for each of its rows."""
         self._seed += 1
-        rows = [self._row(self._edits((layer,))) for layer in range(self._engine.n_layers)]
+        rows = [self._row(self._edits((layer,))) for layer in range(self.engine.n_layers)]
         before = self._generate(self._size.tokens)
         sweep = self._ours(rows)
         generate = (before + self._generate(self._size.tokens)) / 2
@@ -271,7 +267,7 @@ class _Bench:
     def extraction(self) -> Samples:
         concept = self._library.get(CONCEPT)
         started = time.perf_counter()
-        extract(self._engine, concept, stopped=self._stopped)
+        extract(self.engine, concept, stopped=self._stopped)
         return {"extract_seconds": time.perf_counter() - started}
 
     def start(self) -> Samples:
@@ -303,12 +299,12 @@ class _Bench:
         return Sampling(max_tokens=tokens)
 
     def _run(self, rows: Sequence[Row], tokens: int) -> list[Output]:
-        return drain(self._engine.generate(rows, self._sampling(tokens), self._stopped))
+        return drain(self.engine.generate(rows, self._sampling(tokens), self._stopped))
 
     def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
         """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""
         sampling = self._sampling(self._size.tokens)
-        runs = [self._engine.generate(rows, sampling, self._stopped) for rows in contests]
+        runs = [self.engine.generate(rows, sampling, self._stopped) for rows in contests]
         decoding, reading = [0.0 for _ in runs], [0.0 for _ in runs]
         ends: list[list[Output] | None] = [None for _ in runs]
         while None in ends:
@@ -346,20 +342,20 @@ class _Bench:
 
     def _generate(self, tokens: int) -> float:
         """Seconds a token of one run of transformers' `generate`, its prompt included."""
-        return self._other.seconds(self._prompt, self._sampling(tokens), self._seed)
+        return self.other.seconds(self._prompt, self._sampling(tokens), self._seed)
 
     def _weights(self) -> Iterator[torch.Tensor]:
         """Every matrix that a decoding step reads whole: a table of input embeddings is looked up, unless tied."""
-        model = self._engine.model
+        model = self.engine.model
         table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         for parameter in model.parameters():
             if parameter.dim() >= 2 and (parameter is not table or table is head):
                 yield parameter.detach().flatten(1)
 
     def _synchronize(self) -> None:
-        if self._engine.device.type == "cuda":
+        if self.engine.device.type == "cuda":
             torch.cuda.synchronize()
-        elif self._engine.device.type == "mps":
+        elif self.engine.device.type == "mps":
             torch.mps.synchronize()
 
 

@@ -9,14 +9,11 @@ import numpy as np
 
 from ..concepts.library import DEFAULT_LAYERS
 from ..concepts.vector import ConceptVector, read_layer
-from ..conversation.runner import Plan, Runner, Trial
-from ..engine.sampling import Sampling
+from ..conversation.runner import Runner, Trial
 from ..measures.chance import Chance, ChanceCell
 from ..measures.profile import Profile
-from ..values.errors import Interrupted
 from ..values.recipe import RANDOM, Term, parse_layers
-from ..values.results import drain
-from .evaluation import questions, random_settings
+from .evaluation import random_settings
 
 # At which strengths and lengths of answer the chance band is measured.
 CHANCE_STRENGTHS = (1.0, 2.0, 4.0)
@@ -39,12 +36,10 @@ def measure_chance(
     layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
     cells = []
     for tokens in CHANCE_TOKENS:
-        plan = Plan(Sampling(max_tokens=tokens), thought=False, label=f"random directions: answers of {tokens} tokens")
+        label = f"random directions: answers of {tokens} tokens"
         for strength in CHANCE_STRENGTHS:
             settings = random_settings(Term(((RANDOM, 1.0),), layers, strength), directions)
-            trials = drain(runner.run(questions(prompts), settings, seeds, plan))
-            if runner.reader.stopped():
-                raise Interrupted("chance")
+            trials = runner.measure(prompts, settings, seeds, tokens, label)
             effects = np.stack([_effects(profile, vector, trials, directions) for vector in vectors])
             by_prompt = effects.reshape(*effects.shape[:2], len(prompts), -1)
             cells.append(ChanceCell(strength, tokens, *(round(value, 3) for value in spreads(by_prompt))))

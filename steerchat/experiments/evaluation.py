@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..conversation.runner import Plan, Question, Runner, Trial
-from ..engine.sampling import Sampling
+from ..conversation.runner import Runner, Trial
 from ..measures.words import INDEPENDENT, RATES, Measure, spread
-from ..values.errors import ConceptError, Interrupted
+from ..values.errors import ConceptError
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, parse_layers
-from ..values.results import Answer, Pair, drain, mean_cost
+from ..values.results import Answer, Pair, mean_cost
 from ..values.setting import Setting
 
 # The longest answers: enough for a rate of words; and, where length itself is measured, for most answers to end.
@@ -66,12 +65,6 @@ class Evaluation:
         return asdict(self)
 
 
-def questions(prompts: Sequence[str]) -> list[Question]:
-    """Prompts without a system message, for measurements that are not part of a conversation."""
-    messages = ([{"role": "user", "content": prompt}] for prompt in prompts)
-    return [Question(prompt, message, message) for prompt, message in zip(prompts, messages, strict=True)]
-
-
 def random_settings(term: Term, directions: int) -> list[Setting]:
     """Settings that push in random directions, at the layers and strength of `term`, read along `term`."""
     recipe = Recipe((Term(((RANDOM, 1.0),), term.layers, term.strength),))
@@ -113,11 +106,8 @@ def evaluate(
             Setting.asked_for(recipe, concept.request),
             *random_settings(term, directions),
         ]
-        sampling = Sampling(max_tokens=LENGTH_TOKENS if concept.kind == "length" else TOKENS)
-        plan = Plan(sampling, thought=False, label=f"measuring {concept.name}")
-        trials = drain(runner.run(questions(prompts), settings, seeds, plan))
-        if runner.reader.stopped():
-            raise Interrupted(plan.label)
+        tokens = LENGTH_TOKENS if concept.kind == "length" else TOKENS
+        trials = runner.measure(prompts, settings, seeds, tokens, f"measuring {concept.name}")
         yield _evaluation(measure, layers, term, prompts, trials)
 
 

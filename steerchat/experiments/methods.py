@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 
 from ..concepts.concept import METHODS, Concept
-from ..conversation.runner import Plan, Runner
-from ..engine.sampling import Sampling
+from ..conversation.runner import ROWS, Runner
 from ..measures.capability import Capability, Quiz, capability
 from ..measures.pair import Reader
-from ..values.errors import Interrupted
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, format_layers, parse_layers
-from ..values.results import Pair, drain, mean_cost
+from ..values.results import Pair, mean_cost
 from ..values.setting import Setting
-from .evaluation import interval, measure_of, questions, word_gains
+from .evaluation import interval, measure_of, word_gains
 
 TOKENS = 40
 """The longest answers."""
@@ -212,10 +210,7 @@ def _answered(
     runner: Runner, settings: Sequence[Setting], prompts: Sequence[str], seeds: Sequence[int], label: str
 ) -> list[list[list[Pair]]]:
     """The pairs of each setting, prompt by prompt."""
-    plan = Plan(Sampling(max_tokens=TOKENS), thought=False, rows=32, label=label)
-    trials = drain(runner.run(questions(prompts), settings, seeds, plan))
-    if runner.reader.stopped():
-        raise Interrupted(label)
+    trials = runner.measure(prompts, settings, seeds, TOKENS, label, ROWS)
     return [
         [
             [trial.pair for trial in trials if (trial.setting, trial.question) == (place, prompt)]

@@ -10,12 +10,12 @@ import pytest
 from tiny import a_library
 
 from steerchat.concepts.library import Library
-from steerchat.conversation.runner import Plan, Runner
+from steerchat.conversation.runner import Plan, Question, Runner
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments import chance
 from steerchat.experiments.chance import measure_chance, spreads
-from steerchat.experiments.evaluation import Evaluation, evaluate, questions, random_settings
+from steerchat.experiments.evaluation import Evaluation, evaluate, random_settings
 from steerchat.measures.calibration import Calibration
 from steerchat.measures.chance import Chance, ChanceCell
 from steerchat.measures.pair import Reader
@@ -76,7 +76,9 @@ def test_answers_are_the_same_together_and_alone_and_remembered_ones_are_not_giv
 
     def answers(runner: Runner, settings: list[Setting]) -> list[list[str]]:
         plan = Plan(Sampling(max_tokens=8), thought=False)
-        run = Returning(runner.run(questions(PROMPTS), settings, SEEDS, plan))
+        messages = ([{"role": "user", "content": prompt}] for prompt in PROMPTS)
+        questions = [Question(prompt, message, message) for prompt, message in zip(PROMPTS, messages, strict=True)]
+        run = Returning(runner.run(questions, settings, SEEDS, plan))
         seen[:] = run
         return [
             [output.answer.text for trial in run.value if trial.setting == index for output in trial.outputs]

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from steerchat.concepts.library import Library
-from steerchat.conversation.runner import Plan, Runner
+from steerchat.conversation.runner import ROWS, Runner
 from steerchat.conversation.session import Session
-from steerchat.engine.sampling import Sampling
-from steerchat.experiments.evaluation import questions
 from steerchat.experiments.outcomes import outcomes_of
 from steerchat.experiments.settings import at_layers, chosen
 from steerchat.measures.pair import Reader
@@ -29,7 +27,7 @@ from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.system import folders
 from steerchat.system.settings import Settings
-from steerchat.values.results import Pair, drain
+from steerchat.values.results import Pair
 from steerchat.values.setting import Setting
 
 TOKENS = 30
@@ -38,9 +36,8 @@ TOKENS = 30
 def measured(session: Session, runner: Runner, name: str, prompts: Sequence[str]) -> dict[str, Any]:
     """What a push at each layer did, over the layers."""
     settings = at_layers(chosen(session, name, None, STRENGTH), session.engine.n_layers)[::2]
-    plan = Plan(Sampling(max_tokens=TOKENS), thought=False, rows=32)
     pairs: dict[Setting, list[Pair]] = {setting: [] for setting in settings}
-    for trial in drain(runner.run(questions(prompts), settings, [0], plan)):
+    for trial in runner.measure(prompts, settings, [0], TOKENS, name, ROWS):
         pairs[settings[trial.setting]].append(trial.pair)
     outcomes = outcomes_of(runner.reader.chance, pairs)
     figures = {"effects": "effect", "words": "words", "costs": "cost"}
