@@ -246,8 +246,8 @@ def load(model: str | None = None, *, log: bool = True, **settings: Any) -> Mode
         ModelError: when it cannot be found or loaded.
         UsageError: for an unknown setting or a value that does not fit.
     """
-    found = load_settings({"model": model, **settings}, config_path())
-    app = App(found).start()
+    chosen_settings = load_settings({"model": model, **settings}, config_path())
+    app = App(chosen_settings).start()
     app.engine()
     app.store = Store.open(history_path()) if log else None
     return Model(app.conversation())

@@ -233,8 +233,8 @@ def cosine_map(library: Library, fingerprint: str, layer: int | None = None) -> 
     """
     from .vector import read_layer
 
-    found = (library.stored(library.get(name), fingerprint) for name in library.names() if name != RANDOM)
-    vectors = [vector for vector in found if vector is not None]
+    stored = (library.stored(library.get(name), fingerprint) for name in library.names() if name != RANDOM)
+    vectors = [vector for vector in stored if vector is not None]
     if len(vectors) < 2:
         raise ConceptError("fewer than two concepts have a vector on this model", "/concept show NAME extracts one")
     where = sorted(map(read_layer, vectors))[len(vectors) // 2] if layer is None else layer

@@ -33,10 +33,10 @@ def serve(model_path: Path, device: str, dtype: str, threads: int) -> None:
         ids = torch.tensor([task["prompt"]], device=device)
         torch.manual_seed(task["seed"])
         started = time.perf_counter()
-        found = model.generate(
+        answered = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, pad_token_id=0, **task["sampling"]
         )
-        tokens = found[0, ids.shape[1] :].tolist()  # which waits for a GPU
+        tokens = answered[0, ids.shape[1] :].tolist()  # which waits for a GPU
         report = {"seconds": time.perf_counter() - started, "tokens": len(tokens)}
         print(json.dumps(report), file=answers, flush=True)
 

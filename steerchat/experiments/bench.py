@@ -227,7 +227,7 @@ class _Bench:
         """Both columns of a conversation, each with its own answers, as a chat of ten turns has them."""
         self._seed += 1
         engine = self.engine
-        found: dict[int, float] = {}  # seconds to the first token, by the turn
+        waited: dict[int, float] = {}  # seconds to the first token, by the turn
         columns: list[list[dict[str, str]]] = [[], []]
         engine.forget()
         for turn in range(1, max(TURNS) + 1):
@@ -238,16 +238,16 @@ class _Bench:
             rows = [Row(prompts[0], (), self._seed + turn), Row(prompts[1], self._one_layer, self._seed + turn)]
             run = Returning(engine.generate(rows, self._sampling(self._size.short), self._stopped, keep=True))
             for event in run:
-                if isinstance(event, Delta) and turn not in found:
-                    found[turn] = time.perf_counter() - started
+                if isinstance(event, Delta) and turn not in waited:
+                    waited[turn] = time.perf_counter() - started
             if self._stopped():
                 raise Interrupted("bench")
             for messages, output in zip(columns, run.value, strict=True):
                 messages.append({"role": "assistant", "content": output.answer.text})
         engine.forget()
-        if not found.keys() >= set(TURNS):
+        if not waited.keys() >= set(TURNS):
             raise _too_short()
-        first, last = (found[turn] for turn in TURNS)
+        first, last = (waited[turn] for turn in TURNS)
         return {"ttft_turn10_vs_turn2": last / first}
 
     def strengths(self) -> Samples:
@@ -283,8 +283,8 @@ class _Bench:
         )
         seconds = time.perf_counter() - started
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise ModelError(f"another steerchat did not start: {said[0]}", "does `steerchat` alone work?")
+            errors = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise ModelError(f"another steerchat did not start: {errors[0]}", "does `steerchat` alone work?")
         return {"start_seconds": seconds}
 
     # How

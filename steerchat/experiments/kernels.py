@@ -8,7 +8,7 @@ from ..values.page import Page, Table
 
 
 def choose_again(chat: Chat) -> Page:
-    """Load the model once more, which times every backend for it, and show what was found.
+    """Load the model once more, which times every backend for it, and show the times.
 
     Raises:
         ModelError: when there is nothing to choose, as on a GPU.
@@ -24,9 +24,9 @@ def choose_again(chat: Chat) -> Page:
             "those of a CPU are, for any but tiny models, unless other programs keep the machine too busy",
         )
     rows, objects = [], []
-    for (out, size, bits), found in kernels.times.items():
-        for name, seconds in found.items():
-            best = [min(other[place] for other in found.values()) for place in range(len(ROWS))]
+    for (out, size, bits), times in kernels.times.items():
+        for name, seconds in times.items():
+            best = [min(other[place] for other in times.values()) for place in range(len(ROWS))]
             cells = [f"{s * 1e6:.0f}{' *' if s == least else ''}" for s, least in zip(seconds, best, strict=True)]
             rows.append((f"{out} x {size}", str(bits), name, *cells))
             objects.append(

@@ -114,7 +114,7 @@ def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[M
     def term(operation: str, name: str = concept.name) -> Callable[[float], Term]:
         return lambda number: Term(((name, 1.0),), layers, number, operation)
 
-    found = [Method("add", term(ADD))]
+    compared = [Method("add", term(ADD))]
     engine, whole = reader.engine, None  # the means over replies, which several ways begin with
     for method in METHODS:
         if method in ("end", concept.method) or not concept.examples:
@@ -125,13 +125,13 @@ def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[M
             whole = read_texts(engine, concept.name, concept.examples, "mean", reader.report, reader.stopped)
         read = None if method == "last" else whole
         reader.know(name, extract(engine, concept, method, reader.report, reader.stopped, reference, read))
-        found.append(Method(f"add {method}", term(ADD, name)))
-    found += [Method("rotate", term("rotate")), Method("aim", term("aim"))]
+        compared.append(Method(f"add {method}", term(ADD, name)))
+    compared += [Method("rotate", term("rotate")), Method("aim", term("aim"))]
     if opposite := OPPOSITES.get(concept.name):
         bound = term("cap", opposite)
-        found.append(Method("cap the opposite", lambda number: bound(1.0 - number)))
-        found.append(Method("ablate the opposite", term("ablate", opposite), dial=False))
-    return found
+        compared.append(Method("cap the opposite", lambda number: bound(1.0 - number)))
+        compared.append(Method("ablate the opposite", term("ablate", opposite), dial=False))
+    return compared
 
 
 def compare_methods(
@@ -282,10 +282,10 @@ def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
     Args:
         rows: as `MethodRow.to_json` gives them.
     """
-    found = []
+    summed = []
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]
-        found.append(
+        summed.append(
             Summary(
                 method,
                 len(chosen),
@@ -298,7 +298,7 @@ def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
                 kept=fmean(row["kept"][0] for row in chosen),
             )
         )
-    return found
+    return summed
 
 
 def _rounded(value: Any) -> Any:

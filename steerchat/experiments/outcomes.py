@@ -76,14 +76,14 @@ class Outcome:
         texts = [(pair.normal.reply, pair.steered.reply) for pair in self.pairs if pair.steered is not None]
         if len(texts) < _FEWEST_REPEATS:
             return {}
-        found = {}
+        moved = {}
         for name in RATES:
             measure = INDEPENDENT[name]
             gains = [measure.towards(steered) - measure.towards(normal) for normal, steered in texts]
             mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
             if name not in self.setting.read_along.concepts and abs(mean) > _BEYOND * error:
-                found[name] = mean / spread(measure, [normal for normal, _ in texts])
-        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+                moved[name] = mean / spread(measure, [normal for normal, _ in texts])
+        return dict(sorted(moved.items(), key=lambda item: -abs(item[1])))
 
     @property
     def gain(self) -> float | None:

@@ -70,20 +70,20 @@ def at_cost(session: Session, recipe: Recipe, budget: float, prompts: Sequence[s
         the strengths in ascending order of size; `within` finds the one that the budget allows.
     """
     low, high, sign = 0.0, MOST, math.copysign(1.0, recipe.graded[0].strength)
-    found: list[Outcome] = []
+    outcomes: list[Outcome] = []
     stopped = False
     for _ in range(_ROUNDS):
         steps = [low + (high - low) * part / 4 for part in (1, 2, 3)]
         result = tune(session, at_strengths(recipe, [sign * step for step in steps]), prompts, tokens)
-        found += result.outcomes
+        outcomes += result.outcomes
         stopped = result.stopped
         if stopped or not result.outcomes:
             break
         allowed = within(result.outcomes, budget)
         reached = 0 if allowed is None else 1 + result.outcomes.index(allowed)
         low, high = [low, *steps, high][reached : reached + 2]
-    found.sort(key=lambda outcome: abs(outcome.setting.strength or 0.0))
-    return Result("cost", "", tuple(found), len(prompts), stopped)
+    outcomes.sort(key=lambda outcome: abs(outcome.setting.strength or 0.0))
+    return Result("cost", "", tuple(outcomes), len(prompts), stopped)
 
 
 def within(outcomes: Sequence[Outcome], budget: float) -> Outcome | None:

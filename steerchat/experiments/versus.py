@@ -35,11 +35,11 @@ class Generate:
     """
 
     def __init__(self, model: str, engine: Engine) -> None:
-        found = find(model, progress=lambda event: None)
+        files = find(model, progress=lambda event: None)
         self.versions: dict[str, str] = {}
         self.dtype = str(engine.model.dtype).removeprefix("torch.")
         program = str(Path(__file__).with_name("baseline.py"))
-        self._command = [sys.executable, "-P", program, str(found.gguf or found.path), str(engine.device), self.dtype]
+        self._command = [sys.executable, "-P", program, str(files.gguf or files.path), str(engine.device), self.dtype]
         self._command += [str(engine.threads or 1)]
         self._process: subprocess.Popen[str] | None = None
 
@@ -91,7 +91,7 @@ class Generate:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
-        said = self._process.communicate()[1].strip().splitlines() or ["it said nothing"]
+        errors = self._process.communicate()[1].strip().splitlines() or ["it said nothing"]
         raise ModelError(
-            f"transformers alone, which steerchat is compared with, ended: {said[-1]}", "bench needs memory for both"
+            f"transformers alone, which steerchat is compared with, ended: {errors[-1]}", "bench needs memory for both"
         )

@@ -46,16 +46,16 @@ class Calibration:
             corpus = self._library.shipped / "texts" / "neutral.jsonl"
             kept = self._library.folder(engine.fingerprint) / "profile.safetensors"
             for path in (self._library.shipped / "measured" / "profile.safetensors", kept):
-                found = load_profile(path, engine.fingerprint, corpus) if path.is_file() else None
-                if found is not None:
+                profile = load_profile(path, engine.fingerprint, corpus) if path.is_file() else None
+                if profile is not None:
                     break
             else:
-                found = measure_profile(engine, corpus, report, stopped)
+                profile = measure_profile(engine, corpus, report, stopped)
                 try:
-                    found.save(kept)
+                    profile.save(kept)
                 except SteerchatError as error:
                     report(Notice(f"{error.message}, so the model is measured again at the next start"))
-            self._profiles[engine.fingerprint] = found
+            self._profiles[engine.fingerprint] = profile
         return self._profiles[engine.fingerprint]
 
     def chance(self, fingerprint: str) -> Chance | None:

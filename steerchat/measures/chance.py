@@ -78,7 +78,7 @@ def load_chance(path: Path, fingerprint: str) -> Chance | None:
         if data["fingerprint"] != fingerprint:
             return None
         cells = tuple(ChanceCell(**cell) for cell in data["cells"])
-        sound = all(math.isfinite(one) for cell in cells for one in astuple(cell))
+        sound = all(math.isfinite(figure) for cell in cells for figure in astuple(cell))
         if not sound or min((cell.tokens for cell in cells), default=0) < 1:
             return None
         return Chance(fingerprint, cells)

@@ -105,12 +105,12 @@ def put(model: Any, name: str, tensor: Tensor, device: torch.device, dtype: torc
 
 def mapped(*files: Path) -> list[mmap.mmap]:
     """The bytes of files, read when they are used. Raises OSError when one cannot be read."""
-    found = []
+    maps = []
     for file in files:
         with file.open("rb") as stream:
             # torch wants memory that can be written to; nothing is, and the file would not change.
-            found.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
-    return found
+            maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    return maps
 
 
 def empty_model(config: Any, dtype: torch.dtype, code: bool = False) -> Any:

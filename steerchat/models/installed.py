@@ -93,8 +93,8 @@ def _default(precision: memory.Precision, on_hub: ModelChoice | None) -> ModelCh
         folder = None
     if folder is None:
         return _alias(DEFAULT, on_hub, precision)
-    found = _on_disk(DEFAULT, SMOLLM2.name, folder, precision, folder / SMOLLM2.gguf)
-    return replace(found, known=KNOWN[DEFAULT])
+    choice = _on_disk(DEFAULT, SMOLLM2.name, folder, precision, folder / SMOLLM2.gguf)
+    return replace(choice, known=KNOWN[DEFAULT])
 
 
 def _alias(alias: str, on_disk: ModelChoice | None, precision: memory.Precision) -> ModelChoice:

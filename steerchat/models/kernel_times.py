@@ -159,11 +159,11 @@ def cpu_name() -> str:
 
 def instructions() -> str:
     """The instruction sets that matter to products, as torch sees them."""
-    found = [torch.backends.cpu.get_cpu_capability()]
+    labels = [torch.backends.cpu.get_cpu_capability()]
     for name, label in (("_is_avx512_bf16_supported", "AVX512-BF16"), ("_is_amx_tile_supported", "AMX")):
         if getattr(torch.cpu, name, bool)():
-            found.append(label)
-    return " ".join(found)
+            labels.append(label)
+    return " ".join(labels)
 
 
 def _path(fingerprint: str) -> Path:

@@ -120,8 +120,8 @@ def find_excerpts(db: Database, words: Words, pair_id: int) -> tuple[Excerpt, ..
     """Excerpts of a matching pair's prompt and answers, around the matched words."""
     if words.parts:
         texts = db.execute("SELECT prompt, normal, steered FROM pair_texts WHERE id = ?", [pair_id]).fetchone()
-        found = zip(("prompt", "normal", "steered"), texts, strict=True)
-        around = tuple(_around(name, text or "", words.parts) for name, text in found)
+        named = zip(("prompt", "normal", "steered"), texts, strict=True)
+        around = tuple(_around(name, text or "", words.parts) for name, text in named)
         if any(excerpt.spans for excerpt in around) or not words.query:
             return tuple(excerpt for excerpt in around if excerpt.spans)
     snippets = ", ".join(f"snippet(pair_search, {column}, ?, ?, '...', {EXCERPT_WORDS})" for column in range(3))
