@@ -68,8 +68,9 @@ def _plain(engine: Engine, text: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _compare(engine: Engine, ours: Tensor, own: Tensor, where: str) -> None:
-    own = own.float().cpu()
-    difference = (ours.float().cpu() - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(1e-9)
+    ours, own = ours.float().cpu(), own.float().cpu()
+    same = ours.shape == own.shape
+    difference = (ours - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(1e-9) if same else torch.tensor(torch.inf)
     if not bool((difference <= _ROUNDING.get(engine.dtype, _COARSE)).all()):
         raise ModelError(
             f"steerchat's numbers for {engine.name}, a {type(engine.model).__name__}, are not the model's own {where}",

@@ -40,6 +40,7 @@ from .kernel_times import MachineRecord
 from .memory import FORMS
 from .rounded import load_rounded, rounded
 
+_KNOWN = "Llama, Qwen3, Gemma 3, Phi or Mistral"
 _CODE = "custom code"  # in transformers' message about a model that needs its own Python files
 
 
@@ -136,8 +137,9 @@ def load(
             raise
         reason = shorten(str(error) or type(error).__name__, 120)
         raise ModelError(
-            f"steerchat cannot compute with {files.name}, a {type(model).__name__}: {reason}",
-            "its blocks work otherwise than those of the models that steerchat knows; please report it, with the name",
+            f"steerchat cannot compute with {files.name}, a {type(model).__name__}: its blocks do not take positions, "
+            "masks or kept keys and values as those of other models do",
+            f"choose one of {_KNOWN}; please report it, with the name and this: {reason}",
         ) from error
     return engine
 
@@ -288,8 +290,8 @@ def _check_memory_of_text(model: Any, name: str) -> None:
     if unknown or getattr(model, "_is_stateful", False):
         what = f"layers of the kind {unknown[0]}" if unknown else "recurrent layers"
         raise ModelError(
-            f"{name} has {what}, and steerchat supports attention only",
-            "choose a model with attention in all layers, such as Llama, Qwen3, Gemma 3, Phi or Mistral",
+            f"{name} has {what}, and steerchat runs full and sliding attention only",
+            f"choose a model with attention in all layers, such as {_KNOWN}",
         )
 
 
