@@ -1,4 +1,4 @@
-"""A corpus of hostile files, each read in a process of its own: `python tests/support/corpus.py` says what each cost.
+"""A corpus of hostile files, read in processes of their own: `python tests/support/corpus.py` says what each cost.
 
 The files are made here. Each is to be refused with one of our errors, or left alone by what makes its contents anew;
 in under a second of computing and in under 200 MB beside what the program takes anyway, and without anything new in
@@ -16,10 +16,12 @@ import struct
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from hostile_vectors import HOSTILE
@@ -37,11 +39,13 @@ from steerchat.models.memory import Precision
 from steerchat.storage.migrations import MIGRATIONS
 from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
+from steerchat.system.memory import trim
 from steerchat.values.errors import SteerchatError
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair
 
 PATIENCE = 30
+TOGETHER = 12  # files that one process reads: to fork it costs more than to read most of them
 MOST_SECONDS, MOST_MEGABYTES = 1.0, 200
 M = 1 << 20
 Read = Callable[[Path], object]
@@ -301,42 +305,63 @@ DATABASES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def judge(case: Case, folder: Path) -> Cost:
-    """Make the file and read it in a fork."""
-    folder.mkdir()
-    path = folder / case.name
-    case.make(path)
-    before = {file.name for file in folder.iterdir()}
+def judge(cases: Sequence[Case], folder: Path) -> Iterator[Cost]:
+    """Make files and read them one after the other in a fork; where one ends the fork, the others go on in another."""
+    paths = [folder / str(number) / case.name for number, case in enumerate(cases)]
+    before: list[set[str]] = []
+    for case, path in zip(cases, paths, strict=True):
+        path.parent.mkdir(parents=True)
+        case.make(path)
+        before.append(_names(path))
+    judged = 0
+    while judged < len(cases):
+        answers, status = _read_in_fork(cases[judged:], paths[judged:])
+        if judged + len(answers) < len(cases):
+            said = f"ended by signal {status & 127}"
+            answers.append({"seconds": PATIENCE, "megabytes": 0, "said": said, "ours": False})
+        for answer in answers:
+            new = _names(paths[judged]) - before[judged]
+            kept = {name for name in new if not name.startswith("history.db") and not name.endswith(".broken")}
+            tidy = not kept - {"home"} and not (folder / "owned").exists()
+            yield Cost(cases[judged].label, **answer, tidy=tidy)
+            judged += 1
+
+
+def _names(path: Path) -> set[str]:
+    return {file.name for file in path.parent.iterdir()}
+
+
+def _read_in_fork(cases: Sequence[Case], paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int]:
+    """The result of reading each file, up to one that ended the fork; and how the fork ended.
+
+    The megabytes are the most that the fork took by then, so never less than the file needed.
+    """
     read, write = os.pipe()
     child = os.fork()
     if not child:
         os.close(read)
-        signal.alarm(PATIENCE)
         limit = _virtual() + 1024 * M
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        peak, began = _peak(), _computed()
-        said, ours = None, True
-        try:
-            case.read(path)
-        except SteerchatError as error:
-            said = error.message
-        except BaseException as error:
-            said, ours = f"{type(error).__name__}: {error}", False
-        found = {"seconds": _computed() - began, "megabytes": _peak() - peak, "said": said and said[:400], "ours": ours}
-        os.write(write, json.dumps(found).encode())
+        peak = _peak()
+        for case, path in zip(cases, paths, strict=True):
+            signal.alarm(PATIENCE)
+            began = _computed()
+            said, ours = None, True
+            try:
+                case.read(path)
+            except SteerchatError as error:
+                said = error.message
+            except BaseException as error:
+                said, ours = f"{type(error).__name__}: {error}", False
+            answer = {"seconds": _computed() - began, "megabytes": _peak() - peak}
+            os.write(write, json.dumps({**answer, "said": said and said[:400], "ours": ours}).encode() + b"\n")
+            trim()
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
+        answers = [json.loads(line) for line in pipe]
     _, status = os.waitpid(child, 0)
-    beside = {file.name for file in folder.iterdir()} - before
-    kept = {
-        name for name in beside if not name.startswith("history.db") and not name.endswith(".broken") and name != "home"
-    }
-    tidy = not kept and not (folder.parent / "owned").exists()
-    if not answer:
-        return Cost(case.label, PATIENCE, 0, f"ended by signal {status & 127}", False, tidy)
-    return Cost(case.label, **json.loads(answer), tidy=tidy)
+    return answers, status
 
 
 def _computed() -> float:
@@ -355,8 +380,12 @@ def _virtual() -> int:
 def run() -> list[Cost]:
     """Every case."""
     torch.set_num_threads(1)
+    costs: list[Cost] = []
+    every = cases()
     with tempfile.TemporaryDirectory() as folder:
-        return [judge(case, Path(folder) / str(number)) for number, case in enumerate(cases())]
+        while group := list(islice(every, TOGETHER)):
+            costs += judge(group, Path(folder) / str(len(costs)))
+    return costs
 
 
 def main() -> None:
