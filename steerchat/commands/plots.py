@@ -14,6 +14,7 @@ from ..experiments.charts import chart_of, gains, methods
 from ..experiments.readings import over_turns, why
 from ..experiments.recall import pairs_of, recalled
 from ..figures import ENDINGS, HOW, available
+from ..reports.html import to_html
 from ..reports.report import Chapter, Report
 from ..slash.arguments import Choice, Concept, Int, OneLayer, PairId, PathArg
 from ..slash.registry import command
@@ -45,7 +46,9 @@ _OTHERS = ("why", "probe", "methods", "history", "concept", "pairs", "library", 
 def plot(
     chat: Chat,
     what: Annotated[str, Choice(*_KINDS, *_OTHERS, metavar="WHAT")],
-    file: Annotated[Path | None, PathArg("a .png, .svg or .pdf to write; without one, it is drawn here")] = None,
+    file: Annotated[
+        Path | None, PathArg("a .png, .svg, .pdf, .html, .md or .json to write; without, it is drawn here")
+    ] = None,
     *,
     experiment: Annotated[int | None, Int("an experiment in place of the newest of its kind", least=1)] = None,
     pair: Annotated[int | None, PairId("for why, a pair in place of the last steered one")] = None,
@@ -55,21 +58,24 @@ def plot(
     layer: Annotated[int | None, OneLayer("where to compare vectors, or to draw pairs", least=0)] = None,
     replace: Replace = False,
 ) -> Page | Notice:
-    """Draws one chart, here or as a figure in a file.
+    """Draws one chart, here or in a file.
 
     layers, strengths, compare, tune: the newest such experiment. why: a steered answer token by token, with surprise,
     concepts, gates and the dial. probe: concepts over the turns of a conversation. concept: how far its examples come
-    apart at each layer. library: how alike the vectors of all concepts are. evaluation: what each shipped concept
-    moves, by word measures. pairs: the texts that a concept was made from, along its direction and across it, at one
-    layer or at six. methods: what each way of steering gains at equal cost, as shipped or from --rows FILE. history:
-    how often you chose the steered answer. A .png has 300 dots per inch; a .html, .md or .json has the numbers too.
+    apart at each layer. pairs: the texts that a concept was made from, along its direction and across it, at one layer
+    or at six; on a page at every layer, one at a time. library: how alike the vectors of all concepts are. evaluation:
+    what each shipped concept moves, by word measures. methods: what each way of steering gains at equal cost, as
+    shipped or from --rows FILE. history: how often you chose the steered answer.
+
+    A .png has 300 dots per inch. A .html is a page with the figure and its numbers; .md and .json have the numbers.
     """
     if file is not None and file.suffix.lower() not in (*ENDINGS, *FORMS):
         ends = ".png, .svg or .pdf, or in .html, .md or .json"
         raise UsageError(f"no figure has the ending {file.suffix!r}", f"end the name in {ends}")
     if file is not None and file.suffix.lower() in ENDINGS and not available():
         raise UsageError("figures are drawn by matplotlib, which is not installed", HOW)
-    drawn = _chart(chat, what, experiment, pair, session, concept, layer, rows)
+    page = file is not None and FORMS.get(file.suffix.lower()) is to_html
+    drawn = _chart(chat, what, experiment, pair, session, concept, layer, rows, page)
     if file is None:
         return Page([drawn], [drawn.to_json()])
     confirm_replacing(chat, file, replace)
@@ -94,6 +100,7 @@ def _chart(
     concept: str | None,
     layer: int | None,
     rows: Path | None,
+    page: bool,
 ) -> Drawn:
     match what:
         case "methods":
@@ -111,7 +118,7 @@ def _chart(
         case "concept":
             return _concept(chat, concept)
         case "pairs":
-            return _pairs(chat, concept, layer)
+            return _pairs(chat, concept, layer, page)
         case "library":
             return cosine_map(chat.library, fingerprint_of(chat), layer)
         case "evaluation":
@@ -163,14 +170,16 @@ def _named(chat: Chat, name: str | None) -> str:
     return name
 
 
-def _pairs(chat: Chat, name: str | None, layer: int | None) -> Drawn:
+def _pairs(chat: Chat, name: str | None, layer: int | None, page: bool) -> Drawn:
+    """At one layer, at every one for a page, which shows one at a time, or at some through the depth."""
     from ..concepts.plane import pairs_in_plane
 
     name, reader = _named(chat, name), chat.session.reader
     last = reader.engine.n_layers - 1
     if layer is not None and layer > last:
         raise UsageError(f"no layer {layer}: this model has layers 0 to {last}", "choose another")
-    layers = [layer] if layer is not None else sorted({round(share * last / (_CLOUDS - 1)) for share in range(_CLOUDS)})
+    some = sorted({round(share * last / (_CLOUDS - 1)) for share in range(_CLOUDS)})
+    layers = [layer] if layer is not None else range(last + 1) if page else some
     concept, vector = reader.library.get(name), reader.vector(name)
     return pairs_in_plane(reader.engine, concept, vector, layers, reader.report, reader.stopped)
 

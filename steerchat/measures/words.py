@@ -150,6 +150,22 @@ def word_lists(path: Path | None = None) -> Mapping[str, tuple[str, ...]]:
         raise SteerchatError(f"the word lists in {file} cannot be read", str(error)) from error
 
 
+def counted_words(name: str, text: str) -> list[tuple[int, int]]:
+    """Where a concept's rate counts something for the concept: (start, end) in `text`, from left to right.
+
+    Args:
+        name: a concept of `RATES`.
+    """
+    plain, lists = _plain(text), word_lists()
+    return sorted(
+        match.span(1)
+        for part in RATES[name][1]
+        if part.weight > 0
+        for match in _pattern(None, part.words).finditer(plain)
+        if match[1] not in (lists[part.unless] if part.unless else ())
+    )
+
+
 def _length(text: str) -> float:
     return float(word_count(text))
 
@@ -185,7 +201,9 @@ def _expression(entry: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _LIST_NUMBER.sub("", text.lower().replace("\u2019", "'").replace("\u2018", "'"))
+    """A text in lower case without the numbers of lists, each character in its place."""
+    small = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+    return _LIST_NUMBER.sub(lambda match: " " * len(match[0]), small.replace("\u2019", "'").replace("\u2018", "'"))
 
 
 INDEPENDENT: dict[str, Measure] = measures()

@@ -18,7 +18,8 @@ from ..screen.lines import measured
 from ..values.chart import Chart, Drawn, Matrix, Points, Tokens, in_form
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
-from ..values.text import changes, clean, counted
+from ..values.text import clean, counted
+from .marks import Mark, marks, measured_concepts
 from .report import Chapter, Facts, Report
 
 _FEWEST_LISTED = 3  # from how many chapters on there is a list of them
@@ -37,7 +38,8 @@ h1 { font-size: 1.6rem; line-height: 1.2 }
 nav ol { columns: 20rem; padding-left: 2.5rem } nav li { break-inside: avoid; overflow-wrap: anywhere }
 a { color: inherit }
 section { border-top: 1px solid rgb(128 128 128 / .4); padding: 1.25rem 0 .5rem }
-@media print { details::details-content { content-visibility: visible } section { break-inside: auto } }
+@media print { details::details-content { content-visibility: visible } section { break-inside: auto }
+  .slides > div { display: block !important } .slides label { display: none } }
 """
 # For a chapter in any page: every rule is limited to .steerchat, so that it changes nothing around it.
 _CHAPTER = """
@@ -51,14 +53,24 @@ _CHAPTER = """
 .steerchat .answers { display: grid; gap: 1rem; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
 .steerchat .text { white-space: pre-wrap }
-.steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem;
-  text-decoration: underline dotted }
+.steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem }
+.steerchat mark.parting { background: none; text-decoration: underline 2px }
 .steerchat .s1, .steerchat .s2, .steerchat .s3 { text-decoration: underline dotted }
 .steerchat .s2, .steerchat .s3 { font-weight: 600 } .steerchat .s3 { background: rgb(200 80 200 / .22) }
 .steerchat figure { margin: 1rem 0 }
 .steerchat .panels { display: grid; gap: .5rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
 .steerchat figure svg { display: block; height: auto } .steerchat .panels svg { width: 100%; max-width: 34rem }
+.steerchat .slides { display: flex; flex-wrap: wrap; gap: .25rem; border: 0; margin: 0; padding: 0; min-width: 0 }
+.steerchat .slides input { position: absolute; opacity: 0 }
+.steerchat .slides legend { font-size: .9rem; padding: 0 }
+.steerchat .slides label { cursor: pointer; border: 1px solid rgb(128 128 128 / .5); border-radius: .3rem;
+  padding: .1rem .4rem; font-size: .9rem }
+.steerchat .slides input:checked + label { background: rgb(200 80 200 / .22); font-weight: 600 }
+.steerchat .slides input:focus-visible + label { outline: 2px solid }
+.steerchat .slides > div { display: none; order: 1; width: 100%; max-width: 34rem }
+.steerchat .slides > div svg { width: 100% }
+.steerchat .slides input:checked + label + div { display: block }
 .steerchat .matrix { overflow-x: auto }
 .steerchat figcaption { font-size: .9rem; margin-top: .25rem }
 .steerchat .wide { margin: 1rem 0; overflow-x: auto }
@@ -139,10 +151,27 @@ def _figure(drawn: Drawn) -> str:
     """The panels, a caption, and the numbers folded below."""
     from ..figures.svg import inline
 
-    panels = inline(drawn, "f" + hashlib.sha256(repr(drawn).encode()).hexdigest()[:10])
-    kind = 'class="panels"' if not isinstance(drawn, Matrix) else 'class="matrix" tabindex="0"'
+    prefix = "f" + hashlib.sha256(repr(drawn).encode()).hexdigest()[:10]
+    panels = inline(drawn, prefix)
+    match drawn:
+        case Matrix():
+            shown = f'<div class="matrix" tabindex="0">{panels[0]}</div>'
+        case Points(clouds=[_, _, *_]):
+            shown = _slides([cloud.name for cloud in drawn.clouds], panels, prefix)
+        case _:
+            shown = f'<div class="panels">{"".join(panels)}</div>'
     below = f"<details><summary>The numbers</summary>{table(numbers(drawn))}</details>"
-    return f"<figure><div {kind}>{''.join(panels)}</div><figcaption>{_text(drawn.title)}</figcaption>{below}</figure>"
+    return f"<figure>{shown}<figcaption>{_text(drawn.title)}</figcaption>{below}</figure>"
+
+
+def _slides(names: Sequence[str], panels: Sequence[str], prefix: str) -> str:
+    """One panel at a time, chosen by its name or with the arrow keys; the middle one at first. No script is needed."""
+    slides = []
+    for number, (name, panel) in enumerate(zip(names, panels, strict=True)):
+        identity, checked = f"{prefix}-{number}-chosen", " checked" if number == len(names) // 2 else ""
+        chosen = f'<input type="radio" name="{prefix}" id="{identity}"{checked}>'
+        slides.append(f'{chosen}<label for="{identity}">{_text(name)}</label><div>{panel}</div>')
+    return f'<fieldset class="slides"><legend>Shown; arrow keys go on</legend>{"".join(slides)}</fieldset>'
 
 
 def _drawn_as_text(drawn: Drawn) -> str:
@@ -169,9 +198,14 @@ def _shaded(tokens: Tokens) -> str:
 
 
 def _pair(pair: Pair, steered: Answer) -> str:
-    spans = changes(clean(pair.normal.text), clean(steered.text))
+    spans = marks(pair, clean(pair.normal.text), clean(steered.text))
     answers = _answer("normal", pair.normal, spans[0]) + _answer(f"steered: {pair.recipe}", steered, spans[1])
-    return _answers(answers) + _faint(" · ".join(measured(pair, verdict(pair))))
+    told = ["Underlined: where they part."] if any(mark.parting for mark in (*spans[0], *spans[1])) else []
+    if any(not mark.parting for mark in (*spans[0], *spans[1])):
+        told.append(f"Marked: what the word measure of {' and '.join(measured_concepts(pair))} counts.")
+    return (
+        _answers(answers) + _faint(" · ".join(measured(pair, verdict(pair)))) + (_faint(" ".join(told)) if told else "")
+    )
 
 
 def table(content: Table) -> str:
@@ -186,7 +220,7 @@ def table(content: Table) -> str:
     return f'<div class="wide" tabindex="0"><table>{row("th", content.headings)}{"".join(rows)}</table></div>'
 
 
-def _answer(heading: str, answer: Answer, marked: Sequence[tuple[int, int]] = ()) -> str:
+def _answer(heading: str, answer: Answer, marked: Sequence[Mark] = ()) -> str:
     text = clean(answer.text) or "(no text)"
     cut = len(text) if len(text) < _LONG else text.rfind(" ", 0, _SHOWN) + 1 or _SHOWN
     body = _marked(text, marked, 0, cut)
@@ -198,13 +232,14 @@ def _answer(heading: str, answer: Answer, marked: Sequence[tuple[int, int]] = ()
     return f'<div><h3>{_text(heading)}</h3><div class="text">{body}</div>{note}</div>'
 
 
-def _marked(text: str, marked: Sequence[tuple[int, int]], start: int, end: int) -> str:
-    """A part of a text with the marked spans in it."""
+def _marked(text: str, marked: Sequence[Mark], start: int, end: int) -> str:
+    """A part of a text with the marks in it."""
     at, pieces = start, []
-    for low, high in marked:
-        low, high = max(low, start), min(high, end)
+    for mark in marked:
+        low, high = max(mark.start, start), min(mark.end, end)
         if low < high:
-            pieces.append(f"{escape(text[at:low])}<mark>{escape(text[low:high])}</mark>")
+            kind = ' class="parting"' if mark.parting else ""
+            pieces.append(f"{escape(text[at:low])}<mark{kind}>{escape(text[low:high])}</mark>")
             at = high
     return "".join([*pieces, escape(text[at:end])])
 

@@ -222,5 +222,8 @@ def test_a_concepts_pairs_in_two_dimensions_are_where_its_direction_puts_them(sh
     assert "no layer 99" in shell("plot", "pairs", "--concept", "happy", "--layer", "99", code=2)[1]
     out, _ = shell("plot", "pairs", "--concept", "happy")
     assert "x with happy" in out and f"layer {LAYERS - 1}" in out
+    shell("plot", "pairs", str(tmp_path / "pairs.html"), "--concept", "happy")
+    slides = re.findall(r'<label for="(.*?)">(.*?)</label>', (tmp_path / "pairs.html").read_text(encoding="utf-8"))
+    assert [name for _, name in slides] == [f"layer {number}" for number in range(LAYERS)]
     shell("plot", "pairs", str(tmp_path / "pairs.svg"), "--concept", "happy")
     assert "contrast pairs of happy" in (tmp_path / "pairs.svg").read_text(encoding="utf-8")

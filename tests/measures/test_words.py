@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerchat.measures.words import INDEPENDENT, RATES, measures, spread, word_count, word_lists
+from steerchat.measures.words import INDEPENDENT, RATES, counted_words, measures, spread, word_count, word_lists
 from steerchat.system.folders import packaged
 from steerchat.values.errors import SteerchatError
 
@@ -240,3 +240,14 @@ def test_a_spread_is_the_deviation_over_answers_and_never_that_of_a_word_nobody_
     assert spread(INDEPENDENT["happy"], happy) == pytest.approx(abs(scores[0] - scores[1]) / 2)
     # One answer of ten with one pirate word in twenty words: sqrt(0.1 * 0.9) * 100 / 20.
     assert spread(INDEPENDENT["pirate"], [plain]) == pytest.approx(1.5)
+
+
+def test_the_counted_words_are_those_that_the_measure_counts():
+    text = "1. Ahoy İ, matey!\n2. Sailin' the seven seas, ARRR. Ye’ve found no treasure, thou knowest."
+    words = [text[start:end] for start, end in counted_words("pirate", text)]
+    assert {"Ahoy", "matey", "Sailin'", "ARRR"} <= set(words)
+    assert INDEPENDENT["pirate"].score(text) == pytest.approx(
+        100 * len(words) / 20
+    )  # a text of fewer words counts as 20
+    assert counted_words("happy", "gloomy and sad") == []  # these count against it
+    assert [text[a:b] for a, b in counted_words("shakespeare", text)] == ["thou", "knowest"]

@@ -23,8 +23,9 @@ from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, with_controls
 from steerchat.experiments.tuning import grid
-from steerchat.reports.html import table
+from steerchat.reports.html import table, to_cell
 from steerchat.reports.markdown import literal, quotation
+from steerchat.reports.report import Chapter
 from steerchat.storage.records import Filters, Origin
 from steerchat.storage.store import Store
 from steerchat.terminal import repl
@@ -181,6 +182,24 @@ def test_of_an_experiment_that_lost_pairs_the_others_are_shown(session: Session)
     store.delete_pair(2)
     again = recalled(session.calibration, store.experiment(result.experiment), pairs_of(store, Filters()))
     assert [one.setting.label for one in again.outcomes] == ["0", "2", "3"]
+
+
+def test_a_page_marks_where_answers_part_and_the_words_that_are_counted():
+    normal = Answer("The sky is blue and wonderful today. Enjoy", 9, "end")
+    steered = Answer("The sky is lovely, and I am glad of it", 9, "end")
+    drawn = to_cell(Chapter("", [], [Pair(1, "", "tiny", RECIPE, 0, normal, steered)]))
+    assert re.findall(r"<mark( class=\"parting\")?>(.*?)</mark>", drawn) == [
+        (' class="parting"', "blue"),
+        ("", "wonderful"),
+        ("", "Enjoy"),
+        (' class="parting"', "lovely,"),
+        ("", "glad"),
+    ]
+    assert "Marked: what the word measure of happy counts." in drawn
+    same = to_cell(
+        Chapter("", [], [Pair(1, "", "tiny", RECIPE, 0, Answer("A day", 2, "end"), Answer("A day", 2, "end"))])
+    )
+    assert "<mark" not in same and "where they part" not in same
 
 
 # Hostile text

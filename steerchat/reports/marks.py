@@ -1,0 +1,56 @@
+"""What is marked in a pair's answers: where they part, and the words that the measures of its concepts count.
+
+Behind the point where they part, two answers share hardly a word in its place: to mark each difference would mark all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..measures.words import RATES, counted_words
+from ..values.results import Pair
+from ..values.text import Span
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A span of an answer; `parting` where it is the first word that the other answer does not have."""
+
+    start: int
+    end: int
+    parting: bool = False
+
+
+def measured_concepts(pair: Pair) -> list[str]:
+    """The concepts of a pair whose words can be counted."""
+    return [name for name in pair.recipe.concepts if name in RATES]
+
+
+def marks(pair: Pair, normal: str, steered: str) -> tuple[list[Mark], list[Mark]]:
+    """The marks in both answers, from left to right and none over another.
+
+    Args:
+        pair: with the recipe.
+        normal: its answer as it is shown; likewise `steered`.
+    """
+    first, second = _parting(normal, steered)
+    concepts = measured_concepts(pair)
+    return _marks(normal, first, concepts), _marks(steered, second, concepts)
+
+
+def _marks(text: str, parting: Span | None, concepts: Sequence[str]) -> list[Mark]:
+    found = [Mark(*parting, True)] if parting else []
+    for start, end in sorted({span for name in concepts for span in counted_words(name, text)}):
+        if all(end <= mark.start or start >= mark.end for mark in found):
+            found.append(Mark(start, end))
+    return sorted(found, key=lambda mark: mark.start)
+
+
+def _parting(first: str, second: str) -> tuple[Span | None, Span | None]:
+    """The first word of each text that differs from the other's; None where a text has ended, or both are equal."""
+    words = [list(re.finditer(r"\S+", text)) for text in (first, second)]
+    shared = next((at for at, (a, b) in enumerate(zip(*words, strict=False)) if a[0] != b[0]), min(map(len, words)))
+    one, other = (found[shared].span() if shared < len(found) else None for found in words)
+    return one, other
