@@ -196,7 +196,7 @@ def _hub(
     def snapshot(**options: Any) -> Path:
         return Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED, **options
+                repository, revision=revision, ignore_patterns=_UNWANTED, **{"allow_patterns": wanted, **options}
             )
         )
 
@@ -231,6 +231,12 @@ def _download(repository: str, snapshot: Callable[..., Path], progress: Report) 
 
     page = f"https://huggingface.co/{repository}"
     try:
+        # What cannot be steered is refused before gigabytes of it are fetched.
+        config = snapshot(tqdm_class=_bar("", lambda event: None), allow_patterns=["config.json"]) / "config.json"
+        if config.is_file():
+            from .layer_kinds import check_json
+
+            check_json(json_object(config), repository)
         return snapshot(tqdm_class=_bar(f"fetching {repository}", progress))
     except errors.GatedRepoError as error:
         raise ModelError(

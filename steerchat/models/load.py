@@ -37,10 +37,10 @@ from .fingerprint import json_object
 from .gguf_parts import parts_of
 from .gguf_weights import load_gguf
 from .kernel_times import MachineRecord
+from .layer_kinds import FAMILIES, check_json, check_kinds
 from .memory import FORMS
 from .rounded import load_rounded, rounded
 
-_KNOWN = "Llama, Qwen3, Gemma 3, Phi or Mistral"
 _CODE = "custom code"  # in transformers' message about a model that needs its own Python files
 
 
@@ -78,6 +78,7 @@ def load(
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": code}
+    check_json(config, files.name)
     check_quantisation(config, files.name)
     # What has few bits already keeps them.
     rounds = dtype in FORMS and not files.gguf and not quantisation(config)
@@ -118,7 +119,7 @@ def load(
         if quantisation(config):
             hint = "choose the same model with plain weights, or as a GGUF"
         raise ModelError(f"{files.name} cannot be loaded: {reason}", hint) from error
-    _check_memory_of_text(model, files.name)
+    check_kinds(model.config.get_text_config(), getattr(model, "_is_stateful", False), files.name)
     model.eval()
     model.requires_grad_(False)
     # Rounded weights stay small, however much memory is free.
@@ -139,7 +140,7 @@ def load(
         raise ModelError(
             f"steerchat cannot compute with {files.name}, a {type(model).__name__}: its blocks do not take positions, "
             "masks or kept keys and values as those of other models do",
-            f"choose one of {_KNOWN}; please report it, with the name and this: {reason}",
+            f"choose one of {FAMILIES}; please report it, with the name and this: {reason}",
         ) from error
     return engine
 
@@ -281,18 +282,6 @@ def _too_large(name: str, needs: memory.Needs, where: torch.device, dtype: torch
         smaller,
         needs.total - free,
     )
-
-
-def _check_memory_of_text(model: Any, name: str) -> None:
-    """Raises ModelError for recurrent layers: the batch crops keys and values by position, which their state lacks."""
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    unknown = sorted(kinds - {"full_attention", "sliding_attention"})
-    if unknown or getattr(model, "_is_stateful", False):
-        what = f"layers of the kind {unknown[0]}" if unknown else "recurrent layers"
-        raise ModelError(
-            f"{name} has {what}, and steerchat runs full and sliding attention only",
-            f"choose a model with attention in all layers, such as {_KNOWN}",
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -18,6 +18,11 @@ from tiny import rows, write_concepts
 
 pytestmark = pytest.mark.subprocess
 
+HYBRID = {
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 DEAD = "http://127.0.0.1:9"
 WANTED = {
     *("config.json", "generation_config.json", "chat_template.jinja"),
@@ -51,8 +56,8 @@ Find = Callable[..., dict[str, Any]]
 @pytest.fixture
 def hub(tiny_folder: Path, tmp_path: Path) -> Iterator[Hub]:
     """A Hub with an open and a gated model of many files, and one that is larger than a client's buffer."""
-    many, large, pickled = (tmp_path / "served" / name for name in ("many", "large", "pickled"))
-    for folder in (many, large, pickled):
+    many, large, pickled, hybrid = (tmp_path / "served" / name for name in ("many", "large", "pickled", "hybrid"))
+    for folder in (many, large, pickled, hybrid):
         folder.mkdir(parents=True)
     for file in tiny_folder.iterdir():
         (many / file.name).write_bytes(file.read_bytes())
@@ -66,7 +71,9 @@ def hub(tiny_folder: Path, tmp_path: Path) -> Iterator[Hub]:
     (large / "model.safetensors.index.json").write_text(json.dumps(shards))
     (pickled / "config.json").write_text("{}")
     (pickled / "pytorch_model.bin").write_bytes(b"never read")
-    models = {"org/tiny": many, "org/shut": many, "org/large": large, "org/pickled": pickled}
+    (hybrid / "config.json").write_text(json.dumps(HYBRID))
+    (hybrid / "model.safetensors").write_bytes(b"never fetched")
+    models = {"org/hybrid": hybrid, "org/tiny": many, "org/shut": many, "org/large": large, "org/pickled": pickled}
     with Hub(models, gated={"org/shut"}) as here:
         yield here
 
@@ -97,7 +104,8 @@ def test_a_model_is_fetched_once_and_then_taken_from_the_cache(find: Find, hub: 
     assert found["fingerprint"] == f"org/tiny@{COMMIT}"
     assert sorted(path for path, _, _ in hub.fetched) == sorted(WANTED)
     assert {path.name for path in Path(found["path"]).iterdir()} == WANTED
-    total = sum(sent for _, _, sent in hub.fetched)
+    # The configuration is read before the rest is fetched.
+    total = sum(sent for path, _, sent in hub.fetched if path != "config.json")
     assert found["bytes"][-1] == [total, total] and len(found["bytes"]) > 3
     done = [one for one, _ in found["bytes"]]
     assert done == sorted(done)
@@ -131,7 +139,7 @@ def test_a_connection_that_breaks_goes_on_where_it_stood(find: Find, hub: Hub) -
     assert begun == 0 and first >= 10 << 20 and first + sent == 24 << 20
     served = (hub.models["org/large"] / "model-2.safetensors").read_bytes()
     assert (Path(found["path"]) / "model-2.safetensors").read_bytes() == served
-    total = sum(file.stat().st_size for file in hub.models["org/large"].iterdir())
+    total = sum(file.stat().st_size for file in hub.models["org/large"].iterdir() if file.name != "config.json")
     assert found["bytes"][-1] == [total, total]
 
 
@@ -172,6 +180,16 @@ def test_each_refusal_says_what_to_do(find: Find, hub: Hub) -> None:
     pickled = find("org/pickled")
     assert "no safetensors weights" in pickled["message"] and "never read" in pickled["hint"]
     assert not any(path.endswith(".bin") for path, _, _ in hub.fetched)
+
+
+@pytest.mark.slow
+def test_a_model_with_other_layers_than_attention_is_refused_before_its_weights_are_fetched(
+    find: Find, hub: Hub
+) -> None:
+    refused = find("org/hybrid")
+    assert refused["message"].startswith("org/hybrid has layers of the kind linear_attention")
+    assert "such as Llama" in refused["hint"]
+    assert [path for path, _, _ in hub.fetched] == ["config.json"]
 
 
 @pytest.mark.slow
