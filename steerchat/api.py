@@ -10,6 +10,7 @@ from .concepts.concept import Concept, Example, Extraction, check_examples
 from .concepts.pages import cosine_map
 from .conversation.app import App, config_path, history_path
 from .conversation.rerun import logged
+from .conversation.runner import Runner
 from .conversation.session import Session
 from .experiments.outcomes import Result
 from .experiments.readings import why
@@ -23,9 +24,12 @@ from .values.chart import Matrix, Points, Tokens
 from .values.errors import ConceptError, UsageError
 from .values.recipe import Recipe, parse_term
 from .values.results import Event, Pair, PairDone
+from .values.setting import Setting
 
 if TYPE_CHECKING:
     from .concepts.vector import ConceptVector
+    from .experiments.methods import MethodRow
+    from .measures.capability import Capability, Quiz
 
 
 class Model:
@@ -222,6 +226,54 @@ class Model:
         """
         settings = at_strengths(chosen(self.session, concept, layer), strengths)
         return experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens)
+
+    def compare_methods(
+        self,
+        *concepts: str,
+        cost: float = 1.5,
+        seeds: int = 2,
+        prompts: Sequence[str] = (),
+        asked: Sequence[Quiz] = (),
+    ) -> list[MethodRow]:
+        """Operations and ways of extraction for some concepts, each at the strength that costs as much.
+
+        Args:
+            concepts: each with a word measure, such as `happy`.
+            cost: the perplexity ratio of each method's answers.
+            seeds: the number of answers to each prompt.
+            prompts: at least two; the shipped ones for evaluation when empty.
+            asked: questions with one right answer; every fourth of the shipped ones when empty.
+
+        Returns:
+            a row for each concept and method: gain by words, what else moved, cost, and the share of right answers.
+
+        Raises:
+            ConceptError: for a concept that nothing measures but its own vector.
+            UsageError: for a single prompt, which gives no interval.
+        """
+        from .commands.experiments import shipped_prompts
+        from .experiments.methods import compare_methods
+        from .measures.capability import questions
+
+        if len(prompts) == 1:
+            raise UsageError("an interval over prompts needs at least two", "name another prompt")
+        runner = Runner(self.session.reader, memo={})
+        chosen_prompts = prompts or shipped_prompts("evaluation")[:12]
+        compared = compare_methods(runner, concepts, cost, chosen_prompts, range(seeds), asked or questions()[::4])
+        return [row for rows in compared for row in rows]
+
+    def capability(self, asked: Sequence[Quiz] = ()) -> dict[str, Capability]:
+        """How many short questions are answered right, `normal` and `steered` by what is steered now.
+
+        Args:
+            asked: questions with one right answer; all shipped ones when empty.
+        """
+        from .measures.capability import capability, questions
+
+        settings = [Setting("normal", Recipe())]
+        settings += [Setting("steered", self.recipe)] if self.recipe.active else []
+        counted = capability(self.session.reader, settings, asked or questions(), self.session.settings.seed)
+        return dict(zip((setting.label for setting in settings), counted, strict=True))
 
     def close(self) -> None:
         """Close the history."""

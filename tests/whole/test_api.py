@@ -17,6 +17,7 @@ from places import ROOT
 from tiny import write_concepts
 
 import steerchat
+from steerchat.measures.capability import questions
 from steerchat.system import folders
 from steerchat.values.results import Delta, PairDone, html
 from steerchat.values.text import clean
@@ -95,6 +96,9 @@ def test_what_was_promised_once_stays():
         "(-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))",
         "contrast": "(self, name: 'str', layers: 'Sequence[int]')",
         "cosines": "(self, layer: 'int | None' = None)",
+        "compare_methods": "(self, *concepts: 'str', cost: 'float' = 1.5, seeds: 'int' = 2, "
+        "prompts: 'Sequence[str]' = (), asked: 'Sequence[Quiz]' = ())",
+        "capability": "(self, asked: 'Sequence[Quiz]' = ())",
         "why": "(self, pair: 'Pair', *concepts: 'str')",
         "close": "(self)",
     }
@@ -159,6 +163,9 @@ def test_a_vector_made_in_python_steers_and_stays(home: Path):
         assert model.pair("How are you?", seed=3).steered == pair.steered
 
 
+ASKED = questions()[::40]  # read before a test's home has no questions
+
+
 def test_pairs_and_vectors_are_drawn(home: Path):
     with steerchat.load(max_tokens=6) as model:
         model.steer("happy 2 4.0")
@@ -175,6 +182,20 @@ def test_pairs_and_vectors_are_drawn(home: Path):
         assert len((happy - model.concept("sad")).plot().axes) == 1
         with pytest.raises(steerchat.SteerchatError, match="only logged pairs"):
             model.why(replace(pair, id=None))
+
+
+@pytest.mark.slow
+def test_methods_and_capability(home: Path):
+    with steerchat.load(max_tokens=6, log=False) as model:
+        assert set(model.capability(ASKED)) == {"normal"}
+        model.steer("happy 2 40.0")
+        counted = model.capability(ASKED)
+        assert set(counted) == {"normal", "steered"} and len(counted["steered"].all) == len(ASKED)
+        assert counted["steered"].all != counted["normal"].all  # so strong a push changes what is answered
+        rows = model.compare_methods("happy", cost=1.2, seeds=1, prompts=["How are you?", "Why?"], asked=ASKED)
+        assert {"add", "rotate", "aim"} <= {row.method for row in rows} and {row.answers for row in rows} == {2}
+        with pytest.raises(steerchat.SteerchatError, match="at least two"):
+            model.compare_methods("happy", prompts=["How are you?"])
 
 
 @pytest.mark.slow
