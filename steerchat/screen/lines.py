@@ -169,7 +169,7 @@ _BENCH = {
     "pair_vs_single": ("a pair over one answer of steerchat's", "time per token"),
     "hook_one_layer": ("one layer steered over none", "time per token"),
     "hook_all_layers": ("all layers steered over none", "time per token"),
-    "hook_operations": ("add, ablate and replace in turn over none", "time per token"),
+    "hook_operations": ("all operations in turn over none", "time per token"),
     "bandwidth_fraction": ("products alone over one answer's step", "1 is the limit"),
     "tokens_per_second": ("one answer", "tokens per second"),
     "limit_tokens_per_second": ("products alone", "times per second"),
