@@ -90,21 +90,16 @@ def model(
 @command("model list", examples=["/model list"], shell=True, needs_model=False)
 def model_list(chat: Chat) -> Page:
     """Lists the models on this machine and those that can be fetched, with their size and whether they fit."""
-    from ..models.installed import model_choices, suggestion
-    from ..models.load import free_memory, target
-    from ..models.memory import Precision
+    from ..models.load import target
 
     dtype = chat.settings.dtype
-    where, kind = target(chat.settings.device, dtype)
-    engine, free = chat.loader.ready, free_memory(where)
+    where, _ = target(chat.settings.device, dtype)
+    choices, free, bandwidth = _choices(chat)
+    engine = chat.loader.ready
     parts: list[object] = []
-    bandwidth = None
     if engine is not None:
-        free += engine.size  # loading another model unloads this one
-        bandwidth = None if engine.kernels is None else engine.kernels.bandwidth
         facts = f"{engine.n_layers} layers, hidden size {engine.hidden}, context {engine.context_size} tokens"
         parts.append(f"{engine.name}: {facts}, {engine.device} {engine.dtype}")
-    choices = model_choices(Precision(kind.itemsize, dtype if where.type == "cpu" else ""), Path.cwd())
     here, elsewhere = [], []
     for choice in choices:
         needs, known = choice.needs, choice.known
@@ -124,10 +119,56 @@ def model_list(chat: Chat) -> Page:
         f"Memory is for --dtype {dtype} on {where.type}, where {gigabytes(free)} are free. The last two columns are "
         "for --dtype int4: its memory, and tokens a second of one answer on this machine. /model NAME loads another.",
     ]
-    best = None if bandwidth is None else suggestion(choices, free, bandwidth)
+    best = suggested(chat)
     if best is not None:
-        parts.append(Notice(f"{best.name} would run well here: steerchat --model {best.name} --dtype int4"))
+        parts.append(Notice(best))
     return Page(parts, [_to_json(choice, free, bandwidth) for choice in choices])
+
+
+@command("model suggest", examples=["/model suggest"], shell=True)
+def model_suggest(chat: Chat) -> str:
+    """Says which larger model would run well on this machine, by the speed and the free memory that it has now."""
+    name = chat.session.engine.name  # once it is loaded, the machine's speed is known
+    if (best := suggested(chat)) is not None:
+        return best
+    _, free, bandwidth = _choices(chat)
+    if bandwidth is None:
+        return f"How quick another model would be here is not known: the products of {name} were not timed."
+    return (
+        f"No larger model with a short name would run well here: {gigabytes(free)} of memory may be used, and an "
+        f"answer reads {gigabytes(int(bandwidth))} of weights a second. /model lists them all."
+    )
+
+
+def suggested(chat: Chat) -> str | None:
+    """Which larger model would run well here, in words; None when none would, or nothing is known of this machine."""
+    from ..models.installed import suggestion
+
+    choices, free, bandwidth = _choices(chat)
+    best = None if bandwidth is None else suggestion(choices, free, bandwidth, chat.settings.model)
+    if best is None or bandwidth is None or best.known is None:
+        return None
+    fetched = "it is on this machine" if best.disk else f"a download of {gigabytes(best.known.download)}"
+    return (
+        f"{best.name} would run well here, at about {best.tokens_per_second(bandwidth):.0f} tokens/s ({fetched}): "
+        f"steerchat --model {best.name} --dtype int4"
+    )
+
+
+def _choices(chat: Chat) -> tuple[list[ModelChoice], int, float | None]:
+    """The models to choose from, the bytes of memory that one may take, and how many are read in a second."""
+    from ..models.installed import model_choices
+    from ..models.load import free_memory, target
+    from ..models.memory import Precision
+
+    dtype = chat.settings.dtype
+    where, kind = target(chat.settings.device, dtype)
+    free, bandwidth, engine = free_memory(where), None, chat.loader.ready
+    if engine is not None:
+        free += engine.size  # loading another model unloads this one
+        bandwidth = None if engine.kernels is None else engine.kernels.bandwidth
+    precision = Precision(kind.itemsize, dtype if where.type == "cpu" else "")
+    return model_choices(precision, Path.cwd()), free, bandwidth
 
 
 _TO_FETCH = ("name", "licence", "download", "memory", "fits", "int4", "tok/s")

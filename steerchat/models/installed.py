@@ -65,25 +65,30 @@ def model_choices(precision: memory.Precision, here: Path) -> list[ModelChoice]:
     return [*choices, *cached.values(), *_files(here, precision)]
 
 
-def suggestion(choices: Sequence[ModelChoice], free: int, bandwidth: float) -> ModelChoice | None:
-    """The largest model to fetch that would run well on this machine in four bits; None when none would.
+def suggestion(choices: Sequence[ModelChoice], free: int, bandwidth: float, now: str = DEFAULT) -> ModelChoice | None:
+    """The largest known model that would run well on this machine in four bits; None when none would.
 
     Args:
         choices: as `model_choices` gives them.
         free: bytes of memory.
         bandwidth: bytes of weights that products read in a second here.
+        now: the model at hand, by a name of `choices`; only a larger one is worth a word.
     """
+    held = max(
+        (choice.needs.parameters for choice in choices if now in (choice.name, choice.model) and choice.needs),
+        default=0,
+    )
     fitting = [
         choice
         for choice in choices
         if choice.known is not None
         and not choice.known.gated
         and choice.needs is not None
+        and choice.known.parameters > held
         and (choice.needs.four_bits or 0) < free * _OF_FREE
         and choice.tokens_per_second(bandwidth) >= _READABLE
     ]
-    largest = max(fitting, key=lambda choice: choice.known.parameters if choice.known else 0, default=None)
-    return None if largest is None or largest.name == DEFAULT else largest
+    return max(fitting, key=lambda choice: choice.known.parameters if choice.known else 0, default=None)
 
 
 def _default(precision: memory.Precision, on_hub: ModelChoice | None) -> ModelChoice:

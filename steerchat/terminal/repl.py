@@ -22,6 +22,7 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.styles import Style
 
 from .._version import __version__
+from ..commands.setup import suggested
 from ..conversation.chat import Chat, Menu, unexpected
 from ..models.catalogue import KNOWN
 from ..screen.render import Screen
@@ -35,6 +36,8 @@ from .dial import Dial
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
+# Conversations in the history after which a word about larger models is worth it.
+_CHATS = 3
 _MOST_HISTORY = 64 << 20  # bytes of lines typed in earlier chats
 _DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _LONGEST_LINE = 1 << 20  # characters, more than any model's context
@@ -184,6 +187,18 @@ def run_chat(
             break
         if line.strip() or chat.companion is not None:
             run_line(chat, screen, line, dial)
+    _suggest(chat, screen)
+
+
+def _suggest(chat: Chat, screen: Screen) -> None:
+    """At the end of one of the first chats, and once in all: which larger model would run well on this machine."""
+    marker = folders.data_dir() / "suggested"
+    with suppress(SteerchatError):
+        if chat.loader.ready is None or marker.exists() or len(chat.session.store.sessions(limit=_CHATS)) < _CHATS:
+            return
+        folders.write_whole(marker, b"")
+        if (best := suggested(chat)) is not None:
+            screen.show(Notice(f"{best}. /model suggest says it again."))
 
 
 class Visible(Processor):

@@ -370,6 +370,22 @@ def test_typing_is_possible_while_the_model_loads_and_leaving_too(start: Start, 
     assert "seed is now 5" in text and "/steer add CONCEPT" in text
 
 
+@pytest.mark.slow
+def test_a_larger_model_is_suggested_once_when_one_of_the_first_chats_ends(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("steerchat.models.load.free_memory", lambda device: 16 * 10**9)
+    monkeypatch.setattr("steerchat.engine.kernels.Kernels.bandwidth", 200e9)
+    said = []
+    for _ in range(5):
+        chat, screen = start()
+        with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+            keys.send_text("Hello?\r\x04")
+            run_chat(chat, screen, keys, DummyOutput())
+        said.append("mistral-v0.3 would run well here" in " ".join(shown(screen).split()))
+    assert said == [False, False, True, False, False]
+
+
 def test_the_toolbar_keeps_the_speed_of_the_last_answer_after_a_sweep(start: Start):
     chat, screen = start()
     say(chat, screen, "Hello?")
