@@ -16,7 +16,7 @@ from ..values.recipe import Recipe
 from ..values.results import Answer, Event, Notice, Pair, PairDone, divergence
 from ..values.setting import Message, Setting
 from ..values.text import counted
-from .runner import Question
+from .runner import ROWS_THEN, Question
 from .session import Session
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     setting = Setting("", pair.recipe, along=_along(session, stored))
     plan = session.plan("rerun", pair.raw)
     plan = replace(plan, sampling=_sampling(stored), thought=_thought(stored), when=_rendered(stored))
-    plan = replace(plan, dial=_turning(() if pair.steered is None else pair.steered.dial))
+    plan = replace(plan, dial=_turning(() if pair.steered is None else pair.steered.dial), like=_rows(stored))
     for event in session.answer(question, setting, pair.seed, plan):
         yield event
         if isinstance(event, PairDone):
@@ -192,6 +192,12 @@ def _sampling(stored: StoredPair) -> Sampling:
     return Sampling(**sampling)
 
 
+def _rows(stored: StoredPair) -> int:
+    """How many rows a pair's batch had; 0 where that was not logged."""
+    rows = stored.versions.get(ROWS_THEN, "")
+    return int(rows) if rows.isdecimal() else 0
+
+
 def _thought(stored: StoredPair) -> bool | None:
     """Whether a pair's chat template was told to let the model think; None when it was told nothing."""
     thought = stored.sampling.get("thinking")
@@ -222,7 +228,11 @@ def _compared(stored: StoredPair, pair: Pair, unlike: Sequence[str]) -> str:
     if not parted:
         texts = "texts" if stored.pair.steered is not None else "text"
         return f"The same {texts} as in pair {stored.id}, token for token."
-    reason = "Not as it was: " + "; ".join(unlike) if unlike else "Nothing that was logged of it differs"
+    reason = "Nothing that was logged of it differs"
+    if unlike:
+        reason = "Not as it was: " + "; ".join(unlike)
+    elif _rows(stored) > len(pair.answers):
+        reason = f"It was answered in a batch of {_rows(stored)} rows, and some products round differently there"
     return f"Not the same as pair {stored.id}: {' and '.join(parted)}. {reason}."
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # The stored measure of a pair that says which of its experiment's settings, counted from 0, it was answered under.
 SETTING = "setting"
+# The entry of a pair's versions that says how many rows its batch had: more rows may round differently.
+ROWS_THEN = "rows"
 # Rows of one batch, for each process: more are hardly quicker on a CPU, and the first pairs come out earlier.
 ROWS = 32
 
@@ -68,7 +70,7 @@ class Plan:
         keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
         rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
         label: for reports of progress; without one, nothing is reported.
-        dial: as of `Engine.generate`.
+        dial, like: as of `Engine.generate`.
     """
 
     sampling: Sampling
@@ -84,6 +86,7 @@ class Plan:
     rows: int | None = None
     label: str = ""
     dial: Callable[[int], float] | None = None
+    like: int = 0
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ class Runner:
             for group in groups:
                 for index, setting in enumerate(settings):
                     places = (start,) if len(group.rows) == 1 else (start, start + 1 + index)
-                    jobs.append(_Job(group.number, index, places, self._begin(group, setting, plan)))
+                    jobs.append(_Job(group.number, index, places, self._begin(group, setting, plan, len(rows))))
                 start += len(group.rows)
             began = time.monotonic()
             tell()
@@ -294,19 +297,19 @@ class Runner:
         """The outputs of rows; those that are remembered are not generated again."""
         engine, stopped = self.reader.engine, self.reader.stopped
         if self._memo is None:
-            return (yield from engine.generate(rows, plan.sampling, stopped, plan.keep, plan.dial))
+            return (yield from engine.generate(rows, plan.sampling, stopped, plan.keep, plan.dial, plan.like))
         keys = [_key(row, plan.sampling) for row in rows]
         outputs = {key: self._memo[key] for key in keys if key in self._memo}
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in outputs}
         places = sorted(first.values())
-        run = engine.generate([rows[place] for place in places], plan.sampling, stopped)
+        run = engine.generate([rows[place] for place in places], plan.sampling, stopped, like=len(rows))
         fresh = yield from _renumbered(run, places)
         outputs |= {keys[place]: output for place, output in zip(places, fresh, strict=True)}
         self._memo |= {key: output for key, output in outputs.items() if output.answer.finish != "interrupted"}
         return [outputs[key] for key in keys]
 
-    def _begin(self, group: _Group, setting: Setting, plan: Plan) -> Pair:
-        """A pair without its answers, logged."""
+    def _begin(self, group: _Group, setting: Setting, plan: Plan, rows: int) -> Pair:
+        """A pair without its answers, logged. `rows`: of its batch."""
         engine, question, recipe = self.reader.engine, group.question, setting.recipe
         pair = Pair(
             None,
@@ -331,7 +334,7 @@ class Runner:
             device=str(engine.device),
             dtype=engine.dtype,
             threads=engine.threads,
-            versions={"processor": engine.processor, "products": engine.products},
+            versions={"processor": engine.processor, "products": engine.products, ROWS_THEN: str(max(rows, plan.like))},
             vectors=self.reader.digests(recipe, setting.drawn(group.seed)) if recipe.active else {},
             sampling=plan.sampling.to_json() | self._rendering(plan),
             context=question.context,

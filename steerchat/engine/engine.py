@@ -122,6 +122,7 @@ class Engine:
         stopped: Callable[[], bool] = lambda: False,
         keep: Hashable = None,
         dial: Callable[[int], float] | None = None,
+        like: int = 0,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """Answer every row.
 
@@ -131,6 +132,7 @@ class Engine:
             stopped: asked between steps; once true, every row ends with what it has.
             keep: the conversation that goes on from these rows: their keys and values are kept for its next turn.
             dial: asked before each step, with the index of the token that comes, for the share of every strength.
+            like: multiply as a batch of so many rows does, if there are fewer: more rows may round differently.
 
         Yields:
             `Delta` and `Finished`, with the row's index.
@@ -149,7 +151,7 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
-        self.prepare_kernels(len(rows))
+        self.prepare_kernels(max(len(rows), like))
         size = self.batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)

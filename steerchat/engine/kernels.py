@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..system.memory import trim
-from .backends import BACKENDS, PLAIN, LinearBackend
+from .backends import BACKENDS, PLAIN, LinearBackend, Packed
 from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, nearest
 
 # Prepared weights of layers, by the layer's number and the backend's name.
@@ -123,8 +123,9 @@ class Kernels:
     def prepare(self, rows: int, free: int) -> None:
         """Use what is quickest for a run of so many rows, with another form of the weights where there is memory.
 
-        What rounds how depends on the number of rows alone, and not on what ran before: a form that a sweep needed is
-        kept for a while, and a pair after it does not use it, neither for its prompt nor for its reading.
+        What rounds how depends on the number of rows alone, and not on what ran before or on when other rows end: a
+        form that a sweep needed is kept for a while, and a pair after it does not use it, neither for its prompt nor
+        for its reading. The sweep uses it to the last row.
 
         Args:
             rows: of the batch that will run.
@@ -140,7 +141,7 @@ class Kernels:
             return
         self._prepared = place
         plans = {
-            kind: best if best[place] is not self._light[kind][place] else self._light[kind]
+            kind: [best[place]] * len(ROWS) if best[place] is not self._light[kind][place] else self._light[kind]
             for kind, best in self._best.items()
         }
         more = sum(
@@ -224,10 +225,12 @@ def _alike(
 ) -> list[LinearBackend]:
     """As `quickest`, with one backend of few bits for the few rows of a chat; many rows may have float32 as well.
 
-    What float32 multiplies then are the rounded numbers, see `SmallLinear.stored`.
+    What float32 multiplies then are the rounded numbers, see `SmallLinear.stored`. torch's own product rounds a row in
+    another way beside other rows, so that a pair of a sweep could not be repeated alone: packed products do not.
     """
     few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in small.items()}
-    many = quickest({**small, **exact}, [usual] * len(ROWS))
+    packed = {backend: seconds for backend, seconds in exact.items() if isinstance(backend, Packed)}
+    many = quickest({**small, **packed}, [usual] * len(ROWS))
     return quickest(few, [usual] * len(ROWS))[:_FEW] + many[_FEW:]
 
 

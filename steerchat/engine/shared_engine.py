@@ -33,12 +33,13 @@ class SharedEngine(Engine):
         stopped: Callable[[], bool] = lambda: False,
         keep: Hashable = None,
         dial: Callable[[int], float] | None = None,
+        like: int = 0,
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`: this process's rows as they come, then those of the others."""
         for row in rows:
             self.check(row.prompt)
         mine = self._team.share(len(rows))
-        run = super().generate([rows[index] for index in mine], sampling, self._team.stop.is_set, keep, dial)
+        run = super().generate([rows[index] for index in mine], sampling, self._team.stop.is_set, keep, dial, like)
         outputs: list[Output] = []
         error: Exception | None = None
         while True:

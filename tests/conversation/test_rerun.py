@@ -55,6 +55,20 @@ def test_every_operation_is_logged_and_repeated_token_for_token(session: Session
         assert drawn(session.compare("Well?")).steered != before.steered
 
 
+def test_a_pair_of_a_sweep_is_repeated_with_the_products_of_its_batch(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    steer(session, "happy 2 4.0")
+    experiment(session, "strengths", "Well?", at_strengths(session.recipe, [1.0, 2.0, 4.0]), 2)
+    number = session.store.pairs(Filters(), limit=1)[0].id
+    assert session.store.pair(number).versions["rows"] == "8"  # two seeds, the normal row and three more
+    prepared: list[int] = []
+    monkeypatch.setattr(session.engine, "prepare_kernels", prepared.append)
+    assert "token for token" in told(rerun(session, number))
+    assert prepared == [8]
+    assert session.store.pair(pair_id(session)).versions["rows"] == "8"  # and so is the rerun
+
+
 GATED = ("happy 2 4.0 --when sad>-1000 --first 4", "rotate sad 2 3.0 --after 2 --decay 0.8", "ablate formal 1")
 
 

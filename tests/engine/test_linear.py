@@ -113,7 +113,7 @@ def test_forms_that_cost_memory_come_where_there_is_room_and_go_when_it_is_neede
     kernels.prepare(2, size)
     assert used(30) == "plain"  # two rows gain too little to pay for a second copy
     kernels.prepare(30, size)
-    assert (used(2), used(5), used(30)) == ("plain", "packed", "packed")
+    assert (used(1), used(5), used(30)) == ("packed", "packed", "packed")  # also when all but one row have ended
     kernels.shrink()
     assert used(30) == "plain"
 
@@ -195,6 +195,21 @@ def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool
     sampling = Sampling(max_tokens=10)
     together = [output.answer.token_ids for output in answers(engine, rows, sampling)]
     assert [answers(engine, [row], sampling)[0].answer.token_ids for row in rows] == together
+
+
+def test_a_row_of_a_large_batch_is_repeated_alone_with_the_products_of_that_batch() -> None:
+    engine = small_engine(True)
+    kernels = engine.kernels
+    assert kernels is not None
+    packed = next(backend for backend in BACKENDS if backend.name == "packed")
+    kernels._best = {kind: [*best[:3], packed, packed] for kind, best in kernels._best.items()}
+    rows = [Row(tuple(range(60, 75)), (push(index % 4, index),), index) for index in range(24)]
+    sampling = Sampling(max_tokens=12)
+    together = [output.answer.token_ids for output in answers(engine, rows, sampling)]
+    alone = [answers(engine, [row], sampling, like=24)[0].answer.token_ids for row in rows]
+    assert alone == together
+    few = [answers(engine, [row], sampling)[0].answer.token_ids for row in rows]
+    assert few != together  # or this would say nothing
 
 
 def test_few_rows_share_one_backend_so_that_a_pair_says_what_its_rows_say_alone() -> None:
