@@ -1,14 +1,17 @@
-"""Does `/lens` predict where steering works? `python tests/support/check_lens.py` says so in a quarter of an hour.
+"""Does `/lens` predict where steering works? `python tests/support/check_lens.py FILE` measures it, in half an hour.
 
-Each of the seventeen concepts is pushed at every second layer, as `/layers` does, on three prompts for tuning. What
+Each of the seventeen concepts is pushed at every layer by itself, as `/layers` does, on three prompts for tuning. What
 is read without an answer is compared with what came out, layer by layer, by Spearman's rank correlation: the step of
 `/lens`, its logit lens, the agreement of the pairs, the length of their difference, and the depth, the plainest guess.
-One JSON object a concept on standard output; vectors/measured/lens.jsonl keeps it for tutorials/evaluation.md.
+A JSON object for each concept is added to the file. Concepts that it has are left out, so that a run can be stopped and
+started again: begin without a file after a change of vectors. vectors/measured/lens.jsonl is for
+tutorials/evaluation.md.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import tomllib
 from collections.abc import Sequence
@@ -35,7 +38,7 @@ TOKENS = 30
 
 def measured(session: Session, runner: Runner, name: str, prompts: Sequence[str]) -> dict[str, Any]:
     """What a push at each layer did, over the layers."""
-    settings = at_layers(chosen(session, name, None, STRENGTH), session.engine.n_layers)[::2]
+    settings = at_layers(chosen(session, name, None, STRENGTH), session.engine.n_layers)
     pairs: dict[Setting, list[Pair]] = {setting: [] for setting in settings}
     for trial in runner.measure(prompts, settings, [0], TOKENS, name, ROWS):
         pairs[settings[trial.setting]].append(trial.pair)
@@ -64,7 +67,7 @@ def compared(reader: Reader, row: dict[str, Any]) -> dict[str, Any]:
     return row | {"read": rounded, "rank_correlation": correlations}
 
 
-def main() -> None:
+def main(file: Path) -> None:
     engine = load(find("smollm2", progress=lambda event: None), "cpu", "auto")
     text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
     prompts = tomllib.loads(text)["tuning"][4:7]
@@ -72,10 +75,14 @@ def main() -> None:
         library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
         session = Session(Settings(), library, lambda: engine, None)
         runner = Runner(session.reader, memo={})
-        for name in sorted(INDEPENDENT):
-            row = measured(session, runner, name, prompts)
-            print(json.dumps(compared(runner.reader, row)), flush=True)
+        written = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        missing = sorted(set(INDEPENDENT) - {json.loads(line)["concept"] for line in written})
+        for number, name in enumerate(missing, 1):
+            print(f"{name}: {number} of {len(missing)}", file=sys.stderr)
+            row = compared(runner.reader, measured(session, runner, name, prompts))
+            with file.open("a", encoding="utf-8") as out:
+                print(json.dumps(row), file=out)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
