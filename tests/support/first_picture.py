@@ -47,19 +47,21 @@ def main(path: Path) -> None:
     with Store.open(history_path()) as store:
         newest = store.pairs(Filters(kind="compare"), limit=1000)
         pair = next(stored.pair for stored in newest if stored.experiment_id is None)
-        charts = []
+        charts, seeds = [], []
         for kind in ("compare", "layers"):
             found = store.pairs(Filters(kind=kind), limit=1000)
             number = next(stored.experiment_id for stored in found if stored.experiment_id is not None)
             pairs = pairs_of(store, Filters(experiment=number))
-            charts.append(chart_of(recalled(Calibration(library), store.experiment(number), pairs)))
+            result = recalled(Calibration(library), store.experiment(number), pairs)
+            charts.append(chart_of(result))
+            seeds.append(len(result.outcomes[0].pairs))
     compared, layers = charts
     assert isinstance(compared, Chart) and isinstance(layers, Chart)
-    path.write_text(drawn(pair, compared, layers), encoding="utf-8")
+    path.write_text(drawn(pair, compared, layers, *seeds), encoding="utf-8")
 
 
-def drawn(pair: Pair, compared: Chart, layers: Chart) -> str:
-    """The picture as SVG."""
+def drawn(pair: Pair, compared: Chart, layers: Chart, compared_seeds: int, layers_seeds: int) -> str:
+    """The picture as SVG; `..._seeds` is how many answers a place in a chart is the mean of."""
     assert pair.steered is not None
     right = _MARGIN + _COLUMN + _GAP
     said = [wrap(clean(_short(answer)), _CELLS) for answer in (pair.normal, pair.steered)]
@@ -78,8 +80,8 @@ def drawn(pair: Pair, compared: Chart, layers: Chart) -> str:
     parts.append(_text(right, 30 + height, "faint", facts))
     top = height + 46
     for x, chart, caption in (
-        (_MARGIN, compared, "the same prompt with 5 seeds, beside controls"),
-        (right, layers, "pushed at each layer by itself"),
+        (_MARGIN, compared, f"mean of {compared_seeds} seeds, beside controls"),
+        (right, layers, f"pushed at each layer by itself, {layers_seeds} seeds"),
     ):
         parts.append(_text(x, top + 12, "head", caption))
         panel = inline(chart, f"p{x}")[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import first_picture
 import pytest
 import tiny
 from chats import Shell, prepare_home
@@ -28,7 +29,10 @@ from steerchat.slash.registry import registry
 from steerchat.system.settings import load_settings
 from steerchat.terminal import cli
 from steerchat.terminal.completion import SlashCompleter
+from steerchat.values.chart import Chart, Series
 from steerchat.values.page import Definitions
+from steerchat.values.recipe import Recipe
+from steerchat.values.results import Answer, Pair
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LESSONS = {lesson.path.name for lesson in read_course(ROOT / "tutorials").lessons}
@@ -399,3 +403,24 @@ def test_a_recorded_script_that_fails_says_so(run: Run, tmp_path: Path, capsys: 
     assert "no command called" in capsys.readouterr().out and (tmp_path / "wrong.svg").is_file()
     assert cli.main(["run", "experiment.steer", "--svg", "prompts.txt/picture.svg"]) == 1  # no folder
     assert "picture.svg cannot be written" in capsys.readouterr().err
+
+
+def test_the_first_picture_is_small_and_whole_and_follows_the_readers_colours():
+    picture = (ROOT / "pictures" / "steering.svg").read_text(encoding="utf-8")
+    assert "](pictures/steering.svg)" in (ROOT / "README.md").read_text(encoding="utf-8").split("## Install")[0]
+    assert len(picture.encode()) < 80_000 and "prefers-color-scheme: dark" in picture
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", picture) and "<script" not in picture
+    root = ElementTree.fromstring(picture)
+    words = root.findtext("{http://www.w3.org/2000/svg}desc") or ""
+    assert "Normal: The weather" in words and "by layer" in words
+    lines = lines_of(picture)
+    assert "steered: poetic" in lines and "random pushes" in lines and "mean of 5 seeds" in lines
+
+
+def test_what_was_said_stays_text_in_a_first_picture():
+    said = "</text><script>x</script> & " * 9
+    pair = Pair(1, said, "tiny", Recipe(), 0, Answer(said, 9, "length"), Answer(said, 9, "end"), effect=1.0)
+    chart = Chart(said, "layer", ["0", "1"], [Series("effect", [1.0, 2.0], rest=0.0)], [0.0, 1.0])
+    root = ElementTree.fromstring(first_picture.drawn(pair, chart, chart, 5, 2))
+    assert not [part for part in root.iter() if part.tag.endswith("script")]
+    assert root.findtext("{http://www.w3.org/2000/svg}title", "").startswith(said.strip()[:20])
