@@ -14,6 +14,7 @@ import uvicorn
 
 from ..conversation.app import App
 from ..values.errors import UsageError
+from .patience import PatientProtocol
 from .service import Service
 from .web import web
 
@@ -62,7 +63,7 @@ def serve(
         web(service, token, names, origins),
         host=host,
         port=port,
-        http="h11",
+        http=PatientProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,42 @@ def test_a_flood_of_headers_is_refused(serving: Serving):
             assert b"400" in connection.recv(100)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it hung up before all was sent
+
+
+def sent_slowly(server: Running, begin: bytes, piece: bytes) -> tuple[bytes, float]:
+    """What a client gets that sends a piece every twentieth of a second, and after how many seconds."""
+    host, port = server.url.removeprefix("http://").split(":")
+    got, began = b"", time.monotonic()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.settimeout(0.05)
+        connection.sendall(begin)
+        while time.monotonic() - began < 10:
+            try:
+                connection.sendall(piece)
+                if not (new := connection.recv(4096)):
+                    break
+                got += new
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                break
+    return got, time.monotonic() - began
+
+
+def test_headers_and_bodies_that_come_too_slowly_hold_no_connection(serving: Serving, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("steerchat.serve.patience._PATIENCE", 0.5)
+    monkeypatch.setattr("steerchat.serve.guard._PATIENCE", 0.5)
+    server = serving()
+    got, seconds = sent_slowly(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\n", b"x: y\r\n")
+    assert got == b"" and 0.4 < seconds < 5
+    # A second request on a connection that a first one opened.
+    first = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    got, seconds = sent_slowly(server, first + b"GET /health HTTP/1.1\r\n", b"x: y\r\n")
+    assert got.count(b"HTTP/1.1 200") == 1 and 0.4 < seconds < 5
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    got, seconds = sent_slowly(server, head + b"content-length: 5000\r\n\r\n", b" ")
+    assert b"408" in got.splitlines()[0] and b"too slowly" in got and seconds < 5
+    assert chat(server).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import openai
 import uvicorn
 
 from steerchat.conversation.chat import Chat
+from steerchat.serve.patience import PatientProtocol
 from steerchat.serve.service import Service
 from steerchat.serve.web import web
 
@@ -50,7 +51,8 @@ def serve(chat: Chat, rows: int, waiting: int, deadline: float, guard: dict[str,
     """A server for this chat's model, and what stops it."""
     service = Service(chat, rows, waiting, deadline)
     app = web(service, **guard)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", ws="none", lifespan="off", log_level="error"))
+    config = uvicorn.Config(app, port=0, http=PatientProtocol, ws="none", lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
