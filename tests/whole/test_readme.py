@@ -407,8 +407,8 @@ def test_a_recorded_script_that_fails_says_so(run: Run, tmp_path: Path, capsys: 
 
 
 def test_the_first_picture_is_small_and_whole_and_follows_the_readers_colours():
-    picture = (ROOT / "pictures" / "steering.svg").read_text(encoding="utf-8")
-    assert "](pictures/steering.svg)" in (ROOT / "README.md").read_text(encoding="utf-8").split("## Install")[0]
+    picture = (ROOT / "tutorials" / "steering.svg").read_text(encoding="utf-8")
+    assert "](tutorials/steering.svg)" in (ROOT / "README.md").read_text(encoding="utf-8").split("## Install")[0]
     assert len(picture.encode()) < 80_000 and "prefers-color-scheme: dark" in picture
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", picture) and "<script" not in picture
     root = ElementTree.fromstring(picture)
