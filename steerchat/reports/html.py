@@ -171,7 +171,8 @@ def _slides(names: Sequence[str], panels: Sequence[str], prefix: str) -> str:
         identity, checked = f"{prefix}-{number}-chosen", " checked" if number == len(names) // 2 else ""
         chosen = f'<input type="radio" name="{prefix}" id="{identity}"{checked}>'
         slides.append(f'{chosen}<label for="{identity}">{_text(name)}</label><div>{panel}</div>')
-    return f'<fieldset class="slides"><legend>Shown; arrow keys go on</legend>{"".join(slides)}</fieldset>'
+    legend = "<legend>Choose one; the arrow keys go through them</legend>"
+    return f'<fieldset class="slides">{legend}{"".join(slides)}</fieldset>'
 
 
 def _drawn_as_text(drawn: Drawn) -> str:
