@@ -21,16 +21,15 @@ from empath import Empath
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from steerchat.concepts.library import Library
-from steerchat.conversation.runner import Plan, Runner
+from steerchat.conversation.runner import Runner
 from steerchat.conversation.session import Session
-from steerchat.engine.sampling import Sampling
-from steerchat.experiments.evaluation import TOKENS, interval, questions
+from steerchat.experiments.evaluation import TOKENS, interval
 from steerchat.experiments.settings import chosen
 from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.system import folders
 from steerchat.system.settings import Settings
-from steerchat.values.results import Pair, drain
+from steerchat.values.results import Pair
 from steerchat.values.setting import Setting
 
 PROMPTS, SEEDS = 12, 2
@@ -93,8 +92,7 @@ def main() -> None:
         for name in sorted(CATEGORIES):
             print(f"  {name} ...", file=sys.stderr, flush=True)
             recipe = chosen(session, name)
-            plan = Plan(Sampling(max_tokens=TOKENS), thought=False)
-            trials = drain(runner.run(questions(prompts), [Setting("steered", recipe)], range(SEEDS), plan))
+            trials = runner.measure(prompts, [Setting("steered", recipe)], range(SEEDS), TOKENS, name)
             pairs = [[trial.pair for trial in trials if trial.question == number] for number in range(len(prompts))]
             normal = np.array([topic(name)(pair.normal.reply) for group in pairs for pair in group])
             by_topic = {other: float(gains(pairs, topic(other)).mean()) for other in CATEGORIES}
