@@ -178,8 +178,9 @@ class ServedEngine(Engine):
         stopped: Callable[[], bool] = lambda: False,
         keep: Hashable = None,
         dial: Callable[[int], float] | None = None,
+        like: int = 0,
     ) -> Generator[Delta | Finished, None, list[Output]]:
-        """As `Engine.generate`, beside the rows of other requests; there is no dial."""
+        """As `Engine.generate`, beside the rows of other requests, which settle the product; there is no dial."""
         told: queue.SimpleQueue[tuple[Seat, str, tuple[Chosen, ...], bool]] = queue.SimpleQueue()
         seats = [Seat(replace(row, likeliest=self._likeliest), sampling, bool(keep)) for row in rows]
         texts = {seat: StopText(self._texts) for seat in seats}
