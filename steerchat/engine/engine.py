@@ -128,8 +128,7 @@ class Engine:
 
         Args:
             rows: as many as wanted; they are run in as few batches as memory allows.
-            sampling: for all of them.
-            stopped: asked between steps; once true, every row ends with what it has.
+            sampling, stopped: for all of them; once `stopped`, asked between steps, is true, they end with what they have.
             keep: the conversation that goes on from these rows: their keys and values are kept for its next turn.
             dial: asked before each step, with the index of the token that comes, for the share of every strength.
             like: multiply as a batch of so many rows does, if there are fewer: more rows may round differently.
@@ -395,8 +394,7 @@ class Engine:
 
     def batch_size(self, tokens: int, logits: bool = True) -> int:
         """How many rows of so many tokens fit into the share of the free memory that a batch may take."""
-        # Activations of one block at a time: attention and a feed-forward several times as wide as the stream. Scores,
-        # their processed copy, and the penalty's; noise is shared.
+        # One block's at a time: attention and a wider feed-forward. Scores are there thrice; noise is shared.
         activations = tokens * self.hidden * 16 * 4
         row = tokens * self._bytes_per_token + activations + (self.vocabulary * 16 if logits else 0)
         return max(1, int(self._free_memory() * _MEMORY_SHARE / row))
