@@ -128,7 +128,7 @@ class Engine:
 
         Args:
             rows: as many as wanted; they are run in as few batches as memory allows.
-            sampling, stopped: for all of them; once `stopped`, asked between steps, is true, they end with what they have.
+            sampling, stopped: for all; once `stopped`, asked between steps, is true, rows end with what they have.
             keep: the conversation that goes on from these rows: their keys and values are kept for its next turn.
             dial: asked before each step, with the index of the token that comes, for the share of every strength.
             like: multiply as a batch of so many rows does, if there are fewer: more rows may round differently.
