@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from empath import Empath
-from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+from empath import Empath  # pyright: ignore[reportMissingImports]
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # pyright: ignore[reportMissingImports]
 
 from steerchat.concepts.library import Library
 from steerchat.conversation.runner import Runner
