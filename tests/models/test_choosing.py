@@ -282,7 +282,7 @@ def test_two_models_that_do_not_fit_at_once_take_turns(
     chat.switch_model(str(other_folder))
     assert finish(chat.session.say("Two?")).model == "other"
     # One that fails after the other went: that one comes back.
-    monkeypatch.setattr(loading, "_check_memory_of_text", lambda model, name: name == "other" or _fail())
+    monkeypatch.setattr(loading, "check_kinds", lambda config, recurrent, name: name == "other" or _fail())
     with pytest.raises(ModelError, match="recurrent"):
         chat.switch_model(str(save_model(other_folder.parent / "again")))
     assert finish(chat.session.say("Three?")).model == "other"

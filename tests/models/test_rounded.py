@@ -21,6 +21,7 @@ from steerchat.models import load as loading
 from steerchat.models import memory
 from steerchat.models.find import find
 from steerchat.models.load import check_size, load
+from steerchat.system.memory import gigabytes
 from steerchat.values.errors import ModelError, TooLarge
 from steerchat.values.results import Notice, Progress
 
@@ -173,7 +174,7 @@ def test_where_memory_is_short_the_error_names_four_bits(tmp_path: Path, monkeyp
     monkeypatch.setattr(loading, "free_memory", lambda device: (four + usual) // 2)
     with pytest.raises(TooLarge) as raised:
         load(files, "cpu", "auto")
-    assert f"--dtype int4 needs {memory.gigabytes(four)}" in str(raised.value.hint)
+    assert f"--dtype int4 needs {gigabytes(four)}" in str(raised.value.hint)
     assert load(files, "cpu", "int4").dtype == "4-bit"
     # Of a model that is not fetched yet.
     monkeypatch.setattr(loading, "free_memory", lambda device: 6 * 10**9)
