@@ -1,4 +1,4 @@
-"""Does `/lens` predict where steering works? `python tests/support/check_lens.py FILE` measures it, in some ten minutes.
+"""Does `/lens` predict where steering works? `python tests/support/check_lens.py FILE` measures it in ten minutes.
 
 Each of the seventeen concepts is pushed at every layer by itself, as `/layers` does, on three prompts for tuning. What
 is read without an answer is compared with what came out, layer by layer, by Spearman's rank correlation: the step of
