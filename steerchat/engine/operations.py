@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -112,8 +112,8 @@ class Ablate(LayerOperation, name="ablate"):
         return {"basis": basis}
 
     def apply(self, state: Tensor, *, basis: Tensor) -> Tensor:
-        for direction in basis.unbind(dim=1):
-            state = torch.addcmul(state, _along(state, direction[:, None]), direction[:, None], value=-1.0)
+        for (direction,) in _each(basis):
+            state = torch.addcmul(state, _along(state, direction), direction, value=-1.0)
         return state
 
 
@@ -181,10 +181,8 @@ class Aim(LayerOperation, name="aim"):
 
     def apply(self, state: Tensor, *, directions: Tensor, along: Tensor, levels: Tensor) -> Tensor:
         moved = state
-        for number in range(directions.shape[1]):
-            here = slice(number, number + 1)
-            lack = self._lack(levels[:, here] - _along(state, directions[:, here]))
-            moved = torch.addcmul(moved, lack, along[:, here])
+        for direction, step, level in _each(directions, along, levels):
+            moved = torch.addcmul(moved, self._lack(level - _along(state, direction)), step)
         return moved
 
     def _lack(self, difference: Tensor) -> Tensor:
@@ -202,6 +200,16 @@ class Cap(Aim, name="cap"):
 
     def _lack(self, difference: Tensor) -> Tensor:
         return difference.clamp_max_(0.0)
+
+
+def _each(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The parts of tensors (batch, directions, any) for each direction, (batch, 1, any).
+
+    Most rows have one: between two blocks, an operation on few numbers takes several times as long as in a loop.
+    """
+    if tensors[0].shape[1] == 1:
+        return [tensors]
+    return zip(*(tensor.split(1, dim=1) for tensor in tensors), strict=True)
 
 
 def _along(state: Tensor, direction: Tensor) -> Tensor:
