@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,7 +120,7 @@ def model_list(chat: Chat) -> Page:
         f"Memory is for --dtype {dtype} on {where.type}, where {gigabytes(free)} are free. The last two columns are "
         "for --dtype int4: its memory, and tokens a second of one answer on this machine. /model NAME loads another.",
     ]
-    best = suggested(chat)
+    best = _suggestion(chat, choices, free, bandwidth)
     if best is not None:
         parts.append(Notice(best))
     return Page(parts, [_to_json(choice, free, bandwidth) for choice in choices])
@@ -129,9 +130,9 @@ def model_list(chat: Chat) -> Page:
 def model_suggest(chat: Chat) -> str:
     """Says which larger model would run well on this machine, by the speed and the free memory that it has now."""
     name = chat.session.engine.name  # once it is loaded, the machine's speed is known
-    if (best := suggested(chat)) is not None:
+    choices, free, bandwidth = _choices(chat)
+    if (best := _suggestion(chat, choices, free, bandwidth)) is not None:
         return best
-    _, free, bandwidth = _choices(chat)
     if bandwidth is None:
         return f"How quick another model would be here is not known: the products of {name} were not timed."
     return (
@@ -142,9 +143,13 @@ def model_suggest(chat: Chat) -> str:
 
 def suggested(chat: Chat) -> str | None:
     """Which larger model would run well here, in words; None when none would, or nothing is known of this machine."""
+    return _suggestion(chat, *_choices(chat))
+
+
+def _suggestion(chat: Chat, choices: Sequence[ModelChoice], free: int, bandwidth: float | None) -> str | None:
+    """`suggested`, of what `_choices` gave."""
     from ..models.installed import suggestion
 
-    choices, free, bandwidth = _choices(chat)
     best = None if bandwidth is None else suggestion(choices, free, bandwidth, chat.settings.model)
     if best is None or bandwidth is None or best.known is None:
         return None

@@ -153,7 +153,8 @@ def test_log_probabilities_are_the_models_own(serving: Serving, stream: bool):
     prompter = server.service.engine.prompter
     options: Any = {"logprobs": True, "top_logprobs": 3, "temperature": 0.7}
     if stream:
-        chunks = [c.choices[0] for c in ask(server, stream=True, **options) if c.choices]  # type: ignore[misc]
+        events: Any = ask(server, stream=True, **options)
+        chunks = [chunk.choices[0] for chunk in events if chunk.choices]
         text = "".join(chunk.delta.content or "" for chunk in chunks)
         content = [token for chunk in chunks if chunk.logprobs for token in chunk.logprobs.content or ()]
     else:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from steerchat.concepts.library import Library
+from measuring import default_session, shipped_prompts
+
 from steerchat.conversation.runner import ROWS, Runner
 from steerchat.conversation.session import Session
 from steerchat.experiments.outcomes import outcomes_of
@@ -26,10 +25,6 @@ from steerchat.experiments.settings import at_layers, chosen
 from steerchat.measures.pair import Reader
 from steerchat.measures.prediction import STRENGTH, rank_correlation, read_layers
 from steerchat.measures.words import INDEPENDENT
-from steerchat.models.find import find
-from steerchat.models.load import load
-from steerchat.system import folders
-from steerchat.system.settings import Settings
 from steerchat.values.results import Pair
 from steerchat.values.setting import Setting
 
@@ -68,12 +63,8 @@ def compared(reader: Reader, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(file: Path) -> None:
-    engine = load(find("smollm2", progress=lambda event: None), "cpu", "auto")
-    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
-    prompts = tomllib.loads(text)["tuning"][4:7]
-    with tempfile.TemporaryDirectory() as folder:
-        library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
-        session = Session(Settings(), library, lambda: engine, None)
+    prompts = shipped_prompts("tuning")[4:7]
+    with default_session() as session:
         runner = Runner(session.reader, memo={})
         written = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         missing = sorted(set(INDEPENDENT) - {json.loads(line)["concept"] for line in written})

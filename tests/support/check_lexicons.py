@@ -11,24 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from empath import Empath  # pyright: ignore[reportMissingImports]
+from measuring import default_session, shipped_prompts
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # pyright: ignore[reportMissingImports]
 
-from steerchat.concepts.library import Library
 from steerchat.conversation.runner import Runner
-from steerchat.conversation.session import Session
 from steerchat.experiments.evaluation import TOKENS, interval
 from steerchat.experiments.settings import chosen
-from steerchat.models.find import find
-from steerchat.models.load import load
-from steerchat.system import folders
-from steerchat.system.settings import Settings
 from steerchat.values.results import Pair
 from steerchat.values.setting import Setting
 
@@ -82,12 +74,8 @@ def gains(pairs: Sequence[Sequence[Pair]], score: Callable[[str], float]) -> np.
 
 
 def main() -> None:
-    engine = load(find("smollm2", progress=lambda event: None), "cpu", "auto")
-    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
-    prompts = tomllib.loads(text)["evaluation"][:PROMPTS]
-    with tempfile.TemporaryDirectory() as folder:
-        library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
-        session = Session(Settings(), library, lambda: engine, None)
+    prompts = shipped_prompts("evaluation")[:PROMPTS]
+    with default_session() as session:
         runner = Runner(session.reader, memo={})
         for name in sorted(CATEGORIES):
             print(f"  {name} ...", file=sys.stderr, flush=True)

@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import tomllib
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+
+from measuring import default_session, shipped_prompts
 
 from steerchat.concepts.concept import Concept
-from steerchat.concepts.library import DEFAULT_LAYERS, Library
+from steerchat.concepts.library import DEFAULT_LAYERS
 from steerchat.concepts.vector import random_vector
-from steerchat.conversation.session import Session
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import chosen
-from steerchat.models.find import find
-from steerchat.models.load import load
-from steerchat.system import folders
-from steerchat.system.settings import Settings
 from steerchat.values.recipe import Recipe, Term, parse_layers
 from steerchat.values.setting import Setting
 
@@ -34,15 +28,11 @@ SEEDS, EACH = 5, 2
 
 
 def main(tokens: int) -> None:
-    engine = load(find("smollm2", progress=lambda event: None), "cpu", "float32")
-    prompts = tomllib.loads((folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8"))[
-        "evaluation"
-    ]
-    layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
+    prompts = shipped_prompts("evaluation")
     found: dict[str, list[tuple[str | None, list[float]]]] = {name: [] for name in ("random", *CONCEPTS)}
-    with tempfile.TemporaryDirectory() as folder:
-        library = Library(folders.packaged("vectors"), Path(folder, "concepts"), Path(folder, "cache"))
-        session = Session(Settings(max_tokens=tokens), library, lambda: engine, None)
+    with default_session("float32", max_tokens=tokens) as session:
+        engine, library = session.engine, session.library
+        layers = parse_layers(DEFAULT_LAYERS, engine.n_layers)
         for number, prompt in enumerate(prompts[:10]):
             settings = [Setting(name, chosen(session, name)) for name in CONCEPTS]
             for each in range(EACH):
