@@ -72,7 +72,7 @@ def test_without_examples_nothing_is_predicted(tiny: Engine, tmp_path: Path) -> 
 
 def test_a_stop_ends_the_reading(tiny: Engine, tmp_path: Path) -> None:
     reader = reader_of(tiny, tmp_path)
-    reader.profile, reader.vector("happy")  # measured before the stop
+    assert reader.profile and reader.vector("happy")  # measured before the stop
     reader.stopped = lambda: True
     with pytest.raises(Interrupted):
         read_layers(reader, "happy")

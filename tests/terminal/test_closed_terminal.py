@@ -7,6 +7,7 @@ import select
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ class Terminal:
                 os.write(self._end, b"\x1b[1;1R")
         self._seen = b""
 
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Reads what the program prints until this holds."""
+        late = time.monotonic() + 40
+        while not condition():
+            assert time.monotonic() < late
+            if select.select([self._end], [], [], 0.02)[0]:
+                os.read(self._end, 65536)
+
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
@@ -59,17 +68,23 @@ class Terminal:
         raise AssertionError("the chat went on without a terminal")
 
 
+def count(history: Path) -> int:
+    with Store.open(history) as store:
+        return len(store.pairs())
+
+
 def test_a_closed_terminal_loses_nothing_that_was_finished(shell: Shell, tiny_folder: Path) -> None:
     terminal = Terminal("--model", str(tiny_folder), "--device", "cpu", "--max-tokens", "200", "--seed", "1")
     terminal.until(b"quits")
     terminal.type("How are you?\r")
     terminal.until(b"pair 1")
     terminal.type("And the weather?\r")
-    terminal.until(b"normal")  # the second answer has begun
+    store = shell.home / "history.db"
+    terminal.wait(lambda: count(store) == 2)  # the second answer has begun: the screen may still show the first
     terminal.close()
-    with Store.open(shell.home / "history.db") as store:
-        assert check(store.path) == []
-        first = store.pair(1)
+    with Store.open(store) as opened:
+        assert check(opened.path) == []
+        first = opened.pair(1)
         assert first.status == "complete" and first.pair.normal.tokens > 10
-        second = store.pair(2)
+        second = opened.pair(2)
         assert second.status in ("complete", "interrupted") and second.pair.prompt == "And the weather?"
