@@ -11,12 +11,13 @@ from .backends import BACKENDS, LinearBackend
 from .linear import ROWS, FastLinear, Kind
 from .weights import Weight
 
-# Bytes of float32 weights that one pass goes through: what lies in a cache is quicker than a model ever is.
-_ENOUGH = 96 * 1024 * 1024
+# Bytes of float32 weights that are timed. One round goes through them in the form of every backend, several times as
+# much: what lies in a cache is quicker than a model ever is.
+_ENOUGH = 48 * 1024 * 1024
 # Of one layer as much as this: a vocabulary's table would be most of the time.
-_SLICE = 24 * 1024 * 1024
-_REPEATS = 3
-# Seconds after which nothing is repeated, and after which the machine is too busy to say anything.
+_SLICE = 16 * 1024 * 1024
+_ROUNDS = 8
+# Seconds after which no further round begins, and after which the machine is too busy to say anything.
 _PATIENCE = 1.5
 _LIMIT = 12.0
 
@@ -27,24 +28,37 @@ def measure(
 ) -> dict[Kind, dict[str, list[float]]]:
     """Time every backend that fits.
 
+    Backends take turns at every layer. One after the other, each would be timed in a moment of its own, and whichever
+    another program disturbed would lose: on a busy machine the choice was half as fast as the right one.
+
     Args:
         layers: in the order in which a step runs through them.
         backends: the candidates. One that does not work here is left out.
 
     Returns:
-        by kind of weight and backend: seconds of one product with the whole weight, for each number in `ROWS`. Nothing
-        when other programs keep the machine so busy that measuring does not end.
+        by kind of weight and backend: seconds of one product with the whole weight, for each number in `ROWS`: the
+        lower quartile, since other programs only ever add time. Nothing when the machine is so busy that measuring does
+        not end.
     """
     started = time.perf_counter()
     sample = _sample(layers)
-    times: dict[Kind, dict[str, list[float]]] = {kind: {} for kind, *_ in sample}
-    for backend in backends:
-        forms = _forms(backend, sample)
+    forms = _forms(backends, sample)
+    taken: dict[tuple[Kind, str, int], list[float]] = {}
+    for _ in range(_ROUNDS):
         for rows in ROWS:
+            inputs = {kind: torch.ones(rows, kind[1]) for kind, *_ in sample}
+            for (kind, _, share), candidates in zip(sample, forms, strict=True):
+                for backend, form in candidates:
+                    begun = time.perf_counter()
+                    backend.multiply(inputs[kind], form)
+                    taken.setdefault((kind, backend.name, rows), []).append((time.perf_counter() - begun) * share)
             if time.perf_counter() - started > _LIMIT:
                 return {}
-            for kind, seconds in _time(backend, forms, rows, started + _PATIENCE).items():
-                times[kind].setdefault(backend.name, []).append(seconds)
+        if time.perf_counter() - started > _PATIENCE:
+            break
+    times: dict[Kind, dict[str, list[float]]] = {kind: {} for kind, *_ in sample}
+    for (kind, name, _), seconds in taken.items():
+        times[kind].setdefault(name, []).append(sorted(seconds)[len(seconds) // 4])
     return times
 
 
@@ -66,38 +80,27 @@ def _sample(layers: Sequence[FastLinear]) -> list[tuple[Kind, Weight, float]]:
     return sample
 
 
-def _forms(backend: LinearBackend, sample: Sequence[tuple[Kind, Weight, float]]) -> list[tuple[Kind, object, float]]:
-    """The sample's weights as this backend holds them, without the kinds that it cannot multiply."""
-    forms: list[tuple[Kind, object, float]] = []
-    unfit: set[Kind] = set()
-    for kind, weight, share in sample:
-        if kind in unfit:
-            continue
-        try:
-            if not backend.fits(weight):
-                raise RuntimeError("the weight does not fit this product")
-            form = backend.prepare(weight)
-            backend.multiply(torch.ones(1, kind[1]), form)
-            forms.append((kind, form, share))
-        except (RuntimeError, AttributeError):  # torch lacks the operation, or this CPU what it needs
-            unfit.add(kind)
-    return [entry for entry in forms if entry[0] not in unfit]
-
-
-def _time(
-    backend: LinearBackend, forms: Sequence[tuple[Kind, object, float]], rows: int, ends: float
-) -> dict[Kind, float]:
-    """Seconds of one product by kind: the lower quartile of some passes through all layers.
-
-    Other programs only ever add time, so the mean would be a measure of them.
-    """
-    inputs = {kind: torch.ones(rows, kind[1]) for kind, *_ in forms}
-    taken: dict[Kind, list[float]] = {}
-    for _ in range(_REPEATS):
-        for kind, form, share in forms:
-            started = time.perf_counter()
-            backend.multiply(inputs[kind], form)
-            taken.setdefault(kind, []).append((time.perf_counter() - started) * share)
-        if time.perf_counter() > ends:
-            break
-    return {kind: sorted(seconds)[len(seconds) // 4] for kind, seconds in taken.items()}
+def _forms(
+    backends: Sequence[LinearBackend], sample: Sequence[tuple[Kind, Weight, float]]
+) -> list[list[tuple[LinearBackend, object]]]:
+    """For each weight of the sample the backends that can multiply its kind, with their forms of it."""
+    forms: list[list[tuple[LinearBackend, object]]] = []
+    unfit: set[tuple[Kind, LinearBackend]] = set()
+    for kind, weight, _ in sample:
+        candidates = []
+        for backend in backends:
+            if (kind, backend) in unfit:
+                continue
+            try:
+                if not backend.fits(weight):
+                    raise RuntimeError("the weight does not fit this product")
+                form = backend.prepare(weight)
+                backend.multiply(torch.ones(1, kind[1]), form)
+                candidates.append((backend, form))
+            except (RuntimeError, AttributeError):  # torch lacks the operation, or this CPU what it needs
+                unfit.add((kind, backend))
+        forms.append(candidates)
+    return [
+        [(backend, form) for backend, form in candidates if (kind, backend) not in unfit]
+        for (kind, *_), candidates in zip(sample, forms, strict=True)
+    ]

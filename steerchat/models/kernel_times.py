@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Callable, Sequence
@@ -35,8 +36,9 @@ _TINY = 8 * 1024 * 1024
 _PADDING = "padding"
 # Prepared weights are kept where the disk has so many times their size free.
 _ROOM = 4
-# Programs that wait for a core, for each core: times from a machine this busy are measured again on a quieter one.
-_BUSY = 1.0
+# Share of the cores' time that other programs took while products were timed. Above it, later starts measure again, so
+# often at most: a machine may always be this busy.
+_BUSY, _TRIES = 0.25, 3
 
 
 class MachineRecord:
@@ -57,12 +59,12 @@ class MachineRecord:
         self._measured = measured
         self._times: Times = {}
         self.lean = False
-        self._load = load()
+        self._busy, self._tries = math.inf, 0
         with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
             record = _read(self._path)[self._key]
             self.lean = record["lean"] is True
-            if record["load"] < _BUSY or self._load > record["load"] / 2:
-                self._times = _parsed(record["times"])
+            self._times = _parsed(record["times"])
+            self._busy, self._tries = float(record["busy"]), int(record["tries"])
 
     def times(self, layers: Sequence[FastLinear]) -> Times:
         """How quick each backend is: as kept, or measured now and kept.
@@ -71,14 +73,19 @@ class MachineRecord:
         """
         if sum(layer.in_features * layer.out_features * 4 for layer in layers) < _TINY:
             return {}
-        if all(layer.kind in self._times for layer in layers):
+        known = all(layer.kind in self._times for layer in layers)
+        if known and (self._busy <= _BUSY or self._tries >= _TRIES):
             return self._times
+        before = _core_seconds()
         times = self._measured(layers)
+        busy = _others_share(before, _core_seconds())
+        if not times or (known and busy >= self._busy):
+            times, busy = (self._times, self._busy) if known else ({}, busy)
         if times:
             by_kind = {"x".join(map(str, kind)): dict(seconds) for kind, seconds in times.items()}
-            records = _read(self._path) | {self._key: {"lean": self.lean, "load": self._load, "times": by_kind}}
+            record = {"lean": self.lean, "busy": round(busy, 3), "tries": self._tries + 1, "times": by_kind}
             with suppress(SteerchatError):  # a cache that cannot be written costs a measurement at every start
-                write_whole(self._path, json.dumps(records, indent=1).encode())
+                write_whole(self._path, json.dumps(_read(self._path) | {self._key: record}, indent=1).encode())
         return times
 
     def forms(self) -> Forms:
@@ -141,9 +148,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def load() -> float:
-    """Programs that compute or wait for a core, for each core, over the last minute."""
-    return psutil.getloadavg()[0] / (psutil.cpu_count() or 1)
+def _core_seconds() -> tuple[float, float]:
+    """Seconds of all cores so far, and those that other programs used."""
+    all_, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    idle = all_.idle + getattr(all_, "iowait", 0.0)
+    whole = sum(all_) - getattr(all_, "guest", 0.0) - getattr(all_, "guest_nice", 0.0)  # which user time has too
+    return whole, whole - idle - own.user - own.system
+
+
+def _others_share(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """The share of all cores' time between two moments that other programs used."""
+    whole, others = (later - earlier for earlier, later in zip(before, after, strict=True))
+    return min(1.0, max(0.0, others / whole)) if whole > 0 else 0.0
 
 
 def cpu_name() -> str:

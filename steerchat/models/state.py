@@ -14,7 +14,7 @@ from ..system.threads import most_threads
 from ..values.errors import ModelError
 from .default import SMOLLM2, prepared
 from .find import ModelFiles, find
-from .kernel_times import cpu_name, instructions, load
+from .kernel_times import cpu_name, instructions
 
 
 def machine_facts() -> dict[str, str]:
@@ -29,7 +29,7 @@ def machine_facts() -> dict[str, str]:
         "GPU": "; ".join(gpus) or "none",
         "memory": f"{gigabytes(memory.total)}, {gigabytes(memory.available)} free",
         "threads": str(min(threads, most_threads() or threads)),
-        "load": f"{load():.1f} programs a core",
+        "load": f"{psutil.getloadavg()[0] / (psutil.cpu_count() or 1):.1f} programs a core",
     }
 
 

@@ -406,15 +406,55 @@ def test_another_number_of_threads_is_measured_anew(big: list[FastLinear]) -> No
         torch.set_num_threads(before)
 
 
-def test_times_of_a_busy_machine_are_measured_again_on_a_quieter_one(
+def test_times_of_a_busy_machine_are_measured_again_until_it_is_quieter(
     big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads = iter([2.0, 1.5, 0.9, 0.1])
-    monkeypatch.setattr(kernel_times, "load", lambda: next(loads))
+    shares = iter([0.9, 0.95, 0.1])
+    monkeypatch.setattr(kernel_times, "_others_share", lambda before, after: next(shares))
     assert times_of("abc", big, lambda layers: all_by("packed")) == all_by("packed")
-    assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("packed")
+    assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("packed")  # it was busier still
     assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
-    assert times_of("abc", big, lambda layers: all_by("packed")) == all_by("flipped")
+    assert times_of("abc", big, lambda layers: pytest.fail("measured")) == all_by("flipped")
+
+
+def test_a_machine_that_is_always_busy_is_measured_three_times(
+    big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_times, "_others_share", lambda before, after: 0.9)
+    seen: list[Any] = []
+    for backend in ("packed", "flipped", "flipped", "flipped"):
+        assert times_of("abc", big, lambda layers, name=backend: seen.append(name) or all_by(name)) == all_by("packed")
+    assert len(seen) == 3
+
+
+def test_a_program_that_disturbs_one_moment_changes_no_choice(
+    big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backends take turns: time that passes while one of them happens to run is added to all of them."""
+    clock, calls = [0.0], [0]
+
+    class Slow:
+        """A product that takes so long, and ten times as long while another program computes."""
+
+        exact = True
+
+        def __init__(self, name: str, seconds: float) -> None:
+            self.name, self._seconds = name, seconds
+
+        def fits(self, weight: Weight) -> bool:
+            return True
+
+        def prepare(self, weight: Weight) -> Tensor:
+            return weight.dense()
+
+        def multiply(self, rows: Tensor, form: Any) -> Tensor:
+            calls[0] += 1
+            clock[0] += self._seconds * (10 if 3 < calls[0] < 30 else 1)
+            return rows
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    times = measure(big, (Slow("quick", 0.001), Slow("slow", 0.002)))[SHAPE]  # type: ignore[arg-type]
+    assert times["quick"] == pytest.approx([0.001] * len(ROWS)) and times["slow"] == pytest.approx([0.002] * len(ROWS))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', "null"])
