@@ -16,7 +16,7 @@ from ..values.recipe import Recipe
 from ..values.results import Answer, Event, Notice, Pair, PairDone, divergence
 from ..values.setting import Message, Setting
 from ..values.text import counted
-from .runner import ROWS_THEN, Question
+from .runner import POOL_THEN, ROWS_THEN, Question
 from .session import Session
 
 if TYPE_CHECKING:
@@ -231,6 +231,9 @@ def _compared(stored: StoredPair, pair: Pair, unlike: Sequence[str]) -> str:
     reason = "Nothing that was logged of it differs"
     if unlike:
         reason = "Not as it was: " + "; ".join(unlike)
+    elif stored.versions.get(POOL_THEN, "1") != "1":
+        pool = f"a server answered it in a pool of up to {stored.versions[POOL_THEN]} rows"
+        reason = f"Then {pool}, and some products round differently beside other rows; with --dtype float32 none does"
     elif _rows(stored) > len(pair.answers):
         reason = f"It was answered in a batch of {_rows(stored)} rows, and some products round differently there"
     return f"Not the same as pair {stored.id}: {' and '.join(parted)}. {reason}."

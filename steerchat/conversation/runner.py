@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SETTING = "setting"
 # The entry of a pair's versions that says how many rows its batch had: more rows may round differently.
 ROWS_THEN = "rows"
+# The entry that says how many rows a server's pool had room for. Which of them were there changed from step to step.
+POOL_THEN = "pool"
 # Rows of one batch, for each process: more are hardly quicker on a CPU, and the first pairs come out earlier.
 ROWS = 32
 
@@ -71,6 +73,7 @@ class Plan:
         rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
         label: for reports of progress; without one, nothing is reported.
         dial, like: as of `Engine.generate`.
+        pool: how many rows of others may join and leave while these run; 0 for a batch of their own.
     """
 
     sampling: Sampling
@@ -87,6 +90,7 @@ class Plan:
     label: str = ""
     dial: Callable[[int], float] | None = None
     like: int = 0
+    pool: int = 0
 
 
 @dataclass(frozen=True)
@@ -326,6 +330,7 @@ class Runner:
         messages = {"normal": list(question.normal)}
         if question.steered is not None:
             messages["steered"] = setting.asked(question.steered)
+        batch = {ROWS_THEN: str(max(rows, plan.like))} | ({POOL_THEN: str(plan.pool)} if plan.pool else {})
         origin = Origin(
             fingerprint=engine.fingerprint,
             kind=plan.kind,
@@ -334,7 +339,7 @@ class Runner:
             device=str(engine.device),
             dtype=engine.dtype,
             threads=engine.threads,
-            versions={"processor": engine.processor, "products": engine.products, ROWS_THEN: str(max(rows, plan.like))},
+            versions={"processor": engine.processor, "products": engine.products, **batch},
             vectors=self.reader.digests(recipe, setting.drawn(group.seed)) if recipe.active else {},
             sampling=plan.sampling.to_json() | self._rendering(plan),
             context=question.context,

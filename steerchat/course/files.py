@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..system import folders
 from ..system.untrusted import parse_toml, read_small
+from ..values.operation import UNIT
 from .lesson import MOST, LessonError, paragraphs
+
+if TYPE_CHECKING:
+    from ..engine.engine import Engine
+
+_MODEL_MARKS = re.compile(r"\{(?:model|layers|last)\}")
 
 
 def course_folder(own: str) -> Path:
     """The folder of the lessons: the shipped one, or the user's own."""
     return folders.packaged("tutorials") if own == "shipped" else Path(own).expanduser()
+
+
+def filled(text: str, folder: Path, engine: Callable[[], Engine]) -> str:
+    """A lesson's text with facts about the model and the folder of the course in place of its marks.
+
+    Args:
+        engine: gives the model, for a text that names something of it.
+    """
+    text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", folder.as_posix())
+    if _MODEL_MARKS.search(text):
+        model = engine()
+        facts = {"{model}": model.name, "{layers}": model.n_layers, "{last}": model.n_layers - 1}
+        text = _MODEL_MARKS.sub(lambda mark: str(facts[mark[0]]), text)
+    return text
 
 
 def trouble(folder: Path) -> str:

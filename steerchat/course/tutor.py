@@ -11,11 +11,10 @@ from ..conversation.chat import Chat
 from ..slash.registry import is_command
 from ..system import folders
 from ..values.errors import UsageError, unknown
-from ..values.operation import UNIT
 from ..values.page import Heading, Table
 from ..values.results import Notice
 from .facts import STATE_FACTS, state_facts
-from .files import course_folder, trouble
+from .files import course_folder, filled, trouble
 from .lesson import Course, Lesson, LessonError, Step, Track, read_course
 from .progress import Progress, StepRecord
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 VERBS = ("next", "back", "hint", "solution", "skip", "quit")
 """Methods of the tutor. While a lesson runs, a learner may type them without /lesson before."""
 
-_MODEL_MARKS = re.compile(r"\{(?:model|layers|last)\}")
 _LONG = 50  # characters of a line that is tedious to type
 _NUMBER = re.compile(r"(?:answer )?([0-9]{1,3})")
 _NOTHING = "Measured on this model, none of these answers holds, so there is nothing to show here."
@@ -380,13 +378,7 @@ class Tutor:
         return self._shown[step.show]
 
     def _filled(self, text: str) -> str:
-        """A lesson's text with facts about the model and the folder of the course in place of its marks."""
-        text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", self.course.folder.as_posix())
-        if _MODEL_MARKS.search(text):
-            engine = self._chat.session.engine
-            facts = {"{model}": engine.name, "{layers}": engine.n_layers, "{last}": engine.n_layers - 1}
-            text = _MODEL_MARKS.sub(lambda mark: str(facts[mark[0]]), text)
-        return text
+        return filled(text, self.course.folder, lambda: self._chat.session.engine)
 
 
 def tutor(chat: Chat) -> Tutor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._version import __version__
+from .classroom import JOIN, PAUSE
 from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Field
 
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -36,6 +37,12 @@ def openapi() -> dict[str, Any]:
             "/v1/concepts/{name}/export": {"get": _operation("a concept's vector as a file", _NAME, _FORMAT)},
             "/v1/sweeps": {"post": _operation("a pair at every layer, as events", body=SWEEP, streams=True)},
             "/v1/pairs": {"get": _operation("the last answers of this server", _LIMIT)},
+            "/v1/lessons": {"get": _operation("the lessons")},
+            "/v1/lessons/{name}": {"get": _operation("the text of a lesson, step by step", _NAME)},
+            "/v1/class": {"get": _operation("whether the class is paused; for the teacher, its code and students")},
+            "/v1/class/join": {"post": _operation("a key for a student, by the class's code", body=JOIN, status="201")},
+            "/v1/class/pause": {"post": _operation("makes all students wait, or lets them go on", body=PAUSE)},
+            "/v1/class/students/{name}": {"delete": _operation("takes a student out of the class", _NAME)},
             "/health": {"get": _operation("whether it answers")},
             "/metrics": {"get": _operation("figures for Prometheus")},
         },

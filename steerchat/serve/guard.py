@@ -18,11 +18,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .classroom import Classroom, Client
 from .requests import BadRequest
 from .shapes import failure
 
 MAX_BODY = 1 << 20
 MAX_HEADERS = 64
+# Where students get their keys, and where a request's scope says who asks.
+JOIN_PATH, CLIENT = "/v1/class/join", "steerchat.client"
 # Seconds for a whole body: a slow one holds a connection, and no row.
 _PATIENCE = 20.0
 _HEADERS = {
@@ -54,13 +57,20 @@ class Guard:
         token: what clients must send as `Authorization: Bearer TOKEN`; without one, all may ask.
         hosts: names under which this server may be asked, beside addresses and localhost.
         origins: of pages elsewhere that may ask from a browser.
+        classroom: whose students' keys are let in beside the token.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None = None, hosts: Collection[str] = (), origins: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        token: str | None = None,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+        classroom: Classroom | None = None,
     ) -> None:
         self._app = app
         self._token = token
+        self._classroom = classroom
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._origins = frozenset(origins)
 
@@ -104,10 +114,26 @@ class Guard:
         if origin is not None and origin not in self._origins and origin != f"{scope['scheme']}://{hosts[0]}":
             raise BadRequest("another site's page may not ask: --allow-origin names those that may", status=403)
         # What carries no answer of the model's needs no token: the page must load to ask for it.
-        if self._token is not None and scope["path"].startswith(("/v1/", "/metrics")) and scope["method"] != "OPTIONS":
-            kind, _, given = headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
-                raise BadRequest("a token is needed: Authorization: Bearer TOKEN", status=401, code="invalid_api_key")
+        if (
+            scope["path"].startswith(("/v1/", "/metrics"))
+            and scope["path"] != JOIN_PATH
+            and scope["method"] != "OPTIONS"
+        ):
+            scope[CLIENT] = self._client(headers.get("authorization", ""))
+
+    def _client(self, authorization: str) -> Client:
+        """Who sends this header. Raises BadRequest for nobody who may ask."""
+        if self._token is None:
+            return Client("")
+        kind, _, given = authorization.partition(" ")
+        given = given.strip() if kind.lower() == "bearer" else ""
+        if hmac.compare_digest(given.encode(), self._token.encode()):
+            return Client("")
+        student = None if self._classroom is None else self._classroom.find(given)
+        if student is None:
+            needed = "a token is needed" if self._classroom is None else "the token or a student's key is needed"
+            raise BadRequest(f"{needed}: Authorization: Bearer TOKEN", status=401, code="invalid_api_key")
+        return student
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host header is localhost, a name that was given, or an address, which nobody can point here."""

@@ -258,8 +258,12 @@ def read_ask(body: Mapping[str, Any], base: str) -> Ask:
 
 def client_name(body: Mapping[str, Any]) -> str:
     """Who asks, as it may stand in the history: letters, digits and a few signs."""
-    name = body.get("user") or body.get("safety_identifier") or ""
-    return re.sub(r"[^\w.@ -]", "", name)[:40].strip() or "api"
+    return plain_name(body.get("user") or body.get("safety_identifier") or "") or "api"
+
+
+def plain_name(text: str) -> str:
+    """A client's name without signs that anything could take for markup or a command; it may be empty."""
+    return re.sub(r"[^\w.@ -]", "", text)[:40].strip()
 
 
 def _likeliest(body: Mapping[str, Any]) -> int | None:

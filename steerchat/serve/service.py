@@ -17,6 +17,7 @@ from ..conversation.app import App
 from ..conversation.chat import unexpected
 from ..conversation.runner import Plan, Question, Runner
 from ..conversation.session import Session
+from ..experiments.outcomes import Result, outcomes_of
 from ..experiments.settings import at_layers, chosen
 from ..measures.calibration import Calibration
 from ..models.catalogue import KNOWN
@@ -26,11 +27,14 @@ from ..values.errors import SteerchatError, UsageError
 from ..values.recipe import Recipe
 from ..values.results import Event, Notice, Pair
 from ..values.setting import Setting
+from .classroom import Classroom, Client
+from .lessons import Lessons
 from .meter import Meter
 from .requests import Ask, BadRequest
 from .rows import RowQueue, ServedEngine
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 KIND = "serve"
 # Layers of a sweep that are answered at once: the chart fills while others are answered too.
@@ -55,12 +59,22 @@ class Service:
         rows: how many answers run at once, where memory holds as many.
         waiting: how many more may wait.
         deadline: seconds after which a request is broken off.
+        classroom: who joined, where a class may.
     """
 
-    def __init__(self, app: App, rows: int = 32, waiting: int = 128, deadline: float = 300.0) -> None:
+    def __init__(
+        self,
+        app: App,
+        rows: int = 32,
+        waiting: int = 128,
+        deadline: float = 300.0,
+        classroom: Classroom | None = None,
+    ) -> None:
         self.app = app
+        self.classroom = classroom
         self.engine = app.engine()
         self.deadline = deadline
+        self.lessons = Lessons(app.settings.lessons, self.engine)
         self.base = app.settings.model if app.settings.model in KNOWN else self.engine.name
         self.meter = Meter(lambda: self.rows.running, lambda: self.rows.waiting)
         size = min(rows, self.engine.batch_size(min(self.engine.context_size, 2048)))
@@ -70,7 +84,9 @@ class Service:
         self._threads = ThreadPoolExecutor(self._most + 8, "request")
         self._calibration = Calibration(app.library)
         self._concepts = threading.RLock()  # held while concepts are read, extracted or changed
-        self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._journals: OrderedDict[Client, Journal] = OrderedDict()
+        self._answering: dict[Session, Client] = {}
+        self._broken_off: dict[Session, BadRequest] = {}  # why
         # Measured now: its hooks must not see the rows of clients.
         self._calibration.profile(self.engine, app.report)
         self.rows.start()
@@ -90,17 +106,17 @@ class Service:
 
     def session(
         self,
-        client: str,
+        client: Client,
         changes: Mapping[str, Any] | None = None,
         stops: tuple[str, ...] = (),
         read: bool = True,
         likeliest: int | None = None,
     ) -> Session:
         """A conversation of one request; those of a client are one in the history."""
-        engine = ServedEngine(self.engine, self.rows, client, stops, read, likeliest)
+        engine = ServedEngine(self.engine, self.rows, f"{client.name} {client.joined}", stops, read, likeliest)
         settings = replace(self.app.settings, **(changes or {}))
         session = Session(settings, self.app.library, lambda: engine, None, lambda event: None)
-        session.calibration, session.journal = self._calibration, self._journal(client)
+        session.calibration, session.journal = self._calibration, self.journal(client)
         return session
 
     def check_model(self, name: str) -> None:
@@ -131,34 +147,47 @@ class Service:
                 session.reader.edits(session.recipe, ask.seeds[0], ask.prompt)
         return session.recipe
 
-    def sweep(self, body: Mapping[str, Any], session: Session) -> Iterator[Event]:
-        """`PairDone` for each layer, from the first to the last."""
+    def sweep(self, body: Mapping[str, Any], session: Session, client: Client) -> Iterator[Event | Result]:
+        """`PairDone` for each layer, from the first to the last, and then the result of all."""
         with self._concepts:
             recipe = chosen(session, body["concept"], None, body.get("strength"))
             session.reader.edits(recipe, 0)
         settings = at_layers(recipe, self.engine.n_layers)
         seed = body.get("seed", secrets.randbelow(2**31)) % 2**63
         runner = Runner(session.reader, memo={})  # the normal answer is the same for all
-        question, plan = session.question(body["prompt"], steered=True), self._plan(session, KIND)
+        question, plan = session.question(body["prompt"], steered=True), self._plan(session, client.name)
+        pairs: dict[Setting, list[Pair]] = {}
         for first in range(0, len(settings), _LAYERS):
             if not session.stop.is_set():
-                yield from runner.run([question], settings[first : first + _LAYERS], [seed], plan)
+                several = settings[first : first + _LAYERS]
+                for trial in (yield from runner.run([question], several, [seed], plan)):
+                    pairs.setdefault(several[trial.setting], []).append(trial.pair)
+        if outcomes := outcomes_of(session.reader.chance, pairs):
+            yield Result("layers", body["prompt"], outcomes, 1, session.stop.is_set())
 
     def with_concepts(self, work: Callable[[Session], T]) -> T:
         """Reads or changes concepts while nobody else does."""
         with self._concepts:
-            return work(self.session("concepts"))
+            return work(self.session(Client("concepts")))
 
     def _plan(self, session: Session, client: str) -> Plan:
-        return Plan(session.sampling(), session.journal, kind=KIND, thought=session.settings.thought, client=client)
+        plan = Plan(session.sampling(), session.journal, kind=KIND, thought=session.settings.thought, client=client)
+        return replace(plan, pool=self.rows.size)
 
-    def _journal(self, client: str) -> Journal:
+    def journal(self, client: Client) -> Journal:
+        """The conversation of a client in the history."""
         if client not in self._journals:
             self._journals[client] = _SharedJournal(self.app.store, self.app.report)
         self._journals.move_to_end(client)
         if len(self._journals) > _CLIENTS:
             self._journals.popitem(last=False)[1].end()
         return self._journals[client]
+
+    def forget(self, client: Client) -> None:
+        """Break off what a client asks, and end their conversation."""
+        self.break_off(lambda other: other == client, BadRequest("the teacher took you out of the class", status=403))
+        if (journal := self._journals.pop(client, None)) is not None:
+            journal.end()
 
     # From threads to the event loop
 
@@ -178,7 +207,16 @@ class Service:
         """What `work` returns, from a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def events(self, session: Session, events: Iterator[Event]) -> AsyncGenerator[Event, None]:
+    def break_off(self, whose: Callable[[Client], bool], error: BadRequest) -> None:
+        """End the requests of some clients with an error; what came of their answers is kept."""
+        for session in [session for session, client in self._answering.items() if whose(client)]:
+            self._stop(session, error)
+
+    def _stop(self, session: Session, error: BadRequest) -> None:
+        self._broken_off[session] = error
+        session.stop.set()
+
+    async def events(self, session: Session, client: Client, events: Iterator[E]) -> AsyncGenerator[E, None]:
         """Events from a thread as they come. Whoever leaves the loop early stops the work.
 
         Raises:
@@ -197,17 +235,21 @@ class Service:
             except Exception as error:
                 tell(unexpected(error))
 
-        late = loop.call_later(self.deadline, session.stop.set)
+        late_error = BadRequest(f"no answer within {self.deadline:g} s", status=504, code="timeout")
+        late = loop.call_later(self.deadline, self._stop, session, late_error)
+        self._answering[session] = client
         loop.run_in_executor(self._threads, run)
         try:
             while (event := await told.get()) is not None:
                 if isinstance(event, SteerchatError):
                     raise event
                 if session.stop.is_set():
-                    raise BadRequest(f"no answer within {self.deadline:g} s", status=504, code="timeout")
+                    raise self._broken_off[session]
                 yield event
         finally:
             late.cancel()
+            self._answering.pop(session)
+            self._broken_off.pop(session, None)
             session.stop.set()  # its rows are free at the next step, and what came is in the history
 
 

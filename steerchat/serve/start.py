@@ -14,6 +14,7 @@ import uvicorn
 
 from ..conversation.app import App
 from ..values.errors import UsageError
+from .classroom import Classroom
 from .patience import PatientProtocol
 from .service import Service
 from .web import web
@@ -25,8 +26,13 @@ _HEADER_BYTES = 16 << 10
 _FINISH = 30
 
 
-def check_address(host: str, token: str | None) -> None:
-    """Raises UsageError for an address that others can reach, without a token."""
+def check_address(host: str, token: str | None, classroom: bool = False) -> None:
+    """Raises UsageError for an address that others can reach, or for a class, without a token."""
+    if classroom and not token:
+        raise UsageError(
+            "a class needs a token, by which the server knows the teacher",
+            "--token TEXT, or STEERCHAT_TOKEN in the environment; students join with a code",
+        )
     if host not in _LOCAL and not token:
         raise UsageError(
             f"whoever reaches {host} could use this server",
@@ -44,6 +50,7 @@ def serve(
     rows: int,
     waiting: int,
     deadline: float,
+    classroom: bool,
     say: Callable[[str], None],
 ) -> None:
     """Serve a model until Ctrl-C or SIGTERM; what runs then is finished.
@@ -53,11 +60,12 @@ def serve(
         host, port: where it listens.
         token, hosts, origins: as of `Guard`.
         rows, waiting, deadline: as of `Service`.
+        classroom: whether students may join with a code.
         say: told in a sentence when it is ready, and when it stops.
     """
-    check_address(host, token)
+    check_address(host, token, classroom)
     _log_lines(sys.stderr)
-    service = Service(app, rows, waiting, deadline)
+    service = Service(app, rows, waiting, deadline, Classroom() if classroom else None)
     names = [*hosts, *([] if host in ("0.0.0.0", "::") else [host])]
     config = uvicorn.Config(
         web(service, token, names, origins),
@@ -75,7 +83,10 @@ def serve(
         timeout_keep_alive=15,
         timeout_graceful_shutdown=_FINISH,
     )
-    server = _Server(config, f"{service.base} answers at http://{host}:{port}/ ({service.rows.size} rows)", say)
+    ready = f"{service.base} answers at http://{host}:{port}/ ({service.rows.size} rows)"
+    if service.classroom is not None:
+        ready += f"; students join there with the code {service.classroom.code}"
+    server = _Server(config, ready, say)
     try:
         server.run()
     except KeyboardInterrupt:

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from .._version import __version__
 from ..concepts.concept import Concept, Example, check_examples
 from ..concepts.library import Library
 from ..conversation.chat import unexpected
 from ..conversation.session import Session
+from ..experiments import charts
+from ..experiments.outcomes import Result
 from ..storage.records import Filters
 from ..values.chosen import Chosen
 from ..values.errors import ConceptError, SteerchatError
 from ..values.results import Answer, Delta, Finished, Pair, PairDone
 from . import describe
-from .guard import Guard, Json, read_body
+from .classroom import JOIN, PAUSE, Classroom, Client, paused
+from .guard import CLIENT, JOIN_PATH, Guard, Json, read_body
 from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Ask, BadRequest, client_name, parse_body, read_ask
 from .service import KIND, Busy, Service
-from .shapes import Shape, comparison, event, failure, measured, summary
+from .shapes import Shape, comparison, failure, measured, summary
+from .streams import stream, unless_gone
 
 _PAGE = Path(__file__).parent / "page"
+_FILES = ("page.js", "api.js", "charts.js", "classroom.js", "lessons.js", "page.css", "icon.svg")
 _LISTED = 100
 _log = logging.getLogger("steerchat.serve")
 
-T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -45,7 +48,7 @@ def web(
     service: Service, token: str | None = None, hosts: Collection[str] = (), origins: Collection[str] = ()
 ) -> Starlette:
     """The ASGI application. Arguments as of `Guard`."""
-    paths = _Paths(service)
+    paths = _Paths(service, "class" if service.classroom else "open" if token is None else "token")
     routes = [
         ("/v1/models", {"GET": paths.models}),
         ("/v1/models/{name:path}", {"GET": paths.model}),
@@ -56,17 +59,23 @@ def web(
         ("/v1/concepts/{name}/export", {"GET": paths.export}),
         ("/v1/sweeps", {"POST": paths.sweep}),
         ("/v1/pairs", {"GET": paths.pairs}),
+        ("/v1/lessons", {"GET": paths.lessons}),
+        ("/v1/lessons/{name}", {"GET": paths.lesson}),
+        ("/v1/class", {"GET": paths.classroom}),
+        (JOIN_PATH, {"POST": paths.join}),
+        ("/v1/class/pause", {"POST": paths.pause}),
+        ("/v1/class/students/{name}", {"DELETE": paths.remove}),
         ("/openapi.json", {"GET": paths.openapi}),
         ("/health", {"GET": paths.health}),
         ("/metrics", {"GET": paths.metrics}),
     ]
-    files = [("/", "index.html"), *((f"/{name}", name) for name in ("page.js", "charts.js", "page.css", "icon.svg"))]
+    files = [("/", "index.html"), *((f"/{name}", name) for name in _FILES)]
     return Starlette(
         routes=[
             *(Route(path, _told(service, path, handlers), methods=[*handlers]) for path, handlers in routes),
             *(Route(path, _file(name), methods=["GET"]) for path, name in files),
         ],
-        middleware=[Middleware(Guard, token=token, hosts=hosts, origins=origins)],
+        middleware=[Middleware(Guard, token=token, hosts=hosts, origins=origins, classroom=service.classroom)],
         exception_handlers={404: _missing, 405: _missing},
     )
 
@@ -77,8 +86,12 @@ def _told(service: Service, path: str, handlers: Mapping[str, Handler]) -> Handl
     async def handle(request: Request) -> Response:
         began = time.monotonic()
         extra: dict[str, str] = {}
+        method = "GET" if request.method == "HEAD" else request.method
+        client: Client | None = request.scope.get(CLIENT)
         try:
-            response = await handlers.get(request.method, handlers.get("GET", _missing))(request)
+            if service.classroom is not None and client is not None and client.joined:
+                service.classroom.admit(client, method, path)
+            response = await handlers[method](request)
         except Busy as error:
             extra["retry-after"] = str(error.after)
             response = Json(failure(error)[1], failure(error)[0], extra)
@@ -97,10 +110,11 @@ def _told(service: Service, path: str, handlers: Mapping[str, Handler]) -> Handl
 
 
 class _Paths:
-    """The handlers."""
+    """The handlers. `access`: what a client needs, `class` for a token or a student's key."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, access: str) -> None:
         self._service = service
+        self._access = access
 
     # Answers
 
@@ -114,8 +128,9 @@ class _Paths:
         service = self._service
         body = parse_body(await read_body(request.scope, request.receive), fields)
         service.check_model(body["model"])
-        ask = read_ask(body, service.base)
-        session = service.session(ask.client, ask.sampling, ask.stops, ask.compare, ask.likeliest)
+        client, ask = _client(request, body), read_ask(body, service.base)
+        ask = replace(ask, client=client.name)
+        session = service.session(client, ask.sampling, ask.stops, ask.compare, ask.likeliest)
         prompter, thought = service.engine.prompter, session.settings.thought
 
         def tokens() -> int:
@@ -124,19 +139,21 @@ class _Paths:
             return len(ids)
 
         shape = Shape(ask, await service.call(tokens))
-        chunks = self._chunks(ask, session, shape)
+        chunks = self._chunks(ask, session, client, shape)
         if ask.stream:
-            return await _stream(request, chunks)
-        return await _unless_gone(request, self._whole(chunks))
+            return await stream(request, chunks)
+        return await unless_gone(request, self._whole(chunks))
 
-    async def _chunks(self, ask: Ask, session: Session, shape: Shape) -> AsyncGenerator[dict[str, Any], None]:
+    async def _chunks(
+        self, ask: Ask, session: Session, client: Client, shape: Shape
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer, and last the whole of it."""
         service, began, first = self._service, time.monotonic(), True
         answers: dict[int, Answer] = {}
         chosen: dict[int, list[Chosen]] = {}
         pairs: list[Pair] = []
         with service.room(ask.rows):
-            async with aclosing(service.events(session, service.answer(ask, session))) as events:
+            async with aclosing(service.events(session, client, service.answer(ask, session))) as events:
                 async for told in events:
                     if first:
                         service.meter.first.observe(time.monotonic() - began)
@@ -174,18 +191,21 @@ class _Paths:
     async def sweep(self, request: Request) -> Response:
         body = parse_body(await read_body(request.scope, request.receive), SWEEP)
         service = self._service
-        client = client_name(body)
+        client = _client(request, body)
         session = service.session(client, {"max_tokens": body.get("max_tokens", 40)})
 
         async def rows() -> AsyncGenerator[dict[str, Any], None]:
             with service.room(1):
-                async with aclosing(service.events(session, service.sweep(body, session))) as events:
+                sweep = service.sweep(body, session, client)
+                async with aclosing(service.events(session, client, sweep)) as events:
                     async for told in events:
                         if isinstance(told, PairDone):
                             pair = told.pair
                             yield {"layer": pair.layer, "strength": pair.strength, "pair": pair.id, **comparison(pair)}
+                        elif isinstance(told, Result):
+                            yield {"chart": charts.layers(told).to_json()}
 
-        return await _stream(request, rows())
+        return await stream(request, rows())
 
     # Models, concepts, history
 
@@ -260,9 +280,50 @@ class _Paths:
         limit = int(text) if text.isdecimal() and len(text) < 4 else 0
         if not 0 < limit <= _LISTED:
             raise BadRequest(f"limit is from 1 to {_LISTED}", "limit")
-        store = self._service.store
-        found = await self._service.call(lambda: store.pairs(Filters(kind=KIND), limit))
+        client: Client = request.scope[CLIENT]
+        store, filters = self._service.store, Filters(kind=KIND)
+        if client.joined:  # nobody reads another's answers
+            session_id = self._service.journal(client).session_id
+            if session_id is None:
+                return Json({"object": "list", "data": []})
+            filters = Filters(kind=KIND, session=session_id)
+        found = await self._service.call(lambda: store.pairs(filters, limit))
         return Json({"object": "list", "data": [summary(stored) for stored in found]})
+
+    async def lessons(self, request: Request) -> Response:
+        return Json({"object": "list", "data": await self._service.call(self._service.lessons.listed)})
+
+    async def lesson(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        return Json(await self._service.call(lambda: self._service.lessons.whole(name)))
+
+    # The class
+
+    @property
+    def _class(self) -> Classroom:
+        if self._service.classroom is None:
+            raise BadRequest("this server has no class: start it with --class", status=404)
+        return self._service.classroom
+
+    async def classroom(self, request: Request) -> Response:
+        return Json(self._class.described(request.scope[CLIENT]))
+
+    async def join(self, request: Request) -> Response:
+        body = parse_body(await read_body(request.scope, request.receive), JOIN)
+        address = request.client.host if request.client else ""
+        key, name = self._class.join(body["code"], body["name"], address)
+        return Json({"object": "student", "name": name, "key": key}, 201)
+
+    async def pause(self, request: Request) -> Response:
+        body = parse_body(await read_body(request.scope, request.receive), PAUSE)
+        self._class.paused = body["paused"]
+        if self._class.paused:
+            self._service.break_off(lambda client: bool(client.joined), paused())
+        return Json(self._class.described(request.scope[CLIENT]))
+
+    async def remove(self, request: Request) -> Response:
+        self._service.forget(self._class.remove(request.path_params["name"]))
+        return Json(self._class.described(request.scope[CLIENT]))
 
     # About the server
 
@@ -272,10 +333,17 @@ class _Paths:
     async def health(self, request: Request) -> Response:
         rows = self._service.rows
         facts = {"status": "ok" if rows.is_alive() else "stopping", "model": self._service.base, "version": __version__}
-        return Json(facts | {"running": rows.running, "waiting": rows.waiting, "rows": rows.size})
+        facts |= {"running": rows.running, "waiting": rows.waiting, "rows": rows.size}
+        return Json(facts | {"access": self._access})
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.meter.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _client(request: Request, body: Mapping[str, Any]) -> Client:
+    """Who asks: a student by the name that they joined with, everyone else by the name that they give."""
+    client: Client = request.scope[CLIENT]
+    return client if client.joined else Client(client_name(body))
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -311,59 +379,6 @@ def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
             raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
         found.append(Example(*texts, held_out))  # type: ignore[arg-type]
     return check_examples(found)
-
-
-async def _stream(request: Request, chunks: AsyncGenerator[dict[str, Any], None]) -> Response:
-    """Chunks as server-sent events. An error before the first of them has a status of its own."""
-    first = await _unless_gone(request, anext(chunks))
-
-    async def lines() -> AsyncGenerator[bytes, None]:
-        async with aclosing(chunks) as rest:
-            yield event(first)
-            try:
-                async for chunk in rest:
-                    yield event(chunk)
-                yield event("[DONE]")
-            except SteerchatError as error:
-                yield event(failure(error)[1])
-
-    return _Stream(lines(), media_type="text/event-stream")
-
-
-class _Stream(StreamingResponse):
-    """A stream that is closed as soon as the client hangs up, so that its rows are free at the next step."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self.stream_response(send))
-        gone = asyncio.ensure_future(_hung_up(receive))
-        try:
-            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not sending.done():
-                sending.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await sending
-            await self.body_iterator.aclose()  # type: ignore[union-attr]
-
-
-async def _unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """What comes, unless the client hangs up before it does."""
-    working = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_hung_up(request.receive))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise BadRequest("the client hung up", status=499)
-    finally:
-        gone.cancel()
-        working.cancel()
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _file(name: str) -> Handler:

@@ -34,6 +34,11 @@ def serve_command() -> click.Command:
         click.Option(
             ["--deadline"], default=300.0, show_default=True, type=click.FloatRange(1), help="seconds a request"
         ),
+        click.Option(
+            ["--class", "classroom"],
+            is_flag=True,
+            help="students join with a code, each for themselves; the token is the teacher's",
+        ),
         *setting_options(),
     ]
     text = (
@@ -52,6 +57,7 @@ def _serve(
     rows: int,
     waiting: int,
     deadline: float,
+    classroom: bool,
     **settings: Any,
 ) -> None:
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
@@ -59,9 +65,9 @@ def _serve(
         raise UsageError(f"the server needs {', '.join(missing)}", "pip install 'steerchat[serve]'")
     from ..serve.start import check_address, serve
 
-    check_address(host, token)
+    check_address(host, token, classroom)
     screen = new_screen()
     with open_chat("serve", given_settings(settings), screen.aside) as chat:
         chat.start()
         say = lambda text: screen.aside(Notice(text))  # noqa: E731
-        serve(chat, host, port, token, allow_host, allow_origin, rows, waiting, deadline, say)
+        serve(chat, host, port, token, allow_host, allow_origin, rows, waiting, deadline, classroom, say)

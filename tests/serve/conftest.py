@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 from chats import Start
+from places import ROOT
 from serving import Running, Serving, serve
+
+from steerchat.serve.classroom import Classroom
 
 
 @pytest.fixture
@@ -16,10 +19,15 @@ def serving(start: Start) -> Iterator[Serving]:
     stops: list[Callable[[], None]] = []
 
     def begin(
-        rows: int = 8, waiting: int = 64, deadline: float = 60.0, guard: dict[str, Any] | None = None, **settings: Any
+        rows: int = 8,
+        waiting: int = 64,
+        deadline: float = 60.0,
+        guard: dict[str, Any] | None = None,
+        classroom: Classroom | None = None,
+        **settings: Any,
     ) -> Running:
-        chat, _ = start(**settings)
-        running, stop = serve(chat, rows, waiting, deadline, guard or {})
+        chat, _ = start(**{"lessons": str(ROOT / "tutorials"), **settings})
+        running, stop = serve(chat, rows, waiting, deadline, guard or {}, classroom)
         stops.append(stop)
         return running
 

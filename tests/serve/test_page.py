@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from serving import Running, Serving
 
+from steerchat.serve.classroom import Classroom
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -18,7 +20,7 @@ def visit(browser: Any) -> Iterator[Any]:
     """Opens a server's page; at the end, nothing may have gone wrong in it, and nobody else may have been asked."""
     pages: list[tuple[Any, list[str], str]] = []
 
-    def opening(server: Running, width: int = 1280, scheme: str = "light") -> Any:
+    def opening(server: Running, width: int = 1280, scheme: str = "light", enter: bool = True) -> Any:
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         wrong: list[str] = []
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
@@ -28,7 +30,8 @@ def visit(browser: Any) -> Iterator[Any]:
         )
         pages.append((page, wrong, server.url))
         page.goto(server.url)
-        until(page, "document.querySelector('#concept').options.length > 0")
+        if enter:
+            until(page, "document.querySelector('#concept').options.length > 0")
         return page
 
     yield opening
@@ -87,6 +90,7 @@ def test_the_chart_of_a_sweep_fills_and_a_bar_chooses_its_layer(serving: Serving
     page.click("#sweep")
     until(page, "document.querySelectorAll('#chart .bar').length === 4")
     until(page, "!document.querySelector('#compare').disabled")
+    assert page.text_content("#chosen") == "No chance band was measured for this model."
     assert "effect" in (page.locator("#chart button").nth(1).get_attribute("aria-label") or "")
     page.locator("#chart button").nth(1).press("Enter")
     assert page.input_value("#layer") == "1" and "layer 1" in page.text_content("#chosen")
@@ -118,15 +122,102 @@ def test_stop_frees_the_rows_and_a_mistake_is_said(serving: Serving, visit: Any)
     assert "empty" in page.text_content("#status")
 
 
-def test_a_token_is_asked_for(serving: Serving, browser: Any):
+def test_a_token_is_asked_for_until_it_is_right(serving: Serving, browser: Any):
     server = serving(guard={"token": "sesame"})
     page = browser.new_page()
     page.goto(server.url)
-    page.wait_for_selector("#token-dialog[open]")
-    page.fill("#token", "sesame")
-    page.press("#token", "Enter")
+    for token in ("simsala", "sesame"):
+        page.wait_for_selector("#key-dialog[open]")
+        page.press("#token", "Escape")  # is no way in
+        page.wait_for_selector("#key-dialog[open]")
+        page.fill("#token", token)
+        page.press("#token", "Enter")
     until(page, "document.querySelector('#concept').options.length > 0")
     page.close()
+
+
+def test_students_in_several_browsers_work_each_for_themselves_and_the_teacher_sees_them(serving: Serving, visit: Any):
+    room = Classroom()
+    server = serving(guard={"token": "sesame"}, classroom=room)
+    markup = "<img src=x onerror=alert(1)>"
+    anna, ben, teacher = (visit(server, enter=False) for _ in range(3))
+    for page, name in ((anna, "Anna"), (ben, markup)):
+        page.fill("#code", room.code)
+        page.fill("#name", name)
+        page.press("#name", "Enter")
+    teacher.click("#to-token")
+    teacher.fill("#token", "sesame")
+    teacher.press("#token", "Enter")
+    for page in (anna, ben, teacher):
+        until(page, "document.querySelector('#concept').options.length > 0")
+    assert anna.text_content("#who") == "Anna" and anna.is_hidden("#class")
+    anna.fill("#prompt", "Annas secret")
+    anna.click("#compare")
+    compared(anna)
+    until(anna, "document.querySelectorAll('#pairs details').length === 1")
+    look(ben)
+    look(teacher)
+    until(teacher, "document.querySelector('#pairs').textContent.includes('Anna: Annas secret')")
+    assert ben.locator("#pairs details").count() == 0
+    assert teacher.text_content("#class-code") == room.code
+    students = teacher.locator("#students li").all_text_contents()
+    assert students == ["Anna: 1 asked Remove", "img srcx onerroralert1: 0 asked Remove"]
+    assert teacher.locator("main img").count() == 0
+    # What the teacher has open stays open when something new comes.
+    teacher.click("#pairs summary")
+    ben.click("#compare")
+    compared(ben)
+    look(teacher)
+    until(teacher, "document.querySelectorAll('#pairs details').length === 2")
+    assert teacher.locator("#pairs details[open]").count() == 1
+    teacher.click("#pause")
+    until(teacher, "document.querySelector('#pause').textContent === 'Let the class go on'")
+    look(anna)
+    until(anna, "!document.querySelector('#waiting').hidden")
+    teacher.click("#students button >> nth=1")
+    until(teacher, "document.querySelectorAll('#students li').length === 1")
+
+
+def look(page: Any) -> None:
+    """The page looks at the class, as it does every few seconds."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_a_wrong_code_is_told_and_can_be_mended(serving: Serving, browser: Any):
+    room = Classroom()
+    server = serving(guard={"token": "sesame"}, classroom=room)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.fill("#code", "AAAAAA")
+    page.fill("#name", "Anna")
+    page.press("#name", "Enter")
+    until(page, "document.querySelector('#key-mistake').textContent.includes('not the class')")
+    page.fill("#code", room.code.lower())
+    page.press("#code", "Enter")
+    until(page, "document.querySelector('#who').textContent === 'Anna'")
+    page.close()
+
+
+def test_a_lesson_is_read_beside_the_chat(serving: Serving, visit: Any):
+    server = serving()
+    page = visit(server)
+    page.focus("#lessons-button")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('#lesson option').length === 15")
+    until(page, "document.querySelectorAll('#lesson-text h3').length > 3")
+    page.select_option("#lesson", "strength")
+    until(page, "document.querySelector('#lesson-text code').textContent === '/lesson strength'")
+    text = page.text_content("#lesson-text")
+    assert "12.5% of that length" in text and "{unit}" not in text
+    assert page.text_content("#lesson-text pre >> nth=0").startswith("    0 ---")
+    assert page.text_content("#lesson-text pre >> nth=1") == "/steer happy 2.0"
+    choice = page.locator("#lesson-text details", has_text="It stays about the same")
+    choice.locator("summary").press("Enter")
+    assert "measures" in choice.locator("p").inner_text()
+    beside, chat = (page.locator(part).bounding_box() for part in ("#lessons", "main"))
+    assert beside["x"] >= chat["x"] + chat["width"] and page.is_visible("#compare")
+    page.click("#lessons-button")
+    assert page.is_hidden("#lessons")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -134,17 +225,38 @@ def test_a_token_is_asked_for(serving: Serving, browser: Any):
 def test_no_serious_fault_for_those_who_do_not_see_it_and_nothing_is_cut_off(
     serving: Serving, visit: Any, width: int, scheme: str
 ):
-    axe = pytest.importorskip("axe_core_python.sync_playwright")
-    server = serving()
-    page = visit(server, width, scheme)
+    room = Classroom()
+    server = serving(guard={"token": "sesame"}, classroom=room)
+    for name in ("Anna", "Ben the second with a long name"):
+        room.join(room.code, name, "here")
+    page = visit(server, width, scheme, enter=False)
+    page.wait_for_selector("#key-dialog[open]")
+    without_fault(page, f"{width}-{scheme}-join")
+    page.click("#to-token")
+    page.fill("#token", "sesame")
+    page.press("#token", "Enter")
+    until(page, "document.querySelector('#concept').options.length > 0")
     page.click("#compare")
     compared(page)
     page.click("#sweep")
     until(page, "document.querySelectorAll('#chart .bar').length === 4")
     until(page, "!document.querySelector('#compare').disabled")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    picture(page, f"{width}-{scheme}")
+    page.click("#lessons-button")
+    until(page, "document.querySelectorAll('#lesson-text h3').length > 3")
+    without_fault(page, f"{width}-{scheme}-lesson")
+
+
+def picture(page: Any, name: str) -> None:
     if folder := os.environ.get("STEERCHAT_SCREENSHOTS"):
-        page.screenshot(path=str(Path(folder) / f"{width}-{scheme}.png"), full_page=True)
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+def without_fault(page: Any, name: str) -> None:
+    """Nothing is cut off, and axe-core finds no serious fault."""
+    axe = pytest.importorskip("axe_core_python.sync_playwright")
+    picture(page, name)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     source = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     found = page.evaluate(source + "\naxe.run()")  # through the debugger: no policy of the page is in its way
     faults = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from chats import Shell
+from places import ROOT
 from safetensors.torch import load
 from serving import Serving
 
@@ -58,7 +60,10 @@ def test_a_sweep_tells_each_layer_as_it_comes(serving: Serving):
     with server.http() as http, http.stream("POST", "/v1/sweeps", json=body) as stream:
         lines = [line.removeprefix("data: ") for line in stream.iter_lines() if line]
     assert lines.pop() == "[DONE]"
+    chart = json.loads(lines.pop())["chart"]
+    assert chart["chart"] == "chart" and chart["axis"] == "layer" and chart["at"] == [0, 1, 2, 3]
     rows = [json.loads(line) for line in lines]
+    assert chart["series"][0]["values"] == [row["effect"] for row in rows]
     assert [row["layer"] for row in rows] == [0, 1, 2, 3]
     assert all(row["strength"] == 4.0 and row["effect"] is not None and row["cost"] > 0 for row in rows)
     with server.http() as http:
@@ -81,6 +86,7 @@ def test_figures_for_prometheus_count_what_was_answered(serving: Serving):
         assert "steerchat_tokens_total 5.0" in page and "steerchat_rows_running 0.0" in page
         assert http.get("/health").json() | {"version": ""} == {
             "status": "ok", "model": server.service.base, "version": "", "running": 0, "waiting": 0, "rows": 8,
+            "access": "open",
         }  # fmt: skip
 
 
@@ -96,9 +102,40 @@ def test_a_pair_of_the_server_is_found_in_the_history_and_answered_again(serving
     assert any("token for token" in getattr(event, "text", "") for event in events)
 
 
+def test_a_rerun_says_that_a_pair_ran_in_a_pool_where_its_texts_differ(serving: Serving):
+    server = serving()
+    with server.http() as http:
+        body = {"model": server.service.base, "prompt": "Well", "max_tokens": 5, "steer": "happy 2 4.0", "seed": 1}
+        http.post("/v1/completions", json=body)
+    [stored] = server.service.store.pairs()
+    assert stored.versions["pool"] == "8" and stored.versions["rows"] == "1"
+    with sqlite3.connect(server.service.store.path) as history:  # as other roundings would have had it
+        history.execute("UPDATE answers SET token_ids = '[1, 2]' WHERE finish != 'unasked'")
+    events = list(server.chat.registry.get("history rerun").handler(server.chat, stored.id))
+    assert any("in a pool of up to 8 rows" in getattr(event, "text", "") for event in events)
+
+
+def test_lessons_are_read_by_name_and_lead_to_no_file(serving: Serving):
+    server = serving()
+    with server.http() as http:
+        listed = http.get("/v1/lessons").json()["data"]
+        assert [lesson["number"] for lesson in listed] == list(range(1, 16))
+        lesson = http.get("/v1/lessons/strength").json()
+        first, second = lesson["steps"][:2]
+        assert lesson["title"] == listed[1]["title"] and first["do"] == ["/steer happy 2.0"] and first["hints"]
+        assert [choice["right"] for choice in second["choices"]] == [None] * 3  # it is measured
+        assert "wrong" not in first and "{" not in first["text"]
+        assert "tutorials/cosy.csv" in http.get("/v1/lessons/making-a-concept").text
+        assert str(ROOT) not in http.get("/v1/lessons/making-a-concept").text
+        for name in ("../README", "..%2fREADME", "README", "99", "%00"):
+            assert http.get(f"/v1/lessons/{name}").status_code == 404
+
+
 def test_another_address_needs_a_token(shell: Shell):
     _, error = shell("serve", "--host", "0.0.0.0", code=2)
     assert "whoever reaches 0.0.0.0 could use this server" in error and "--token" in error
+    _, error = shell("serve", "--class", code=2)
+    assert "a class needs a token" in error
 
 
 def test_without_the_extra_the_shell_says_how_to_install_it(shell: Shell, monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ import openai
 import uvicorn
 
 from steerchat.conversation.chat import Chat
+from steerchat.serve.classroom import Classroom
 from steerchat.serve.patience import PatientProtocol
 from steerchat.serve.service import Service
 from steerchat.serve.web import web
@@ -47,9 +48,11 @@ class Running:
 Serving = Callable[..., Running]
 
 
-def serve(chat: Chat, rows: int, waiting: int, deadline: float, guard: dict[str, Any]) -> tuple[Running, Any]:
+def serve(
+    chat: Chat, rows: int, waiting: int, deadline: float, guard: dict[str, Any], classroom: Classroom | None
+) -> tuple[Running, Any]:
     """A server for this chat's model, and what stops it."""
-    service = Service(chat, rows, waiting, deadline)
+    service = Service(chat, rows, waiting, deadline, classroom)
     app = web(service, **guard)
     config = uvicorn.Config(app, port=0, http=PatientProtocol, ws="none", lifespan="off", log_level="error")
     server = uvicorn.Server(config)

@@ -68,6 +68,23 @@ export class LayerChart {
     this.draw();
   }
 
+  // The description of the whole chart, as the terminal and reports draw it: which layers are useful, which are chance.
+  // Returns it in a sentence.
+  finish(described) {
+    const [first, last] = described.useful ?? [0, -1];
+    described.at.forEach((layer, place) => {
+      const button = this.buttons[layer];
+      const useful = first <= place && place <= last;
+      button.classList.toggle("useful", useful);
+      button.classList.toggle("faint", described.faint.includes(place));
+      if (useful) button.setAttribute("aria-label", `${button.getAttribute("aria-label")}, useful`);
+    });
+    if (!described.series[0].bands.some(Boolean)) return "No chance band was measured for this model.";
+    if (!described.useful) return "No layer does more than random pushes do.";
+    const [from, to] = [described.labels[first], described.labels[last]];
+    return `Useful, as far as one answer a layer tells: ${from === to ? `layer ${from}` : `layers ${from} to ${to}`}.`;
+  }
+
   static describe(row) {
     if (row.effect === null) return `layer ${row.layer}: no effect could be read`;
     return `layer ${row.layer}: effect ${signed(row.effect)}, cost ${cost(row.cost ?? 1)}`;

@@ -1,64 +1,15 @@
 // The page: everything that it does goes through the public API.
 
+import { api, enter, events, inClass } from "./api.js";
 import { LayerChart, cost, meter, signed } from "./charts.js";
+import { followClass } from "./classroom.js";
+import { offerLessons } from "./lessons.js";
 
 const $ = (id) => document.getElementById(id);
 let model = "";
 let concepts = new Map();
 let running = null; // what stops the request at hand
-
-// Requests
-
-async function api(path, options = {}) {
-  const token = sessionStorage.getItem("token");
-  const headers = { ...(options.body ? { "content-type": "application/json" } : {}) };
-  if (token) headers.authorization = `Bearer ${token}`;
-  const response = await fetch(path, { ...options, headers });
-  if (response.status === 401) {
-    await askForToken();
-    return api(path, options);
-  }
-  if (!response.ok) {
-    const body = await response.json().catch(() => ({}));
-    throw new Error(body.error?.message ?? `the server answered ${response.status}`);
-  }
-  return response;
-}
-
-function askForToken() {
-  const dialog = $("token-dialog");
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener(
-      "close",
-      () => {
-        sessionStorage.setItem("token", $("token").value);
-        resolve();
-      },
-      { once: true },
-    );
-  });
-}
-
-async function* events(path, body, signal) {
-  const response = await api(path, { method: "POST", body: JSON.stringify(body), signal });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    rest += value;
-    const lines = rest.split("\n\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      const data = line.slice("data: ".length);
-      if (data === "[DONE]") return;
-      const event = JSON.parse(data);
-      if (event.error) throw new Error(event.error.message);
-      yield event;
-    }
-  }
-}
+let listed = 8; // of the last answers
 
 // One thing at a time
 
@@ -150,6 +101,10 @@ async function sweep(signal) {
   });
   const body = { prompt: $("prompt").value, concept, strength, seed: Number($("seed").value), user: "page" };
   for await (const row of events("/v1/sweeps", body, signal)) {
+    if (row.chart) {
+      $("chosen").textContent = chart.finish(row.chart);
+      continue;
+    }
     chart.add(row);
     say(`layer ${row.layer + 1} of ${$("layer").dataset.layers}`);
   }
@@ -178,6 +133,8 @@ function showStrength() {
 }
 
 async function load() {
+  await enter();
+  if (inClass()) listed = (await followClass(listPairs)) === "teacher" ? 40 : 8;
   const found = await (await api("/v1/concepts")).json();
   model = found.model;
   $("model").textContent = `${found.model}, ${found.layers} layers`;
@@ -192,16 +149,24 @@ async function load() {
 }
 
 async function listPairs() {
-  const found = await (await api("/v1/pairs?limit=8")).json();
-  $("pairs").replaceChildren(...found.data.map(pairElement));
+  const found = await (await api(`/v1/pairs?limit=${listed}`)).json();
+  const known = new Map([...$("pairs").children].map((element) => [element.dataset.known, element]));
+  const elements = found.data.map((pair) => known.get(`${pair.id} ${pair.status}`) ?? pairElement(pair));
+  for (const old of known.values()) if (!elements.includes(old)) old.remove();
+  elements.forEach((element, place) => {
+    // What is there already stays in its place, open or with the focus as it is.
+    if ($("pairs").children[place] !== element) $("pairs").insertBefore(element, $("pairs").children[place] ?? null);
+  });
 }
 
 function pairElement(pair) {
   const details = document.createElement("details");
   const summary = document.createElement("summary");
   details.className = "pair";
+  details.dataset.known = `${pair.id} ${pair.status}`;
   const effect = pair.effect === null ? "" : `, effect ${signed(pair.effect)}`;
-  summary.textContent = `${pair.id}: ${pair.prompt} \u2014 ${pair.recipe}${effect}`;
+  const who = inClass() && pair.client ? `${pair.client}: ` : "";
+  summary.textContent = `${pair.id}: ${who}${pair.prompt} \u2014 ${pair.recipe}${effect}`;
   details.append(summary);
   const facts = document.createElement("p");
   facts.className = "facts";
@@ -233,4 +198,5 @@ $("strength").addEventListener("input", showStrength);
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
 });
+offerLessons(say);
 load().catch((error) => say(error.message, true));
