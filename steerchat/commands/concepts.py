@@ -14,7 +14,7 @@ from ..concepts.files import read_examples
 from ..concepts.library import DEFAULT_LAYERS
 from ..concepts.pages import default_description, entries, entry, extraction_lines, list_page, show_page
 from ..conversation.chat import Chat
-from ..slash.arguments import Choice, Concept, Layer, PathArg, Text
+from ..slash.arguments import Choice, Concept, Layer, PathArg, Strength, Text
 from ..slash.registry import registry
 from ..values.errors import ConceptError, Interrupted, SteerchatError, UsageError
 from ..values.operation import ADD
@@ -160,36 +160,37 @@ def delete(
 
 @command(
     "concept export",
-    examples=["/concept export happy happy.gguf", "/concept export happy happy.safetensors"],
+    examples=["/concept export happy happy.gguf", "/concept export happy happy.json --layer 16 --strength 2.0"],
     shell=True,
 )
 def export(
     chat: Chat,
     concept: Annotated[str, Concept("the concept")],
-    file: Annotated[Path, PathArg("a .safetensors file, or a .gguf file for llama.cpp and repeng")],
+    file: Annotated[Path, PathArg(".safetensors, .gguf for llama.cpp, .json for vllm-lens, .pt for hotwire-vllm")],
     *,
+    layer: Annotated[str, Layer("of the push that another program is told; the recommended ones when left out")] = "",
+    strength: Annotated[float | None, Strength("of that push; the recommended one when left out")] = None,
     replace: Replace = False,
 ) -> list[object]:
-    """Writes a concept's vector as safetensors, or as a GGUF control vector for llama.cpp and repeng.
+    """Writes a concept's vector as a file for another program; the file's suffix says which.
 
-    A GGUF's direction.N is added to the output of block N, counted from 0; the format cannot store block 0. llama.cpp
-    and repeng push the prompt's positions too, as `/set scope all` does.
+    .safetensors is steerchat's own form. .gguf is a control vector for llama.cpp and repeng: direction.N is added to
+    the output of block N, counted from 0; the format cannot store block 0. .json and .pt are for plug-ins of vLLM:
+    vllm-lens takes the text of the file with a request, hotwire-vllm loads the file when it starts. llama.cpp, repeng
+    and vllm-lens push the prompt's positions too, as `/set scope all` does.
     """
-    from ..concepts.exchange import check_suffix, export_vector
+    from ..concepts.export import Push, check_suffix, export_vector
 
     suffix = check_suffix(file)
     reader, library, engine = chat.session.reader, chat.library, chat.session.engine
     value, vector, lengths = library.get(concept), reader.vector(concept), reader.profile.lengths
+    layers, usual, _ = library.recommended(concept, engine.fingerprint)
+    push = Push(parse_layers(layer or layers, engine.n_layers), usual if strength is None else strength)
     confirm_replacing(chat, file, replace)
     facts = {"kind": value.kind, "description": value.description}
-    parts: list[object] = [export_vector(vector, file, lengths, engine.model.config.model_type, facts)]
-    if suffix == ".gguf":
-        layers, strength, _ = library.recommended(concept, engine.fingerprint)
-        numbers = [layer for layer in parse_layers(layers, engine.n_layers) if layer > 0] or [1]
-        scale = f"{strength / len(numbers):.3g}"
-        span = f"--control-vector-layer-range {numbers[0]} {numbers[-1]}"
-        parts.append(Notice(f"llama-cli -m MODEL.gguf --control-vector-scaled {file}:{scale} {span}"))
-        parts.append(Notice("An older llama.cpp takes a space in place of the colon."))
+    said, *usage = export_vector(vector, file, lengths, engine.model.config.model_type, facts, push)
+    parts: list[object] = [said, *map(Notice, usage)]
+    if suffix != ".safetensors":
         terms = [term for term in chat.session.recipe.terms if concept in dict(term.parts)]
         lost = [term for term in terms if term.operation != ADD or term.gate]
         parts += [Notice(f"A control vector is only ever added: the file cannot express {term}.") for term in lost]

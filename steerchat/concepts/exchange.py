@@ -1,11 +1,9 @@
-"""Concept vectors in files of other programs: safetensors, GGUF control vectors, plain directions.
+"""Reads concept vectors from files of other programs: safetensors, GGUF control vectors, plain directions.
 
 Layers. Row i, `direction.i` and `--layer i` all mean the output of decoder block i, counted from 0: there llama.cpp
 adds a control vector, and repeng reads one. Neither has block 0, which a GGUF cannot store.
 
-Lengths. In an exported GGUF, each direction is as long as steerchat's push of strength 1 at that one layer, so that
-llama.cpp's scale and repeng's coefficient equal our strength. An import takes only directions: the length of a push
-follows from the model.
+Lengths. An import takes only directions: the length of a push follows from the model. export.py writes files.
 
 A foreign file may be hostile. Its first bytes, not its name, tell its format; its size and its header are checked
 before anything is allocated; nothing in it is executed.
@@ -14,9 +12,8 @@ before anything is allocated; nothing in it is executed.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +26,12 @@ from torch import Tensor
 
 from ..engine.engine import Engine
 from ..models.gguf_reader import BoundedReader
-from ..system.folders import write_whole
 from ..values.errors import ConceptError, shorten
-from ..values.operation import UNIT
 from ..values.recipe import format_layers
 from .foreign import Layout, glp_ablates, layout, pickle_error
 from .vector import LEVELS, ConceptVector
 
 ARCHITECTURE = "controlvector"
-SUFFIXES = (".safetensors", ".gguf")
 
 # Bytes for names and metadata beside the numbers.
 _HEADER_BYTES = 1 << 20
@@ -107,48 +101,6 @@ def import_vector(path: Path, name: str, engine: Engine, layer: int | None = Non
     if ablates:
         notes = (*notes, "It is meant to be taken out of what the model computes, and not to be added.")
     return Imported(ConceptVector.from_raw(name, raw, engine.fingerprint, "imported"), facts, notes, ablates)
-
-
-def export_vector(vector: ConceptVector, path: Path, lengths: Tensor, model_type: str, facts: Mapping[str, str]) -> str:
-    """Write a vector as safetensors or GGUF, as the file's suffix says. The file is complete or absent.
-
-    Args:
-        vector: of all layers.
-        path: `.safetensors` or `.gguf`.
-        lengths: (layers,) the model's typical residual length at each layer.
-        model_type: the model type of the configuration, which repeng checks.
-        facts: kind and description, stored in the file.
-
-    Returns:
-        a sentence for the user about the file.
-
-    Raises:
-        ConceptError: for another suffix, or a vector without a layer that the format can store.
-        SteerchatError: when it cannot be written.
-    """
-    suffix = check_suffix(path)
-    vector = replace(vector, report={**vector.report, **facts})
-    if suffix == ".safetensors":
-        vector.save(path)
-        return f"{path}: a direction for each of layers 0 to {vector.n_layers - 1}; row i is block i's output."
-    if not vector.directions[1:].any():
-        raise ConceptError(
-            f"{vector.name} has a direction only at layer 0, which GGUF cannot store", "export it as .safetensors"
-        )
-    write_whole(path, _gguf_bytes(vector, lengths, model_type))
-    return (
-        f"{path}: direction.N is added to the output of block N, for layers 1 to {vector.n_layers - 1}; "
-        "the format cannot store layer 0. Scale 1 is strength 1 at one layer; over k layers divide by k."
-    )
-
-
-def check_suffix(path: Path) -> str:
-    """The suffix of a file to export to. Raises ConceptError for one that names no format."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConceptError(
-            f"the name {path.name} does not say which format to write", "end it in .safetensors, or .gguf for llama.cpp"
-        )
-    return path.suffix.lower()
 
 
 # Reading
@@ -369,29 +321,3 @@ def _has_layers(file: str) -> ConceptError:
 def _broken(file: str, error: BaseException) -> ConceptError:
     reason = shorten(str(error), 120) or type(error).__name__
     return ConceptError(f"{file} is damaged or incomplete: {reason}", _FORMATS)
-
-
-# Writing
-
-
-def _gguf_bytes(vector: ConceptVector, lengths: Tensor, model_type: str) -> bytes:
-    # Zero rows too: llama.cpp adds only vectors with the same last layer.
-    layers = range(1, vector.n_layers)
-    # The library only writes to a path.
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "vector.gguf"
-        writer = gguf.GGUFWriter(file, ARCHITECTURE)
-        writer.add_string(f"{ARCHITECTURE}.model_hint", model_type)
-        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(layers))
-        writer.add_string("steerchat.name", vector.name)
-        writer.add_string("steerchat.fingerprint", vector.fingerprint)
-        for key in ("kind", "description"):
-            writer.add_string(f"steerchat.{key}", str(vector.report.get(key, "")))
-        for layer in layers:
-            push = vector.directions[layer] * (UNIT * float(lengths[layer]))
-            writer.add_tensor(f"direction.{layer}", push.to(torch.float32).numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return file.read_bytes()

@@ -10,7 +10,7 @@ from .classroom import JOIN, PAUSE
 from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Field
 
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-_FORMAT = {"name": "format", "in": "query", "schema": {"enum": ["safetensors", "gguf"]}}
+_FORMAT = {"name": "format", "in": "query", "schema": {"enum": ["safetensors", "gguf", "json", "pt"]}}
 _LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100}}
 
 

@@ -27,6 +27,7 @@ from ..experiments.outcomes import Result
 from ..storage.records import Filters
 from ..values.chosen import Chosen
 from ..values.errors import ConceptError, SteerchatError
+from ..values.recipe import parse_layers
 from ..values.results import Answer, Delta, Finished, Pair, PairDone
 from . import describe
 from .classroom import JOIN, PAUSE, Classroom, Client, paused
@@ -256,7 +257,7 @@ class _Paths:
         return Json(await self._service.call(lambda: self._service.with_concepts(delete)))
 
     async def export(self, request: Request) -> Response:
-        from ..concepts.exchange import check_suffix, export_vector
+        from ..concepts.export import Push, check_suffix, export_vector
 
         name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
         suffix = check_suffix(Path(f"vector.{form[:20]}"))
@@ -266,9 +267,12 @@ class _Paths:
             concept = library.get(name)
             lengths = session.calibration.profile(engine).lengths
             facts = {"kind": concept.kind, "description": concept.description}
+            layers, strength, _ = library.recommended(name, engine.fingerprint)
+            push = Push(parse_layers(layers, engine.n_layers), strength)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"vector{suffix}"
-                export_vector(library.vector(name, engine), file, lengths, engine.model.config.model_type, facts)
+                vector, model_type = library.vector(name, engine), engine.model.config.model_type
+                export_vector(vector, file, lengths, model_type, facts, push)
                 return file.read_bytes()
 
         data = await self._service.call(lambda: self._service.with_concepts(export))

@@ -24,7 +24,8 @@ from tiny import CONCEPTS, LAYERS, a_library, finish, save_model, tiny_tokenizer
 
 from steerchat import commands  # noqa: F401  # declares /concept
 from steerchat.concepts.concept import METHODS, Concept, Example, Tuning
-from steerchat.concepts.exchange import export_vector, import_vector
+from steerchat.concepts.exchange import import_vector
+from steerchat.concepts.export import Push, export_vector
 from steerchat.concepts.files import concept_toml, read_concept, read_examples
 from steerchat.concepts.library import Library
 from steerchat.conversation.session import Session
@@ -729,7 +730,7 @@ def test_exporting_writes_over_a_file_only_when_told_to(chat: FakeChat, tmp_path
     assert target.read_text() == "precious"
     chat.do(f"/concept export happy {target} --replace")
     assert target.read_bytes() != b"precious"
-    for bad in ("v.txt", "v.pt", "v"):
+    for bad in ("v.txt", "v.npy", "v"):
         with pytest.raises(ConceptError, match="format"):
             chat.do(f"/concept export happy {tmp_path / bad}")
 
@@ -811,11 +812,11 @@ def test_a_broken_vector_beside_an_imported_concept_is_an_error(chat: FakeChat, 
 def test_vectors_are_exchanged_without_a_chat(tmp_path: Path, tiny: Engine) -> None:
     library = a_library(tmp_path)
     vector = library.vector("sad", tiny)
-    export_vector(vector, tmp_path / "v.gguf", torch.ones(LAYERS), "llama", {"kind": "emotion"})
+    export_vector(vector, tmp_path / "v.gguf", torch.ones(LAYERS), "llama", {"kind": "emotion"}, Push([1], 2.0))
     found = import_vector(tmp_path / "v.gguf", "sad", tiny)
     assert found.layers == (1, 2, 3) and found.facts == {"kind": "emotion"}
     with pytest.raises(SteerchatError, match="cannot be written"):
-        export_vector(vector, tmp_path / "v.gguf" / "v.gguf", torch.ones(LAYERS), "llama", {})
+        export_vector(vector, tmp_path / "v.gguf" / "v.gguf", torch.ones(LAYERS), "llama", {}, Push([1], 2.0))
 
 
 # The shell

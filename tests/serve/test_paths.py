@@ -31,6 +31,7 @@ def test_a_concept_is_made_listed_steered_exported_and_deleted(serving: Serving)
         vector = http.get("/v1/concepts/loud/export")
         assert load(vector.content) and 'filename="loud.safetensors"' in vector.headers["content-disposition"]
         assert http.get("/v1/concepts/loud/export?format=gguf").content.startswith(b"GGUF")
+        assert json.loads(http.get("/v1/concepts/loud/export?format=json").content)[0]["layer_indices"]
         assert http.get("/v1/concepts/loud/export?format=exe").status_code == 400
         assert http.delete("/v1/concepts/loud").json() == {"id": "loud", "deleted": True, "shipped": False}
         assert http.get("/v1/concepts/loud").status_code == 404
