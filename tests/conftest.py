@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import steerchat  # noqa: F401  # isort: skip  # sets how torch's threads wait, before torch is imported
 import gc
 import io
 import os

@@ -18,12 +18,12 @@ from ..values.operation import ADD, UNIT
 from ..values.recipe import Recipe, Term, format_strength
 from ..values.setting import Setting
 from .demonstration import Shown, bar, demonstration, figures
-from .lab import DIRECTIONS, PROMPTS, SEEDS, Comparison, Lab, setting, texts
+from .lab import PROMPTS, SEEDS, WORD_DIRECTIONS, Comparison, Lab, setting, texts
 
 STRENGTHS = (0.5, 1.0, 1.5, 3.0, 6.0)
 DEPTHS = (8, 25, 50, 75, 92)
 _BUDGET = 1.5  # of methods that are compared
-_TRIAL_FACTS = "effect low high cost repetition same answers words random_words"
+_TRIAL_FACTS = "effect low high cost repetition same answers words"
 _EFFECT = {"effect": "{effect:+.2f}"}
 _COST = {"cost": "x{cost:.2f}"}
 _REPEATS = {"repeats": "{repetition:.2f}"}
@@ -55,11 +55,11 @@ def control(lab: Lab, concept: str) -> Shown:
     """A concept beside one random direction of the same strength and layers."""
     term = lab.term(concept)
     plain = Term((("random", 1.0),), term.layers, term.strength)
-    steered, random = lab.compare([term, plain])
-    [pushed] = lab.pairs([setting(plain, along=term)])
+    along = setting(plain, along=term)
+    [steered], [pushed] = lab.compare([term], words=True), lab.pairs([along])
+    random = Comparison(along, tuple(pushed), None)
     own = steered.facts
-    other = {"effect": mean([pair.effect or 0.0 for pair in pushed]), "cost": random.facts["cost"]}
-    other["words"] = own.get("random_words", 0.0)
+    other = {name: random.facts[name] for name in ("effect", "cost")} | {"words": own.get("random_words", 0.0)}
     columns = {f"effect along {concept}" if name == "effect" else name: f for name, f in _AGAINST_CHANCE.items()}
     del columns["repeats"]
     columns[f"{concept} words"] = "{words:+.2f}"
@@ -104,7 +104,7 @@ def strengths(lab: Lab, concept: str) -> Shown:
 @demonstration("most least first_gain second_gain third_gain")
 def styles(lab: Lab, *concepts: str) -> Shown:
     """Several concepts where each is recommended, judged by words and length, never by their own vectors."""
-    trials = lab.compare([lab.term(name) for name in concepts])
+    trials = lab.compare([lab.term(name) for name in concepts], words=True)
     columns = {"gain": "{words:+.2f}", "random": "{random_words:+.2f}"} | _COST
     table = figures("setting", [(tried.setting.label, tried.facts) for tried in trials], columns)
     gains = [tried.facts.get("words", 0.0) for tried in trials]
@@ -122,7 +122,7 @@ def depths(lab: Lab, concept: str, strength: str = "2.0") -> Shown:
     terms = [lab.term(concept, str(layer), float(strength)) for layer in layers]
     trials = lab.compare(terms, PROMPTS[:1], chance=False)
     middle = len(DEPTHS) // 2
-    random = lab.compare([terms[middle]], PROMPTS[:1])[0].facts.get("random_words", 0.0)
+    random = lab.compare([terms[middle]], PROMPTS[:1], words=True)[0].facts.get("random_words", 0.0)
     rows = [
         (f"{depth}%", tried.facts | {"layer": layer})
         for depth, layer, tried in zip(DEPTHS, layers, trials, strict=True)
@@ -230,7 +230,7 @@ def asking(lab: Lab, concept: str) -> Shown:
     measure, term = INDEPENDENT[concept], lab.term(concept)
     request = lab.session.library.get(concept).request
     asked = Setting.asked_for(Recipe((term,)), request)
-    steered, asking, *random = lab.pairs([setting(term), asked, *random_settings(term, DIRECTIONS)])
+    steered, asking, *random = lab.pairs([setting(term), asked, *random_settings(term, WORD_DIRECTIONS)])
     answers = {
         "normal": [pair.normal.text for pair in steered],
         "steered": texts(steered),
@@ -294,5 +294,5 @@ def _samples(names: Sequence[str], trials: Sequence[Comparison]) -> list[str]:
 def _how(tried: Comparison) -> str:
     return (
         f"{len(tried.pairs)} pairs with {len(SEEDS)} seeds. Random pushes: where 95% of the means would fall if the "
-        "direction meant nothing, by random directions of this strength just now."
+        "direction meant nothing."
     )

@@ -1,7 +1,7 @@
 """Measurements for lessons: settings against normal answers and random directions.
 
 Everything is measured on the model of the chat. Answers to the same prompts with the same seeds differ by the setting
-alone. Random directions of the same strength give the chance band that a setting has to beat.
+alone. A setting has to beat the model's chance band. Where the model has none, random directions give one on the spot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..conversation.runner import Runner
 from ..experiments.chance import spreads
 from ..experiments.evaluation import random_settings
 from ..experiments.outcomes import Outcome
-from ..measures.chance import Chance, ChanceCell
+from ..measures.chance import Chance, ChanceCell, total_strength
 from ..measures.pair import Reader
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, parse_layers
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 PROMPTS = ("Tell me about the weather", "Describe your favourite place")
 SEEDS = range(5)
 TOKENS = 40
-DIRECTIONS = 4
+# Random directions that give a chance band, and those that words are compared with.
+BAND_DIRECTIONS, WORD_DIRECTIONS = 4, 2
 
 
 @dataclass(frozen=True)
 class Comparison(Outcome):
-    """The outcome of a term over every prompt and seed, beside random directions in the same run.
+    """The outcome of a term over every prompt and seed.
 
     Attributes:
-        chance: the band of these random directions; None where they were not measured.
-        random: what came of the random directions, read along the term.
+        random: what came of random directions in the same run, read along the term; None where none were asked for.
     """
 
     random: Outcome | None = None
@@ -53,7 +53,8 @@ class Comparison(Outcome):
 
     @property
     def facts(self) -> dict[str, float]:
-        """Its figures. `cost` is NaN when no answer could be read; `words` needs a word list for the concept."""
+        """Its figures. `cost` is NaN when no answer could be read; `words` needs a word list for the concept, and
+        `random_words` random directions too."""
         low, high = self.chance or (0.0, 0.0)
         facts = {
             "effect": self.effect or 0.0,
@@ -65,8 +66,9 @@ class Comparison(Outcome):
             "answers": len(self.pairs),
         }
         if self.words is not None:
-            random = 0.0 if self.random is None else self.random.words
-            facts |= {"words": self.words, "random_words": random or 0.0}
+            facts["words"] = self.words
+            if self.random is not None:
+                facts["random_words"] = self.random.words or 0.0
         return facts
 
 
@@ -95,34 +97,42 @@ class Lab:
         trials = Runner(self.reader, self._memo).measure(prompts, settings, SEEDS, TOKENS, label)
         return [[trial.pair for trial in trials if trial.setting == index] for index in range(len(settings))]
 
-    def compare(self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True) -> list[Comparison]:
+    def compare(
+        self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True, words: bool = False
+    ) -> list[Comparison]:
         """Each term against normal answers, all in one run.
 
         Args:
             terms: what is steered.
             prompts: what is answered.
-            chance: whether to measure random directions too, which takes four times as long as the terms. A push of
-                strength 0 has no chance to beat: whatever it changes is a mistake.
+            chance: whether effects are judged by a chance band. A push of strength 0 has no chance to beat: whatever it
+                changes is a mistake.
+            words: whether random directions answer too, to compare words with.
         """
+        directions = max(BAND_DIRECTIONS if chance and not self.reader.chance else 0, WORD_DIRECTIONS if words else 0)
         settings = [setting(term) for term in terms]
-        controls = [random_settings(added(term), DIRECTIONS if chance and term.strength else 0) for term in terms]
+        controls = [random_settings(added(term), directions if term.strength else 0) for term in terms]
         answered = iter(self.pairs([*settings, *chain.from_iterable(controls)], prompts))
         steered = list(islice(answered, len(settings)))
+        pushed = [list(islice(answered, len(control))) for control in controls]
         return [
-            _comparison(setting, pairs, list(islice(answered, len(random))))
-            for setting, pairs, random in zip(settings, steered, controls, strict=True)
+            Comparison(
+                setting,
+                tuple(pairs),
+                self._band(setting, random, len(pairs)) if chance and term.strength else None,
+                Outcome(setting, tuple(chain.from_iterable(random)), None) if random else None,
+            )
+            for term, setting, pairs, random in zip(terms, settings, steered, pushed, strict=True)
         ]
 
-
-def _comparison(setting: Setting, pairs: Sequence[Pair], random: Sequence[Sequence[Pair]]) -> Comparison:
-    """The comparison of a setting's pairs with those of each random direction."""
-    if not random:
-        return Comparison(setting, tuple(pairs), None)
-    strength = setting.recipe.terms[0].strength
-    effects = np.array([[pair.effect or 0.0 for pair in direction] for direction in random])
-    cell = ChanceCell(strength, TOKENS, *spreads(effects))
-    band = Chance("", (cell,)).band(strength, TOKENS, len(pairs))
-    return Comparison(setting, tuple(pairs), band, Outcome(setting, tuple(chain.from_iterable(random)), None))
+    def _band(self, setting: Setting, random: Sequence[Sequence[Pair]], repeats: int) -> tuple[float, float]:
+        """The model's chance band, or one from the pairs of each random direction."""
+        strength = total_strength(setting.along or setting.recipe)
+        known = self.reader.chance
+        if known is None:
+            effects = np.array([[pair.effect or 0.0 for pair in direction] for direction in random])
+            known = Chance("", (ChanceCell(strength, TOKENS, *spreads(effects)),))
+        return known.band(strength, TOKENS, repeats)
 
 
 def added(term: Term) -> Term:
