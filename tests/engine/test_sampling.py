@@ -53,6 +53,16 @@ def test_rows_of_flat_and_peaked_logits_in_one_batch_each_keep_their_own_nucleus
         assert together.tolist() == [fully_sorted(row, seed, 0.7, 0.9) for row in scores]
 
 
+def test_equal_scores_at_the_edge_of_the_nucleus_need_no_other_row() -> None:
+    """A flat row makes all rows look at more tokens, which puts equal ones into another order."""
+    coarse, flat = torch.full((1, 50_000), -6.0), logits(1, 0.01, 50_000)
+    order = torch.randperm(50_000, generator=torch.Generator().manual_seed(0))
+    coarse[0, order[:10]], coarse[0, order[10:110]] = 5.0, 4.0  # the nucleus ends among the latter
+    for seed in range(40):
+        alone = sampler([seed], 0.7, 0.6).step(coarse)
+        assert sampler([seed] * 2, 0.7, 0.6).step(torch.cat([coarse, flat]))[0] == alone[0]
+
+
 def test_draws_follow_the_softmax() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -9.0]])
     draws = sampler(list(range(6000)), temperature=0.8).step(scores.expand(6000, -1))
