@@ -43,7 +43,8 @@ class Field:
         kinds: JSON types that it may have; null is the same as leaving it out.
         low, high: of a number; of a text or a list, its length.
         only: the values that mean nothing special: others ask for what this server does not do.
-        items: what a list has; None for any objects.
+        items: what a list has; None for objects.
+        object: the schema of the objects in a list, for the description; whoever uses them checks them.
     """
 
     kinds: tuple[str, ...]
@@ -53,6 +54,7 @@ class Field:
     required: bool = False
     only: tuple[Any, ...] = ()
     items: str | None = None
+    object: Mapping[str, Any] | None = None
 
     def check(self, name: str, value: Any) -> None:
         """Raises BadRequest for a value that it cannot have."""
@@ -77,13 +79,29 @@ class Field:
                 "array": ("minItems", "maxItems"),
             }.get(kind, ("minimum", "maximum"))
             bounds = {} if kind in ("boolean", "object") else {low: self.low, high: self.high}
-            items = {"items": {"type": self.items or "object"}} if kind == "array" else {}
+            items = {"items": self.object or {"type": self.items or "object"}} if kind == "array" else {}
             found.append({"type": kind} | {k: v for k, v in bounds.items() if v is not None} | items)
         if self.only:
             found = [{"enum": [value for value in self.only if value is not None]}]
         return {"anyOf": found if self.required else [*found, {"type": "null"}], "description": self.help}
 
 
+_TEXT = {"type": "string"}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": {
+            "type": "object", "required": ["type", "text"], "properties": {"type": {"enum": ["text"]}, "text": _TEXT},
+        }}]},
+    },
+}  # fmt: skip
+_EXAMPLE = {
+    "type": "object",
+    "required": ["positive", "negative"],
+    "properties": {"prompt": _TEXT, "positive": _TEXT, "negative": _TEXT, "held_out": {"type": "boolean"}},
+}
 _STEERED = {
     "model": Field(("string",), "a name of /v1/models; `NAME+happy:16:2.0` steers too", 1, 300, required=True),
     "steer": Field(("string", "array"), "a recipe: `happy 16 2.0`, `rotate sad`, or several", 1, 300, items="string"),
@@ -116,7 +134,7 @@ _IGNORED = (
 CHAT = (
     _STEERED
     | {
-        "messages": Field(("array",), "the last one is the user's", 1, MAX_MESSAGES, required=True),
+        "messages": Field(("array",), "the last one is the user's", 1, MAX_MESSAGES, required=True, object=_MESSAGE),
         "max_completion_tokens": Field(("integer",), "as max_tokens", 1, 100_000),
         "logprobs": Field(("boolean",), "tell each token's log-probability, before temperature and penalties"),
         "top_logprobs": Field(("integer",), "and those of so many of the likeliest tokens there", 0, 20),
@@ -138,7 +156,7 @@ CONCEPT = {
     "name": Field(("string",), "a letter, then letters, digits, - or _", 1, 40, required=True),
     "positive": Field(("string",), "a text that shows the concept", 1, 10_000),
     "negative": Field(("string",), "a text like it that does not", 1, 10_000),
-    "examples": Field(("array",), "objects with prompt, positive, negative and held_out", 1, MAX_EXAMPLES),
+    "examples": Field(("array",), "contrast pairs", 1, MAX_EXAMPLES, object=_EXAMPLE),
     "description": Field(("string",), "for people", 0, 500),
     "replace": Field(("boolean",), "in place of a concept of yours of that name"),
 }

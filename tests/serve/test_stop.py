@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from chats import Shell
 from tiny import rows
+
+from steerchat.storage.store import Store
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.slow]
 PORT = 18_000 + os.getpid() % 2_000
@@ -43,6 +46,11 @@ def ask(tokens: int) -> httpx.Response:
         return http.post("/v1/completions", json={"model": model, "prompt": "Well", "max_tokens": tokens, "seed": 1})
 
 
+def ask_in_vain() -> None:
+    with suppress(httpx.HTTPError):
+        ask(400)
+
+
 def test_what_runs_is_finished_when_it_is_asked_to_stop(program: subprocess.Popen[str]):
     answers: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: answers.append(ask(400)))
@@ -56,9 +64,19 @@ def test_what_runs_is_finished_when_it_is_asked_to_stop(program: subprocess.Pope
     program.wait(30)
 
 
-def test_a_killed_server_loses_no_finished_answer(program: subprocess.Popen[str], shell: Shell):
+def test_a_server_that_is_killed_while_it_answers_loses_no_finished_answer(
+    program: subprocess.Popen[str], shell: Shell
+):
     text = ask(5).json()["choices"][0]["text"]
+    threading.Thread(target=ask_in_vain, daemon=True).start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{PORT}") as http:
+        while not http.get("/health").json()["running"]:
+            pass
     program.kill()
     program.wait()
-    [found] = rows(next(Path(shell.home).rglob("history.db")), "SELECT * FROM pair_view")
-    assert found["normal"] == text and found["status"] == "complete"
+    path = next(Path(shell.home).rglob("history.db"))
+    first, second = rows(path, "SELECT * FROM pair_view")
+    assert (first["normal"], first["status"], second["status"]) == (text, "complete", "running")
+    with Store.open(path) as history:  # which tells that nobody is at the second one any more
+        assert [stored.status for stored in history.pairs()] == ["interrupted", "complete"]
+    assert rows(path, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
