@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hooks import device_of
-from .transformers_api import Cache, DynamicLayer, cached
+from .passes import Passes
+from .transformers_api import Cache, DynamicLayer
 
 # Room that a batch's buffers grow by, in tokens: large enough that growing is rare, small against a prompt.
 _GROWTH = 128
@@ -25,10 +25,13 @@ _GROWTH = 128
 
 @dataclass(frozen=True)
 class Context:
-    """Tokens and, per layer, their keys and values, each (heads, len(tokens), head size)."""
+    """Tokens and, per layer, their keys and values, each (heads, len(tokens), head size).
+
+    None stands for a layer that keeps none of its own, because it attends to those of an earlier one.
+    """
 
     tokens: tuple[int, ...]
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[tuple[Tensor, Tensor] | None, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -37,7 +40,8 @@ class Context:
         """Its first `length` tokens; shares memory with the whole."""
         if length >= len(self):
             return self
-        return Context(self.tokens[:length], tuple((k[:, :length], v[:, :length]) for k, v in self.layers))
+        cut = tuple(pair and (pair[0][:, :length], pair[1][:, :length]) for pair in self.layers)
+        return Context(self.tokens[:length], cut)
 
 
 class _RowLayer(DynamicLayer):
@@ -101,37 +105,23 @@ class Tree:
         return [slice(start, end) for start, end in pairwise(ends)]
 
 
-@dataclass
-class Work:
-    """What a model was made to compute: forward passes, and positions of real tokens in them."""
-
-    passes: int = 0
-    positions: int = 0
-
-
 class Batch:
     """Rows in flight on one model.
 
     Args:
-        model: a causal language model of transformers.
+        passes: of the model that computes them.
         contexts: what each row stands on; None for a row that starts empty.
         extra: how many more tokens a row will get, as far as known.
-        work: counts what is computed.
     """
 
-    def __init__(
-        self, model: Any, contexts: Sequence[Context | None], extra: int = _GROWTH, work: Work | None = None
-    ) -> None:
-        self._model = model
-        self._work = work or Work()
-        self._device = device_of(model.get_input_embeddings())
-        self._config = model.config.get_text_config()
+    def __init__(self, passes: Passes, contexts: Sequence[Context | None], extra: int = _GROWTH) -> None:
+        self._passes = passes
         self.size = len(contexts)
         self.lengths = torch.tensor([len(context or ()) for context in contexts])
         self._width = int(self.lengths.max())
         # Position of the token in each column, -1 where a row has none: masks follow from this alone.
         self._columns = torch.full((self.size, self._width + extra), -1)
-        self._layers = [_RowLayer(self.size) for _ in range(self._config.num_hidden_layers)]
+        self._layers = [_RowLayer(self.size) for _ in range(passes.layers)]
         self._cache = Cache(layers=list(self._layers))
         self._active = self.size
         for row, context in enumerate(contexts):
@@ -142,7 +132,10 @@ class Batch:
         """Put a context of at least one token into a row, in the last of the columns in use."""
         columns = slice(self._width - len(context), self._width)
         self._columns[row, columns] = torch.arange(len(context))
-        for layer, (keys, values) in zip(self._layers, context.layers, strict=True):
+        for layer, pair in zip(self._layers, context.layers, strict=True):
+            if pair is None:
+                continue
+            keys, values = pair
             if layer.keys is None:
                 layer.reserve(keys[None], values[None], self._columns.shape[1])
             assert layer.keys is not None and layer.values is not None
@@ -209,58 +202,12 @@ class Batch:
             more = torch.full((self.size, _GROWTH + most + self._width // 2), -1)
             self._columns = torch.cat([self._columns, more], dim=1)
         self._columns[:active, self._width : end] = torch.where(torch.arange(most) < counts[:, None], positions, -1)
-        mask = self._mask(positions, end, branches)
         self._width = end
         self.lengths[:active] += counts
-        self._work.passes += 1
-        self._work.positions += int(counts.sum())
-        arguments = {
-            "input_ids": ids.to(self._device),
-            "position_ids": positions.to(self._device),
-            "attention_mask": mask,
-            "use_cache": True,
-        }
-        if head:
-            return self._model(**arguments, **cached(self._model, self._cache), logits_to_keep=1).logits[:, -1]
-        base = self._model.base_model
-        return base(**arguments, **cached(base, self._cache)).last_hidden_state
-
-    def _mask(self, positions: Tensor, end: int, branches: Tensor | None) -> Any:
-        """The additive attention mask, by layer type where the model has several; None when plain causal.
-
-        Args:
-            positions: (active, new) of the new tokens.
-            end: how many columns there are with them.
-            branches: (active, new) the number of each new token's branch, 0 for a trunk; None when all is trunk.
-        """
-        columns = self._columns[: self._active, :end]
-        window = getattr(self._config, "sliding_window", None)
-        if not getattr(self._config, "use_sliding_window", True):
-            window = None
-        types = set(getattr(self._config, "layer_types", None) or ())
-        slides = window is not None and end > window and types != {"full_attention"}
-        # Right padding is behind every real token: only a gap to the left of one needs a mask.
-        gaps = bool((columns[:, : self._width] < 0).any())
-        if branches is None and not gaps and not slides and (self._width == 0 or positions.shape[1] == 1):
-            return None
-        seen = columns[:, None, None, :]
-        asked = positions[:, None, :, None]
-        full = (seen >= 0) & (seen <= asked)
-        if branches is not None:
-            new = full[..., self._width :]
-            new &= (branches[:, None, None, :] == 0) | (branches[:, None, None, :] == branches[:, None, :, None])
-        if not slides:
-            mask = self._additive(full)
-            return {kind: mask for kind in types} if len(types) > 1 else mask
-        near = self._additive(full & (asked - seen < (window or 0)))
-        if len(types) <= 1:
-            return near
-        return {kind: self._additive(full) if kind == "full_attention" else near for kind in types}
-
-    def _additive(self, allowed: Tensor) -> Tensor:
-        lowest = torch.finfo(self._model.dtype).min
-        mask = torch.zeros(allowed.shape, dtype=self._model.dtype)
-        return mask.masked_fill_(~allowed, lowest).to(self._device)
+        found = self._passes.run(ids, positions, self._columns[:active, :end], self._cache, head, branches)
+        if self._passes.by_column and bool((counts < most).any()):
+            self._compact(int(self.lengths[:active].max()))
+        return found
 
     @torch.inference_mode()
     def add(self, context: Context) -> None:
@@ -283,6 +230,8 @@ class Batch:
         if len(context):
             self._place(row, context)
         self.narrow(row + 1)
+        if self._passes.by_column:
+            self._compact(self._width)
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:
@@ -359,9 +308,11 @@ class Batch:
         if not tokens:  # a batch in which nothing ran yet has no keys to take
             return Context((), ())
         columns = (self._columns[row, : self._width] >= 0).nonzero().squeeze(-1)[: len(tokens)]
-        kept = []
+        kept: list[tuple[Tensor, Tensor] | None] = []
         for layer in self._layers:
-            assert layer.keys is not None and layer.values is not None
+            if layer.keys is None or layer.values is None:
+                kept.append(None)
+                continue
             index = columns.to(layer.keys.device)
             kept.append((layer.keys[row].index_select(1, index), layer.values[row].index_select(1, index)))
         return Context(tuple(tokens), tuple(kept))

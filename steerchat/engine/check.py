@@ -14,7 +14,7 @@ from torch import Tensor
 from ..values.errors import ModelError
 from ..values.results import drain
 from .batch import Batch
-from .decoding import Row
+from .decoding import Row, is_out_of_memory
 from .engine import Engine
 from .head import head
 from .hooks import hidden_of
@@ -30,8 +30,26 @@ _ROUNDING = {"float32": 2e-3}
 _COARSE = 0.2
 
 
-@torch.inference_mode()
 def check(engine: Engine) -> None:
+    """Find out how the model takes positions and masks. See `Passes.by_column` for the second way.
+
+    Raises: as `_check`.
+    """
+    try:
+        _check(engine)
+    except Exception as failed:
+        if is_out_of_memory(failed):
+            raise
+        engine.contexts.forget()
+        engine.passes.by_column, engine.passes.by_row = True, False
+        try:
+            _check(engine)
+        except Exception as again:
+            raise (again if is_out_of_memory(again) else failed) from None
+
+
+@torch.inference_mode()
+def _check(engine: Engine) -> None:
     """Answer and read as a chat does, and compare with plain passes over one text each.
 
     Raises:
@@ -43,7 +61,7 @@ def check(engine: Engine) -> None:
     texts = ids[:_LONG], ids[-_SHORT:]
     plain = [_plain(engine, text) for text in texts]
     logits = torch.stack([scores[-1] for scores, _ in plain])
-    batch = Batch(engine.model, [None] * len(texts), _LONG)
+    batch = Batch(engine.passes, [None] * len(texts), _LONG)
     batch.forward([text[:-1] for text in texts])
     _compare(engine, batch.forward([text[-1:] for text in texts], head=True), logits, "for texts of different lengths")
     # Both go on from the same beginning, side by side in one row.

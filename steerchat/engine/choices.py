@@ -90,7 +90,7 @@ def _group(
         return found
     longest = len(rests[forks[0][0]][forks[0][1]])
     contexts = [batch.context(place, [*row.prompt, *common]) for place, (row, common, _) in enumerate(rows)]
-    batch = Batch(engine.model, [contexts[row] for row, _ in forks], longest, engine.work)
+    batch = Batch(engine.passes, [contexts[row] for row, _ in forks], longest)
     steering.select(torch.tensor([row for row, _ in forks]))
     for step in range(1, longest):
         forks = [(row, number) for row, number in forks if len(rests[row][number]) > step]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+# More columns than a batch has beside those of its longest row.
+_PADDING = 256
+
 
 def context_size(config: Any) -> int:
     """The most tokens that a text may have.
@@ -11,7 +14,10 @@ def context_size(config: Any) -> int:
     Phi-3.5 and Phi-4-mini (LongRoPE) turn all positions otherwise once a text is longer than their original context.
     What is kept of it, and of shorter rows beside it, is then no longer what the model computes: they keep within it.
     """
-    size: int = getattr(config, "max_position_embeddings", None) or 2048
+    size: int = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None) or 2048
+    if getattr(config, "attn_temperature_tuning", False):
+        # From there on Llama 4 scales queries by their column, which padding shifts.
+        size = min(size, config.floor_scale - _PADDING)
     rope = getattr(config, "rope_parameters", None) or {}
     if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
         original = rope.get("original_max_position_embeddings")
@@ -21,9 +27,11 @@ def context_size(config: Any) -> int:
 
 def bytes_per_token(config: Any, layers: int, itemsize: int) -> int:
     """Bytes of a token's keys and values."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * layers * heads * size * itemsize
+    kept = 0
+    for own in getattr(config, "per_layer_config", None) or [config] * layers:  # heads may differ by layer
+        heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
+        kept += 2 * heads * (getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads)
+    return kept * itemsize
 
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

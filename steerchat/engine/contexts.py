@@ -64,13 +64,19 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def trees(texts: Sequence[tuple[Sequence[int], Sequence[int]]], shared: int) -> list[tuple[Tree, list[int]]]:
-    """Texts as branches of what their prompts go on with after `shared` tokens, with their indices; longest first."""
+def trees(
+    texts: Sequence[tuple[Sequence[int], Sequence[int]]], shared: int, forks: bool
+) -> list[tuple[Tree, list[int]]]:
+    """Texts as branches of what their prompts go on with after `shared` tokens, with their indices; longest first.
+
+    Args:
+        forks: whether a tree may have several branches.
+    """
     members: dict[tuple[int, ...], list[list[int]]] = {}
     for index, (prompt, text) in enumerate(texts):
         rows = members.setdefault(tuple(prompt[shared:]), [[]])
         used = len(prompt) - shared + sum(len(texts[other][1]) for other in rows[-1])
-        if rows[-1] and used + len(text) > _ROW:
+        if rows[-1] and (not forks or used + len(text) > _ROW):
             rows.append([])
         rows[-1].append(index)
     trees = [

@@ -19,6 +19,7 @@ from .operations import Edit
 from .prompting import Prompter, TextStream
 from .reuse import Lower
 from .sampling import Sampler
+from .stops import StopText
 
 T = TypeVar("T")
 
@@ -86,6 +87,7 @@ class Decoding:
         self.active = len(rows)
         self._ids: list[list[int]] = [[] for _ in rows]
         self._streams = [TextStream(prompter) for _ in rows]
+        self._texts = [StopText(prompter.end_texts) for _ in rows]  # what is told of the streams
         self._opened = held
         self._thinking = [held is not None] * len(rows)
         self._finishes: list[Finish] = ["interrupted" for _ in rows]
@@ -142,11 +144,14 @@ class Decoding:
                 if self._likeliest[row] is not None:
                     self._chosen[row].append(self._chances(row, token, delta, start, logits[slot]))
                 self._ids[row].append(token)
+                delta = self._texts[row].push(delta)
+                if self.cut(row):
+                    self._leave_out_end(row)
                 if delta:
                     yield self._delta(row, delta)
                 if self._opened is not None and self._thinking[row]:
                     self._thinking[row] = thinking(self._streams[row].text, self._opened[row])
-                finish = "length" if len(self._ids[row]) >= self._room else None
+                finish = "end" if self.cut(row) else "length" if len(self._ids[row]) >= self._room else None
             if finish:
                 self._finishes[row] = finish
                 finished.append(slot)
@@ -193,7 +198,7 @@ class Decoding:
     def answers(self) -> list[Answer]:
         return [
             Answer(
-                text=stream.text,
+                text=text.text,
                 tokens=len(ids),
                 finish=finish,
                 repetition=repetition(ids),
@@ -201,10 +206,25 @@ class Decoding:
                 gate=tuple(shares),
                 dial=tuple(turns),
             )
-            for stream, ids, finish, shares, turns in zip(
-                self._streams, self._ids, self._finishes, self._shares, self._turns, strict=True
+            for text, ids, finish, shares, turns in zip(
+                self._texts, self._ids, self._finishes, self._shares, self._turns, strict=True
             )
         ]
+
+    def cut(self, row: int) -> bool:
+        """Whether an answer ended at a text, whose tokens the model has computed and the answer does not have."""
+        return self._texts[row].stopped
+
+    def is_whole(self, row: int, text: Sequence[int]) -> bool:
+        """Whether these are all the tokens that a row sampled."""
+        return list(text) == self._ids[row] and not self.cut(row)
+
+    def _leave_out_end(self, row: int) -> None:
+        """Take the tokens of the text that ended an answer off it."""
+        ids, length = self._ids[row], len(self._texts[row].text)
+        while ids and len(self._prompter.text(ids[:-1])) >= length:
+            ids.pop()
+        self._chosen[row] = [chosen for chosen in self._chosen[row] if chosen.start < length]
 
     def complete(self) -> None:
         """One pass for the rows whose last token nothing followed: it is a part of their text like the others."""
@@ -224,7 +244,7 @@ class Decoding:
                 self._swap(slot, self._slots.index(row))
 
     def _close(self, row: int) -> Iterator[Delta | Finished]:
-        delta = self._streams[row].close()
+        delta = self._texts[row].push(self._streams[row].close()) + self._texts[row].close()
         if delta or self._chosen[row]:
             yield self._delta(row, delta)
         yield Finished(row, self.answers()[row])

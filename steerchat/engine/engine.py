@@ -18,12 +18,13 @@ import torch
 
 from ..values.errors import ModelError
 from ..values.results import Answer, Delta, Finished
-from .batch import Batch, Context, Work
+from .batch import Batch, Context
 from .configuration import bytes_per_token, context_size, stop_ids
 from .contexts import Contexts, common_prefix, trees
 from .decoding import Decoding, NoNumbers, Row, is_out_of_memory, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .kernels import Kernels
+from .passes import Passes
 from .prompting import Prompter
 from .reading import Position, Reading, read, read_states
 from .reuse import Lower, NotByRow
@@ -73,13 +74,11 @@ class Engine:
         self.fingerprint = fingerprint
         self.prompter = Prompter(tokenizer)
         self.blocks = find_blocks(model)
-        self.work = Work()
+        self.passes = Passes(model)
         self.turn = Turn()
         self._free_memory = free_memory
         self._stops = stop_ids(model, tokenizer) | self.prompter.ends
         config = model.config.get_text_config()
-        # Whether blocks can run for some rows of a batch: not where later ones look at what earlier ones computed.
-        self._by_row = not getattr(config, "num_kv_shared_layers", 0)
         self.n_layers = len(self.blocks)
         self.hidden: int = config.hidden_size
         self.context_size = context_size(config)
@@ -202,13 +201,13 @@ class Engine:
         shared = common_prefix([tuple(prompt) for prompt, _ in texts])
         with self.turn:
             start = self.prefill([shared])[0] if shared else None
-        waiting = trees(texts, len(shared))
+        waiting = trees(texts, len(shared), forks=not self.passes.by_column)
         states, done = torch.empty(len(texts), self.n_layers, self.hidden), 0
         while waiting:
             longest = len(waiting[0][0])
             rows = max(1, min(_POSITIONS // longest, self.batch_size(len(shared) + longest, logits=False)))
             group, waiting = waiting[:rows], waiting[rows:]
-            batch = Batch(self.model, [start] * len(group), longest, self.work)
+            batch = Batch(self.passes, [start] * len(group), longest)
             with self.turn:
                 self.prepare_kernels(_POSITIONS)
                 found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
@@ -229,7 +228,7 @@ class Engine:
     def run(self, tokens: Sequence[int]) -> torch.Tensor:
         """One pass over one text from its beginning. Returns its final hidden states, (tokens, hidden)."""
         self.prepare_kernels(1)
-        return Batch(self.model, [None], len(tokens), self.work).forward([tokens])[0]
+        return Batch(self.passes, [None], len(tokens)).forward([tokens])[0]
 
     def prepare_kernels(self, rows: int) -> None:
         """Use the products that are quickest for a batch of so many rows."""
@@ -276,7 +275,9 @@ class Engine:
         batch = self.steered_prompts(rows, room) if steered_prompt else self.prompts(rows, room)
         width, lengths = batch.width, batch.lengths.clone()
         # A pushed prompt changes every layer's keys and values.
-        lower = None if steered_prompt or not self._by_row else Lower(self.blocks, [row.edits for row in rows])
+        lower = None
+        if self.passes.by_row and not steered_prompt:
+            lower = Lower(self.blocks, [row.edits for row in rows])
         decode = self.decoding(batch, rows, room, sampling, lower)
         while decode.active:
             if stopped():
@@ -328,11 +329,8 @@ class Engine:
         plan = None
         if lower is not None and lower.noted:
             decode.complete()
-            sampled = [answer.token_ids for answer in decode.answers()]
             # What is noted is of whole answers, thoughts included, and of the tokens that were sampled.
-            known = [
-                len(head) == 1 and tuple(text) == ids for head, text, ids in zip(heads, texts, sampled, strict=True)
-            ]
+            known = [len(heads[row]) == 1 and decode.is_whole(row, text) for row, text in enumerate(texts)]
             plan = lower.plan(known)
         order = range(len(texts)) if plan is None else plan.order
         decode.arrange(order)
@@ -341,7 +339,7 @@ class Engine:
         try:
             return order, read(self.model, self.blocks, batch, *in_order, plan=plan)
         except NotByRow:
-            self._by_row = False
+            self.passes.by_row = False
         batch.rewind(width, lengths[list(order)])
         return order, read(self.model, self.blocks, batch, *in_order)
 
@@ -366,7 +364,7 @@ class Engine:
         if len(distinct) == len(bodies):
             return self._prefilled(bodies, room, start)
         contexts = dict(zip(distinct, self.prefill(distinct, start), strict=True))
-        return Batch(self.model, [contexts[body] for body in bodies], room + 1, self.work)
+        return Batch(self.passes, [contexts[body] for body in bodies], room + 1)
 
     def prefill(self, bodies: Sequence[tuple[int, ...]], start: Context | None = None) -> list[Context]:
         """The keys and values of texts, without any push."""
@@ -377,7 +375,7 @@ class Engine:
         """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
         bases = [start or self.contexts.reusable(body) for body in bodies]
         new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
-        batch = Batch(self.model, bases, max(map(len, new)) + room + 1, self.work)
+        batch = Batch(self.passes, bases, max(map(len, new)) + room + 1)
         if any(new):
             batch.forward(new)
         return batch
@@ -385,7 +383,7 @@ class Engine:
     def steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
         """As `prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""
         bodies = [row.prompt[:-1] for row in rows]
-        batch = Batch(self.model, [None] * len(rows), max(map(len, bodies)) + room + 1, self.work)
+        batch = Batch(self.passes, [None] * len(rows), max(map(len, bodies)) + room + 1)
         if any(bodies):
             edits = [row.edits if row.scope == "all" else () for row in rows]
             with Steering(self.blocks, edits, self.hidden, prompt=True):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hooks import hidden_of
+from .hooks import base_of, device_of, streams_of, with_hidden
 from .transformers_api import States
 
 
@@ -21,44 +21,42 @@ def head(model: Any, hidden: Tensor) -> Tensor:
     """Logits (positions, vocabulary) from final hidden states (positions, hidden), as the model computes them."""
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
     with ExitStack() as replaced:
-        for decoder in {id(decoder): decoder for decoder in (model.base_model, _decoder(model))}.values():
+        for decoder in {id(decoder): decoder for decoder in (base_of(model), _decoder(model))}.values():
             replaced.enter_context(_left_out(decoder, hidden[None]))
         return model(input_ids=ids, use_cache=False).logits[0]
 
 
 @torch.inference_mode()
-def last_norms(model: Any, blocks: nn.ModuleList, token: int) -> list[nn.Module]:
-    """The layers between the last block and the output layer, in order: in most models one norm.
+def ending(model: Any, blocks: nn.ModuleList, states: Tensor) -> Tensor:
+    """What the model makes of states after its last block, before the output layer: in most models one norm.
+
+    A text of one token goes through the model for each state, and its last block's output is exchanged for the state.
 
     Args:
-        token: of a text of one token, through which they are found.
+        states: (states, hidden), or (streams, states, hidden) where blocks have several streams. The first stream
+            alone is exchanged where it alone is given.
 
     Returns:
-        nothing where what follows the last block is not a chain of the decoder's own layers.
+        (states, hidden)
     """
-    decoder = _decoder(model)
-    chain: list[nn.Module] = []
-    state: list[Any] = [None]
 
-    def follow(module: nn.Module, args: Any, output: Any) -> None:
-        if args and args[0] is state[0]:
-            chain.append(module)
-            state[0] = hidden_of(output)
+    def exchange(module: nn.Module, args: Any, output: Any) -> Any:
+        new = states[..., None, :].to(streams_of(output))
+        if new.dim() == 3:
+            return with_hidden(output, new)
+        return new if isinstance(output, Tensor) else (new, *output[1:])
 
-    def begin(module: nn.Module, args: Any, output: Any) -> None:
-        state[0] = hidden_of(output)
-
-    with ExitStack() as hooks:
-        hooks.callback(blocks[-1].register_forward_hook(begin).remove)
-        for child in decoder.children():
-            hooks.callback(child.register_forward_hook(follow).remove)
-        ids = torch.tensor([[token]], device=model.device)
-        final = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return chain if state[0] is not None and torch.equal(final, state[0]) else []
+    ids = torch.zeros(states.shape[-2], 1, dtype=torch.long, device=device_of(model.get_input_embeddings()))
+    handle = blocks[-1].register_forward_hook(exchange)
+    try:
+        return base_of(model)(input_ids=ids, use_cache=False).last_hidden_state[:, 0]
+    finally:
+        handle.remove()
 
 
 def _decoder(model: Any) -> Any:
-    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    return base_of(model) if decoder is model else decoder
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     Raises:
         ModelError: when there is no such list.
     """
-    base: Any = getattr(model, "base_model", model)
+    base = base_of(model)
     decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
     for root in (decoder, base, model):
         for name in ("layers", "h", "blocks"):
@@ -44,14 +44,38 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     return max(lists, key=len)
 
 
+def base_of(model: Any) -> Any:
+    """The model without its output layer."""
+    base = getattr(model, "base_model", model)
+    # Llama 4 calls it otherwise than it says: it is the part that has most parts itself.
+    return (
+        base
+        if base is not model
+        else max(model.children(), key=lambda child: len(list(child.modules())), default=model)
+    )
+
+
 def hidden_of(output: Any) -> Tensor:
-    """The hidden state in a block's output: most return a tensor, some a tuple that starts with it."""
-    return output if isinstance(output, Tensor) else output[0]
+    """The hidden state in a block's output: most return a tensor, some a tuple that starts with it.
+
+    Gemma 3n has several streams, (streams, batch, position, hidden) (AltUp, Baykal et al. 2023, arXiv 2301.13310). The
+    first is the active one: blocks compute on it, and correct the others by it.
+    """
+    state = streams_of(output)
+    return state[0] if state.dim() == 4 else state
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
     """A block's output with its hidden state exchanged."""
+    state = streams_of(output)
+    if state.dim() == 4:
+        hidden = torch.cat([hidden[None], state[1:]])
     return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+
+def streams_of(output: Any) -> Tensor:
+    """A block's hidden state with all of its streams, where there are several."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 class _LayerEdits:

@@ -65,7 +65,7 @@ class Pool:
     def __init__(self, engine: Engine, size: int) -> None:
         self.size = size
         self._engine = engine
-        self._batch = Batch(engine.model, [None] * size, work=engine.work)
+        self._batch = Batch(engine.passes, [None] * size)
         self._batch.narrow(0)
         self._running: list[Seat] = []  # in the order of the batch's rows
         self._joining: dict[Seat, Generator[None, None, Context]] = {}
@@ -154,7 +154,7 @@ class Pool:
         pushed = row.scope == "all" and bool(row.edits)
         base = None if pushed else engine.contexts.reusable(body)
         new = body[len(base or ()) :]
-        batch = Batch(engine.model, [base], len(new) + 1, engine.work)
+        batch = Batch(engine.passes, [base], len(new) + 1)
         for start in range(0, len(new), _PIECE):
             if start:
                 yield

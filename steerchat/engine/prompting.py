@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from ..values.errors import ModelError
@@ -117,6 +118,34 @@ class Prompter:
         end = max((token for token in tokens if token and rest.startswith(token)), key=len, default="")
         return frozenset([tokens[end]] if answer and end and end not in marks else ())
 
+    @cached_property
+    def end_texts(self) -> tuple[str, ...]:
+        """The text that the template writes after an answer where no control token ends it: an answer ends before it.
+
+        Where the template writes nothing there, it is how the user's next turn begins, such as `User:`.
+        """
+        from jinja2.exceptions import TemplateError
+
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAMPLE}]
+        try:
+            if self.ends:
+                return ()
+            last = self._apply(messages, add_generation_prompt=False).rpartition(_SAMPLE)[2]
+            more = [*messages, {"role": "user", "content": _OTHER}]
+            rest = self._apply(more, add_generation_prompt=False).rpartition(_SAMPLE)[2]
+        except TemplateError:
+            return ()
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(last, rest, strict=False))
+        after = "".join(letter for letter, _ in alike)
+        if not after.strip():
+            after = rest.partition(_OTHER)[0]
+        end = after.strip()
+        # A word would end answers that happen to have it, and so would a bracket.
+        if len(end) < _SHORTEST or end.isalnum() or (self._controls and self._controls.search(end)):
+            return ()
+        own_line = "\n" in after[: len(after) - len(after.lstrip())]
+        return ("\n" + end if own_line else end,)
+
     def answer(self, text: str, opened: bool = False) -> tuple[list[int], list[int]]:
         """Ids of an answer's thought, tags included, and of its reply.
 
@@ -217,7 +246,9 @@ _FIRST = 0xF0000
 _TIME = re.compile(r"""strftime_now\(\s*["']([^"']+)["']\s*\)""")
 _TELL_TIME = "{% macro strftime_now(format) %}{{ times[format] }}{% endmacro %}\n"
 # A text that no template has.
-_SAMPLE = "Qxzj"
+_SAMPLE, _OTHER = "Qxzj", "Zvkw"
+# Characters of the shortest text that ends an answer.
+_SHORTEST = 3
 _PRIVATE = re.compile("([\U000f0000-\U000fffff])")
 
 

@@ -161,6 +161,8 @@ class Plan:
         """A block's pass for the first `count` rows; the next `ending` rows get what is known of its output."""
 
         def run(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if hidden.dim() != 3:  # several streams
+                raise NotByRow
             size = hidden.shape[0]
             known = states[count : count + ending].to(hidden.device, hidden.dtype)
             if not count:

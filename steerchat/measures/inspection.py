@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..concepts.vector import ConceptVector, read_layer
 from ..engine.engine import Engine
-from ..engine.head import head, last_norms
-from ..engine.hooks import hidden_of
+from ..engine.head import ending, head
+from ..engine.hooks import hidden_of, streams_of
 from ..values.results import Column, Strip
 from .profile import Profile
 
@@ -116,15 +116,20 @@ def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], star
 @torch.inference_mode()
 def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
     """The logit lens at the last position of `tokens`, for every layer."""
-    [read] = last_states(engine, [tokens])
-    states = read.to(engine.device, engine.model.dtype)
-    normed = states
-    for layer in last_norms(engine.model, engine.blocks, tokens[0]):
-        normed = hidden_of(layer(normed))
-    best = head(engine.model, normed).float().softmax(dim=-1).max(dim=-1)
+    outputs: list[Tensor] = []  # by layer: (1, hidden), or (streams, 1, hidden)
+    with ExitStack() as hooks:
+        for block in engine.blocks:
+            hook = block.register_forward_hook(
+                lambda module, args, output: outputs.append(streams_of(output)[..., -1, :])
+            )
+            hooks.callback(hook.remove)
+        engine.run(tokens)
+    states = torch.cat([output.to(engine.device) for output in outputs], dim=-2)
+    best = head(engine.model, ending(engine.model, engine.blocks, states)).float().softmax(dim=-1).max(dim=-1)
+    lengths = (states if states.dim() == 2 else states[0]).float().norm(dim=-1)
     return [
-        Step(layer, Guess(engine.prompter.text([int(token)]), float(chance)), float(state.float().norm()))
-        for layer, (token, chance, state) in enumerate(zip(best.indices, best.values, states, strict=True))
+        Step(layer, Guess(engine.prompter.text([int(token)]), float(chance)), float(length))
+        for layer, (token, chance, length) in enumerate(zip(best.indices, best.values, lengths, strict=True))
     ]
 
 

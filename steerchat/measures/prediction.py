@@ -21,8 +21,7 @@ from ..concepts.concept import Example
 from ..engine.choices import next_log_probs
 from ..engine.decoding import Row
 from ..engine.engine import Engine
-from ..engine.head import head, last_norms
-from ..engine.hooks import hidden_of
+from ..engine.head import ending, head
 from ..engine.operations import Edit
 from ..values.errors import Interrupted
 from ..values.operation import ADD, OPERATIONS
@@ -121,9 +120,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _lens(engine: Engine, states: Tensor) -> Tensor:
     """(layers, vocabulary) log-probabilities of the next token, as if the model ended with each state."""
-    normed = states.to(engine.device, engine.model.dtype)
-    for norm in last_norms(engine.model, engine.blocks, engine.prompter.start()[0]):
-        normed = hidden_of(norm(normed))
+    normed = ending(engine.model, engine.blocks, states)
     return head(engine.model, normed).float().log_softmax(dim=-1).cpu()
 
 

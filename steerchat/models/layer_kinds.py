@@ -10,7 +10,7 @@ from ..values.errors import ModelError
 
 # Families that people find easily, for hints.
 FAMILIES = "Llama, Qwen3, Gemma 3, Phi or Mistral"
-_ATTENTION = {"full_attention", "sliding_attention"}
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def check_json(config: Mapping[str, Any], name: str) -> None:
@@ -33,10 +33,14 @@ def check_kinds(config: Any, recurrent: bool, name: str) -> None:
         recurrent: whether its class says that it keeps a state.
         name: for people.
     """
+    if getattr(config, "altup_active_idx", 0):
+        raise ModelError(
+            f"{name} computes on another of its streams than the first", f"choose one of {FAMILIES}; please report it"
+        )
     unknown = sorted({*(getattr(config, "layer_types", None) or ())} - _ATTENTION)
     if unknown or recurrent:
         what = f"layers of the kind {unknown[0]}" if unknown else "recurrent layers"
         raise ModelError(
-            f"{name} has {what}, and steerchat runs full and sliding attention only",
+            f"{name} has {what}, and steerchat runs full, sliding and chunked attention only",
             f"choose a model with attention in all layers, such as {FAMILIES}",
         )

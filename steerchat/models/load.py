@@ -128,9 +128,12 @@ def load(
     memory.forget(bytes_)
     given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
     try:
-        engine = Engine(*given) if team is None else SharedEngine(team, *given)
-        if team is None and not is_lean(engine.blocks):
+        engine = Engine(*given)
+        if not is_lean(engine.blocks):
             check(engine)
+        if team is not None:
+            passes, engine = engine.passes, SharedEngine(team, *given)
+            engine.passes = passes
     except (SteerchatError, MemoryError):
         raise
     except Exception as error:

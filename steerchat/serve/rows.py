@@ -17,10 +17,10 @@ from ..engine.engine import Engine, Output, Row
 from ..engine.pool import Pool, Seat
 from ..engine.reading import unread
 from ..engine.sampling import Sampling
+from ..engine.stops import StopText
 from ..values.chosen import Chosen
 from ..values.errors import ModelError
 from ..values.results import Answer, Delta, Finished
-from .stops import StopText
 
 # How often a request that waits for its next token looks whether its client is still there, in seconds.
 _LOOK = 0.05

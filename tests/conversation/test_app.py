@@ -32,10 +32,10 @@ def test_conversations_of_one_app_do_not_disturb_each_other(
         answers: list[list[tuple[str, int]]] = [[] for _ in steered]
         for line in LINES:
             for conversation, own in zip(conversations, answers, strict=True):
-                before = shared.engine().work.positions
+                before = shared.engine().passes.positions
                 pair = finish(conversation.say(f"{line} {len(own)}"))
                 assert pair.steered is not None
-                own.append((pair.normal.text + pair.steered.text, shared.engine().work.positions - before))
+                own.append((pair.normal.text + pair.steered.text, shared.engine().passes.positions - before))
         return answers
 
     terms = ("happy 2 4.0", "sad 1 -4.0")

@@ -190,7 +190,7 @@ def test_the_same_seed_says_the_same_and_another_seed_something_else() -> None:
 def test_no_rows_are_no_work() -> None:
     engine = tiny_engine()
     assert answers(engine, [], SAMPLED) == []
-    assert engine.work.passes == 0
+    assert engine.passes.count == 0
 
 
 def test_events_tell_each_answer_once_and_in_pieces() -> None:
@@ -349,11 +349,11 @@ def test_conversations_on_one_engine_keep_their_own_contexts() -> None:
     first, second = ids(12, 1), ids(12, 2)
     asked = [(name, [Row(text[:count])]) for count in (6, 9, 12) for name, text in (("a", first), ("b", second))]
     for name, rows in asked:
-        before, once = engine.work.positions, alone.work.positions
+        before, once = engine.passes.positions, alone.passes.positions
         together = answers(engine, rows, SAMPLED, keep=name)
         if name == "a":  # the other engine hears one conversation alone
             assert spoken(together) == spoken(answers(alone, rows, SAMPLED, keep=name))
-            assert engine.work.positions - before == alone.work.positions - once
+            assert engine.passes.positions - before == alone.passes.positions - once
 
 
 def test_where_memory_is_short_the_conversation_that_was_silent_longest_is_forgotten() -> None:
@@ -469,7 +469,7 @@ def test_a_pair_of_n_tokens_takes_at_most_n_plus_3_passes(count: int) -> None:
         outputs = answers(engine, [Row(ids(30)), Row(ids(30), RECIPES[1])], replace(SAMPLED, max_tokens=count))
         longest = max(output.answer.tokens for output in outputs)
         assert count == longest or stops
-        assert engine.work.passes <= longest + 3
+        assert engine.passes.count <= longest + 3
 
 
 def test_a_sweep_of_30_rows_takes_no_more_passes_than_a_pair() -> None:
@@ -477,7 +477,7 @@ def test_a_sweep_of_30_rows_takes_no_more_passes_than_a_pair() -> None:
     rows = [Row(ids(12), (push(index % LAYERS, index),), index) for index in range(30)]
     outputs = answers(engine, rows, SAMPLED)
     assert len({output.answer.token_ids for output in outputs}) == 30
-    assert engine.work.passes <= SAMPLED.max_tokens + 3
+    assert engine.passes.count <= SAMPLED.max_tokens + 3
 
 
 def test_a_shared_prompt_is_computed_once() -> None:
@@ -485,7 +485,7 @@ def test_a_shared_prompt_is_computed_once() -> None:
     rows = [Row(ids(50), (push(1, index),), index) for index in range(10)]
     outputs = answers(engine, rows, GREEDY)
     read = sum(1 + len(output.reading.tokens) for output in outputs)
-    assert engine.work.positions == 49 + sum(map(decoded, outputs)) + read
+    assert engine.passes.positions == 49 + sum(map(decoded, outputs)) + read
 
 
 def test_finished_rows_are_not_computed_any_more() -> None:
@@ -521,9 +521,9 @@ class Columns:
             self.engine.forget()
         self.prompts = [self._prompt(column, text) for column in (1, 2)]
         rows = [Row(self.prompts[0], (), seed), Row(self.prompts[1], edits, seed)]
-        before = self.engine.work.positions
+        before = self.engine.passes.positions
         outputs = answers(self.engine, rows, SAMPLED, keep=True, **options)
-        self.new = self.engine.work.positions - before
+        self.new = self.engine.passes.positions - before
         for output in outputs:
             self.new -= decoded(output) + 1 + len(output.reading.tokens)
         self.turns.append((text, outputs[0].answer.text, outputs[1].answer.text))
@@ -581,7 +581,7 @@ def test_a_conversation_that_reuses_its_contexts_equals_one_that_forgets_them(ki
     remembers = Columns(tiny_engine(kind, stops), reuse=True)
     forgets = Columns(tiny_engine(kind, stops), reuse=False)
     assert converse(remembers) == converse(forgets)
-    assert remembers.engine.work.positions < forgets.engine.work.positions
+    assert remembers.engine.passes.positions < forgets.engine.passes.positions
 
 
 @pytest.mark.slow
@@ -736,7 +736,7 @@ def test_a_prompt_that_fills_the_model_is_refused(extra: int) -> None:
     engine = tiny_engine()
     with pytest.raises(ModelError, match="the model holds 1024"):
         answers(engine, [Row(ids(5)), Row(ids(engine.context_size + extra))], GREEDY)
-    assert engine.work.passes == 0
+    assert engine.passes.count == 0
 
 
 def test_prompts_of_one_token_can_be_answered_in_a_pair() -> None:
@@ -820,9 +820,9 @@ def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> 
     engine = tiny_engine()
     head, ask = ids(6), ids(4, 1)
     texts = [(head + ask, ids(5, 2)), (head + ask, ids(7, 3)), (head + ids(4, 4), ids(5, 5))]
-    before = engine.work.positions
+    before = engine.passes.positions
     engine.states(texts)
-    assert engine.work.positions - before == 6 + 4 + 5 + 7 + 4 + 5
+    assert engine.passes.positions - before == 6 + 4 + 5 + 7 + 4 + 5
 
 
 def test_reading_ends_in_the_middle_of_a_pass_when_it_is_told_to() -> None:
@@ -962,3 +962,27 @@ def test_a_model_that_overflows_by_itself_is_named_with_its_layer() -> None:
     with pytest.raises(ModelError, match=r"from layer 1 on") as raised:
         answers(engine, [Row(ids(8))], GREEDY)
     assert "--dtype" in raised.value.hint
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+def test_an_answer_ends_before_the_text_that_ends_a_turn(pushed: bool) -> None:
+    engine = tiny_engine()
+    prompt, edits = tuple(engine.prompter.reply("rain?")), (push(1, 1),) if pushed else ()
+    [whole] = answers(engine, [Row(prompt, edits)], GREEDY)
+    text = whole.answer.text
+    end = text[3:7]
+    place = text.index(end)
+    assert place
+    engine.prompter.__dict__["end_texts"] = (end,)
+    rows = [Row(prompt, edits), Row(prompt)]
+    events, outputs = drain(engine.generate(rows, GREEDY, keep="here"))
+    answer, reading = outputs[0].answer, outputs[0].reading
+    assert (answer.text, answer.finish) == (text[:place], "end")
+    assert "".join(e.text for e in events if isinstance(e, Delta) and e.row == 0) == answer.text
+    assert whole.answer.token_ids[: answer.tokens] == answer.token_ids
+    # The last token may have the first letters of the end.
+    assert engine.prompter.text(answer.token_ids).startswith(answer.text)
+    assert len(engine.prompter.text(answer.token_ids[:-1])) < len(answer.text)
+    expected = engine.read(prompt, engine.prompter.reply(answer.text))
+    torch.testing.assert_close(reading.states, expected.states, atol=1e-4, rtol=1e-4)
+    assert answer.perplexity == pytest.approx(expected.perplexity, rel=1e-4)

@@ -211,9 +211,9 @@ def test_what_is_kept_of_a_conversation_is_not_read_again() -> None:
     pool.join(first)
     while pool.rows:
         pool.step()
-    before = engine.work.positions
+    before = engine.passes.positions
     second = Seat(Row((*range(3, 43), 50, 51), (), 1), Sampling(max_tokens=1), keep=True)
     pool.join(second)
     while pool.rows:
         pool.step()
-    assert engine.work.positions - before == 3  # one that was last, one new, and the step's own
+    assert engine.passes.positions - before == 3  # one that was last, one new, and the step's own

@@ -146,6 +146,25 @@ def test_a_turn_ends_with_the_token_that_the_template_writes_after_an_answer(aft
     assert ends == (frozenset() if end is None else {tokenizer.convert_tokens_to_ids(end)})
 
 
+ROLES = "{% for m in messages %}" + "{{ '### ' + m.role }}:\n{{ m.content }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (ROLES + "<eot>\n{% endfor %}", ("<eot>",)),  # plain text in this tokenizer
+        (ROLES + "\n\n{% endfor %}", ("\n### user:",)),
+        (ROLES + "<|im_end|>\n{% endfor %}", ()),
+        ("{% for m in messages %}[{{ m.content }}]{% endfor %}", ()),
+        ("{% for m in messages %}{{ m.content }} END {% endfor %}", ()),
+        (REFUSES_SYSTEM.replace("'system'", "'user'"), ()),
+        (None, ("\nUser:",)),
+    ],
+)
+def test_a_turn_without_a_token_at_its_end_ends_with_a_text(template: str | None, ends: tuple[str, ...]) -> None:
+    assert with_template(template).end_texts == ends
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from engines import recording_logits
+from engines import answers, recording_logits
 from tiny import CONCEPTS, TEMPLATE, a_session, finish, tiny_tokenizer
 from torch import Tensor
 
 from steerchat.conversation.session import Session
+from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.operations import Edit
+from steerchat.engine.sampling import Sampling
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import at_layers, at_strengths
 from steerchat.measures.inspection import lens, likelihoods, wanted
@@ -51,6 +53,7 @@ HYBRID: dict[str, Any] = {
     "query_pre_attn_scalar": 16,
     "tie_word_embeddings": False,  # a tied random model says its last token again, whatever is pushed
 }
+PER_LAYER: dict[str, Any] = {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
@@ -111,6 +114,40 @@ KINDS = {
         layers,
         COMMON | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": WINDOW},
     ),
+    # ALiBi: no positions, and masks of columns alone.
+    "bloom": Kind(
+        transformers.BloomConfig,
+        lambda model: model.transformer.h,
+        {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4, "initializer_range": 0.2},
+        None,
+    ),
+    "mpt": Kind(
+        transformers.MptConfig,
+        lambda model: model.transformer.blocks,
+        {"d_model": HIDDEN, "n_layers": LAYERS, "n_heads": 4, "max_seq_len": 512, "initializer_range": 0.2},
+        None,
+    ),
+    # Four streams; the last two layers attend to keys of the first two.
+    "gemma3n": Kind(
+        transformers.Gemma3nTextConfig,
+        layers,
+        COMMON | HYBRID | PER_LAYER | {"num_kv_shared_layers": 2, "laurel_rank": 8},
+        NO_SYSTEM,
+    ),
+    # Heads of two sizes.
+    "gemma4": Kind(
+        transformers.Gemma4TextConfig,
+        layers,
+        COMMON | HYBRID | PER_LAYER | {"num_kv_shared_layers": 2, "global_head_dim": 32},
+        NO_SYSTEM,
+    ),
+    "llama4": Kind(
+        transformers.Llama4TextConfig,
+        layers,
+        COMMON
+        | {"head_dim": 16, "intermediate_size_mlp": 64, "num_local_experts": 2, "interleave_moe_layer_step": 2}
+        | {"attention_chunk_size": WINDOW},
+    ),
     "smollm3": Kind(transformers.SmolLM3Config, layers, COMMON | {"no_rope_layers": [1, 1, 1, 0]}),
 }
 
@@ -142,16 +179,23 @@ def plain(
     kind: Kind, engine: Engine, tokens: Sequence[int], edits: Sequence[Edit] = (), start: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Logits (tokens, vocabulary) and block outputs (layers, tokens, hidden) of one text alone, without a cache,
-    with every edit's vector added to its block's output from position `start` on."""
+    with every edit done to its block's output from position `start` on."""
     states: list[Tensor] = []
 
     def hook(layer: int) -> Any:
         def changed(module: Any, args: Any, output: Any) -> Any:
             state = (output if isinstance(output, Tensor) else output[0]).clone()
+            active = state[0] if state.dim() == 4 else state  # the first of several streams
             for edit in edits:
                 if edit.layer == layer:
-                    state[:, start:] += edit.vector
-            states.append(state[0])
+                    part, unit = active[:, start:], edit.vector / edit.vector.norm()
+                    if edit.operation == "add":
+                        part += edit.vector
+                    elif edit.operation == "ablate":
+                        part -= (part @ unit)[..., None] * unit
+                    else:
+                        part[:] = edit.vector
+            states.append(active[0])
             return state if isinstance(output, Tensor) else (state, *output[1:])
 
         return changed
@@ -249,20 +293,37 @@ def test_a_sweeps_rows_are_what_plain_loops_say(found: tuple[Kind, Engine], sess
 
 
 @pytest.mark.slow
+def test_rows_that_ablate_and_replace_are_what_plain_loops_say(found: tuple[Kind, Engine]) -> None:
+    kind, engine = found
+    prompts = [engine.prompter.raw(text) for text in ("How are you today, my friend?", "Why?")]
+    states = plain(kind, engine, prompts[0])[1]
+    ablate, replace = Edit(1, "ablate", states[1, -1] + states[1, 5]), Edit(2, "replace", states[2, 3] + states[2, 4])
+    rows = [Row(tuple(prompt), edits) for prompt in prompts for edits in ((), (ablate,), (replace,), (ablate, replace))]
+    with recording_logits(engine) as seen:
+        outputs = answers(engine, rows, Sampling(temperature=0.0, repetition_penalty=1.0, max_tokens=4))
+    starts = [len(row.prompt) - 1 for row in rows]
+    firsts = [plain(kind, engine, row.prompt, row.edits, start)[0][-1] for row, start in zip(rows, starts, strict=True)]
+    torch.testing.assert_close(seen[0], torch.stack(firsts), atol=1e-4, rtol=1e-4)
+    assert all((edited - firsts[0]).abs().max() > 0.05 for edited in firsts[1:3])
+    for row, output in zip(rows, outputs, strict=True):
+        assert output.answer.token_ids == greedy(kind, engine, row.prompt, row.edits, END, 4)
+
+
+@pytest.mark.slow
 def test_turns_that_reuse_their_caches_say_what_turns_without_say(found: tuple[Kind, Engine], session: Session) -> None:
     _, engine = found
 
     def talk(forget: bool) -> tuple[list[Any], int]:
         engine.forget()
         session.new()
-        before, said = engine.work.positions, []
+        before, said = engine.passes.positions, []
         for prompt in ("How are you?", "And the weather then?", "Why?"):
             if forget:
                 engine.forget()
             pair = finish(session.say(prompt, seed=3))
             assert pair.steered is not None
             said.append((pair.normal.token_ids, pair.steered.token_ids))
-        return said, engine.work.positions - before
+        return said, engine.passes.positions - before
 
     session.steer([parse_term("random 1 6.0")])
     session.reader.edits(session.recipe, 3)  # what is measured once is measured now
