@@ -6,7 +6,7 @@ import asyncio
 import functools
 import secrets
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,6 +39,8 @@ E = TypeVar("E")
 KIND = "serve"
 # Layers of a sweep that are answered at once: the chart fills while others are answered too.
 _LAYERS = 4
+# Rows that a student may have at once, running or waiting: otherwise one could take the places of all.
+_ROWS_OF_STUDENT = 16
 # Clients whose conversations in the history stay open.
 _CLIENTS = 256
 
@@ -80,7 +82,7 @@ class Service:
         size = min(rows, self.engine.batch_size(min(self.engine.context_size, 2048)))
         self.rows = RowQueue(self.engine, size, self.meter.step)
         self._most = size + waiting
-        self._asked = 0  # rows of the requests that are answered or wait
+        self._asked: Counter[Client] = Counter()  # rows of the requests that are answered or wait
         self._threads = ThreadPoolExecutor(self._most + 8, "request")
         self._calibration = Calibration(app.library)
         self._concepts = threading.RLock()  # held while concepts are read, extracted or changed
@@ -192,16 +194,19 @@ class Service:
     # From threads to the event loop
 
     @contextmanager
-    def room(self, rows: int) -> Iterator[None]:
+    def room(self, rows: int, client: Client) -> Iterator[None]:
         """Room for a request's rows among those that run or wait. Raises Busy when there is none."""
-        if self._asked + rows > self._most:
+        asked = self._asked.total()
+        if asked + rows > self._most or (client.joined and self._asked[client] + rows > _ROWS_OF_STUDENT):
             self.meter.refused.inc()
-            raise Busy(max(1, round(self.meter.seconds_per_row * self._asked / self.rows.size)))
-        self._asked += rows
+            raise Busy(max(1, round(self.meter.seconds_per_row * asked / self.rows.size)))
+        self._asked[client] += rows
         try:
             yield
         finally:
-            self._asked -= rows
+            self._asked[client] -= rows
+            if not self._asked[client]:
+                del self._asked[client]
 
     async def call(self, work: Callable[[], T]) -> T:
         """What `work` returns, from a thread."""

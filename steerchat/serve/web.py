@@ -153,7 +153,7 @@ class _Paths:
         answers: dict[int, Answer] = {}
         chosen: dict[int, list[Chosen]] = {}
         pairs: list[Pair] = []
-        with service.room(ask.rows):
+        with service.room(ask.rows, client):
             async with aclosing(service.events(session, client, service.answer(ask, session))) as events:
                 async for told in events:
                     if first:
@@ -196,7 +196,7 @@ class _Paths:
         session = service.session(client, {"max_tokens": body.get("max_tokens", 40)})
 
         async def rows() -> AsyncGenerator[dict[str, Any], None]:
-            with service.room(1):
+            with service.room(1, client):
                 sweep = service.sweep(body, session, client)
                 async with aclosing(service.events(session, client, sweep)) as events:
                     async for told in events:
@@ -245,7 +245,7 @@ class _Paths:
             library.add(concept, session.engine)
             return _concept(library, name, session.engine.fingerprint)
 
-        with self._service.room(1):
+        with self._service.room(1, Client("concepts")):
             return Json(await self._service.call(lambda: self._service.with_concepts(add)), 201)
 
     async def delete(self, request: Request) -> Response:

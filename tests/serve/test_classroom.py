@@ -196,6 +196,19 @@ def test_a_pause_breaks_off_what_students_ask_and_not_the_teachers(lesson: Runni
     assert server_pairs == {"interrupted", "complete"}
 
 
+def test_one_student_does_not_take_the_places_of_all(lesson: Running):
+    anna, ben = join(lesson, "Anna"), join(lesson, "Ben")
+    first = threading.Thread(target=say, args=(lesson, anna, "Many"), kwargs={"n": 16, "max_tokens": 400})
+    first.start()
+    lesson.wait(lambda: lesson.service.rows.running > 0)
+    refused = say(lesson, anna, "One more")
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+    assert say(lesson, ben, "Mine").status_code == 200
+    with as_client(lesson, TOKEN) as http:
+        http.post("/v1/class/pause", json={"paused": True})
+    first.join()
+
+
 def test_a_server_without_a_class_has_none(serving: Serving):
     server = serving()
     with server.http() as http:

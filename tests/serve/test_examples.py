@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 
 import pytest
-from places import ROOT
-from serving import Running, Serving
-
-PAGE = (ROOT / "tutorials" / "server.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
-
-
-def here(text: str, server: Running) -> str:
-    """With this server's address and model, whose layers are few."""
-    text = text.replace("http://127.0.0.1:8321", server.url).replace("smollm2", server.service.base)
-    return text.replace(":16:", ":2:").replace("happy 16", "happy 2")
+from serving import Serving, blocks, here
 
 
 def test_the_lines_for_python_steer(serving: Serving, capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""The program `llm`, which knows of the server only what its file of OpenAI-compatible models says."""
+"""The program `llm`, which knows of the server what its file of models says: the one of tutorials/server.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import llm
 import pytest
-from serving import Serving
+from serving import Serving, blocks, here
 
 
 def test_llm_streams_a_steered_answer_and_hears_of_mistakes(
@@ -14,13 +14,10 @@ def test_llm_streams_a_steered_answer_and_hears_of_mistakes(
 ):
     server = serving()
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
-    entries = {"happier": f"{server.service.base}+happy:2:4.0", "mistaken": f"{server.service.base}+hapy:2:4.0"}
-    (tmp_path / "extra-openai-models.yaml").write_text(
-        "".join(
-            f"- model_id: {name}\n  model_name: {model}\n  api_base: {server.url}/v1\n"
-            for name, model in entries.items()
-        )
-    )
+    [entry] = blocks("yaml")
+    entry = here(entry, server).replace(":2.0", ":4.0")
+    mistaken = entry.replace("happier", "mistaken").replace("+happy", "+hapy")
+    (tmp_path / "extra-openai-models.yaml").write_text(entry + mistaken)
     pieces = list(llm.get_model("happier").prompt("How are you?", seed=3))
     [stored] = server.service.store.pairs()
     assert stored.pair.steered is not None and str(stored.pair.recipe) == "happy 2 x 4.0" and stored.pair.seed == 3

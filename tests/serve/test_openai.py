@@ -350,7 +350,11 @@ def test_an_answer_that_takes_too_long_is_broken_off(serving: Serving):
 @pytest.mark.slow
 def test_many_clients_at_once_each_get_the_answer_that_they_get_alone(serving: Serving):
     server = serving(rows=5, max_tokens=24)
-    recipes = ["", "happy 2 4.0", "sad 1 3.0", "happy 1-3 2.0", "rotate formal 2 2.0", "ablate sad 1", "sad 3 -2.0"]
+    recipes = [
+        "", "happy 2 4.0", "sad 1 3.0", "happy 1-3 2.0", "rotate formal 2 2.0", "ablate sad 1", "sad 3 -2.0",
+        "formal 0 1.0", "happy all 3.0", "replace sad 2", "rotate happy 1 -1.0", "formal 3 4.0 --first 3",
+        "happy 2 2.0 --after 2", "sad 2 4.0", "ablate happy 0-2", "happy 50% 1.5",
+    ]  # fmt: skip
     found: dict[int, str] = {}
 
     def one(number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import openai
 import uvicorn
+from places import ROOT
 
 from steerchat.conversation.chat import Chat
 from steerchat.serve.classroom import Classroom
@@ -46,6 +48,18 @@ class Running:
 
 
 Serving = Callable[..., Running]
+
+PAGE = (ROOT / "tutorials" / "server.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+
+
+def here(text: str, server: Running) -> str:
+    """With this server's address and model, whose layers are few."""
+    text = text.replace("http://127.0.0.1:8321", server.url).replace("smollm2", server.service.base)
+    return text.replace(":16:", ":2:").replace("happy 16", "happy 2")
 
 
 def serve(
