@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
@@ -18,21 +17,19 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from .._version import __version__
-from ..concepts.concept import Concept, Example, check_examples
-from ..concepts.library import Library
 from ..conversation.chat import unexpected
 from ..conversation.session import Session
 from ..experiments import charts
 from ..experiments.outcomes import Result
 from ..storage.records import Filters
 from ..values.chosen import Chosen
-from ..values.errors import ConceptError, SteerchatError
-from ..values.recipe import parse_layers
+from ..values.errors import SteerchatError
 from ..values.results import Answer, Delta, Finished, Pair, PairDone
 from . import describe
 from .classroom import JOIN, PAUSE, Classroom, Client, paused
+from .concepts import ConceptPaths
 from .guard import CLIENT, JOIN_PATH, Guard, Json, read_body
-from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Ask, BadRequest, client_name, parse_body, read_ask
+from .requests import CHAT, COMPLETION, SWEEP, Ask, BadRequest, client_name, parse_body, read_ask
 from .service import KIND, Busy, Service
 from .shapes import Shape, comparison, failure, measured, summary
 from .streams import stream, unless_gone
@@ -50,14 +47,15 @@ def web(
 ) -> Starlette:
     """The ASGI application. Arguments as of `Guard`."""
     paths = _Paths(service, "class" if service.classroom else "open" if token is None else "token")
+    concepts = ConceptPaths(service)
     routes = [
         ("/v1/models", {"GET": paths.models}),
         ("/v1/models/{name:path}", {"GET": paths.model}),
         ("/v1/chat/completions", {"POST": paths.chat}),
         ("/v1/completions", {"POST": paths.completion}),
-        ("/v1/concepts", {"GET": paths.concepts, "POST": paths.make}),
-        ("/v1/concepts/{name}", {"GET": paths.concept, "DELETE": paths.delete}),
-        ("/v1/concepts/{name}/export", {"GET": paths.export}),
+        ("/v1/concepts", {"GET": concepts.list, "POST": concepts.make}),
+        ("/v1/concepts/{name}", {"GET": concepts.show, "DELETE": concepts.delete}),
+        ("/v1/concepts/{name}/export", {"GET": concepts.export}),
         ("/v1/sweeps", {"POST": paths.sweep}),
         ("/v1/pairs", {"GET": paths.pairs}),
         ("/v1/lessons", {"GET": paths.lessons}),
@@ -208,7 +206,7 @@ class _Paths:
 
         return await stream(request, rows())
 
-    # Models, concepts, history
+    # Models, history, lessons
 
     async def models(self, request: Request) -> Response:
         library = self._service.app.library
@@ -218,66 +216,6 @@ class _Paths:
     async def model(self, request: Request) -> Response:
         self._service.check_model(request.path_params["name"])
         return Json(_model(request.path_params["name"]))
-
-    async def concepts(self, request: Request) -> Response:
-        def listed(session: Session) -> list[dict[str, Any]]:
-            library = session.library
-            return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
-
-        found = await self._service.call(lambda: self._service.with_concepts(listed))
-        layers = self._service.engine.n_layers
-        return Json({"object": "list", "model": self._service.base, "layers": layers, "data": found})
-
-    async def concept(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        library, engine = self._service.app.library, self._service.engine
-        return Json(await self._service.call(lambda: _concept(library, name, engine.fingerprint)))
-
-    async def make(self, request: Request) -> Response:
-        body = parse_body(await read_body(request.scope, request.receive), CONCEPT)
-
-        def add(session: Session) -> dict[str, Any]:
-            library = session.library
-            name = library.check_name(body["name"])
-            if library.owns(name) and not body.get("replace"):
-                raise BadRequest(f"there is a concept {name} already: replace", "name", 409)
-            concept = Concept(name, "custom", body.get("description", ""), _examples(body), method="centred")
-            library.add(concept, session.engine)
-            return _concept(library, name, session.engine.fingerprint)
-
-        with self._service.room(1, Client("concepts")):
-            return Json(await self._service.call(lambda: self._service.with_concepts(add)), 201)
-
-    async def delete(self, request: Request) -> Response:
-        name = request.path_params["name"]
-
-        def delete(session: Session) -> dict[str, Any]:
-            return {"id": name, "deleted": True, "shipped": session.library.delete(name)}
-
-        return Json(await self._service.call(lambda: self._service.with_concepts(delete)))
-
-    async def export(self, request: Request) -> Response:
-        from ..concepts.export import Push, check_suffix, export_vector
-
-        name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
-        suffix = check_suffix(Path(f"vector.{form[:20]}"))
-
-        def export(session: Session) -> bytes:
-            library, engine = session.library, session.engine
-            concept = library.get(name)
-            lengths = session.calibration.profile(engine).lengths
-            facts = {"kind": concept.kind, "description": concept.description}
-            layers, strength, _ = library.recommended(name, engine.fingerprint)
-            push = Push(parse_layers(layers, engine.n_layers), strength)
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / f"vector{suffix}"
-                vector, model_type = library.vector(name, engine), engine.model.config.model_type
-                export_vector(vector, file, lengths, model_type, facts, push)
-                return file.read_bytes()
-
-        data = await self._service.call(lambda: self._service.with_concepts(export))
-        attached = {"content-disposition": f'attachment; filename="{self._service.app.library.get(name).name}{suffix}"'}
-        return Response(data, 200, attached, "application/octet-stream")
 
     async def pairs(self, request: Request) -> Response:
         text = request.query_params.get("limit", "10")
@@ -352,37 +290,6 @@ def _client(request: Request, body: Mapping[str, Any]) -> Client:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "steerchat"}
-
-
-def _concept(library: Library, name: str, fingerprint: str) -> dict[str, Any]:
-    try:
-        concept = library.get(name)
-    except ConceptError as error:
-        if name not in library.names():
-            raise
-        return {"id": name, "object": "concept", "error": error.message}
-    layers, strength, tuned = library.recommended(name, fingerprint)
-    about = {"kind": concept.kind, "description": concept.description, "own": concept.source == "user"}
-    return {"id": name, "object": "concept", **about, "layers": layers, "strength": strength, "tuned": tuned}
-
-
-def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
-    """The contrast pairs of a new concept."""
-    examples = body.get("examples")
-    if examples is None:
-        if "positive" not in body or "negative" not in body:
-            raise BadRequest("a concept needs positive and negative, or examples", "examples")
-        examples = [{"positive": body["positive"], "negative": body["negative"]}]
-    found = []
-    for number, example in enumerate(examples, 1):
-        texts = [
-            example.get(key, "") if isinstance(example, dict) else None for key in ("prompt", "positive", "negative")
-        ]
-        held_out = isinstance(example, dict) and example.get("held_out", False)
-        if not all(isinstance(text, str) and len(text) <= 10_000 for text in texts) or not isinstance(held_out, bool):
-            raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
-        found.append(Example(*texts, held_out))  # type: ignore[arg-type]
-    return check_examples(found)
 
 
 def _file(name: str) -> Handler:

@@ -3,6 +3,7 @@
 import { api, send } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
+let isPaused = false;
 const SECONDS = { teacher: 3, student: 5 };
 
 // Looks at the class from now on. `looked` is called each time, so that the list of answers is new too.
@@ -26,6 +27,7 @@ async function look() {
 }
 
 function show(facts) {
+  isPaused = facts.paused;
   const teaches = facts.role === "teacher";
   $("class").hidden = !teaches;
   $("waiting").hidden = teaches || !facts.paused;
@@ -55,6 +57,5 @@ function studentElement(student) {
 }
 
 $("pause").addEventListener("click", async () => {
-  const paused = $("pause").textContent === "Pause the class";
-  show(await (await send("/v1/class/pause", { paused })).json());
+  show(await (await send("/v1/class/pause", { paused: !isPaused })).json());
 });

@@ -1,0 +1,119 @@
+"""The paths of concepts: listed, shown, made, deleted, and exported as files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..concepts.concept import Concept, Example, check_examples
+from ..concepts.library import Library
+from ..conversation.session import Session
+from ..values.errors import ConceptError
+from ..values.recipe import parse_layers
+from .classroom import Client
+from .guard import Json, read_body
+from .requests import CONCEPT, BadRequest, parse_body
+from .service import Service
+
+
+class ConceptPaths:
+    """The handlers."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def list(self, request: Request) -> Response:
+        def listed(session: Session) -> list[dict[str, Any]]:
+            library = session.library
+            return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
+
+        found = await self._service.call(lambda: self._service.with_concepts(listed))
+        layers = self._service.engine.n_layers
+        return Json({"object": "list", "model": self._service.base, "layers": layers, "data": found})
+
+    async def show(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        library, engine = self._service.app.library, self._service.engine
+        return Json(await self._service.call(lambda: _concept(library, name, engine.fingerprint)))
+
+    async def make(self, request: Request) -> Response:
+        body = parse_body(await read_body(request.scope, request.receive), CONCEPT)
+
+        def add(session: Session) -> dict[str, Any]:
+            library = session.library
+            name = library.check_name(body["name"])
+            if library.owns(name) and not body.get("replace"):
+                raise BadRequest(f"there is a concept {name} already: replace", "name", 409)
+            concept = Concept(name, "custom", body.get("description", ""), _examples(body), method="centred")
+            library.add(concept, session.engine)
+            return _concept(library, name, session.engine.fingerprint)
+
+        with self._service.room(1, Client("concepts")):
+            return Json(await self._service.call(lambda: self._service.with_concepts(add)), 201)
+
+    async def delete(self, request: Request) -> Response:
+        name = request.path_params["name"]
+
+        def delete(session: Session) -> dict[str, Any]:
+            return {"id": name, "deleted": True, "shipped": session.library.delete(name)}
+
+        return Json(await self._service.call(lambda: self._service.with_concepts(delete)))
+
+    async def export(self, request: Request) -> Response:
+        from ..concepts.export import Push, check_suffix, export_vector
+
+        name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
+        suffix = check_suffix(Path(f"vector.{form[:20]}"))
+
+        def export(session: Session) -> bytes:
+            library, engine = session.library, session.engine
+            concept = library.get(name)
+            lengths = session.calibration.profile(engine).lengths
+            facts = {"kind": concept.kind, "description": concept.description}
+            layers, strength, _ = library.recommended(name, engine.fingerprint)
+            push = Push(parse_layers(layers, engine.n_layers), strength)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / f"vector{suffix}"
+                vector, model_type = library.vector(name, engine), engine.model.config.model_type
+                export_vector(vector, file, lengths, model_type, facts, push)
+                return file.read_bytes()
+
+        data = await self._service.call(lambda: self._service.with_concepts(export))
+        attached = {"content-disposition": f'attachment; filename="{self._service.app.library.get(name).name}{suffix}"'}
+        return Response(data, 200, attached, "application/octet-stream")
+
+
+def _concept(library: Library, name: str, fingerprint: str) -> dict[str, Any]:
+    try:
+        concept = library.get(name)
+    except ConceptError as error:
+        if name not in library.names():
+            raise
+        return {"id": name, "object": "concept", "error": error.message}
+    layers, strength, tuned = library.recommended(name, fingerprint)
+    about = {"kind": concept.kind, "description": concept.description, "own": concept.source == "user"}
+    return {"id": name, "object": "concept", **about, "layers": layers, "strength": strength, "tuned": tuned}
+
+
+def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
+    """The contrast pairs of a new concept."""
+    examples = body.get("examples")
+    if examples is None:
+        if "positive" not in body or "negative" not in body:
+            raise BadRequest("a concept needs positive and negative, or examples", "examples")
+        examples = [{"positive": body["positive"], "negative": body["negative"]}]
+    found = []
+    for number, example in enumerate(examples, 1):
+        texts = [
+            example.get(key, "") if isinstance(example, dict) else None for key in ("prompt", "positive", "negative")
+        ]
+        held_out = isinstance(example, dict) and example.get("held_out", False)
+        if not all(isinstance(text, str) and len(text) <= 10_000 for text in texts) or not isinstance(held_out, bool):
+            raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
+        found.append(Example(*texts, held_out))  # type: ignore[arg-type]
+    return check_examples(found)
