@@ -95,7 +95,7 @@ class Classroom:
         now = self._clock()
         while self._wrong and now - self._wrong[0][0] > _MINUTE:
             self._wrong.popleft()
-        if len(self._wrong) == _WRONG_OF_ALL or sum(one == address for _, one in self._wrong) >= _WRONG_OF_ADDRESS:
+        if len(self._wrong) == _WRONG_OF_ALL or sum(other == address for _, other in self._wrong) >= _WRONG_OF_ADDRESS:
             raise BadRequest("too many wrong codes: try again in a minute", status=429, code="rate_limit_exceeded")
         if not hmac.compare_digest(code.strip().upper().encode("utf-8", "replace"), self.code.encode()):
             self._wrong.append((now, address))
