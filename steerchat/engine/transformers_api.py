@@ -91,7 +91,7 @@ from transformers.cache_utils import Cache, DynamicLayer  # noqa: E402
 from transformers.initialization import no_init_weights  # noqa: E402
 from transformers.modeling_outputs import BaseModelOutputWithPast  # noqa: E402
 
-__all__ = ["Cache", "DynamicLayer", "States", "cached", "no_init_weights", "transformers"]
+__all__ = ["Cache", "DynamicLayer", "States", "auto_model", "cached", "no_init_weights", "transformers"]
 
 
 class States(BaseModelOutputWithPast):
@@ -100,6 +100,14 @@ class States(BaseModelOutputWithPast):
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
+
+
+def auto_model(config: Any) -> Any:
+    """What loads a model of this configuration: many that see images have no class for text alone, and need none."""
+    kind = type(config)
+    sees = kind in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    only = sees and kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return transformers.AutoModelForImageTextToText if only else transformers.AutoModelForCausalLM
 
 
 @functools.cache

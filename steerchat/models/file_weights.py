@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 
 from ..engine.linear import FastLinear, SmallEmbedding
-from ..engine.transformers_api import no_init_weights, transformers
+from ..engine.transformers_api import auto_model, no_init_weights
 from ..engine.weights import GROUP, Levels
 from .gguf_reader import bits
 
@@ -116,7 +116,7 @@ def mapped(*files: Path) -> list[mmap.mmap]:
 def empty_model(config: Any, dtype: torch.dtype, code: bool = False) -> Any:
     """A model whose weights are on the meta device: numbers drawn for them would cost time, and torch's compiler."""
     with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=code)
+        return auto_model(config).from_config(config, dtype=dtype, trust_remote_code=code)
 
 
 def complete(model: Any) -> None:

@@ -18,7 +18,8 @@ def check_json(config: Mapping[str, Any], name: str) -> None:
     passes: what it has shows once it is loaded."""
     try:
         known = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-        kind: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(known)]
+        several = (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+        kind: Any = next(mapping[type(known)] for mapping in several if type(known) in mapping)
         text = known.get_text_config()
     except Exception:  # a file of anybody's: transformers raises what it likes, and loading says what is wrong
         return

@@ -24,7 +24,7 @@ from ..engine.kernels import Kernels
 from ..engine.lean import is_lean, make_lean
 from ..engine.processes import Team
 from ..engine.shared_engine import SharedEngine
-from ..engine.transformers_api import transformers
+from ..engine.transformers_api import auto_model, transformers
 from ..system.memory import gigabytes, trim
 from ..system.threads import most_threads
 from ..values.errors import ModelError, SteerchatError, TooLarge, shorten
@@ -169,8 +169,10 @@ def _merged(model: Any, adapter: Path) -> Any:
 def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
     """The model as transformers loads it. A GGUF is unpacked to float32 as a whole on the way."""
     if not files.gguf:
+        own = {name: options[name] for name in ("local_files_only", "trust_remote_code")}
+        kind = auto_model(transformers.AutoConfig.from_pretrained(files.path, **own))
         # With sizes that differ, transformers stops at the first kind of fault, and says little of it.
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             files.path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         model, info = loaded

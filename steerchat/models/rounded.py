@@ -20,7 +20,7 @@ from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..engine.transformers_api import transformers
+from ..engine.transformers_api import auto_model, transformers
 from ..values.errors import ModelError
 from ..values.results import Progress, Report
 from .checkpoint import check_weights
@@ -104,7 +104,8 @@ def _round(files: ModelFiles, wanted: Kind, code: bool, report: Report) -> dict[
         else:
             weights[f"{name} {form.name}"] = torch.from_numpy(gguf.quantize(numbers.numpy(), form))
 
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+    config = transformers.AutoConfig.from_pretrained(files.path, local_files_only=True, trust_remote_code=code)
+    loaded: Any = auto_model(config).from_pretrained(
         files.path,
         dtype=torch.float32,
         device_map={"": "cpu"},

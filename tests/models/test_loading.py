@@ -13,6 +13,7 @@ import torch
 import transformers
 from tiny import save_model, tiny_tokenizer
 
+from steerchat.engine.transformers_api import auto_model
 from steerchat.models.find import find
 from steerchat.models.load import load, precision
 from steerchat.values.errors import ModelError
@@ -45,51 +46,10 @@ def test_a_model_with_a_recurrent_state_is_refused_by_what_it_has(tmp_path: Path
     assert "attention" in (raised.value.hint or "")
 
 
-HEADS: dict[str, Any] = {
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "global_head_dim": 16,
-}
-STREAMS: dict[str, Any] = {
-    "hidden_size_per_layer_input": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "altup_num_inputs": 4,
-}
-
-
 @pytest.mark.parametrize(
     "config",
     [
-        transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=320),
         transformers.FalconConfig(num_attention_heads=4, alibi=True, **SMALL),
-        transformers.Gemma3nTextConfig(
-            **STREAMS,
-            vocab_size_per_layer_input=320,
-            intermediate_size=64,
-            num_attention_heads=4,
-            num_kv_shared_layers=5,
-            laurel_rank=4,
-            activation_sparsity_pattern=None,
-        ),
-        transformers.Gemma4TextConfig(**SMALL, **HEADS),
-    ],
-    ids=["bloom", "falcon with alibi", "gemma 3n", "gemma 4"],
-)
-def test_a_model_that_computes_otherwise_is_refused_when_it_is_loaded(tmp_path: Path, config: Any) -> None:
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"steerchat cannot compute with .*ForCausalLM") as raised:
-        load(find(str(tmp_path), progress=print), "cpu", "float32")
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        transformers.MptConfig(d_model=32, n_layers=2, n_heads=4, vocab_size=320),
         transformers.GPTNeoConfig(
             hidden_size=32,
             num_layers=2,
@@ -99,13 +59,47 @@ def test_a_model_that_computes_otherwise_is_refused_when_it_is_loaded(tmp_path: 
             window_size=5,
         ),
     ],
-    ids=["mpt", "gpt neo"],
+    ids=["falcon with alibi", "gpt neo"],
 )
-def test_a_model_that_takes_positions_from_the_place_in_the_batch_is_refused(tmp_path: Path, config: Any) -> None:
+def test_a_model_that_takes_positions_from_the_place_in_the_batch_is_run_by_column(tmp_path: Path, config: Any) -> None:
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="not the model's own for texts of different lengths"):
+    # Loading compares it with plain passes.
+    assert load(find(str(tmp_path), progress=print), "cpu", "float32").passes.by_column
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (transformers.OpenAIGPTConfig(n_embd=32, n_layer=2, n_head=4, vocab_size=320), "steerchat cannot compute with"),
+        (
+            transformers.PaliGemmaConfig(  # whose prompt looks ahead
+                text_config={**SMALL, "model_type": "gemma", "num_attention_heads": 4, "num_key_value_heads": 2}
+                | {"head_dim": 8, "intermediate_size": 64},
+                vision_config={"model_type": "siglip_vision_model", "hidden_size": 32, "num_hidden_layers": 1}
+                | {"intermediate_size": 32, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+                projection_dim=32,
+            ),
+            "not the model's own for texts of different lengths",
+        ),
+        (
+            transformers.Gemma3nTextConfig(
+                **SMALL,
+                **{"intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8, "num_kv_shared_layers": 0},
+                **{"altup_active_idx": 1, "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8},
+                layer_types=["sliding_attention", "full_attention"],
+            ),
+            "another of its streams",
+        ),
+    ],
+    ids=["without a cache", "looks ahead", "another stream"],
+)
+def test_a_model_that_computes_otherwise_is_refused_when_it_is_loaded(tmp_path: Path, config: Any, said: str) -> None:
+    auto_model(config).from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=said) as raised:
         load(find(str(tmp_path), progress=print), "cpu", "float32")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_model_whose_positions_turn_otherwise_beyond_a_length_keeps_within_it(tmp_path: Path) -> None:
