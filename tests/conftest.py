@@ -134,6 +134,18 @@ def shipped_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return made_once(tmp_path_factory, "shipped_home", lambda home: prepare_home(home, tiny_folder, concepts))
 
 
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of as many layers as the default model, as files."""
+    return save_model(tmp_path_factory.mktemp("models") / "deep", layers=30)
+
+
+@pytest.fixture(scope="session")
+def deep_home(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of that model with the shipped concept happy, to be copied: so many layers take long to read."""
+    return made_once(tmp_path_factory, "deep_home", lambda home: prepare_home(home, deep, ["happy"]))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An empty history."""

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chats import prepare_home
 from places import ROOT
-from tiny import save_model
 
 UP, DOWN, STOP = b"\x1b[1;3A", b"\x1b[1;3B", b"\x1b0"
 
@@ -73,12 +72,11 @@ def answers(home: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.subprocess
 def test_keys_turn_the_strength_of_what_is_still_to_come_and_a_rerun_turns_it_at_the_same_tokens(
-    tmp_path: Path,
+    tmp_path: Path, deep: Path, deep_home: Path
 ) -> None:
     # Deep enough that an answer takes longer than a person who presses three keys.
-    model, home = save_model(tmp_path / "deep", layers=24), tmp_path / "home"
-    prepare_home(home, model, ["happy"])
-    terminal = Terminal(model, home, 400)
+    home = shutil.copytree(deep_home, tmp_path / "home")
+    terminal = Terminal(deep, home, 400)
     try:
         terminal.wait("Ctrl-D quits")
         terminal.send(b"/set view steered\r")
@@ -106,10 +104,11 @@ def test_keys_turn_the_strength_of_what_is_still_to_come_and_a_rerun_turns_it_at
 
 @pytest.mark.slow
 @pytest.mark.subprocess
-def test_what_is_pasted_while_an_answer_streams_is_one_message_at_the_next_prompt(tmp_path: Path) -> None:
-    model, home = save_model(tmp_path / "deep", layers=24), tmp_path / "home"
-    prepare_home(home, model, ["happy"])
-    terminal = Terminal(model, home, 400)
+def test_what_is_pasted_while_an_answer_streams_is_one_message_at_the_next_prompt(
+    tmp_path: Path, deep: Path, deep_home: Path
+) -> None:
+    home = shutil.copytree(deep_home, tmp_path / "home")
+    terminal = Terminal(deep, home, 200)
     pasted = "erste Zeile\nzweite 天气 Zeile\n/quit\nlast"
     try:
         terminal.wait("Ctrl-D quits")

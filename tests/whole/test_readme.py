@@ -16,8 +16,7 @@ from xml.etree import ElementTree
 
 import first_picture
 import pytest
-import tiny
-from chats import Shell, prepare_home
+from chats import Shell
 from places import ROOT
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -100,20 +99,6 @@ def test_every_link_leads_to_a_file_and_a_heading(path: Path):
             found = path.parent / file if file else path
             assert found.exists(), target
             assert not anchor or anchor in anchors(found.read_text(encoding="utf-8")), target
-
-
-@pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As many layers as the default model, which the lines name."""
-    return tiny.save_model(tmp_path_factory.mktemp("models") / "deep", layers=30)
-
-
-@pytest.fixture(scope="module")
-def deep_home(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of that model, to be copied, in which nothing that the lines use need be measured again."""
-    home = tmp_path_factory.mktemp("prepared") / "home"
-    prepare_home(home, deep, ["happy"])
-    return home
 
 
 Run = Callable[..., str]
