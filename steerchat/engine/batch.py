@@ -79,10 +79,13 @@ class _RowLayer(DynamicLayer):
         if self.keys is None or end > self.keys.shape[-2]:
             self.reserve(key_states, value_states, max(end + _GROWTH, self.length * 3 // 2))
         assert self.keys is not None and self.values is not None
-        self.keys[: self.rows, :, self.length : end] = key_states
-        self.values[: self.rows, :, self.length : end] = value_states
+        keys, values = self.keys, self.values
+        if self.rows != self._size:
+            keys, values = keys[: self.rows], values[: self.rows]
+        keys.narrow(2, self.length, end - self.length).copy_(key_states)
+        values.narrow(2, self.length, end - self.length).copy_(value_states)
         self.length = end
-        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def get_seq_length(self) -> int:
         return self.length

@@ -15,7 +15,7 @@ from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, 
 
 # Prepared weights of layers, by the layer's number and the backend's name.
 Forms = Mapping[tuple[int, str], tuple[Tensor, Tensor]]
-# What is not torch's own product, or costs memory, must be this much quicker than what it stands in for.
+# What is not torch's own product, or takes more memory, must be this much quicker than what it stands in for.
 _WORTH = 0.87
 # Which of ROWS a chat is judged by: an answer, and a pair.
 _CHAT = (0, 1)
@@ -66,9 +66,9 @@ class Kernels:
 
         Args:
             times: as measured; nothing where it could not be.
-            small: whether weights may be held with as few bits as they have, if that makes a chat quicker or memory is
-                short. It cannot be undone: `prepare` then adds the forms that are quicker for many rows, made of the
-                numbers that are left.
+            small: whether weights may be held with as few bits as they have, unless float32 makes a chat quicker and
+                there is memory for it. It cannot be undone: `prepare` then adds the forms that are quicker for many
+                rows, made of the numbers that are left.
             free: bytes that float32 weights may take.
             kept: what `forms` gave at an earlier start on this machine.
         """
@@ -100,7 +100,7 @@ class Kernels:
     def _small(self, free: int) -> dict[Kind, list[LinearBackend]]:
         """The backends that hold few bits, for each number in ROWS, of every kind of weight that has some.
 
-        Nothing where float32 is as quick and fits into `free` bytes.
+        Nothing where float32 is clearly quicker and fits into `free` bytes.
         """
         best: dict[Kind, list[LinearBackend]] = {}
         before = after = 0.0
@@ -117,7 +117,7 @@ class Kernels:
             for place in _CHAT if exact else ():
                 before += min(seconds[place] for seconds in exact.values())
                 after += small[best[layer.kind][place]][place]
-        return best if dense > free or after <= _WORTH * before else {}
+        return best if dense > free or before >= _WORTH * after else {}
 
     @torch.inference_mode()
     def prepare(self, rows: int, free: int) -> None:

@@ -2,10 +2,11 @@
 
 A step of one token is hundreds of operations on a few numbers each, and their number is its time. A lean block joins
 the products that read the same input, turns queries and keys by one operation, and looks nothing up. It takes the
-place of the block's `forward` alone: the block, its output and its hooks stay, and so does the model around it.
+place of the block's `forward` alone: the block, its output and its hooks stay. A lean decoder runs the blocks one after
+the other, with what they share computed once.
 
 Whether a model has this shape is not believed but checked: `make_lean` computes every block both ways on a text, with
-the states pushed at random between the blocks, and takes the lean way only where both agree.
+the states pushed at random between the blocks, then the decoder, and takes the lean way only where both agree.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from .hooks import hidden_of, with_hidden
 from .linear import FastLinear, Part, SmallEmbedding, SmallLinear
-from .transformers_api import Cache, DynamicLayer, cached
+from .transformers_api import Cache, DynamicLayer, States, cached
 from .weights import Dense, Weight, joined
 
 _CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -93,16 +94,19 @@ class LeanBlock:
     ) -> Tensor:
         """As the block's own: states (rows, positions, hidden) to states of the same shape."""
         assert position_embeddings is not None
+        turn = position_embeddings
+        if not isinstance(turn, Rotation):
+            turn = Rotation.prepared(*turn)
         rows, positions, hidden = hidden_states.shape
         state = hidden_states.reshape(rows * positions, hidden)
         inward = self._inward.product(_normed(self._before, state)).view(rows, positions, -1, self._size)
         turned, values = inward.split((self._heads + self._shared, self._shared), dim=2)
-        turned = _turned(turned, *position_embeddings).transpose(1, 2)
+        turned = turn.of(turned).transpose(1, 2)
         queries, keys = turned.split((self._heads, self._shared), dim=1)
         values = values.transpose(1, 2)
         kept = past_key_values if cache is None else cache
         if kept is not None:
-            keys, values = kept.update(keys, values, self._number)
+            keys, values = kept.layers[self._number].update(keys, values)
         mixed = self._attend(queries, keys, values, attention_mask)
         state = self._outward.product(mixed.reshape(rows * positions, -1)).add_(state)
         gate, up = self._wide.product(_normed(self._between, state)).chunk(2, dim=-1)
@@ -131,8 +135,68 @@ class LeanBlock:
         return mixed.transpose(1, 2)
 
 
+class Rotation(tuple[Tensor, Tensor]):
+    """Rotary position embedding of a pass, for all blocks: cosines and sines, (rows, positions, 1, head size)."""
+
+    @classmethod
+    def prepared(cls, cos: Tensor, sin: Tensor) -> Rotation:
+        """Of what the model computes: cosines and sines, (rows, positions, head size)."""
+        left, right = sin.chunk(2, dim=-1)
+        # A head's halves change places and the left one its sign, which the sines have here.
+        return cls((cos[:, :, None], torch.cat((-left, right), dim=-1)[:, :, None]))
+
+    def of(self, heads: Tensor) -> Tensor:
+        """Heads (rows, positions, heads, head size) at their positions."""
+        cos, sin = self
+        return (heads * cos).addcmul_(heads.roll(heads.shape[-1] // 2, -1), sin)
+
+
+class LeanDecoder:
+    """The forward pass of a decoder from its embeddings to its last norm.
+
+    Args:
+        decoder: of a model whose blocks are lean.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self._usual = decoder.forward
+        self._window = getattr(decoder.config, "sliding_window", None)
+
+    def __call__(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        cache: Any = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **others: Any,
+    ) -> Any:
+        """As the decoder's own: ids (rows, positions) to final states. What `Batch` never asks for is left to that."""
+        kept = past_key_values if cache is None else cache
+        more = any(value is not None and value is not False for value in others.values())
+        if input_ids is None or position_ids is None or kept is None or more:
+            usual = True
+        elif attention_mask is None:  # plain causal, unless there is a past or a window to mask
+            past, new = kept.get_seq_length(), input_ids.shape[1]
+            usual = (past > 0 and new > 1) or (self._window is not None and past + new > self._window)
+        else:
+            usual = not isinstance(attention_mask, Tensor) or attention_mask.dim() != 4
+        if usual:
+            given = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache, **others}
+            if kept is not None:
+                given |= cached(self._decoder, kept)
+            return self._usual(input_ids=input_ids, **given)
+        states = self._decoder.embed_tokens(input_ids)
+        turn = Rotation.prepared(*self._decoder.rotary_emb(states, position_ids=position_ids))
+        for block in self._decoder.layers:
+            states = block(states, attention_mask=attention_mask, position_embeddings=turn, cache=kept)
+        return States(last_hidden_state=self._decoder.norm(states))
+
+
 def make_lean(model: Any, blocks: nn.ModuleList, checked: bool = False) -> list[LeanBlock]:
-    """Give every block a lean forward pass, if the model computes the same with it.
+    """Give every block and the decoder a lean forward pass, if the model computes the same with them.
 
     Args:
         model: a causal language model of transformers on the CPU.
@@ -152,6 +216,8 @@ def make_lean(model: Any, blocks: nn.ModuleList, checked: bool = False) -> list[
     lean = [LeanBlock(block) for block in blocks] if checked else _alike(model, blocks)
     for block in lean:
         block.install()
+    if lean:
+        model.base_model.forward = LeanDecoder(model.base_model)
     return lean
 
 
@@ -179,7 +245,7 @@ def _fits(block: Any) -> bool:
 
 @torch.inference_mode()
 def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
-    """Lean blocks, none of them installed, if every one computes what the block does; else none.
+    """Lean blocks, none of them installed, if each of them and a lean decoder compute what the model's do; else none.
 
     A text is read whole and then token by token; each block computes it both ways, and its output is pushed at random.
     """
@@ -197,23 +263,43 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
         if len(lean) == number:
             lean.append(LeanBlock(blocks[number]))
         expected, got = hidden_of(output), lean[number](hidden_states, *args, **options | others)
-        if bool((got - expected).abs().max() > _ROUNDING * expected.abs().max()):
-            raise ValueError("the lean block computes something else")
+        _check_alike(got, expected)
         size = expected.norm(dim=-1, keepdim=True) / expected.shape[-1] ** 0.5 * 0.1
         return with_hidden(output, expected + size * torch.randn(expected.shape, generator=noise))
 
     for number, block in enumerate(blocks):
         block.forward = partial(both, number, block.forward)
+
+    def states(run: Any, kept: Any) -> list[Tensor]:
+        parts = [(0, _READ), *((at, at + 1) for at in range(_READ, _READ + _STEPS))]
+        places = [(slice(*part), torch.arange(*part).expand(2, -1)) for part in parts]
+        return [
+            run(input_ids=ids[:, part], position_ids=at, use_cache=True, **cached(base, kept)).last_hidden_state
+            for part, at in places
+        ]
+
     try:
-        for start, end in [(0, _READ), *((at, at + 1) for at in range(_READ, _READ + _STEPS))]:
-            positions = torch.arange(start, end).expand(2, -1)
-            base(input_ids=ids[:, start:end], position_ids=positions, use_cache=True, **cached(base, cache))
+        states(base, cache)
+        for block in blocks:
+            del block.forward
+        kept, ours = (Cache(layers=[DynamicLayer() for _ in blocks]) for _ in range(2))
+        expected = states(base, kept)
+        for block, forward in zip(blocks, lean, strict=True):
+            block.forward = forward
+        for got, wanted in zip(states(LeanDecoder(base), ours), expected, strict=True):
+            _check_alike(got, wanted)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
         return []  # of another shape after all
     finally:
         for block in blocks:
-            del block.forward
+            vars(block).pop("forward", None)
     return lean
+
+
+def _check_alike(got: Tensor, expected: Tensor) -> None:
+    """Raises ValueError where the difference is no rounding."""
+    if bool((got - expected).abs().max() > _ROUNDING * expected.abs().max()):
+        raise ValueError("the lean way computes something else")
 
 
 def _stored(layer: nn.Linear) -> Weight:
@@ -229,9 +315,3 @@ def _normed(norm: Any, state: Tensor) -> Tensor:
     scale = torch.linalg.vector_norm(state, dim=-1, keepdim=True).square_()
     scale = scale.mul_(1 / state.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
     return (state * scale).mul_(norm.weight)
-
-
-def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of (rows, positions, heads, head size) by (rows, positions, head size)."""
-    left, right = heads.chunk(2, dim=-1)
-    return (heads * cos[:, :, None]).addcmul_(torch.cat((-right, left), dim=-1), sin[:, :, None])

@@ -37,8 +37,8 @@ def measure(
 
     Returns:
         by kind of weight and backend: seconds of one product with the whole weight, for each number in `ROWS`: the
-        lower quartile, since other programs only ever add time. Nothing when the machine is so busy that measuring does
-        not end.
+        least of all rounds, since other programs only ever add time. Nothing when the machine is so busy that measuring
+        does not end.
     """
     started = time.perf_counter()
     sample = _sample(layers)
@@ -58,7 +58,7 @@ def measure(
             break
     times: dict[Kind, dict[str, list[float]]] = {kind: {} for kind, *_ in sample}
     for (kind, name, _), seconds in taken.items():
-        times[kind].setdefault(name, []).append(sorted(seconds)[len(seconds) // 4])
+        times[kind].setdefault(name, []).append(min(seconds))
     return times
 
 

@@ -49,7 +49,7 @@ class MachineRecord:
         measured: times products.
 
     Attributes:
-        lean: whether lean blocks computed what the model's own do.
+        lean: whether lean blocks and a lean decoder computed what the model's own do.
     """
 
     def __init__(self, fingerprint: str, measured: Callable[[Sequence[FastLinear]], Times] = measure) -> None:
@@ -62,7 +62,7 @@ class MachineRecord:
         self._busy, self._tries = math.inf, 0
         with suppress(KeyError, TypeError, ValueError, AttributeError):  # no record of this machine that can be read
             record = _read(self._path)[self._key]
-            self.lean = record["lean"] is True
+            self.lean = record["lean decoder"] is True
             self._times = _parsed(record["times"])
             self._busy, self._tries = float(record["busy"]), int(record["tries"])
 
@@ -83,7 +83,7 @@ class MachineRecord:
             times, busy = (self._times, self._busy) if known else ({}, busy)
         if times:
             by_kind = {"x".join(map(str, kind)): dict(seconds) for kind, seconds in times.items()}
-            record = {"lean": self.lean, "busy": round(busy, 3), "tries": self._tries + 1, "times": by_kind}
+            record = {"lean decoder": self.lean, "busy": round(busy, 3), "tries": self._tries + 1, "times": by_kind}
             with suppress(SteerchatError):  # a cache that cannot be written costs a measurement at every start
                 write_whole(self._path, json.dumps(_read(self._path) | {self._key: record}, indent=1).encode())
         return times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -81,3 +82,34 @@ def test_a_model_that_looks_alike_and_computes_otherwise_is_left_as_it_is() -> N
     rows, sampling = [Row(PROMPT), Row(PROMPT, (push(1, 1),))], Sampling(max_tokens=10)
     expected = [output.answer.token_ids for output in answers(other, rows, sampling)]
     assert [output.answer.token_ids for output in answers(engine, rows, sampling)] == expected
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", SHAPED)
+def test_a_lean_model_answers_every_call_as_the_model_does(kind: str) -> None:
+    """With a cache or none, padded, without positions, beyond a sliding window: a call that is not the engine's too."""
+    lean, usual = lean_engine(kind).model, tiny_engine(kind).model
+    ids = torch.tensor([PROMPT, PROMPT[::-1]])
+    padded = torch.ones_like(ids)
+    padded[1, :4] = 0
+    calls: list[dict[str, Any]] = [
+        {},
+        {"attention_mask": padded},
+        {"position_ids": torch.arange(len(PROMPT)).expand(2, -1)},
+        {"output_hidden_states": True},
+        {"use_cache": False},
+    ]
+    for options in calls:
+        got, wanted = (model(input_ids=ids, **options) for model in (lean, usual))
+        torch.testing.assert_close(got.logits, wanted.logits, atol=1e-4, rtol=1e-3)
+        for state, expected in zip(got.hidden_states or (), wanted.hidden_states or (), strict=True):
+            torch.testing.assert_close(state, expected, atol=1e-4, rtol=1e-3)
+    # Several tokens on top of a cache, with positions and without a mask.
+    scores = []
+    for model in (lean, usual):
+        cache = model(input_ids=ids[:, :20], use_cache=True)
+        kept = cache.past_key_values if hasattr(cache, "past_key_values") and cache.past_key_values else cache.cache
+        name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+        positions = torch.arange(20, 30).expand(2, -1)
+        scores.append(model(input_ids=ids[:, 20:], position_ids=positions, use_cache=True, **{name: kept}).logits)
+    torch.testing.assert_close(*scores, atol=1e-4, rtol=1e-3)
