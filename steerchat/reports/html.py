@@ -18,8 +18,8 @@ from ..screen.lines import measured
 from ..values.chart import Chart, Drawn, Matrix, Points, Tokens, in_form
 from ..values.page import Table
 from ..values.results import Answer, Notice, Pair
-from ..values.text import clean, counted
-from .marks import Mark, marks, measured_concepts
+from ..values.text import Mark, clean, counted
+from .marks import marks, measured_concepts
 from .report import Chapter, Facts, Report
 
 _FEWEST_LISTED = 3  # from how many chapters on there is a list of them

@@ -7,20 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..measures.words import RATES, counted_words
 from ..values.results import Pair
-from ..values.text import Span
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A span of an answer; `parting` where it is the first word that the other answer does not have."""
-
-    start: int
-    end: int
-    parting: bool = False
+from ..values.text import Mark, Span
 
 
 def measured_concepts(pair: Pair) -> list[str]:

@@ -18,10 +18,12 @@ from ..values.errors import SteerchatError
 from ..values.page import Page
 from ..values.recipe import format_strength
 from ..values.results import Delta, Event, Finished, Notice, Pair, PairDone, Probed, Progress, Started
-from ..values.text import cell_len, changes, clean
+from ..values.text import Mark, cell_len, clean
 from .columns import GAP, SIDE_BY_SIDE, Block, Stream
 from .lines import LONGEST, flow, lines_of, measure_lines, paragraph
 from .painter import ACCENT, DIM, Bar, Painter
+
+Marks = tuple[list[Mark], list[Mark]]
 
 
 class Screen:
@@ -31,6 +33,7 @@ class Screen:
         console: the output; None for standard output, with errors and progress on standard error.
         plain: no colour and no cursor movement; None: plain unless the console is a terminal.
         verdict: gives a pair's measures in words, or None for a pair that has none.
+        marks: gives what stands out in both answers of a pair, of the pair and the two texts as they are shown.
         speed: whether to show a pair's tokens per second.
         clock: seconds, from any start.
     """
@@ -41,6 +44,7 @@ class Screen:
         plain: bool | None = None,
         *,
         verdict: Callable[[Pair], str | None] = lambda pair: None,
+        marks: Callable[[Pair, str, str], Marks] = lambda pair, normal, steered: ([], []),
         speed: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,6 +53,7 @@ class Screen:
         errors = Console(highlight=False, stderr=True) if console is None else console
         self.plain = _is_plain(self.console, own) if plain is None else plain
         self.verdict = verdict
+        self.marks = marks
         self.speed = speed
         self._clock = clock
         self._painter = Painter(self.console, self.plain)
@@ -194,20 +199,22 @@ class Screen:
         self._print(lines)
 
     def _pair(self, pair: Pair) -> None:
-        """A finished pair, whole, with the words that differ marked."""
+        """A finished pair, whole, with its marks."""
         self._print(paragraph(f"> {pair.prompt}", self.width, "bold", indent=""))
         answers = [("normal", pair.normal)]
         if pair.steered is not None:
             answers.append((f"steered: {pair.recipe}", pair.steered))
         texts = [clean(answer.text) for _, answer in answers]
-        spans = changes(texts[0], texts[1]) if len(texts) == 2 else ([], [])
+        spans = self.marks(pair, texts[0], texts[1]) if len(texts) == 2 else ([], [])
         block = self._block([(title, index == 1) for index, (title, _) in enumerate(answers)])
         for column, text, marked, (_, answer) in zip(block.columns, texts, spans, answers, strict=False):
-            if self.plain:  # asterisks mark the words where there is no style
-                for low, high in reversed(marked):
-                    text = f"{text[:low]}*{text[low:high]}*{text[high:]}"
+            if self.plain:  # signs around the words where there is no style
+                for low, high, parting in reversed(marked):
+                    sign = "_" if parting else "*"
+                    text = f"{text[:low]}{sign}{text[low:high]}{sign}{text[high:]}"
             else:
-                column.marks += [(low, high, f"bold {ACCENT}" if column.accent else "bold") for low, high in marked]
+                counted = f"bold {ACCENT}" if column.accent else "bold"
+                column.marks += [(low, high, "underline" if parting else counted) for low, high, parting in marked]
             column.feed(text)
             column.close(_note(answer.ending))
         self._print([*block.take(), *self._measures(pair, block.extent)])

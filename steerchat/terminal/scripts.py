@@ -15,6 +15,7 @@ from ..course.lesson import read_course, read_lesson
 from ..course.progress import Progress
 from ..course.tutor import Tutor
 from ..measures.chance import verdict
+from ..reports.marks import marks
 from ..screen.picture import picture, recorder, words
 from ..screen.render import Screen
 from ..system.folders import write_whole
@@ -76,7 +77,7 @@ def _draw(options: Mapping[str, Any], lines: Callable[[Chat], Iterable[str]], fi
     from . import repl
 
     console = recorder()
-    screen = Screen(console, verdict=verdict, speed=False)
+    screen = Screen(console, verdict=verdict, marks=marks, speed=False)
     with (
         tempfile.TemporaryDirectory(prefix="steerchat-") as folder,
         open_chat("the chat", options, new_screen().aside, history=Path(folder) / "history.db") as chat,

@@ -16,6 +16,7 @@ from ..conversation.app import config_path
 from ..conversation.chat import Chat
 from ..engine import processes
 from ..measures.chance import verdict
+from ..reports.marks import marks
 from ..screen.render import Screen
 from ..slash.registry import registry
 from ..system.settings import descriptions, load_settings
@@ -41,7 +42,7 @@ def given_settings(after: Mapping[str, Any]) -> dict[str, Any]:
 
 def new_screen() -> Screen:
     """The screen of this terminal."""
-    return Screen(verdict=verdict)
+    return Screen(verdict=verdict, marks=marks)
 
 
 @contextmanager

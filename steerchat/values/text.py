@@ -5,7 +5,6 @@ Widths are in terminal cells: most characters take one cell, East Asian ones and
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -245,6 +244,14 @@ class Wrapper:
         self._line, self._cells = "", 0
 
 
+class Mark(NamedTuple):
+    """A span of an answer that stands out; `parting` where it is the first word that the other answer does not have."""
+
+    start: int
+    end: int
+    parting: bool = False
+
+
 def wrap(text: str, width: int) -> list[str]:
     """The lines of clean `text` at `width` cells."""
     wrapper = Wrapper(max(width, 1))
@@ -271,20 +278,6 @@ def pad(text: str, width: int, right: bool = False) -> str:
     """`text` padded with blanks to `width` cells, on its left if `right`."""
     blanks = " " * (width - cell_len(text))
     return blanks + text if right else text + blanks
-
-
-def changes(first: str, second: str) -> tuple[list[Span], list[Span]]:
-    """The runs of words in which two texts differ, as (start, end) offsets in each."""
-    words = [list(re.finditer(r"\S+", text)) for text in (first, second)]
-    names = [[match[0] for match in matches] for matches in words]
-    spans: tuple[list[Span], list[Span]] = ([], [])
-    for tag, *ends in difflib.SequenceMatcher(None, *names, autojunk=False).get_opcodes():
-        if tag == "equal":
-            continue
-        for changed, matches, (low, high) in zip(spans, words, (ends[:2], ends[2:]), strict=True):
-            if low < high:
-                changed.append((matches[low].start(), matches[high - 1].end()))
-    return spans
 
 
 def column_widths(

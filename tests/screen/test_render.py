@@ -38,7 +38,7 @@ from steerchat.values.results import (
     Started,
     Strip,
 )
-from steerchat.values.text import Wrapper, clean, fit, wrap
+from steerchat.values.text import Mark, Wrapper, clean, fit, wrap
 
 HAPPY = Recipe((Term((("happy", 1.0),), (16,), 2.0),))
 TITLES = ("normal", "steered: happy 16 x 2.0")
@@ -470,18 +470,24 @@ def test_a_finished_pair_looks_as_it_did_when_it_streamed():
     assert whole.lines[2:] == live.lines[1:]
 
 
-def test_words_that_differ_are_marked_even_without_colour():
-    screen, lines = drawn()
+def marked(pair: Pair, normal: str, steered: str) -> tuple[list[Mark], list[Mark]]:
+    """The fourth word of both is where they part; the steered one has a counted word too."""
+    return [Mark(8, 12, True)], [Mark(8, 13, True), Mark(14, 20)]
+
+
+def test_where_answers_part_and_what_is_counted_is_marked_even_without_colour():
+    screen, lines = drawn(marks=marked)
     screen.show(a_pair("It is a mild day.", "It is a truly lovely day."))
-    assert "It is a *mild* day." in lines()
-    assert "It is a *truly lovely* day." in lines()
+    assert "It is a _mild_ day." in lines()
+    assert "It is a _truly_ *lovely* day." in lines()
 
 
-def test_words_that_differ_are_bold_on_a_terminal():
-    screen = Screen(Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", _environ={}))
-    screen.show(a_pair("It is mild.", "It is lovely."))
-    assert "\x1b[1mmild.\x1b[0m" in written(screen)
-    assert "\x1b[1;35mlovely.\x1b[0m" in written(screen)
+def test_where_answers_part_is_underlined_and_what_is_counted_bold_on_a_terminal():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", _environ={})
+    screen = Screen(console, marks=marked)
+    screen.show(a_pair("It is a mild day.", "It is a truly lovely day."))
+    assert "\x1b[4mmild\x1b[0m" in written(screen) and "\x1b[4mtruly\x1b[0m" in written(screen)
+    assert "\x1b[1;35mlovely\x1b[0m" in written(screen)
 
 
 def test_no_color_leaves_no_colour():
