@@ -32,7 +32,7 @@ from ..measures.calibration import Calibration
 from ..models.kernel_times import machine
 from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError
-from ..values.operation import OPERATIONS
+from ..values.operation import ADD, OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import BenchReport, Delta, Figure, Notice, Progress, Returning, drain
 from .versus import Generate
@@ -48,6 +48,7 @@ STRENGTHS = tuple(number * 0.5 for number in range(1, 10))
 TURNS = (2, 10)
 # At every layer one of them, by turns.
 _OPERATIONS = tuple(OPERATIONS)
+_OTHERS = tuple(name for name in OPERATIONS if name != ADD)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def _measure(bench: _Bench, size: _Size, report: Report, stopped: Callable[[], b
     plan: list[tuple[str, Callable[[], Samples], int]] = [
         ("a start", bench.start, size.sweeps),
         ("one answer, a pair, and hooks", bench.overheads, size.repeats),
+        ("each operation", bench.operations, size.repeats),
         ("the limit of memory", bench.bandwidth, size.repeats),
         ("transformers' generate", bench.against_generate, size.repeats),
         ("ten turns", bench.first_tokens, size.sweeps),
@@ -161,9 +163,7 @@ class _Bench:
             self._run([self._row(), self._row(self._one_layer)], 8)
         steered = self._row(self._one_layer)
         every = self._row(self._all_layers)
-        mixed = self._row(
-            tuple(replace(edit, operation=_OPERATIONS[edit.layer % len(_OPERATIONS)]) for edit in self._all_layers)
-        )
+        mixed = self._row(_with(self._all_layers, _OPERATIONS))
         contests = [[self._row()], [self._row(), steered], [steered], [every], [mixed]]
         (decoding, whole), (_, pair), *hooks = self._by_turns(contests)
         names = ("hook_one_layer", "hook_all_layers", "hook_operations")
@@ -171,6 +171,14 @@ class _Bench:
         return {"pair_vs_single": pair / whole} | {
             name: steered / decoding for name, (steered, _) in zip(names, hooks, strict=True)
         }
+
+    def operations(self) -> Samples:
+        """Each operation but adding, at one layer and at all, over decoding without a hook."""
+        self._seed += 1
+        places = {"one_layer": self._one_layer, "all_layers": self._all_layers}
+        hooks = {f"hook_{name}_{where}": _with(edits, (name,)) for where, edits in places.items() for name in _OTHERS}
+        [(decoding, _), *steered] = self._by_turns([[self._row()], *([self._row(edits)] for edits in hooks.values())])
+        return {name: seconds / decoding for name, (seconds, _) in zip(hooks, steered, strict=True)}
 
     def bandwidth(self) -> Samples:
         """Decoding steps by turns with multiplying every weight once.
@@ -357,6 +365,11 @@ class _Bench:
             torch.cuda.synchronize()
         elif self.engine.device.type == "mps":
             torch.mps.synchronize()
+
+
+def _with(changes: Sequence[Edit], operations: Sequence[str]) -> tuple[Edit, ...]:
+    """The same edits by other operations, by turns."""
+    return tuple(replace(edit, operation=operations[edit.layer % len(operations)]) for edit in changes)
 
 
 def _per_token(seconds: float, outputs: Sequence[Output]) -> float:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..values.chart import Chart, Matrix, Points, Tokens, in_short
 from ..values.measures import MEASURES
-from ..values.operation import ADD, UNIT
+from ..values.operation import ADD, OPERATIONS, UNIT
 from ..values.page import Definitions, Heading, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
 from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
@@ -170,6 +170,12 @@ _BENCH = {
     "hook_one_layer": ("one layer steered over none", "time per token"),
     "hook_all_layers": ("all layers steered over none", "time per token"),
     "hook_operations": ("all operations in turn over none", "time per token"),
+    **{
+        f"hook_{name}_{where}": (f"{name} at {what} over none", "time per token")
+        for name in OPERATIONS
+        if name != ADD
+        for where, what in (("one_layer", "one layer"), ("all_layers", "all layers"))
+    },
     "bandwidth_fraction": ("products alone over one answer's step", "1 is the limit"),
     "tokens_per_second": ("one answer", "tokens per second"),
     "limit_tokens_per_second": ("products alone", "times per second"),

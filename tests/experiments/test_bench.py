@@ -22,6 +22,7 @@ from steerchat.experiments.versus import Generate
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
+from steerchat.values.operation import OPERATIONS
 from steerchat.values.results import BenchReport, Notice, Progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
@@ -32,6 +33,7 @@ PROMISED = [
     "hook_one_layer",
     "hook_all_layers",
     "hook_operations",
+    *(f"hook_{name}_{where}" for name in OPERATIONS if name != "add" for where in ("one_layer", "all_layers")),
     "layers_speedup",
     "strengths_speedup",
     "ttft_turn10_vs_turn2",
