@@ -69,9 +69,24 @@ def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
 
 
 def with_controls(session: Session, recipe: Recipe, raw: bool) -> list[Setting]:
-    """The recipe; random directions of its size, another for each seed; and, in a chat, asking for it in the prompt."""
-    random = Recipe(tuple(replace(term, parts=((RANDOM, 1.0),)) for term in recipe.graded), recipe.scope)
-    weights = [(name, weight * term.strength) for term in recipe.graded for name, weight in term.parts]
+    """The recipe; the same along random directions, another for each seed; and, in a chat, asking for it in the prompt.
+
+    A level is a concept's own, so a random direction gets the one that lies as far from ordinary text.
+    """
+    reader = session.reader
+    levels = {term: reader.distance(term) for term in recipe.terms if term.how.number == "level"}
+    random = Recipe(
+        tuple(
+            replace(term, parts=((RANDOM, 1.0),), strength=round(levels.get(term, term.strength), 2))
+            for term in recipe.terms
+        ),
+        recipe.scope,
+    )
+    weights = [
+        (name, weight * (term.strength if term.how.graded else term.how.sign))
+        for term in recipe.terms
+        for name, weight in term.parts
+    ]
     wanted = [name for name, weight in weights if weight > 0 and name != RANDOM]
     settings = [Setting("steered", recipe), Setting("random push", random, along=recipe)]
     if wanted and not raw:

@@ -14,7 +14,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from ..system.untrusted import read_json
-from ..values.recipe import RANDOM, Recipe
+from ..values.recipe import MAX_STRENGTH, RANDOM, Recipe
 from ..values.results import Pair
 
 # Of the file: far more cells than anybody measures.
@@ -87,7 +87,13 @@ def load_chance(path: Path, fingerprint: str) -> Chance | None:
 
 
 def total_strength(recipe: Recipe) -> float:
-    """The strength of a whole recipe: its terms are nearly orthogonal, so their squares add up."""
+    """The strength of a whole recipe: its terms are nearly orthogonal, so their squares add up.
+
+    How far an aim, a cap, an ablation or a replacement moves a state is up to the state. So a recipe with one of them
+    counts as stronger than every push that was measured, and has the band of the strongest.
+    """
+    if len(recipe.graded) < len(recipe.terms):
+        return MAX_STRENGTH
     return math.hypot(*[term.strength for term in recipe.graded], 0.0)
 
 
@@ -122,7 +128,7 @@ def verdict(pair: Pair) -> str | None:
     if seen != "within chance" and pair.effect < pair.chance[0]:
         seen = "the wrong way"
     reads = fluency(pair.perplexity_ratio, pair.steered.repetition or 0.0)
-    if total_strength(pair.recipe) == 0 or pair.recipe.concepts == (RANDOM,):
+    if not any(term.strength for term in pair.recipe.graded) or pair.recipe.concepts == (RANDOM,):
         return f"{seen}, {reads}"
     advice = "one pair; /compare --repeats 5 for more"
     if reads != "fluent":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ..concepts.library import Library
+from ..values.operation import UNIT
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import Answer, Column, Pair, Report, Strip, divergence
 from ..values.setting import Setting
@@ -99,7 +102,7 @@ class Reader:
             vectors = self.vectors(recipe, seed)
             for term in recipe.terms:
                 if term.how.number == "level":
-                    vectors |= {name: self._levelled(name) for name, _ in term.parts}
+                    vectors |= {name: self._levelled(name, seed) for name, _ in term.parts}
             self._edits[key] = edits(recipe, vectors, self.profile.lengths, lambda term: self._gate(term, seed))
         return self._edits[key]
 
@@ -131,8 +134,27 @@ class Reader:
             return None
         return Gate(probe, gate.first, gate.after or 0, 1.0 if gate.decay is None else gate.decay)
 
-    def _levelled(self, name: str) -> ConceptVector:
-        return self.library.levelled(name, self.engine, self.report, self.stopped)
+    def _levelled(self, name: str, seed: int) -> ConceptVector:
+        """A vector with levels. Those of `random` are strengths: 0 is ordinary text, 1 a push of strength 1 further."""
+        from ..concepts.vector import LEVELS
+
+        if name != RANDOM:
+            return self.library.levelled(name, self.engine, self.report, self.stopped)
+        vector = self.vector(RANDOM, seed)
+        plain = [self.profile.scale(direction, layer)[0] for layer, direction in enumerate(vector.directions)]
+        further = [low + UNIT * float(length) for low, length in zip(plain, self.profile.lengths, strict=True)]
+        return replace(vector, report={LEVELS[0]: plain, LEVELS[1]: further})
+
+    def distance(self, term: Term) -> float:
+        """How far from ordinary text the level of a term lies, as a strength: the mean over its layers."""
+        [(name, weight)] = term.parts
+        vector, lengths = self._levelled(name, 0), self.profile.lengths
+        away = [
+            (vector.at_level(layer, term.strength) - self.profile.scale(vector.directions[layer], layer)[0])
+            / (UNIT * float(lengths[layer]))
+            for layer in term.layers
+        ]
+        return math.copysign(1.0, weight) * fmean(away)
 
 
 def measured(reader: Reader, setting: Setting, pair: Pair, outputs: Sequence[Output], seconds: float) -> Pair:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from steerchat.measures.chance import Chance, ChanceCell, clarity, fluency, load_chance, verdict
+from steerchat.measures.chance import Chance, ChanceCell, clarity, fluency, load_chance, total_strength, verdict
 from steerchat.values.recipe import Recipe, Term
 from steerchat.values.results import Answer, Pair
 
@@ -33,6 +33,16 @@ def test_the_band_is_that_of_the_nearest_length_and_strength() -> None:
     low, high = CHANCE.band(0.5, 30)
     assert (low + high) / 2 == pytest.approx(0.1)
     assert CHANCE.band(-3.5, 45) == CHANCE.band(4.0, 40) != CHANCE.band(4.0, 200)
+
+
+def test_a_recipe_whose_size_is_up_to_the_state_has_the_band_of_the_strongest_pushes() -> None:
+    def strength(*terms: tuple[str, float]) -> float:
+        return total_strength(Recipe(tuple(Term((("happy", 1.0),), (16,), size, name) for name, size in terms)))
+
+    assert strength(("add", 0.6), ("rotate", 0.8)) == pytest.approx(1.0) and strength() == 0.0
+    for name in ("aim", "cap", "ablate", "replace"):
+        assert CHANCE.band(strength((name, 1.0)), 40) == CHANCE.band(4.0, 40)
+        assert CHANCE.band(strength(("add", 1.0), (name, 1.0)), 40) == CHANCE.band(4.0, 40)
 
 
 def test_more_repeats_narrow_the_band_but_never_below_what_directions_differ_by() -> None:
