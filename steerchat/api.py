@@ -12,7 +12,7 @@ from .conversation.app import App, config_path, history_path
 from .conversation.rerun import logged
 from .conversation.runner import Runner
 from .conversation.session import Session
-from .experiments.outcomes import Result
+from .experiments.outcomes import Outcome, Result
 from .experiments.readings import why
 from .experiments.run import experiment
 from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
@@ -227,19 +227,57 @@ class Model:
         settings = at_strengths(chosen(self.session, concept, layer), strengths)
         return experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens)
 
+    def at_budget(
+        self,
+        concept: str | None = None,
+        layer: str | None = None,
+        *,
+        cost: float | None = None,
+        kl: float | None = None,
+        prompts: Sequence[str] = (),
+        tokens: int = 40,
+    ) -> Outcome | None:
+        """The strongest setting that takes no more than a budget, as `/tune --cost` and `/tune --kl` find it.
+
+        Args:
+            concept, layer: as of `strengths`.
+            cost: the perplexity ratio of the answers, such as 1.5.
+            kl: in its place, the KL divergence of the next-token distributions from the unsteered ones, in nats, at
+                the 95th percentile of tokens.
+            prompts: each strength answers all of them; four of the shipped ones when empty.
+
+        Returns:
+            its `setting` has the recipe; None where every strength that was tried takes more.
+
+        Raises:
+            UsageError: unless one of both budgets is given.
+        """
+        from .commands.experiments import shipped_prompts
+        from .experiments.tuning import at_budget, budget_of, within
+
+        budget = budget_of(cost, kl)
+        if budget is None:
+            raise UsageError("no budget is given", "cost=1.5, or kl=1.0")
+        recipe = chosen(self.session, concept, layer)
+        result = at_budget(self.session, recipe, budget, prompts or shipped_prompts("tuning")[:4], tokens)
+        return within(result.outcomes, budget)
+
     def compare_methods(
         self,
         *concepts: str,
-        cost: float = 1.5,
+        cost: float | None = None,
+        kl: float | None = None,
         seeds: int = 2,
         prompts: Sequence[str] = (),
         asked: Sequence[Quiz] = (),
     ) -> list[MethodRow]:
-        """Operations and ways of extraction for some concepts, each at the strength that costs as much.
+        """Operations and ways of extraction for some concepts, each at the strength that takes as much.
 
         Args:
             concepts: each with a word measure, such as `happy`.
-            cost: the perplexity ratio of each method's answers.
+            cost: the perplexity ratio of each method's answers; 1.5 when neither is given.
+            kl: in its place, the KL divergence of each method's next-token distributions from the unsteered ones, in
+                nats, at the 95th percentile of tokens.
             seeds: the number of answers to each prompt.
             prompts: at least two; the shipped ones for evaluation when empty.
             asked: questions with one right answer; every fourth of the shipped ones when empty.
@@ -249,17 +287,19 @@ class Model:
 
         Raises:
             ConceptError: for a concept that nothing measures but its own vector.
-            UsageError: for a single prompt, which gives no interval.
+            UsageError: for a single prompt, which gives no interval, or for both budgets.
         """
         from .commands.experiments import shipped_prompts
         from .experiments.methods import compare_methods
+        from .experiments.tuning import DEFAULT_BUDGET, budget_of
         from .measures.capability import questions
 
         if len(prompts) == 1:
             raise UsageError("an interval over prompts needs at least two", "name another prompt")
         runner = Runner(self.session.reader, memo={})
         chosen_prompts = prompts or shipped_prompts("evaluation")[:12]
-        compared = compare_methods(runner, concepts, cost, chosen_prompts, range(seeds), asked or questions()[::4])
+        budget = budget_of(cost, kl) or DEFAULT_BUDGET
+        compared = compare_methods(runner, concepts, budget, chosen_prompts, range(seeds), asked or questions()[::4])
         return [row for rows in compared for row in rows]
 
     def capability(self, asked: Sequence[Quiz] = ()) -> dict[str, Capability]:

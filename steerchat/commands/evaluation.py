@@ -11,11 +11,13 @@ from .._version import __version__
 from ..conversation.chat import Chat
 from ..conversation.runner import Runner
 from ..experiments.charts import gains
+from ..experiments.tuning import DEFAULT_BUDGET, budget_of
 from ..measures.capability import questions as capability_questions
 from ..measures.words import INDEPENDENT
 from ..slash.arguments import Concept, Float, Int, Many, PathArg, TermWord
 from ..slash.registry import command
 from ..system import folders
+from ..values.chart import in_form
 from ..values.errors import Interrupted, UsageError
 from ..values.page import Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
@@ -98,7 +100,11 @@ def _by_concept(
 
 @command(
     "compare-methods",
-    examples=["/compare-methods happy", "/compare-methods --cost 2 happy formal pirate"],
+    examples=[
+        "/compare-methods happy",
+        "/compare-methods --cost 2 happy formal pirate",
+        "/compare-methods --kl 1 happy",
+    ],
     group="Experiments",
     shell=True,
 )
@@ -106,24 +112,27 @@ def compare_methods(
     chat: Chat,
     concepts: Annotated[tuple[str, ...], Many(Concept, "the concepts; all that have a word measure by default")] = (),
     *,
-    cost: Annotated[float, Float("what every method may cost", least=1.05, most=50)] = 1.5,
+    cost: Annotated[float | None, Float("what every method may cost; 1.5 by default", least=1.05, most=50)] = None,
+    kl: Annotated[float | None, Float("the KL that every method may have instead", least=0.01, most=20)] = None,
     seeds: Annotated[int, Int("the number of answers to each prompt", least=1, most=50)] = 2,
     prompts_used: Annotated[int, Int("the number of prompts", least=2, most=24)] = 12,
 ) -> Iterator[Event]:
-    """Compares operations and ways of extraction at equal cost.
+    """Compares operations and ways of extraction at equal cost, or at equal KL.
 
     For each concept: adding its vector, adding vectors of the other ways of extraction, turning, aiming, and taking
     away or bounding its opposite where it has one. The strength of each is the one at which its answers
-    cost so much; where there is no strength, as for ablation, the cost is what it is. Gains are by word measures, which
-    use no vector, in spreads of the normal answers. A few minutes a concept on a laptop; Ctrl-C keeps what is done.
+    cost so much, or have the KL that /help tune explains; where there is no strength, as for ablation, both are what
+    they are. Gains are by word measures, which use no vector, in spreads of the normal answers. A few minutes a concept
+    on a laptop; Ctrl-C keeps what is done.
     """
     from ..experiments.methods import compare_methods as compare_each
     from ..experiments.methods import summaries
 
+    budget = budget_of(cost, kl) or DEFAULT_BUDGET
     named = concepts or tuple(name for name in chat.library.names() if name in INDEPENDENT)
-    options = f"--cost {cost:g} --seeds {seeds} --prompts-used {prompts_used}"
+    options = f"--{budget.of} {budget.most:g} --seeds {seeds} --prompts-used {prompts_used}"
     judged = shipped_prompts("evaluation")[:prompts_used]
-    run = compare_each(_runner(chat), named, cost, judged, range(seeds), capability_questions()[::4])
+    run = compare_each(_runner(chat), named, budget, judged, range(seeds), capability_questions()[::4])
 
     def summary(rows: Sequence[MethodRow]) -> list[object]:
         several = len({row.concept for row in rows}) > 1
@@ -134,9 +143,9 @@ def compare_methods(
 
 def _methods(rows: Sequence[MethodRow]) -> list[object]:
     """A concept's methods."""
-    headings = ("method", "at", "words (95%)", "specific", "effect", "cost", "again", "right")
+    headings = ["method", "at", "words (95%)", "specific", "effect", "cost", "again", "right"]
     cells = [
-        (
+        [
             row.method.replace("the ", ""),
             row.typed.partition(" x ")[2],
             "{:+.1f} ({:.1f}..{:.1f})".format(*row.gain),
@@ -145,11 +154,15 @@ def _methods(rows: Sequence[MethodRow]) -> list[object]:
             f"x{row.cost:.1f}",
             f"{row.repetition:.0%}",
             f"{row.right:.0%}",
-        )
+        ]
         for row in rows
     ]
+    if rows[0].kl is not None:
+        headings.append("KL")
+        for cell, row in zip(cells, rows, strict=True):
+            cell.append(in_form("number", row.kl))
     where = rows[0].typed.partition(" x ")[0]
-    return [f"{rows[0].concept} at layers {where}:", Table(headings, cells, right=frozenset((1, 3, 4, 5, 6, 7)))]
+    return [f"{rows[0].concept} at layers {where}:", Table(headings, cells, right=frozenset((1, *range(3, 9))))]
 
 
 def _overall(found: Sequence[Summary]) -> list[object]:

@@ -234,7 +234,7 @@ def lens(
 
 @command(
     "tune",
-    examples=["/tune happy", "/tune --prompts-used 16 happy 18-26", "/tune --cost 1.5 happy"],
+    examples=["/tune happy", "/tune --prompts-used 16 happy 18-26", "/tune --cost 1.5 happy", "/tune --kl 1 happy"],
     shell=True,
     parallel=True,
 )
@@ -247,6 +247,7 @@ def tune(
     tokens: _Tokens = 40,
     keep: Annotated[bool, "keep the best setting as the concept's own on this model"] = False,
     cost: Annotated[float | None, Float("find the strength that costs so much", least=1.05, most=50)] = None,
+    kl: Annotated[float | None, Float("find the strength of this KL divergence, in nats", least=0.01, most=20)] = None,
 ) -> Page:
     """Finds layers and strength for a concept by measuring answers.
 
@@ -255,14 +256,18 @@ def tune(
 
     --cost 1.5 looks for the strength whose answers cost x1.5 instead, at the recommended layers or those that you name:
     methods are compared fairly at equal cost. Without a concept it is about the recipe, whatever its operation.
+
+    --kl 1 looks for the strength whose KL divergence is 1 nat. At every token of the steered answers, the distribution
+    of the steered model is compared with that of the unsteered model, which reads the same answer so far, before
+    temperature and penalties: KL(steered || unsteered). 95% of the tokens have less.
     """
     session = chat.session
     prompts = shipped_prompts("tuning")[:prompts_used]
-    if cost is not None:
-        result = tuning.at_cost(session, chosen(session, concept, layer), cost, prompts, tokens)
-        allowed = tuning.within(result.outcomes, cost)
+    if (budget := tuning.budget_of(cost, kl)) is not None:
+        result = tuning.at_budget(session, chosen(session, concept, layer), budget, prompts, tokens)
+        allowed = tuning.within(result.outcomes, budget)
         kept = tuning.keep(session, allowed.setting.recipe) if keep and allowed is not None else ""
-        return experiment_pages.page(result, kept, cost)
+        return experiment_pages.page(result, kept, budget)
     recipe = chosen(session, concept)
     places, strengths = ((layer,), tuning.FINER) if layer else (tuning.LAYERS, tuning.STRENGTHS)
     settings = tuning.grid(recipe, places, strengths, session.engine.n_layers)

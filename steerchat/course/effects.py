@@ -10,6 +10,7 @@ from statistics import fmean as mean
 from ..conversation.runner import Runner
 from ..experiments.evaluation import random_settings
 from ..experiments.methods import compare_methods
+from ..experiments.tuning import DEFAULT_BUDGET
 from ..measures.capability import questions as capability_questions
 from ..measures.words import INDEPENDENT
 from ..values.errors import UsageError
@@ -22,7 +23,6 @@ from .lab import PROMPTS, SEEDS, WORD_DIRECTIONS, Comparison, Lab, setting, text
 
 STRENGTHS = (0.5, 1.0, 1.5, 3.0, 6.0)
 DEPTHS = (8, 25, 50, 75, 92)
-_BUDGET = 1.5  # of methods that are compared
 _TRIAL_FACTS = "effect low high cost repetition same answers words"
 _EFFECT = {"effect": "{effect:+.2f}"}
 _COST = {"cost": "x{cost:.2f}"}
@@ -196,7 +196,7 @@ def gates(lab: Lab, concept: str) -> Shown:
 def methods(lab: Lab, concept: str) -> Shown:
     """Operations and ways of extraction at equal cost; gains are in spreads of the concept's own word measure."""
     asked = capability_questions()[::16]
-    [rows] = compare_methods(Runner(lab.reader, memo={}), [concept], _BUDGET, PROMPTS, tuple(SEEDS)[:3], asked)
+    [rows] = compare_methods(Runner(lab.reader, memo={}), [concept], DEFAULT_BUDGET, PROMPTS, tuple(SEEDS)[:3], asked)
     columns = {"gain": "{gain:+.2f}"} | _COST | {"right answers": "{right:.0%}"}
     table = figures("method", [(row.method, vars(row) | {"gain": row.gain[0]}) for row in rows], columns)
     costs = [row.cost for row in rows]

@@ -120,7 +120,7 @@ class Lab:
                 setting,
                 tuple(pairs),
                 self._band(setting, random, len(pairs)) if chance and term.strength else None,
-                Outcome(setting, tuple(chain.from_iterable(random)), None) if random else None,
+                random=Outcome(setting, tuple(chain.from_iterable(random)), None) if random else None,
             )
             for term, setting, pairs, random in zip(terms, settings, steered, pushed, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""How likely a steered row goes on with each of several texts.
+"""How likely a steered row goes on with each of several texts, and how far its edits move what comes next.
 
 The texts go through the model as an answer does while it is generated, token by token: so gates open and close in them
 as they would in an answer.
@@ -7,6 +7,7 @@ as they would in an answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -69,6 +70,51 @@ def next_log_probs(engine: Engine, rows: Sequence[Row]) -> Tensor:
         steering = Steering(engine.blocks, [row.edits for row in chosen], engine.hidden)
         found.append(_step(engine.prompts(chosen, 1, start), steering, [row.prompt[-1] for row in chosen]).cpu())
     return torch.cat(found)
+
+
+@torch.inference_mode()
+def divergences(
+    engine: Engine,
+    rows: Sequence[Row],
+    texts: Sequence[Sequence[int]],
+    check: Callable[[int], None] = lambda done: None,
+) -> list[Tensor]:
+    """How far each row's edits move the distribution of the next token, at every token of a text.
+
+    Args:
+        rows: their seeds do not matter.
+        texts: for each row the tokens that it goes on with.
+        check: as of `likelihoods`.
+
+    Returns:
+        for each row (tokens,) float32: the KL divergence, in nats, of the distribution with the edits from the one
+        without them, both given the prompt and the text so far, before temperature and penalties.
+    """
+    found: list[list[Tensor]] = [[] for _ in rows]
+    order = sorted(range(len(rows)), key=lambda row: -len(texts[row]))  # those that end leave from behind
+    longest = max((len(row.prompt) + len(text) for row, text in zip(rows, texts, strict=True)), default=0)
+    size = max(1, min(_ROWS, engine.batch_size(longest)) // 2)
+    engine.prepare_kernels(_ROWS)
+    for first in range(0, len(order), size):
+        check(first)
+        group = order[first : first + size]
+        both = [row for place in group for row in (rows[place], replace(rows[place], edits=()))]
+        room = len(texts[group[0]])
+        pushed = any(row.scope == "all" and row.edits for row in both)
+        batch = engine.steered_prompts(both, room) if pushed else engine.prompts(both, room)
+        steering = Steering(engine.blocks, [row.edits for row in both], engine.hidden)
+        for step in range(room):
+            group = [place for place in group if len(texts[place]) > step]
+            batch.narrow(2 * len(group))
+            steering.select(torch.arange(2 * len(group)))
+            last = [texts[place][step - 1] if step else rows[place].prompt[-1] for place in group]
+            scores = _step(batch, steering, [token for token in last for _ in range(2)])
+            with_edits, without = scores[0::2], scores[1::2]
+            # A token that is impossible in both adds nothing, where arithmetic says NaN.
+            moved = (with_edits.exp() * (with_edits - without)).nan_to_num(nan=0.0).sum(dim=-1)
+            for place, value in zip(group, moved.cpu(), strict=True):
+                found[place].append(value)
+    return [torch.stack(values) if values else torch.zeros(0) for values in found]
 
 
 def _group(

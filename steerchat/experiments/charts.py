@@ -16,6 +16,7 @@ from .tuning import tuned
 
 _EFFECT = "effect: along the concept's own vector, in spreads of neutral text"
 _COST = "cost: perplexity of the steered answers over the normal ones"
+_KL = "KL: of the next token's distribution, steered from unsteered, in nats (95th percentile)"
 _GAIN = "words: gain by the concept's word measure, in spreads"
 _SPECIFIC = "specific: that less the largest gain of another concept"
 _RIGHT = "right: share of short questions that are answered right"
@@ -27,7 +28,7 @@ def chart_of(result: Result) -> Chart | Matrix:
     match result.kind:
         case "layers":
             return layers(result)
-        case "strengths" | "cost":
+        case "strengths" | "budget":
             return strengths(result)
         case "tune":
             return grid(result)
@@ -169,6 +170,7 @@ def _chart(
     useful: Sequence[Outcome],
     effect: Callable[[Outcome], float | None],
 ) -> Chart:
+    moved = [outcome.kl for outcome in outcomes]
     series = [
         Series(
             "effect",
@@ -192,6 +194,7 @@ def _chart(
             scale=(1.0, 2.0),
             meaning=_COST,
         ),
+        *([Series("KL", moved, "number", rest=0.0, meaning=_KL)] if any(value is not None for value in moved) else []),
         Series(
             "again",
             [outcome.repetition for outcome in outcomes],

@@ -1,8 +1,8 @@
-"""/compare-methods: operations and ways of extraction side by side, each at the strength that costs as much.
+"""/compare-methods: operations and ways of extraction side by side, each at the strength that takes as much.
 
-Methods are compared fairly at equal cost alone: at one strength, a method that changes more looks better and breaks
-more. So the dial of each method is turned until its answers cost the budget. Then all of them answer the same prompts
-with the same seeds, and questions with one right answer.
+Methods are compared fairly at an equal budget alone: at one strength, a method that changes more looks better and
+breaks more. So the dial of each method is turned until its answers take the budget: a cost, or a KL divergence. Then
+all of them answer the same prompts with the same seeds, and questions with one right answer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 
 from ..concepts.concept import METHODS, Concept
-from ..conversation.runner import ROWS, Runner
+from ..conversation.runner import ROWS, Runner, Trial
 from ..measures.capability import Capability, Quiz, capability
 from ..measures.pair import Reader
+from ..measures.shift import token_kl
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, format_layers, parse_layers
 from ..values.results import Pair, mean_cost
 from ..values.setting import Setting
 from .evaluation import interval, measure_of, word_gains
+from .tuning import Budget
 
 TOKENS = 40
 """The longest answers."""
@@ -38,9 +40,9 @@ OPPOSITES = {
 OPPOSITES |= {opposite: name for name, opposite in OPPOSITES.items()}
 """What can be taken away, or bounded, in a concept's place."""
 
-# Where the dials stand at first, and how often they are set by what the answers cost.
+# Where the dials stand at first, and how often they are set by what the answers take.
 _START, _ROUNDS = 1.6, 2
-# The logarithm of the cost grows about so with the strength.
+# The logarithm of the cost, and the KL, grow about so with the strength.
 _POWER = 1.5
 
 
@@ -75,6 +77,7 @@ class MethodRow:
         repetition: mean share of repeated 3-grams.
         right: share of the questions that are answered right.
         kept: (mean, low, high) of the share that is right, steered minus normal.
+        kl: how far the distribution of the next token moves (`measures.shift`); None where the budget is a cost.
     """
 
     concept: str
@@ -90,6 +93,7 @@ class MethodRow:
     right: float
     kept: tuple[float, float, float]
     answers: int
+    kl: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """An object for programs, its figures to three decimals."""
@@ -137,7 +141,7 @@ def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[M
 def compare_methods(
     runner: Runner,
     concepts: Sequence[str],
-    budget: float,
+    budget: Budget,
     prompts: Sequence[str],
     seeds: Sequence[int],
     asked: Sequence[Quiz],
@@ -147,7 +151,7 @@ def compare_methods(
     Args:
         runner: remembers answers.
         concepts: each with a word measure.
-        budget: the perplexity ratio that every method may cost.
+        budget: what every method may take.
         prompts: what is answered.
         seeds: of the answers; the strengths are found with the first one alone.
         asked: the questions for capability.
@@ -167,9 +171,10 @@ def compare_methods(
         compared = methods(reader, concept, layers)
         dials = _calibrated(runner, compared, along, budget, prompts, seeds[0])
         settings = [_setting(method, dial, along) for method, dial in zip(compared, dials, strict=True)]
-        pairs = _answered(runner, settings, prompts, seeds, f"{name}: methods at cost x{budget:g}")
+        trials = _answered(runner, settings, prompts, seeds, f"{name}: methods at {budget}")
+        moved = _kl(reader, trials) if budget.of == "kl" else [None] * len(trials)
         measured = capability(reader, [Setting("normal", Recipe()), *settings], asked, label=f"{name}: questions")
-        yield _rows(name, compared, settings, pairs, measured)
+        yield _rows(name, compared, settings, _by_prompt(trials), moved, measured)
 
 
 def _setting(method: Method, number: float, along: Recipe) -> Setting:
@@ -177,24 +182,39 @@ def _setting(method: Method, number: float, along: Recipe) -> Setting:
 
 
 def _calibrated(
-    runner: Runner, compared: Sequence[Method], along: Recipe, budget: float, prompts: Sequence[str], seed: int
+    runner: Runner, compared: Sequence[Method], along: Recipe, budget: Budget, prompts: Sequence[str], seed: int
 ) -> list[float]:
-    """For each method the number on its dial at which its answers cost the budget; 0.0 where it has none."""
+    """For each method the number on its dial at which its answers take the budget; 0.0 where it has none."""
     dials = [_START if method.dial else 0.0 for method in compared]
     tried: list[list[tuple[float, float]]] = [[] for _ in compared]
     turned = [place for place, method in enumerate(compared) if method.dial]
+    most = math.log(budget.most) if budget.of == "cost" else budget.most
     for number in range(_ROUNDS):
         settings = [_setting(compared[place], dials[place], along) for place in turned]
-        label = f"{along.concepts[0]}: equal cost, round {number + 1} of {_ROUNDS}"
-        for place, groups in zip(turned, _answered(runner, settings, prompts, (seed,), label), strict=True):
-            cost = mean_cost(pair for group in groups for pair in group)
-            tried[place].append((dials[place], math.log(cost) if cost else math.inf))
-            dials[place] = _crossing(tried[place], math.log(budget))
+        label = f"{along.concepts[0]}: {budget}, round {number + 1} of {_ROUNDS}"
+        trials = _answered(runner, settings, prompts, (seed,), label)
+        for place, taken in zip(turned, _taken(runner.reader, budget, trials), strict=True):
+            tried[place].append((dials[place], taken))
+            dials[place] = _crossing(tried[place], most)
     return dials
 
 
+def _taken(reader: Reader, budget: Budget, trials: Sequence[Sequence[Trial]]) -> list[float]:
+    """What each setting takes of the budget: the logarithm of its cost, or its KL; infinite where it is unknown."""
+    if budget.of == "kl":
+        return [math.inf if kl is None else kl for kl in _kl(reader, trials)]
+    costs = [mean_cost(trial.pair for trial in of_setting) for of_setting in trials]
+    return [math.log(cost) if cost else math.inf for cost in costs]
+
+
+def _kl(reader: Reader, trials: Sequence[Sequence[Trial]]) -> list[float | None]:
+    return token_kl(
+        reader, [[(trial.rows[1], trial.outputs[1].answer.text) for trial in of_setting] for of_setting in trials]
+    )
+
+
 def _crossing(tried: Sequence[tuple[float, float]], budget: float) -> float:
-    """Where the log cost reaches a budget, by (number, log cost) of what was tried.
+    """Where the log cost, or the KL, reaches a budget, by (number, log cost or KL) of what was tried.
 
     On the line between two that enclose it; else on a curve through zero and the nearest.
     """
@@ -208,15 +228,18 @@ def _crossing(tried: Sequence[tuple[float, float]], budget: float) -> float:
 
 def _answered(
     runner: Runner, settings: Sequence[Setting], prompts: Sequence[str], seeds: Sequence[int], label: str
-) -> list[list[list[Pair]]]:
-    """The pairs of each setting, prompt by prompt."""
+) -> list[list[Trial]]:
+    """The trials of each setting."""
     trials = runner.measure(prompts, settings, seeds, TOKENS, label, ROWS)
+    return [[trial for trial in trials if trial.setting == place] for place in range(len(settings))]
+
+
+def _by_prompt(trials: Sequence[Sequence[Trial]]) -> list[list[list[Pair]]]:
+    """The pairs of each setting, prompt by prompt."""
+    prompts = sorted({trial.question for of_setting in trials for trial in of_setting})
     return [
-        [
-            [trial.pair for trial in trials if (trial.setting, trial.question) == (place, prompt)]
-            for prompt in range(len(prompts))
-        ]
-        for place in range(len(settings))
+        [[trial.pair for trial in of_setting if trial.question == prompt] for prompt in prompts]
+        for of_setting in trials
     ]
 
 
@@ -225,12 +248,14 @@ def _rows(
     compared: Sequence[Method],
     settings: Sequence[Setting],
     pairs: Sequence[list[list[Pair]]],
+    moved: Sequence[float | None],
     measured: Sequence[Capability],
 ) -> list[MethodRow]:
     normal = np.array(measured[0].all, dtype=float)
     gains = [word_gains(name, groups) for groups in pairs]
     rows = []
-    for method, setting, groups, gained, able in zip(compared, settings, pairs, gains, measured[1:], strict=True):
+    figures = zip(compared, settings, pairs, gains, moved, measured[1:], strict=True)
+    for method, setting, groups, gained, kl, able in figures:
         flat = [pair for group in groups for pair in group]
         own = gained[name]
         other = max((concept for concept in gained if concept != name), key=lambda concept: gained[concept].mean())
@@ -252,6 +277,7 @@ def _rows(
                 right=able.share,
                 kept=interval(np.array(able.all, dtype=float) - normal),
                 answers=len(flat),
+                kl=kl,
             )
         )
     return rows

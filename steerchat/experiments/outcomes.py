@@ -24,11 +24,13 @@ class Outcome:
 
     Attributes:
         chance: (low, high) of meaningless effects, for a mean over as many pairs; None where it was never measured.
+        kl: how far the setting moves the distribution of the next token (`measures.shift`); None where nobody asked.
     """
 
     setting: Setting
     pairs: tuple[Pair, ...]
     chance: tuple[float, float] | None
+    kl: float | None = None
 
     @cached_property
     def effects(self) -> list[float]:
@@ -119,7 +121,7 @@ class Outcome:
         """A JSON object for each pair, as `compare` gives it."""
         for pair in self.pairs:
             control = {"control": self.setting.label} if self.setting.along is not None else {}
-            yield pair.to_json() | control
+            yield pair.to_json() | control | ({} if self.kl is None else {"kl": self.kl})
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from ..values.results import Answer, Notice
 from ..values.text import fit
 from . import charts
 from .outcomes import Outcome, Result, alike, best
-from .tuning import tuned, within
+from .tuning import Budget, tuned, within
 
 _READ = 220  # characters of an answer below a chart
 
 
-def page(result: Result, kept: str = "", budget: float | None = None) -> Page:
+def page(result: Result, kept: str = "", budget: Budget | None = None) -> Page:
     """An experiment that just ended.
 
     Args:
         kept: the concept for which `/tune` kept the best setting.
-        budget: the cost at which `/tune --cost` aimed.
+        budget: at which `/tune --cost` or `/tune --kl` aimed.
     """
     parts = parts_of(result, kept)
     if budget is not None and result.outcomes:
@@ -60,7 +60,7 @@ def parts_of(result: Result, kept: str = "") -> list[object]:
             return parts + _strengths(result)
         case "tune":
             return parts + _tuning(result, kept)
-        case "cost":
+        case "budget":
             return parts
         case _:
             return parts + _comparison(result)
@@ -134,20 +134,24 @@ def _tuning(result: Result, kept: str) -> list[object]:
     ]
 
 
-def _budget(result: Result, budget: float, kept: str) -> list[object]:
-    """`/tune --cost`: the strengths that were tried, and the one that a budget allows."""
+def _budget(result: Result, budget: Budget, kept: str) -> list[object]:
+    """`/tune --cost` and `--kl`: the strengths that were tried, and the one that a budget allows."""
     outcomes, allowed = result.outcomes, within(result.outcomes, budget)
     parts: list[object] = [charts.strengths(result), _legend(outcomes)]
+    takes = "costs" if budget.of == "cost" else "has a KL of"
     if allowed is None:
-        return [*parts, f"Every strength that was tried costs more than {_ratio(budget)}."]
+        return [*parts, f"Every strength that was tried {takes} more than {budget.text(budget.most)}."]
     setting = allowed.setting
     beyond = outcomes[outcomes.index(allowed) + 1 :]
-    then = f"{beyond[0].setting.label} costs {_ratio(beyond[0].cost)}" if beyond else "no stronger one was tried"
+    then = "no stronger one was tried"
+    if beyond:
+        then = f"{beyond[0].setting.label} {takes} {budget.text(budget.taken(beyond[0]))}"
     after = f"kept for {kept} on this model." if kept else _try(setting.recipe)
+    cost = "" if budget.of == "cost" else f", at cost {_ratio(allowed.cost)}"
     return [
         *parts,
-        f"Strength {setting.label} costs {_ratio(allowed.cost)} of a budget of {_ratio(budget)}, with effect "
-        f"{_signed(allowed.effect)} ({allowed.verdict}); {then}.",
+        f"Strength {setting.label} {takes} {budget.text(budget.taken(allowed))} of a budget of "
+        f"{budget.text(budget.most)}{cost}, with effect {_signed(allowed.effect)} ({allowed.verdict}); {then}.",
         Notice(after),
     ]
 
@@ -178,6 +182,8 @@ def _legend(outcomes: Sequence[Outcome]) -> Notice:
     texts.append("effect read with the concept's own vector")
     if any(outcome.words is not None for outcome in outcomes):
         texts.append("words counted without it")
+    if any(outcome.kl is not None for outcome in outcomes):
+        texts.append("KL: how far the next token's distribution moves, in nats, at the 95th percentile of tokens")
     texts.append("again: repeated 3-grams")
     if outcomes[0].chance is None:
         texts.append("no chance band is known for this model (/chance measures it)")
@@ -242,7 +248,7 @@ def _stopped(result: Result) -> list[object]:
         return [Notice("stopped before anything was finished.")]
     if all(pair.normal.finish == "interrupted" for outcome in result.outcomes for pair in outcome.pairs):
         return [Notice("stopped before any answer ended: these are as long as they got.")]
-    what = "prompts" if result.kind in ("tune", "cost") else "seeds"
+    what = "prompts" if result.kind in ("tune", "budget") else "seeds"
     return [Notice(f"stopped: {result.finished} of {result.seeds} {what}, kept as they are.")]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..concepts.concept import Tuning
 from ..conversation.session import Session
-from ..values.errors import UsageError
+from ..measures.shift import token_kl
+from ..values.chart import Form, in_form
+from ..values.errors import Interrupted, UsageError
 from ..values.operation import ADD
 from ..values.recipe import RANDOM, Recipe, format_layers, parse_layers
 from ..values.results import Pair
@@ -23,7 +26,7 @@ STRENGTHS = (1.0, 2.0, 3.0)
 # At a place that somebody named.
 FINER = (1.0, 1.25, 1.5, 1.75, 2.0, 2.3, 2.6, 3.0)
 
-# Beyond it a budget is not sought; each round of `at_cost` narrows the bracket to a quarter.
+# Beyond it a budget is not sought; each round of `at_budget` narrows the bracket to a quarter.
 MOST = 8.0
 _ROUNDS = 3
 
@@ -57,13 +60,51 @@ def tune(session: Session, settings: Sequence[Setting], prompts: Sequence[str], 
     return Result("tune", "", outcomes_of(chance, pairs), len(prompts), session.stop.is_set())
 
 
-def at_cost(session: Session, recipe: Recipe, budget: float, prompts: Sequence[str], tokens: int) -> Result:
-    """Strengths of a recipe at its layers, closer and closer to the one whose cost reaches a budget.
+@dataclass(frozen=True)
+class Budget:
+    """What a strength may take.
 
-    The place where the cost crosses the budget is bracketed by three strengths at a time, since they share a batch.
+    Attributes:
+        of: `cost`, the perplexity ratio of the answers, or `kl`, how far the distribution of the next token moves
+            (`measures.shift`), in nats.
+        most: of it.
+    """
+
+    of: Literal["cost", "kl"]
+    most: float
+
+    def __str__(self) -> str:
+        return f"cost x{self.most:g}" if self.of == "cost" else f"KL {self.most:g}"
+
+    def taken(self, outcome: Outcome) -> float | None:
+        """What a setting takes of it."""
+        return outcome.cost if self.of == "cost" else outcome.kl
+
+    def text(self, amount: float | None) -> str:
+        """An amount of it for people."""
+        form: Form = "cost" if self.of == "cost" else "number"
+        return in_form(form, amount) + ("" if self.of == "cost" else " nats")
+
+
+DEFAULT_BUDGET = Budget("cost", 1.5)
+"""Of comparisons of methods."""
+
+
+def budget_of(cost: float | None, kl: float | None) -> Budget | None:
+    """What somebody asked for; None for neither. Raises UsageError for both."""
+    if cost is not None and kl is not None:
+        raise UsageError("a budget is a cost or a KL, not both", "leave out --cost or --kl")
+    if kl is not None:
+        return Budget("kl", kl)
+    return None if cost is None else Budget("cost", cost)
+
+
+def at_budget(session: Session, recipe: Recipe, budget: Budget, prompts: Sequence[str], tokens: int) -> Result:
+    """Strengths of a recipe at its layers, closer and closer to the one that takes the whole budget.
+
+    The place where the budget is used up is bracketed by three strengths at a time, since they share a batch.
 
     Args:
-        budget: a perplexity ratio.
         prompts: each strength answers all of them; a stop keeps the rounds that were finished.
 
     Returns:
@@ -75,20 +116,43 @@ def at_cost(session: Session, recipe: Recipe, budget: float, prompts: Sequence[s
     for _ in range(_ROUNDS):
         steps = [low + (high - low) * part / 4 for part in (1, 2, 3)]
         result = tune(session, at_strengths(recipe, [sign * step for step in steps]), prompts, tokens)
-        outcomes += result.outcomes
-        stopped = result.stopped
-        if stopped or not result.outcomes:
+        tried, stopped = result.outcomes, result.stopped
+        if budget.of == "kl" and not stopped:
+            try:
+                tried = _with_kl(session, tried)
+            except Interrupted:
+                tried, stopped = (), True
+        outcomes += tried
+        if stopped or not tried:
             break
-        allowed = within(result.outcomes, budget)
-        reached = 0 if allowed is None else 1 + result.outcomes.index(allowed)
+        allowed = within(tried, budget)
+        reached = 0 if allowed is None else 1 + tried.index(allowed)
         low, high = [low, *steps, high][reached : reached + 2]
     outcomes.sort(key=lambda outcome: abs(outcome.setting.strength or 0.0))
-    return Result("cost", "", tuple(outcomes), len(prompts), stopped)
+    return Result("budget", "", tuple(outcomes), len(prompts), stopped)
 
 
-def within(outcomes: Sequence[Outcome], budget: float) -> Outcome | None:
-    """The last of ascending strengths before the first whose cost exceeds a budget."""
-    over = [outcome.cost is None or outcome.cost > budget for outcome in outcomes]
+def _with_kl(session: Session, outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """The outcomes with what their settings do to the distribution of the next token."""
+    from ..engine.decoding import Row
+
+    reader = session.reader
+
+    def row(pair: Pair) -> Row:
+        messages = session.question(pair.prompt, steered=True).normal
+        prompt = reader.engine.prompter.chat(messages, session.settings.thought)
+        edits = reader.edits(pair.recipe, pair.seed, pair.prompt)
+        return Row(tuple(prompt), edits, scope=pair.recipe.scope)
+
+    answers = [[(row(pair), pair.steered.text) for pair in each.pairs if pair.steered] for each in outcomes]
+    found = token_kl(reader, answers)
+    return tuple(replace(outcome, kl=kl) for outcome, kl in zip(outcomes, found, strict=True))
+
+
+def within(outcomes: Sequence[Outcome], budget: Budget) -> Outcome | None:
+    """The last of ascending strengths before the first that takes more than a budget."""
+    taken = map(budget.taken, outcomes)
+    over = [amount is None or amount > budget.most for amount in taken]
     allowed = over.index(True) if True in over else len(over)
     return outcomes[allowed - 1] if allowed else None
 

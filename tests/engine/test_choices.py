@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from engines import GREEDY, answers, push, recording_logits, tiny_engine, tiny_tokenizer
 
-from steerchat.engine.choices import likelihoods
+from steerchat.engine.choices import divergences, likelihoods
 from steerchat.engine.decoding import Row
 from steerchat.engine.gates import Gate, Probe
 
@@ -64,3 +65,26 @@ def test_it_says_how_far_it_is_and_leaves_when_it_is_told_to() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         likelihoods(engine, rows, [[(5,), (6,)]] * 40, leave)
+
+
+def test_the_divergence_is_between_what_the_row_and_the_model_without_its_edits_would_say() -> None:
+    engine = tiny_engine(stops=())
+    texts, expected = [], []
+    for length, asked in enumerate(ROWS.values(), 6):
+        with recording_logits(engine) as steps:
+            [output] = answers(engine, [asked], replace(GREEDY, max_tokens=length))
+        ids = output.answer.token_ids
+        with torch.inference_mode():
+            whole = engine.model(torch.tensor([[*asked.prompt, *ids]])).logits[0, len(asked.prompt) - 1 : -1]
+        steered = torch.cat(steps[:length]).log_softmax(-1)
+        expected.append(
+            torch.nn.functional.kl_div(whole.log_softmax(-1), steered, log_target=True, reduction="none").sum(-1)
+        )
+        texts.append(ids)
+    told: list[int] = []
+    found = divergences(engine, list(ROWS.values()), texts, told.append)
+    assert told == [0] and [len(values) for values in found] == [6, 7, 8, 9, 10]
+    for name, values, wanted in zip(ROWS, found, expected, strict=True):
+        torch.testing.assert_close(values, wanted, atol=1e-4, rtol=1e-3, msg=name)
+    assert found[0].abs().max() < 1e-5 and found[1].min() > 1e-3
+    assert divergences(engine, [ROWS["pushed"]], [()])[0].shape == (0,)

@@ -6,7 +6,7 @@ import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ from steerchat.experiments.pages import page as page_of
 from steerchat.experiments.recall import pairs_of, recalled
 from steerchat.experiments.run import compare_all, experiment
 from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_notes, with_controls
-from steerchat.experiments.tuning import at_cost, grid, tune, tuned, within
+from steerchat.experiments.tuning import Budget, at_budget, budget_of, grid, tune, tuned, within
 from steerchat.experiments.tuning import keep as keep_setting
 from steerchat.measures.chance import Chance, ChanceCell
 from steerchat.measures.inspection import lens, likelihoods, wanted
@@ -37,6 +37,7 @@ from steerchat.measures.pair import probe
 from steerchat.storage.records import Filters
 from steerchat.values.chart import Chart, Matrix
 from steerchat.values.errors import UsageError
+from steerchat.values.operation import UNIT
 from steerchat.values.recipe import Recipe, Term, TermRequest, parse_parts, parse_term
 from steerchat.values.results import Answer, Notice, Pair, PairDone, Probed, Progress
 from steerchat.values.setting import Setting
@@ -356,25 +357,70 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
         keep_setting(session, Recipe())
 
 
-@pytest.mark.parametrize("term", ["happy 2 4.0", "rotate happy 2 -1.0"])
-def test_a_budget_is_bracketed_and_the_strength_found_is_the_last_that_it_allows(session: Session, term: str):
+@pytest.mark.parametrize(
+    ("term", "of"), [("happy 2 4.0", "cost"), ("rotate happy 2 -1.0", "cost"), ("rotate happy 2 1.0", "kl")]
+)
+def test_a_budget_is_bracketed_and_the_strength_found_is_the_last_that_it_allows(
+    session: Session, term: str, of: Literal["cost", "kl"]
+):
     session.steer([parse_term(term)])
-    costs = [one.cost for one in at_cost(session, chosen(session, None), 1e6, ["How are you?"], 8).outcomes]
-    budget = 1.0 + (max(cost for cost in costs if cost is not None) - 1.0) / 2
-    result = at_cost(session, chosen(session, None), budget, ["How are you?", "What is rain?"], 8)
+    any_amount = Budget(of, 1e6)
+    first = at_budget(session, chosen(session, None), any_amount, ["How are you?"], 8).outcomes
+    most = max(amount for one in first if (amount := any_amount.taken(one)) is not None)
+    none = 1.0 if of == "cost" else 0.0
+    budget = Budget(of, none + (most - none) / 2)
+    result = at_budget(session, chosen(session, None), budget, ["How are you?", "What is rain?"], 8)
     strengths = [one.setting.strength or 0.0 for one in result.outcomes]
     assert [abs(strength) for strength in strengths] == sorted(abs(strength) for strength in strengths)
     assert len(set(strengths)) == 9 and all((strength < 0) == ("-" in term) for strength in strengths)
     allowed = within(result.outcomes, budget)
     place = 0 if allowed is None else result.outcomes.index(allowed) + 1
-    assert all(one.cost is not None and one.cost <= budget for one in result.outcomes[:place])
-    assert place == 9 or (cost := result.outcomes[place].cost) is None or cost > budget
+    taken = [budget.taken(one) for one in result.outcomes]
+    assert all(amount is not None and amount <= budget.most for amount in taken[:place])
+    assert all(amount is None or amount > budget.most for amount in taken[place : place + 1])
     edges = [0.0, *map(abs, strengths), 8.0]
     assert edges[place + 1] - edges[place] == pytest.approx(8.0 / 64)
     if allowed is not None:
-        said = " ".join(str(part) for part in page_of(result, budget=budget).parts)
-        assert f"Strength {allowed.setting.label} costs" in said
+        page = page_of(result, budget=budget)
+        said = " ".join(str(part) for part in page.parts)
+        assert f"Strength {allowed.setting.label} {'costs' if of == 'cost' else 'has a KL of'}" in said
         assert f"To keep it: /{'rotate' if 'rotate' in term else 'steer'} happy 2 {allowed.setting.label}" in said
+        [chart] = [part for part in page.parts if isinstance(part, Chart)]
+        assert ("KL" in [series.name for series in chart.series]) == (of == "kl")
+        assert all((of == "kl") == ("kl" in item) for item in page.objects)
+
+
+def test_a_budget_is_one_of_two(session: Session):
+    assert budget_of(None, None) is None
+    assert [str(budget_of(1.5, None)), str(budget_of(None, 1.0))] == ["cost x1.5", "KL 1"]
+    with pytest.raises(UsageError, match="not both"):
+        budget_of(1.5, 1.0)
+
+
+@pytest.mark.parametrize("typed", ["aim happy 1-2 1.5", "cap happy 2 0.0", "ablate happy 2", "replace happy 2 8.0"])
+def test_the_control_of_an_operation_does_the_same_along_a_random_direction(session: Session, typed: str):
+    session.steer([parse_term(typed)])
+    steered, control, *asked = with_controls(session, session.recipe, raw=False)
+    [term], [random] = steered.recipe.terms, control.recipe.terms
+    assert random.parts == (("random", 1.0),) and control.read_along == steered.recipe
+    assert (random.operation, random.layers) == (term.operation, term.layers)
+    assert len(asked) == (term.operation in ("aim", "replace"))
+    reader = session.reader
+    if term.how.number == "level":
+
+        def away(recipe: Recipe, seed: int) -> float:
+            """How far from ordinary text the level lies, on average over the layers, as a strength."""
+            distances = [
+                (edit.level - reader.profile.scale(edit.vector, edit.layer)[0])
+                / (UNIT * float(reader.profile.lengths[edit.layer]))
+                for edit in reader.edits(recipe, seed)
+            ]
+            return sum(distances) / len(distances)
+
+        wanted = away(steered.recipe, 0)
+        assert [away(control.recipe, seed) for seed in (0, 1)] == pytest.approx([wanted] * 2, abs=0.01)
+    else:
+        assert random.strength == term.strength
 
 
 def test_what_is_tuned_is_the_strongest_setting_that_stays_fluent() -> None:

@@ -11,6 +11,7 @@ from tiny import a_library
 from steerchat.conversation.runner import Runner
 from steerchat.engine.engine import Engine
 from steerchat.experiments.methods import MethodRow, compare_methods, summaries
+from steerchat.experiments.tuning import Budget
 from steerchat.measures.calibration import Calibration
 from steerchat.measures.capability import questions
 from steerchat.measures.pair import Reader
@@ -25,13 +26,16 @@ def runner_of(engine: Engine, folder: Path, stopped: Callable[[], bool] = lambda
     return Runner(Reader(engine, library, Calibration(library), stopped=stopped), memo={})
 
 
-def compared(runner: Runner, *concepts: str) -> Iterator[list[MethodRow]]:
-    return compare_methods(runner, concepts, 1.2, PROMPTS, [0], ASKED)
+def compared(runner: Runner, *concepts: str, budget: Budget = Budget("cost", 1.2)) -> Iterator[list[MethodRow]]:
+    return compare_methods(runner, concepts, budget, PROMPTS, [0], ASKED)
 
 
 @pytest.mark.slow
-def test_every_method_is_judged_by_the_same_answers_and_questions(tiny: Engine, tmp_path: Path) -> None:
-    [happy] = compared(runner_of(tiny, tmp_path), "happy")
+@pytest.mark.parametrize("budget", [Budget("cost", 1.2), Budget("kl", 0.3)])
+def test_every_method_is_judged_by_the_same_answers_and_questions(tiny: Engine, tmp_path: Path, budget: Budget) -> None:
+    [happy] = compared(runner_of(tiny, tmp_path), "happy", budget=budget)
+    if budget.of == "kl":
+        assert all(row.kl is not None and (row.method.startswith("ablate") or 0.1 < row.kl < 0.9) for row in happy)
     names = [row.method for row in happy]
     assert names[0] == "add" and {"add pca", "add last", "rotate", "aim", "ablate the opposite"} < set(names)
     assert happy[0].against_add == (0.0, 0.0, 0.0)

@@ -196,6 +196,10 @@ def test_methods_and_capability(home: Path):
         assert {"add", "rotate", "aim"} <= {row.method for row in rows} and {row.answers for row in rows} == {2}
         with pytest.raises(steerchat.SteerchatError, match="at least two"):
             model.compare_methods("happy", prompts=["How are you?"])
+        found = model.at_budget("happy", "2", kl=0.5, prompts=["How are you?"], tokens=6)
+        assert found is not None and found.kl is not None and found.kl <= 0.5
+        with pytest.raises(steerchat.SteerchatError, match="no budget"):
+            model.at_budget("happy")
 
 
 @pytest.mark.slow
