@@ -23,7 +23,7 @@ from ..storage.ratings import by_recipe, rated_pairs
 from ..storage.records import Filters
 from ..system.folders import write_whole
 from ..system.untrusted import parse_json, read_small
-from ..values.chart import Drawn
+from ..values.chart import Drawn, Picture
 from ..values.errors import UsageError
 from ..values.page import Page
 from ..values.results import Notice
@@ -68,6 +68,7 @@ def plot(
     shipped or from --rows FILE. history: how often you chose the steered answer.
 
     A .png has 300 dots per inch. A .html is a page with the figure and its numbers; .md and .json have the numbers.
+    Without a file, a terminal that shows images gets the figure (/set images off: the text).
     """
     if file is not None and file.suffix.lower() not in (*ENDINGS, *FORMS):
         ends = ".png, .svg or .pdf, or in .html, .md or .json"
@@ -77,7 +78,7 @@ def plot(
     page = file is not None and FORMS.get(file.suffix.lower()) is to_html
     drawn = _chart(chat, what, experiment, pair, session, concept, layer, rows, page)
     if file is None:
-        return Page([drawn], [drawn.to_json()])
+        return Page([Picture(drawn)], [drawn.to_json()])
     confirm_replacing(chat, file, replace)
     write_whole(file, _written(drawn, file.suffix.lower()))
     return Notice(f"{drawn.title}: drawn in {file}")

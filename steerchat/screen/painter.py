@@ -55,6 +55,12 @@ class Painter:
                 self._print(line, end="\n" if index < len(shown) - 1 else "")
         self._tail = shown
 
+    def send(self, sequence: str) -> None:
+        """Sends the terminal a control sequence as it is, in place of the tail; it ends on a new line."""
+        self.draw([])
+        self.console.file.write(sequence)
+        self.console.file.flush()
+
     @property
     def unicode(self) -> bool:
         """Whether the console encodes Unicode."""

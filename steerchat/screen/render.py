@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..system.settings import View
+from ..values.chart import Drawn, Picture
 from ..values.errors import SteerchatError
 from ..values.page import Page
 from ..values.recipe import format_strength
@@ -33,6 +34,7 @@ class Screen:
         console: the output; None for standard output, with errors and progress on standard error.
         plain: no colour and no cursor movement; None: plain unless the console is a terminal.
         verdict: gives a pair's measures in words, or None for a pair that has none.
+        images: gives what shows a chart as an image on this terminal, or None where it can only be text.
         marks: gives what stands out in both answers of a pair, of the pair and the two texts as they are shown.
         speed: whether to show a pair's tokens per second.
         clock: seconds, from any start.
@@ -45,6 +47,7 @@ class Screen:
         *,
         verdict: Callable[[Pair], str | None] = lambda pair: None,
         marks: Callable[[Pair, str, str], Marks] = lambda pair, normal, steered: ([], []),
+        images: Callable[[Drawn], str | None] = lambda drawn: None,
         speed: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,6 +57,7 @@ class Screen:
         self.plain = _is_plain(self.console, own) if plain is None else plain
         self.verdict = verdict
         self.marks = marks
+        self.images = images
         self.speed = speed
         self._clock = clock
         self._painter = Painter(self.console, self.plain)
@@ -156,6 +160,13 @@ class Screen:
                 self.error(value)
             case Pair():
                 self._pair(value)
+            case Picture(drawn):
+                image = None if self.plain else self.images(drawn)
+                if image is None:
+                    self.show(drawn)
+                else:
+                    self._bar.clear()
+                    self._painter.send(image)
             case Page(parts) | list(parts):
                 for part in parts:
                     self.show(part)

@@ -22,6 +22,7 @@ View = Literal["both", "steered", "normal"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "int4"]
 Switch = Literal["off", "on"]
+Images = Literal["auto", "off"]
 Thinking = Literal["auto", "off", "on"]
 
 ENVIRONMENT = "STEERCHAT_"
@@ -63,6 +64,9 @@ class Settings:
     steer_thinking: Switch = _setting("on", "whether to steer a model while it thinks before its reply")
     carry: Carry = _setting("own", "which answers the next turn's context holds", in_shell=False)
     view: View = _setting("both", "which answers the screen shows", in_shell=False)
+    images: Images = _setting(
+        "auto", "whether /plot shows figures in a terminal that can; auto: where it says so", in_shell=False
+    )
     lessons: str = _setting("shipped", "a folder with your own lessons; shipped: the built-in ones")
     sources: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
 

@@ -87,6 +87,10 @@ class Dial:
             self._output.flush()
             termios.tcsetattr(terminal, termios.TCSANOW, before)
 
+    def put_back(self, text: str) -> None:
+        """Take what was typed and read by somebody else."""
+        self._parser.feed(text)
+
     def _read(self, patience: float = 0.0) -> bool:
         """Take what was typed. Returns whether there was something, within so many seconds."""
         terminal, found = self._input.fileno(), False

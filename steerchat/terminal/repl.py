@@ -33,6 +33,7 @@ from ..values.results import Notice
 from ..values.text import REPLACEMENT, cell_len, clean, fit
 from .completion import SlashCompleter
 from .dial import Dial
+from .images import Images
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
@@ -175,6 +176,7 @@ def run_chat(
         output=output,
     )
     dial = chat.session.dial = Dial(prompt.input, prompt.output)
+    screen.images = images(chat, screen, dial.put_back)
     for line in first:
         run_line(chat, screen, line, dial)
     while not chat.leaving:
@@ -310,6 +312,11 @@ def _toolbar(chat: Chat, width: int) -> ANSI:
         if cell_len(" | ".join(parts)) > width:
             parts[least] = ""
     return ANSI(fit(clean(" | ".join(filter(None, parts))), width))
+
+
+def images(chat: Chat, screen: Screen, typed: Callable[[str], None] = lambda text: None) -> Images:
+    """What draws a chat's figures on this terminal. `typed`: as of `Images`."""
+    return Images(lambda: chat.settings.images == "auto", lambda: (screen.console.width, screen.console.height), typed)
 
 
 def interactive() -> bool:

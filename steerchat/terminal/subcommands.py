@@ -124,6 +124,7 @@ def run_command(
     ask = repl.asker(screen) if repl.interactive() else None
     with open_chat(command.name, given_settings(settings), screen.aside, ask, parallel=command.parallel) as chat:
         chat.single = True
+        screen.images = repl.images(chat, screen)
         team, stop = chat.team, chat.session.stop
         with repl.stoppable(stop if team is None else team.stop):
             if command.needs_model:

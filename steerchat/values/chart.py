@@ -300,3 +300,10 @@ def quoted(text: str) -> str:
 
 
 Drawn = Chart | Matrix | Points | Tokens
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart that a terminal shows as an image where it can, and in text otherwise."""
+
+    drawn: Drawn
