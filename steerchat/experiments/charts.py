@@ -49,7 +49,8 @@ def strengths(result: Result) -> Chart:
     """Figures over strengths. Effects are along the concept: a push away that works is below 0."""
     outcomes = result.outcomes
     where = " and ".join(dict.fromkeys(name_layers(term.layers) for term in outcomes[0].setting.recipe.terms))
-    title = f"{names(result)} at {where}, at each strength, asked: {shorten(result.prompt)}"
+    asked = f", asked: {shorten(result.prompt)}" if result.prompt else ""
+    title = f"{names(result)} at {where}, at each strength{asked}"
     at = [outcome.setting.strength or 0.0 for outcome in outcomes]
     useful = [outcome for outcome in outcomes if outcome.shows and (outcome.setting.strength or 0.0) > 0]
     return _chart(title, "strength", outcomes, at, useful, _towards)

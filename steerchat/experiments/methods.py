@@ -145,6 +145,7 @@ def compare_methods(
     prompts: Sequence[str],
     seeds: Sequence[int],
     asked: Sequence[Quiz],
+    ways: Callable[[Reader, Concept, tuple[int, ...]], list[Method]] = methods,
 ) -> Iterator[list[MethodRow]]:
     """Compare the methods on one concept after the other, at their recommended layers.
 
@@ -155,6 +156,7 @@ def compare_methods(
         prompts: what is answered.
         seeds: of the answers; the strengths are found with the first one alone.
         asked: the questions for capability.
+        ways: the methods of a concept, of which the first is what the others are compared with.
 
     Raises:
         ConceptError: for a concept that nothing measures but its own vector.
@@ -168,7 +170,7 @@ def compare_methods(
         where, _, _ = reader.library.recommended(name, reader.engine.fingerprint)
         layers = parse_layers(where, reader.engine.n_layers)
         along = Recipe((Term(((name, 1.0),), layers, 1.0),))
-        compared = methods(reader, concept, layers)
+        compared = ways(reader, concept, layers)
         dials = _calibrated(runner, compared, along, budget, prompts, seeds[0])
         settings = [_setting(method, dial, along) for method, dial in zip(compared, dials, strict=True)]
         trials = _answered(runner, settings, prompts, seeds, f"{name}: methods at {budget}")

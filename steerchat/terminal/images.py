@@ -107,9 +107,11 @@ def ask(typed: Callable[[str], None] = lambda text: None) -> Terminal:
 
 
 def _known(name: tuple[str, ...] | None, cell: tuple[str, ...] | None, attributes: tuple[str, ...] | None) -> Terminal:
-    begins = (protocol for known, protocol in _BY_NAME.items() if name and name[0].startswith(known))
     has_sixels = attributes is not None and _SIXEL in attributes[0].split(";")
-    protocol: Protocol | None = next(begins, "sixel" if has_sixels else None)
+    protocol: Protocol | None = "sixel" if has_sixels else None
+    for known, its_own in _BY_NAME.items():
+        if name and name[0].startswith(known):
+            protocol = its_own
     if cell is None or "0" in cell:
         return Terminal(protocol)
     height, width = map(int, cell)

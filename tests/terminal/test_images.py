@@ -92,8 +92,8 @@ def test_nothing_is_asked_where_no_image_can_be_or_is_wanted(monkeypatch: pytest
 
 
 def test_a_screen_shows_the_image_or_the_text_and_a_pipe_never_gets_a_sequence() -> None:
-    def shown(image: str | None, **options: bool) -> str:
-        console = Console(file=io.StringIO(), width=80, color_system=None, **options)
+    def shown(image: str | None, force_terminal: bool = False) -> str:
+        console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=force_terminal)
         Screen(console, images=lambda drawn: image).show(Picture(CHART))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
