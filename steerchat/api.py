@@ -265,40 +265,39 @@ class Model:
     def compare_methods(
         self,
         *concepts: str,
-        cost: float | None = None,
-        kl: float | None = None,
+        cost: float = 1.5,
         seeds: int = 2,
         prompts: Sequence[str] = (),
         asked: Sequence[Quiz] = (),
+        kl: float | None = None,
     ) -> list[MethodRow]:
         """Operations and ways of extraction for some concepts, each at the strength that takes as much.
 
         Args:
             concepts: each with a word measure, such as `happy`.
-            cost: the perplexity ratio of each method's answers; 1.5 when neither is given.
-            kl: in its place, the KL divergence of each method's next-token distributions from the unsteered ones, in
-                nats, at the 95th percentile of tokens.
+            cost: the perplexity ratio of each method's answers.
             seeds: the number of answers to each prompt.
             prompts: at least two; the shipped ones for evaluation when empty.
             asked: questions with one right answer; every fourth of the shipped ones when empty.
+            kl: in place of a cost, as of `at_budget`.
 
         Returns:
             a row for each concept and method: gain by words, what else moved, cost, and the share of right answers.
 
         Raises:
             ConceptError: for a concept that nothing measures but its own vector.
-            UsageError: for a single prompt, which gives no interval, or for both budgets.
+            UsageError: for a single prompt, which gives no interval.
         """
         from .commands.experiments import shipped_prompts
         from .experiments.methods import compare_methods
-        from .experiments.tuning import DEFAULT_BUDGET, budget_of
+        from .experiments.tuning import Budget
         from .measures.capability import questions
 
         if len(prompts) == 1:
             raise UsageError("an interval over prompts needs at least two", "name another prompt")
         runner = Runner(self.session.reader, memo={})
         chosen_prompts = prompts or shipped_prompts("evaluation")[:12]
-        budget = budget_of(cost, kl) or DEFAULT_BUDGET
+        budget = Budget("cost", cost) if kl is None else Budget("kl", kl)
         compared = compare_methods(runner, concepts, budget, chosen_prompts, range(seeds), asked or questions()[::4])
         return [row for rows in compared for row in rows]
 

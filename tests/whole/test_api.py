@@ -97,7 +97,9 @@ def test_what_was_promised_once_stays():
         "contrast": "(self, name: 'str', layers: 'Sequence[int]')",
         "cosines": "(self, layer: 'int | None' = None)",
         "compare_methods": "(self, *concepts: 'str', cost: 'float' = 1.5, seeds: 'int' = 2, "
-        "prompts: 'Sequence[str]' = (), asked: 'Sequence[Quiz]' = ())",
+        "prompts: 'Sequence[str]' = (), asked: 'Sequence[Quiz]' = (), kl: 'float | None' = None)",
+        "at_budget": "(self, concept: 'str | None' = None, layer: 'str | None' = None, *, cost: 'float | None' = None, "
+        "kl: 'float | None' = None, prompts: 'Sequence[str]' = (), tokens: 'int' = 40)",
         "capability": "(self, asked: 'Sequence[Quiz]' = ())",
         "why": "(self, pair: 'Pair', *concepts: 'str')",
         "close": "(self)",
