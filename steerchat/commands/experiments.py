@@ -284,12 +284,17 @@ def tune_keep(chat: Chat) -> Notice:
     return Notice(f"/steer {name} uses this setting from now on; /concept delete {name} restores the shipped one.")
 
 
-@command("bench", examples=["/bench --quick", "/bench --kernels", "/bench --precision", "/bench"], shell=True)
+@command(
+    "bench",
+    examples=["/bench --quick", "/bench --operations", "/bench --kernels", "/bench"],
+    shell=True,
+)
 def bench(
     chat: Chat,
     *,
     quick: Annotated[bool, "use shorter answers and fewer repeats: rough figures in a minute or two"] = False,
     kernels: Annotated[bool, "measure again which kernel multiplies the weights, and show the times"] = False,
+    operations: Annotated[bool, "measure what each operation adds to decoding, at one layer and at all"] = False,
     precision: Annotated[bool, "compare perplexity, vectors and answers with those of float32 weights"] = False,
     answers: Annotated[int, Int("the number of answers that --precision compares", least=2, most=2000)] = 200,
 ) -> BenchReport | Page:
@@ -298,7 +303,7 @@ def bench(
     Takes several minutes on a CPU; Ctrl-C stops it. Other programs that run at the same time distort the figures. A
     ratio alternates the two measurements within one run; below 1 means that steerchat is the faster one.
     """
-    from ..experiments.bench import run_bench
+    from ..experiments.bench import run_bench, run_operations
     from ..experiments.kernels import choose_again
     from ..experiments.precision import compare_with_float32
 
@@ -310,7 +315,8 @@ def bench(
         return compare_with_float32(
             session.engine, chat.loader.name, chat.library, prompts, answers, chat.report, stopped
         ).page()
-    return run_bench(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)
+    run = run_operations if operations else run_bench
+    return run(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)
 
 
 def shipped_prompts(part: str) -> list[str]:

@@ -80,13 +80,16 @@ def plot(
     if file is None:
         return Page([Picture(drawn)], [drawn.to_json()])
     confirm_replacing(chat, file, replace)
-    write_whole(file, _written(drawn, file.suffix.lower()))
-    return Notice(f"{drawn.title}: drawn in {file}")
+    data, lacking = _written(drawn, file.suffix.lower())
+    write_whole(file, data)
+    boxes = f"; no font here has {lacking}, which are boxes: an .svg has them as text" if lacking else ""
+    return Notice(f"{drawn.title}: drawn in {file}{boxes}")
 
 
-def _written(drawn: Drawn, ending: str) -> bytes:
+def _written(drawn: Drawn, ending: str) -> tuple[bytes, str]:
+    """The file, and the characters that it lacks."""
     if ending in FORMS:
-        return FORMS[ending](Report(drawn.title, [], [Chapter("", [], [drawn])], {})).encode()
+        return FORMS[ending](Report(drawn.title, [], [Chapter("", [], [drawn])], {})).encode(), ""
     from ..figures.files import to_file
 
     return to_file(drawn, ending)

@@ -32,13 +32,14 @@ from ..measures.calibration import Calibration
 from ..models.kernel_times import machine
 from ..system.settings import Settings
 from ..values.errors import Interrupted, ModelError
-from ..values.operation import ADD, OPERATIONS
+from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import BenchReport, Delta, Figure, Notice, Progress, Returning, drain
 from .versus import Generate
 
 Report = Callable[[Notice | Progress], None]
 Samples = dict[str, float]
+Step = tuple[str, Callable[[], Samples], int]  # a label, what measures once, and how often
 
 PROMPT = "Tell me a long story about a journey by train through the mountains."
 FOLLOW_UP = "Go on, and tell me more about that."
@@ -46,9 +47,6 @@ CONCEPT = "happy"
 STRENGTH = 2.0
 STRENGTHS = tuple(number * 0.5 for number in range(1, 10))
 TURNS = (2, 10)
-# At every layer one of them, by turns.
-_OPERATIONS = tuple(OPERATIONS)
-_OTHERS = tuple(name for name in OPERATIONS if name != ADD)
 
 
 @dataclass(frozen=True)
@@ -87,18 +85,29 @@ def run_bench(
         Interrupted: when `stopped` said so.
         ModelError: when another steerchat does not start.
     """
-    size = _QUICK if quick else _FULL
     report(Progress("starting transformers alone", 0, None))
     with Generate(settings.model, engine) as other:
-        return _measure(_Bench(engine, library, settings, size, stopped, other), size, report, stopped)
+        bench = _Bench(engine, library, settings, _QUICK if quick else _FULL, stopped, other)
+        return _measure(bench, _everything(bench, bench.size), report, stopped)
 
 
-def _measure(bench: _Bench, size: _Size, report: Report, stopped: Callable[[], bool]) -> BenchReport:
-    engine = bench.engine
-    plan: list[tuple[str, Callable[[], Samples], int]] = [
+def run_operations(
+    engine: Engine,
+    library: Library,
+    settings: Settings,
+    quick: bool = False,
+    report: Report = lambda event: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> BenchReport:
+    """Measure what each operation adds to decoding. Arguments as of `run_bench`."""
+    bench = _Bench(engine, library, settings, _QUICK if quick else _FULL, stopped)
+    return _measure(bench, [("each operation", bench.operations, bench.size.repeats)], report, stopped)
+
+
+def _everything(bench: _Bench, size: _Size) -> list[Step]:
+    return [
         ("a start", bench.start, size.sweeps),
         ("one answer, a pair, and hooks", bench.overheads, size.repeats),
-        ("each operation", bench.operations, size.repeats),
         ("the limit of memory", bench.bandwidth, size.repeats),
         ("transformers' generate", bench.against_generate, size.repeats),
         ("ten turns", bench.first_tokens, size.sweeps),
@@ -106,6 +115,10 @@ def _measure(bench: _Bench, size: _Size, report: Report, stopped: Callable[[], b
         ("every layer", bench.layers, size.sweeps),
         (f"extracting {CONCEPT}", bench.extraction, size.sweeps),
     ]
+
+
+def _measure(bench: _Bench, plan: Sequence[Step], report: Report, stopped: Callable[[], bool]) -> BenchReport:
+    engine = bench.engine
     total, done = sum(repeats for *_, repeats in plan), 0
     samples: dict[str, list[float]] = {}
     for label, measure, repeats in plan:
@@ -122,7 +135,7 @@ def _measure(bench: _Bench, size: _Size, report: Report, stopped: Callable[[], b
         str(engine.device),
         engine.dtype,
         engine.threads,
-        {**machine(), **bench.other.versions, "dtype of generate": bench.other.dtype},
+        machine() | ({} if bench.other is None else {**bench.other.versions, "dtype of generate": bench.other.dtype}),
         "" if engine.kernels is None else engine.kernels.description,
         {name: len(values) for name, values in samples.items()},
         {name: Figure(statistics.median(values), min(values), max(values)) for name, values in samples.items()},
@@ -139,13 +152,13 @@ class _Bench:
         settings: Settings,
         size: _Size,
         stopped: Callable[[], bool],
-        other: Generate,
+        other: Generate | None = None,
     ) -> None:
         self.engine = engine
         self.other = other
         self._library = library
         self._settings = settings
-        self._size = size
+        self.size = size
         self._stopped = stopped
         self._seed = 0
         self._prompt = tuple(engine.prompter.chat([{"role": "user", "content": PROMPT}]))
@@ -163,7 +176,7 @@ class _Bench:
             self._run([self._row(), self._row(self._one_layer)], 8)
         steered = self._row(self._one_layer)
         every = self._row(self._all_layers)
-        mixed = self._row(_with(self._all_layers, _OPERATIONS))
+        mixed = self._row(_with(self._all_layers, tuple(OPERATIONS)))
         contests = [[self._row()], [self._row(), steered], [steered], [every], [mixed]]
         (decoding, whole), (_, pair), *hooks = self._by_turns(contests)
         names = ("hook_one_layer", "hook_all_layers", "hook_operations")
@@ -173,10 +186,12 @@ class _Bench:
         }
 
     def operations(self) -> Samples:
-        """Each operation but adding, at one layer and at all, over decoding without a hook."""
+        """Each operation at one layer and at all, over decoding without a hook."""
         self._seed += 1
+        if self._seed == 1:
+            self._run([self._row(), self._row(self._one_layer)], 8)
         places = {"one_layer": self._one_layer, "all_layers": self._all_layers}
-        hooks = {f"hook_{name}_{where}": _with(edits, (name,)) for where, edits in places.items() for name in _OTHERS}
+        hooks = {f"{name}_{where}": _with(edits, (name,)) for where, edits in places.items() for name in OPERATIONS}
         [(decoding, _), *steered] = self._by_turns([[self._row()], *([self._row(edits)] for edits in hooks.values())])
         return {name: seconds / decoding for name, (seconds, _) in zip(hooks, steered, strict=True)}
 
@@ -191,7 +206,7 @@ class _Bench:
         steps: list[float] = []
         reads: list[list[float]] = [[] for _ in read_with]
         started = time.perf_counter()
-        for event in self.engine.generate([self._row()], self._sampling(self._size.tokens), self._stopped):
+        for event in self.engine.generate([self._row()], self._sampling(self.size.tokens), self._stopped):
             if isinstance(event, Delta):
                 steps.append(time.perf_counter() - started)
                 way = len(steps) % len(read_with)
@@ -224,11 +239,11 @@ class _Bench:
         self._seed += 1
         alone, pair = [self._row()], [self._row(), self._row(self._one_layer)]
         if self._seed % 2:
-            generate, ours = self._generate(self._size.tokens), self._ours(alone)
+            generate, ours = self._generate(self.size.tokens), self._ours(alone)
         else:
-            ours, generate = self._ours(alone), self._generate(self._size.tokens)
+            ours, generate = self._ours(alone), self._generate(self.size.tokens)
         both = self._ours(pair)
-        generate = (generate + self._generate(self._size.tokens)) / 2
+        generate = (generate + self._generate(self.size.tokens)) / 2
         return {"vs_generate": ours / generate, "pair_vs_generate": both / (2 * generate)}
 
     def first_tokens(self) -> Samples:
@@ -244,7 +259,7 @@ class _Bench:
             started = time.perf_counter()
             prompts = [tuple(engine.prompter.chat(messages)) for messages in columns]
             rows = [Row(prompts[0], (), self._seed + turn), Row(prompts[1], self._one_layer, self._seed + turn)]
-            run = Returning(engine.generate(rows, self._sampling(self._size.short), self._stopped, keep=True))
+            run = Returning(engine.generate(rows, self._sampling(self.size.short), self._stopped, keep=True))
             for event in run:
                 if isinstance(event, Delta) and turn not in waited:
                     waited[turn] = time.perf_counter() - started
@@ -267,9 +282,9 @@ class _Bench:
         """A sweep against its rows one by one, and against a run of `generate` for each of its rows."""
         self._seed += 1
         rows = [self._row(self._edits((layer,))) for layer in range(self.engine.n_layers)]
-        before = self._generate(self._size.tokens)
+        before = self._generate(self.size.tokens)
         sweep = self._ours(rows)
-        generate = (before + self._generate(self._size.tokens)) / 2
+        generate = (before + self._generate(self.size.tokens)) / 2
         return {"layers_speedup": self._speedup(rows), "layers_vs_generate": sweep / (len(rows) * generate)}
 
     def extraction(self) -> Samples:
@@ -311,7 +326,7 @@ class _Bench:
 
     def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
         """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""
-        sampling = self._sampling(self._size.tokens)
+        sampling = self._sampling(self.size.tokens)
         runs = [self.engine.generate(rows, sampling, self._stopped) for rows in contests]
         decoding, reading = [0.0 for _ in runs], [0.0 for _ in runs]
         ends: list[list[Output] | None] = [None for _ in runs]
@@ -335,21 +350,22 @@ class _Bench:
     def _speedup(self, rows: Sequence[Row]) -> float:
         """How many times faster rows are answered together than one by one."""
         started = time.perf_counter()
-        self._run(rows, self._size.short)
+        self._run(rows, self.size.short)
         together = time.perf_counter() - started
         started = time.perf_counter()
         for row in rows:
-            self._run([row], self._size.short)
+            self._run([row], self.size.short)
         return (time.perf_counter() - started) / together
 
     def _ours(self, rows: Sequence[Row]) -> float:
         """Seconds a token of these rows together, prompts and readings included."""
         started = time.perf_counter()
-        outputs = self._run(rows, self._size.tokens)
+        outputs = self._run(rows, self.size.tokens)
         return _per_token(time.perf_counter() - started, outputs)
 
     def _generate(self, tokens: int) -> float:
         """Seconds a token of one run of transformers' `generate`, its prompt included."""
+        assert self.other is not None
         return self.other.seconds(self._prompt, self._sampling(tokens), self._seed)
 
     def _weights(self) -> Iterator[torch.Tensor]:

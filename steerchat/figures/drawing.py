@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from ..values.chart import Chart, Cloud, Drawn, Interval, Matrix, Points, Series, Tokens
 from ..values.text import clean, fit
-from .looks import ACCENT, DOTS, FAINT, INK, OTHER, label, style
+from .looks import ACCENT, DOTS, FAINT, INK, OTHER, label, legend, style
 from .tokens import token_panels
 
 _PANEL = (4.5, 2.7)  # inches
@@ -113,9 +113,9 @@ def _panel(chart: Chart, panel: Sequence[Series]) -> Callable[[Axes], None]:
             )
         axes.set_xlabel(label(chart.axis))
         _ticks(axes, places, list(map(label, chart.labels)), order, joined)
-        _scale(axes, lead, room=chart.useful is not None or len(panel) > 1)
+        _scale(axes, lead, room=chart.useful is not None)
         if len(panel) > 1:
-            axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, borderpad=0)
+            legend(axes)
         if chart.useful is not None:
             first, last = sorted(places[index] for index in chart.useful)
             pad = _least_gap(sorted(places)) / 4
@@ -257,8 +257,6 @@ def _cloud(points: Points, cloud: Cloud) -> Callable[[Axes], None]:
         axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.4})
         axes.set_xlabel(label(points.axes[0]))
         axes.set_ylabel(label(points.axes[1]))
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.2 * (high - low))  # the legend's room
-        axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, handletextpad=0.1, borderpad=0)
+        legend(axes, gap=0.1)
 
     return draw

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ..values.chart import Tokens
 from ..values.results import Strip, format_effect
 from ..values.text import clean, fit
-from .looks import ACCENT, FAINT, INK, OTHER, label
+from .looks import ACCENT, FAINT, INK, OTHER, label, legend
 
 _ROOM = 11.0  # points between two words on the axis
 _LONGEST = 14  # characters of a word there
@@ -60,11 +60,9 @@ def _concept(tokens: Tokens, name: str, strips: Sequence[Strip]) -> Callable[[Ax
                 label=strip.column,
             )
         _frame(axes, tokens)
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.25 * (high - low))  # the legend's room
         axes.set_xlabel("token")
         if strips:
-            axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, borderpad=0)
+            legend(axes)
 
     return draw
 
@@ -77,9 +75,9 @@ def _pushes(tokens: Tokens) -> Callable[[Axes], None]:
             style = "--" if number else "-"
             axes.stairs(shares, places, baseline=None, color=OTHER if number else INK, lw=1.4, ls=style, label=name)
         _frame(axes, tokens)
-        axes.set_ylim(-0.05, 1.3 * max([1.0, *(share for _, shares in tokens.pushes for share in shares)]))
+        axes.set_ylim(-0.05, 1.05 * max([1.0, *(share for _, shares in tokens.pushes for share in shares)]))
         axes.set_xlabel("token")
-        axes.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, borderpad=0)
+        legend(axes)
 
     return draw
 

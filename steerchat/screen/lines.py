@@ -171,9 +171,8 @@ _BENCH = {
     "hook_all_layers": ("all layers steered over none", "time per token"),
     "hook_operations": ("all operations in turn over none", "time per token"),
     **{
-        f"hook_{name}_{where}": (f"{name} at {what} over none", "time per token")
+        f"{name}_{where}": (f"{name} at {what} over none", "time per token")
         for name in OPERATIONS
-        if name != ADD
         for where, what in (("one_layer", "one layer"), ("all_layers", "all layers"))
     },
     "bandwidth_fraction": ("products alone over one answer's step", "1 is the limit"),

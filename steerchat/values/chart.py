@@ -29,9 +29,9 @@ def in_form(form: Form, value: float | None) -> str:
 
 
 def in_short(form: Form, value: float | None) -> str:
-    """The same in three characters where that is possible: `+3` for an effect, `-.3` for a cosine."""
+    """The same in three characters where that is possible: `+3` for an effect, `-.3` for a cosine; none of no value."""
     if value is None:
-        return "?"
+        return ""
     if form == "cosine" and abs(value) < 0.95:
         return f"{round(value, 1) + 0.0:+.1f}".replace("0.", ".")
     return f"{value:+.0f}"
@@ -165,8 +165,11 @@ class Matrix(_Described):
     best: tuple[int, int] | None = None
 
     def text(self, row: int, column: int) -> str:
-        """What stands in a cell."""
-        return self.texts[row][column] if self.texts else in_form(self.form, self.rows[row][1][column])
+        """What stands in a cell; nothing where there is no value."""
+        if self.texts:
+            return self.texts[row][column]
+        value = self.rows[row][1][column]
+        return "" if value is None else in_form(self.form, value)
 
     @property
     def most(self) -> float:

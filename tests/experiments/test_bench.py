@@ -17,7 +17,7 @@ from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments import baseline
-from steerchat.experiments.bench import run_bench
+from steerchat.experiments.bench import run_bench, run_operations
 from steerchat.experiments.versus import Generate
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
@@ -33,7 +33,6 @@ PROMISED = [
     "hook_one_layer",
     "hook_all_layers",
     "hook_operations",
-    *(f"hook_{name}_{where}" for name in OPERATIONS if name != "add" for where in ("one_layer", "all_layers")),
     "layers_speedup",
     "strengths_speedup",
     "ttft_turn10_vs_turn2",
@@ -66,6 +65,13 @@ def measured(
     engine = tiny_engine(stops=())
     library = a_library(tmp_path_factory.mktemp("concepts"))
     return engine, run_bench(engine, library, settings, quick=True, report=told.append), told
+
+
+def test_each_operation_has_a_figure_at_one_layer_and_at_all(tmp_path: Path, settings: Settings):
+    report = run_operations(tiny_engine(stops=()), a_library(tmp_path), settings, quick=True)
+    wanted = {f"{name}_{where}" for name in OPERATIONS for where in ("one_layer", "all_layers")}
+    assert set(report.figures) == wanted and set(report.repeats.values()) == {3}
+    assert all(0 < figure.low <= figure.median <= figure.high for figure in report.figures.values())
 
 
 def test_the_object_has_every_figure_that_the_design_promises_with_its_spread(measured):

@@ -20,9 +20,10 @@ import steerchat
 from pathlib import Path
 from steerchat.system import folders
 folders.packaged = lambda name: Path("{shipped}")
-model = steerchat.load(max_tokens=6, log=False)
+model = steerchat.load(max_tokens=6)
 model.steer("happy 2 4.0")
-model.pair("How are you?")
+pair = model.pair("How are you?")
+pair
 """,
     """sweep = model.strengths("How are you?", repeats=2, tokens=4)
 sweep""",
@@ -30,6 +31,7 @@ sweep""",
     """points = model.contrast("happy", [0, 3])
 points""",
     "points.plot()",
+    "model.why(pair)",
     'model.concept("sad"), model.cosines().plot().savefig("cosines.pdf")',
 ]
 
@@ -47,12 +49,14 @@ def test_a_notebook_shows_pairs_sweeps_and_points(tmp_path: Path, tiny_folder: P
     nbclient.NotebookClient(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [
         next(output["data"] for output in cell.outputs if output.output_type == "execute_result")
-        for cell in book.cells[:5]
+        for cell in book.cells[:6]
     ]
     assert "steered: happy 2 x 4" in shown[0]["text/html"]
     assert shown[1]["text/html"].count("<svg") >= 3 and "<script" not in shown[1]["text/html"]
     assert "<svg" in shown[2]["image/svg+xml"] and shown[3]["text/html"].count("<svg") == 2
     assert "contrast pairs of happy" in shown[4]["image/svg+xml"]
+    # The token strip: surprise, the concept in both answers, and the text with each token's probability.
+    assert shown[5]["text/html"].count("<svg") == 2 and 'class="text tokens"' in shown[5]["text/html"]
     assert (tmp_path / "cosines.pdf").read_bytes().startswith(b"%PDF")
 
 
