@@ -78,6 +78,7 @@ def pair_chapter(stored: StoredPair, extra: Extra = nothing_more) -> Chapter:
     pair = stored.pair
     facts = [("pair", f"{pair.id}, {_local_time(stored.created)}"), ("model", f"{pair.model}, seed {pair.seed}")]
     facts += [("kind", stored.kind)] if stored.kind != "chat" else []
+    facts += [("asked by", stored.client)] if stored.client else []
     if stored.rating is not None:
         facts.append(("rated", f"{stored.rating}: {stored.note}" if stored.note else stored.rating))
     return Chapter(pair.prompt, facts, [pair, *extra(stored)], command=pair_line(stored))

@@ -135,7 +135,7 @@ def summary(stored: StoredPair) -> dict[str, Any]:
     return {
         "id": stored.id,
         "created": stored.created,
-        "client": stored.sampling.get("client", ""),
+        "client": stored.client,
         "status": stored.status,
         "prompt": pair.prompt,
         "recipe": str(pair.recipe),

@@ -22,6 +22,7 @@ def pair_page(stored: StoredPair, now: datetime | None = None) -> Page:
     pair = stored.pair
     facts = [f"pair {pair.id}", when(stored.created, now), pair.model, f"seed {pair.seed}"]
     facts += [stored.kind] if stored.kind != "chat" else []
+    facts += [f"asked by {stored.client}"] if stored.client else []
     facts += [_STATUS[stored.status]] if stored.status in _STATUS else []
     facts += ["undone"] if stored.undone else []
     return Page([Notice("   ".join(facts)), pair], [stored.to_json()])
@@ -30,14 +31,17 @@ def pair_page(stored: StoredPair, now: datetime | None = None) -> Page:
 def pair_table(rows: Sequence[StoredPair], now: datetime | None = None) -> Table:
     """Stored pairs, one in each row, in the order given. `now` as for `when`."""
     with_kind = any(stored.kind != "chat" for stored in rows)
+    with_client = any(stored.client for stored in rows)
     with_rating = any(stored.rating for stored in rows)
-    headings = ["id", "when", *(["kind"] if with_kind else []), "prompt", "recipe"]
+    headings = ["id", "when", *(["kind"] if with_kind else []), *(["by"] if with_client else [])]
+    headings += ["prompt", "recipe"]
     headings += [*(["rated"] if with_rating else []), "effect", "cost"]
     cells = [
         [
             str(stored.id),
             when(stored.created, now),
             *([stored.kind] if with_kind else []),
+            *([fit(stored.client, 12)] if with_client else []),
             fit(stored.pair.prompt, 60),
             fit(str(stored.pair.recipe), 30) if stored.pair.recipe.terms else "-",
             *([stored.rating or ""] if with_rating else []),

@@ -86,6 +86,11 @@ class StoredPair(Origin):
     def id(self) -> int:
         return cast(int, self.pair.id)
 
+    @property
+    def client(self) -> str:
+        """Who asked a server for it; empty for a pair of the person at this machine."""
+        return str(self.sampling.get("client", ""))
+
     def to_json(self) -> dict[str, Any]:
         """The pair's own object, with everything else that the history stores about it."""
         stored = {name: value for name, value in vars(self).items() if name not in ("pair", "normal_id")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 import subprocess
@@ -9,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from chats import Shell
+from chats import Shell, say
 from places import ROOT
+from rich.console import Console
 from safetensors.torch import load
 from serving import Serving
+
+from steerchat.screen.render import Screen
 
 
 def test_a_concept_is_made_listed_steered_exported_and_deleted(serving: Serving):
@@ -96,8 +100,10 @@ def test_a_pair_of_the_server_is_found_in_the_history_and_answered_again(serving
     with server.http() as http:
         body = {"model": server.service.base, "prompt": "Well", "max_tokens": 5, "steer": "happy 2 4.0", "user": "anna"}
         http.post("/v1/completions", json=body)
-    found = server.chat.registry.get("history").handler(server.chat, kind="serve")
-    assert found is not None
+    screen = Screen(Console(file=io.StringIO(), width=100, color_system=None))
+    listed = say(server.chat, screen, "/history --kind serve")
+    assert "by" in listed.splitlines()[0] and "anna" in listed
+    assert "asked by anna" in say(server.chat, screen, "/history 1")
     [stored] = server.service.store.pairs()
     events = list(server.chat.registry.get("history rerun").handler(server.chat, stored.id))
     assert any("token for token" in getattr(event, "text", "") for event in events)
