@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +14,11 @@ from ..engine.decoding import Row
 from ..engine.engine import Engine
 from ..engine.sampling import Sampling
 from ..measures.calibration import Calibration
+from ..measures.format_cost import FormatCost, log_probs, perplexity_of
 from ..models.find import find
 from ..models.kernel_times import machine
 from ..models.load import load
-from ..values.errors import Interrupted, ModelError
+from ..values.errors import Interrupted, ModelError, TooLarge
 from ..values.page import Page, Table
 from ..values.recipe import Recipe, Term
 from ..values.results import Progress, Report, drain
@@ -93,10 +92,7 @@ def compare_with_float32(
         ModelError: when it is held in float32 already, or does not fit once more.
         Interrupted: when `stopped` said so.
     """
-    if engine.dtype == "float32":
-        raise ModelError(f"{engine.name} is in float32 already", "start steerchat with --dtype auto")
-    if engine.kernels is not None:
-        engine.kernels.shrink()  # the forms that a sweep has added are none of a chat's
+    _require_few_bits(engine)
     megabytes = engine.size / 1e6
     exact = load(find(model, progress=report), str(engine.device), "float32")
     float32_megabytes = exact.size / 1e6
@@ -114,10 +110,8 @@ def compare_with_float32(
     likelihoods: tuple[list[float], list[float]] = ([], [])
     for line in corpus:
         step("perplexity")
-        entry = json.loads(line)
-        prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
         for held, likelihood in zip((engine, exact), likelihoods, strict=True):
-            likelihood += held.read(prompt, engine.prompter.reply(entry["reply"])).log_probs.tolist()
+            likelihood += log_probs(held, line)
     cosine = 1.0
     for name in names:
         step("vectors")
@@ -132,7 +126,7 @@ def compare_with_float32(
         alone = [_answers(engine, [row], stopped)[0] for row in batch]
         same += sum(a == b for a, b in zip(ours, theirs, strict=True))
         same_alone += sum(a == b for a, b in zip(ours, alone, strict=True))
-    perplexity, float32_perplexity = (math.exp(-statistics.fmean(likelihood)) for likelihood in likelihoods)
+    perplexity, float32_perplexity = map(perplexity_of, likelihoods)
     return Precision(
         engine.name,
         engine.dtype,
@@ -148,6 +142,37 @@ def compare_with_float32(
         same / len(rows),
         same_alone / len(rows),
     )
+
+
+def format_cost(
+    engine: Engine, model: str, library: Library, report: Report, stopped: Callable[[], bool]
+) -> FormatCost:
+    """The perplexity of the neutral texts by the model as it is held, and in float32 where that fits beside it.
+
+    Raises: as `compare_with_float32`, but for a model that does not fit once more.
+    """
+    _require_few_bits(engine)
+    files = find(model, progress=report)
+    held: list[Engine] = [engine]
+    with suppress(TooLarge):
+        held.append(load(files, str(engine.device), "float32"))
+    corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
+    found: list[list[float]] = [[] for _ in held]
+    for done, line in enumerate(corpus):
+        report(Progress("measuring what few bits cost", done, len(corpus)))
+        if stopped():
+            raise Interrupted("measuring what few bits cost")
+        for one, logs in zip(held, found, strict=True):
+            logs += log_probs(one, line)
+    own, *others = map(perplexity_of, found)
+    return FormatCost(engine.dtype, len(corpus), own, others[0] if others else None, files.gguf is not None)
+
+
+def _require_few_bits(engine: Engine) -> None:
+    if engine.dtype == "float32":
+        raise ModelError(f"{engine.name} is in float32 already", "start steerchat with --dtype auto")
+    if engine.kernels is not None:
+        engine.kernels.shrink()  # the forms that a sweep has added are none of a chat's
 
 
 def _rows(engine: Engine, library: Library, prompts: Sequence[str], answers: int) -> list[Row]:

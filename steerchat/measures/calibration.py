@@ -12,6 +12,7 @@ from ..system.folders import write_whole
 from ..values.errors import SteerchatError
 from ..values.results import Notice
 from .chance import Chance, load_chance
+from .format_cost import FORMAT_COST, FormatCost, from_json, to_json
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -64,6 +65,15 @@ class Calibration:
             paths = (self._library.folder(fingerprint) / CHANCE, self._library.shipped / "measured" / CHANCE)
             self._chances[fingerprint] = next(filter(None, (load_chance(path, fingerprint) for path in paths)), None)
         return self._chances[fingerprint]
+
+    def format_cost(self, fingerprint: str, dtype: str) -> FormatCost | None:
+        """What a format costs a model, if it was measured; needs no torch."""
+        path = self._library.folder(fingerprint) / FORMAT_COST
+        return from_json(path.read_text(encoding="utf-8"), dtype) if path.is_file() else None
+
+    def keep_format_cost(self, fingerprint: str, cost: FormatCost) -> None:
+        """Store what a format costs a model. Raises SteerchatError when it cannot be written."""
+        write_whole(self._library.folder(fingerprint) / FORMAT_COST, to_json(cost))
 
     def keep_chance(self, chance: Chance) -> Path:
         """Store a measured chance band; it takes the place of the shipped one. Returns the file.

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
+from tiny import a_library
 
 from steerchat.concepts.library import Library
-from steerchat.experiments.precision import compare_with_float32
+from steerchat.experiments.precision import compare_with_float32, format_cost
+from steerchat.measures.calibration import Calibration
 from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.system import folders
-from steerchat.values.errors import Interrupted, ModelError
+from steerchat.values.errors import Interrupted, ModelError, TooLarge
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +46,31 @@ def test_few_bits_are_compared_with_float32(model: str, tmp_path: Path, monkeypa
         compared(model, "float32", library)
     with pytest.raises(Interrupted):
         compared(model, "auto", library, stopped=lambda: True)
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_format_is_measured_once_and_kept(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    library = a_library(tmp_path)
+    engine = load(find(model, progress=lambda event: None), "cpu", "auto")
+    ask = engine, model, library, lambda event: None
+    cost = format_cost(*ask, lambda: False)
+    assert cost.rounded_before and cost.texts == 8 and cost.exact is not None
+    assert cost.perplexity == pytest.approx(cost.exact, rel=0.05) and cost.perplexity != cost.exact
+    assert f"{cost.exact:.2f} with the file's numbers in float32" in str(cost)
+    kept = Calibration(library)
+    assert kept.format_cost(engine.fingerprint, "4-bit") is None
+    kept.keep_format_cost(engine.fingerprint, cost)
+    assert Calibration(library).format_cost(engine.fingerprint, "4-bit") == cost
+    assert Calibration(library).format_cost(engine.fingerprint, "8-bit") is None
+    with pytest.raises(Interrupted):
+        format_cost(*ask, lambda: True)
+
+    def too_large(*args: Any) -> Any:
+        raise TooLarge("too large", "a smaller one", None, 1)
+
+    monkeypatch.setattr("steerchat.experiments.precision.load", too_large)
+    alone = format_cost(*ask, lambda: False)
+    assert alone.exact is None and alone.perplexity == cost.perplexity and "is not known" in str(alone)

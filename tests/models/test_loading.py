@@ -46,6 +46,12 @@ def test_a_model_with_a_recurrent_state_is_refused_by_what_it_has(tmp_path: Path
     assert "attention" in (raised.value.hint or "")
 
 
+STREAMS: dict[str, Any] = {
+    **{"intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8, "num_kv_shared_layers": 0},
+    **{"altup_active_idx": 1, "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8},
+}
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -83,12 +89,7 @@ def test_a_model_that_takes_positions_from_the_place_in_the_batch_is_run_by_colu
             "not the model's own for texts of different lengths",
         ),
         (
-            transformers.Gemma3nTextConfig(
-                **SMALL,
-                **{"intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8, "num_kv_shared_layers": 0},
-                **{"altup_active_idx": 1, "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8},
-                layer_types=["sliding_attention", "full_attention"],
-            ),
+            transformers.Gemma3nTextConfig(**SMALL, **STREAMS, layer_types=["sliding_attention", "full_attention"]),
             "another of its streams",
         ),
     ],
