@@ -23,8 +23,10 @@ from .weights import GROUP, Levels, Weight
 _PACKED_FOR = 16
 # Where tensors that products read have to begin: torch puts its own at such addresses.
 ALIGNED = 64
-# Rows of a weight that are rounded to eight bits at once: a vocabulary's table is large.
-_ROUNDED_AT_ONCE = 4096
+# Rows of a weight that are rounded to eight bits at once, or multiplied in more: a vocabulary's table is large.
+_ROUNDED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
+# More rows than a batch of answers has: positions of texts that are read.
+_READ = 64
 
 
 class LinearBackend(Protocol):
@@ -198,7 +200,16 @@ class EightBit:
         return (levels, scales) if levels.shape == weight.shape and len(scales) == len(levels) else None
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
+        if len(rows) < _READ:
+            return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
+        # torch's product takes as long for each further row: of many, the levels as wider numbers are quicker.
+        levels, scale = form
+        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+        output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
+        for start in range(0, len(levels), _WIDENED_AT_ONCE):
+            part = slice(start, start + _WIDENED_AT_ONCE)
+            output[:, part] = nn.functional.linear(states, levels[part].to(dtype))
+        return output.mul_(scale.float())
 
     def numbers(self, form: tuple[Tensor, Tensor]) -> Tensor:
         levels, scale = form

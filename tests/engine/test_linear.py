@@ -77,7 +77,7 @@ def test_the_product_is_that_of_a_plain_layer_for_any_number_of_rows(backend: Li
 @pytest.mark.parametrize("kind", ["any", "bfloat16", "4-bit", "8-bit"])
 @torch.inference_mode()
 def test_a_backend_fits_only_a_weight_that_has_no_more_bits_than_it_keeps(kind: str) -> None:
-    weight, states = a_weight(kind), torch.randn(3, 96)
+    weight = a_weight(kind)
     fitting = {backend.name for backend in BACKENDS if backend.fits(weight)}
     assert {backend.name for backend in EXACT} <= fitting
     assert "4-bit" not in fitting or kind == "4-bit"
@@ -87,9 +87,11 @@ def test_a_backend_fits_only_a_weight_that_has_no_more_bits_than_it_keeps(kind: 
         if backend.fits(weight):
             form = backend.prepare(weight)
             torch.testing.assert_close(backend.numbers(form), weight.dense(), atol=2e-2, rtol=2e-2)
-            product = backend.multiply(states, form)
-            assert product.dtype == torch.float32
-            torch.testing.assert_close(product, states @ weight.dense().T, atol=3e-2, rtol=3e-2)
+            for rows in (3, 80):  # of a batch, and of a text that is read
+                states = torch.randn(rows, 96)
+                product = backend.multiply(states, form)
+                assert product.dtype == torch.float32
+                torch.testing.assert_close(product, states @ weight.dense().T, atol=3e-2, rtol=3e-2)
 
 
 def test_gradients_flow_through_a_fast_layer() -> None:
