@@ -21,6 +21,7 @@ from ..values.results import Answer, Delta, Finished
 from .batch import Batch, Context
 from .configuration import bytes_per_token, context_size, stop_ids
 from .contexts import Contexts, common_prefix, trees
+from .cores import FreeCores
 from .decoding import Decoding, NoNumbers, Row, is_out_of_memory, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .kernels import Kernels
@@ -76,6 +77,7 @@ class Engine:
         self.blocks = find_blocks(model)
         self.passes = Passes(model)
         self.turn = Turn()
+        self._cores = FreeCores()
         self._free_memory = free_memory
         self._stops = stop_ids(model, tokenizer) | self.prompter.ends
         config = model.config.get_text_config()
@@ -94,7 +96,7 @@ class Engine:
     @property
     def threads(self) -> int | None:
         """CPU threads that compute; None on a GPU."""
-        return torch.get_num_threads() if self.device.type == "cpu" else None
+        return self._cores.most or torch.get_num_threads() if self.device.type == "cpu" else None
 
     @property
     def processor(self) -> str:
@@ -279,7 +281,7 @@ class Engine:
         if self.passes.by_row and not steered_prompt:
             lower = Lower(self.blocks, [row.edits for row in rows])
         decode = self.decoding(batch, rows, room, sampling, lower)
-        while decode.active:
+        for _ in self._cores.steps(lambda: decode.active > 0):
             if stopped():
                 yield from decode.stop()
                 break

@@ -26,6 +26,7 @@ from ..engine.kernels import Forms
 from ..engine.linear import ROWS, FastLinear, Kind, Times
 from ..engine.timing import measure
 from ..engine.transformers_api import transformers
+from ..system.cores import OtherPrograms
 from ..system.folders import cache_dir, replacing, write_whole
 from ..system.untrusted import claimed_header
 from ..values.errors import SteerchatError
@@ -76,9 +77,9 @@ class MachineRecord:
         known = all(layer.kind in self._times for layer in layers)
         if known and (self._busy <= _BUSY or self._tries >= _TRIES):
             return self._times
-        before = _core_seconds()
+        others = OtherPrograms()
         times = self._measured(layers)
-        busy = _others_share(before, _core_seconds())
+        busy = others.share()
         if not times or (known and busy >= self._busy):
             times, busy = (self._times, self._busy) if known else ({}, busy)
         if times:
@@ -146,20 +147,6 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
     }
-
-
-def _core_seconds() -> tuple[float, float]:
-    """Seconds of all cores so far, and those that other programs used."""
-    all_, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    idle = all_.idle + getattr(all_, "iowait", 0.0)
-    whole = sum(all_) - getattr(all_, "guest", 0.0) - getattr(all_, "guest_nice", 0.0)  # which user time has too
-    return whole, whole - idle - own.user - own.system
-
-
-def _others_share(before: tuple[float, float], after: tuple[float, float]) -> float:
-    """The share of all cores' time between two moments that other programs used."""
-    whole, others = (later - earlier for earlier, later in zip(before, after, strict=True))
-    return min(1.0, max(0.0, others / whole)) if whole > 0 else 0.0
 
 
 def cpu_name() -> str:

@@ -41,13 +41,18 @@ def without_defaults(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in _variables_set}
 
 
+def user_sets_number(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the user chose how many threads compute."""
+    return any(name in environment for name in _NUMBER_VARIABLES)
+
+
 def most_threads(environment: Mapping[str, str] = os.environ, groups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """The number of threads that can compute at the same time; None where the user set a number.
 
     torch counts the cores that this process may run on. A container may be limited to a share of their time instead;
     the system then pauses the surplus threads in the middle of a matrix product, and the others wait for them.
     """
-    if any(name in environment for name in _NUMBER_VARIABLES):
+    if user_sets_number(environment):
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, _cgroup_cores(groups) or cores))

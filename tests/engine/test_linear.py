@@ -28,6 +28,7 @@ from steerchat.engine.weights import Dense, Weight
 from steerchat.models import kernel_times
 from steerchat.models.file_weights import FileWeight
 from steerchat.models.kernel_times import MachineRecord, forget_times
+from steerchat.system.cores import OtherPrograms
 
 EXACT = [backend for backend in BACKENDS if backend.exact]
 SHAPE = (160, 96, 32)
@@ -350,7 +351,7 @@ def times_of(fingerprint: str, layers: list[FastLinear], measured: Any) -> Times
 def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[FastLinear]:
     """A layer that counts as large enough to be measured, with a cache of its own, on a machine that is not busy."""
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
-    monkeypatch.setattr(kernel_times, "_others_share", lambda before, after: 0.0)
+    monkeypatch.setattr(OtherPrograms, "share", lambda self: 0.0)
     monkeypatch.setattr(kernel_times, "_TINY", 0)
     return layers(True)[2].layers
 
@@ -413,7 +414,7 @@ def test_times_of_a_busy_machine_are_measured_again_until_it_is_quieter(
     big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter([0.9, 0.95, 0.1])
-    monkeypatch.setattr(kernel_times, "_others_share", lambda before, after: next(shares))
+    monkeypatch.setattr(OtherPrograms, "share", lambda self: next(shares))
     assert times_of("abc", big, lambda layers: all_by("packed")) == all_by("packed")
     assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("packed")  # it was busier still
     assert times_of("abc", big, lambda layers: all_by("flipped")) == all_by("flipped")
@@ -423,7 +424,7 @@ def test_times_of_a_busy_machine_are_measured_again_until_it_is_quieter(
 def test_a_machine_that_is_always_busy_is_measured_three_times(
     big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel_times, "_others_share", lambda before, after: 0.9)
+    monkeypatch.setattr(OtherPrograms, "share", lambda self: 0.9)
     seen: list[Any] = []
     for backend in ("packed", "flipped", "flipped", "flipped"):
         assert times_of("abc", big, lambda layers, name=backend: seen.append(name) or all_by(name)) == all_by("packed")

@@ -1,0 +1,51 @@
+"""torch's threads beside other programs: no more than there are cores that nobody else uses.
+
+The threads of a product wait for the slowest of them. If another program computes on its core, all of them wait until
+that program's turn ends, at every product: a pair then takes longer with two threads than with one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+
+import torch
+
+from ..system.cores import OtherPrograms
+from ..system.threads import user_sets_number
+
+# Seconds between two looks at the machine, and for how long the last look of an answer is believed at the next one.
+_PERIOD, _BELIEVED_FOR = 0.5, 5.0
+
+
+class FreeCores:
+    """Lowers the number of torch's threads to the cores that are free, step by step of an answer.
+
+    A number that the user chose stays.
+
+    Attributes:
+        most: threads that compute when no other program does; None while no answer runs.
+    """
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+        self._free, self._seen_at = 0, float("-inf")
+
+    def steps(self, more: Callable[[], bool]) -> Generator[None, None, None]:
+        """A step after the other, as long as there are `more`; after the last one torch has its threads back."""
+        before = self.most = torch.get_num_threads()
+        others, looked_at = OtherPrograms(), time.monotonic()
+        adapts = before > 1 and not user_sets_number()
+        if adapts and looked_at - self._seen_at < _BELIEVED_FOR:
+            torch.set_num_threads(min(before, self._free))
+        try:
+            while more():
+                yield
+                now = time.monotonic()
+                if adapts and now - looked_at >= _PERIOD:
+                    self._seen_at = looked_at = now
+                    self._free = max(1, others.all - round(others.cores()))
+                    torch.set_num_threads(min(before, self._free))
+        finally:
+            torch.set_num_threads(before)
+            self.most = None
