@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..measures.capability import CHANCE, Capability
+from ..measures.words import is_english
 from ..values.chart import in_form
 from ..values.page import Page, Table
 from ..values.recipe import Recipe, format_strength, name_layers
@@ -181,7 +182,9 @@ def _legend(outcomes: Sequence[Outcome]) -> Notice:
     texts = [f"mean over {seeds} seeds" if seeds > 1 else "one seed"]
     texts.append("effect read with the concept's own vector")
     if any(outcome.words is not None for outcome in outcomes):
-        texts.append("words counted without it")
+        replies = [pair.normal.reply for pair in outcomes[0].pairs]
+        english = "" if is_english(replies) else " (English words alone: most of these answers' words are not English)"
+        texts.append(f"words counted without it{english}")
     if any(outcome.kl is not None for outcome in outcomes):
         texts.append("KL: how far the next token's distribution moves, in nats, at the 95th percentile of tokens")
     texts.append("again: repeated 3-grams")

@@ -28,6 +28,11 @@ FEWEST_WORDS = 20
 """A rate is taken over at least so many words, so that one hit in a short text does not outweigh a whole answer."""
 
 
+_FREQUENT = re.compile(
+    "the|of|and|to|a|in|is|it|you|that|for|on|are|with|as|be|this|at|have|or|can|but|not|by|your|we|i|so|if|an"
+)
+_ENGLISH = 0.1  # the least share of them
+_FEWEST_LETTERS = 60  # characters that tell
 _RARE = 0.1  # the share of answers that have a rare word
 
 
@@ -129,6 +134,18 @@ def spread(measure: Measure, texts: Sequence[str]) -> float:
     values = [measure.score(text) for text in texts]
     length = max(statistics.fmean(map(word_count, texts)), FEWEST_WORDS)
     return max(statistics.pstdev(values), math.sqrt(_RARE * (1 - _RARE)) * 100.0 / length)
+
+
+def is_english(texts: Sequence[str]) -> bool:
+    """Whether texts are English, by how many of their words are its most frequent ones. Short texts pass.
+
+    These are a quarter of a usual English text, and hardly a twentieth of one in a language that shares some of them.
+    """
+    whole = _plain(" ".join(texts))
+    found = _WORD.findall(whole)
+    return len(whole) < _FEWEST_LETTERS or sum(bool(_FREQUENT.fullmatch(word)) for word in found) >= _ENGLISH * len(
+        found
+    )
 
 
 def word_count(text: str) -> int:

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerchat.measures.words import INDEPENDENT, RATES, counted_words, measures, spread, word_count, word_lists
+from steerchat.measures.words import (
+    INDEPENDENT,
+    RATES,
+    counted_words,
+    is_english,
+    measures,
+    spread,
+    word_count,
+    word_lists,
+)
 from steerchat.system.folders import packaged
 from steerchat.values.errors import SteerchatError
 
@@ -251,3 +260,27 @@ def test_the_counted_words_are_those_that_the_measure_counts():
     )  # a text of fewer words counts as 20
     assert counted_words("happy", "gloomy and sad") == []  # these count against it
     assert [text[a:b] for a, b in counted_words("shakespeare", text)] == ["thou", "knowest"]
+
+
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        (
+            "The weather is fine today, and I hope that you have time for a walk along the river.",
+            True,
+        ),
+        ("Het weer is vandaag mooi, en ik hoop dat je tijd hebt voor een wandeling langs de rivier in de zon.", False),
+        (
+            "Le temps est beau aujourd'hui, et j'espère que vous avez le temps pour une promenade.",
+            False,
+        ),
+        (
+            "今天天气怎么样？我希望你有时间和朋友们一起沿着河边散步。" * 3,
+            False,
+        ),
+        ("Погода сегодня прекрасная, и я надеюсь, что у вас есть время погулять вдоль реки.", False),
+        ("Oui.", True),  # too short to tell
+    ],
+)
+def test_texts_in_other_languages_are_told_from_english_ones(text: str, english: bool) -> None:
+    assert is_english([text]) is english
