@@ -9,8 +9,8 @@ answers cost x1.5, as `/compare-methods` does it:
 - `weights`: the concept's direction at a layer, projected on the directions that the block's feed-forward layer writes
   most into, the leading left singular vectors of its output weights: the weight-SVD space of steering-lite.
 
-A JSON object for each concept and method is added to the file; concepts that it has are left out. It is
-vectors/measured/directions.jsonl for tutorials/evaluation.md. A concept takes some two minutes on two quiet cores.
+A JSON object for each concept and method is added to the file; concepts that it has are left out. A concept takes some
+minutes on two quiet cores.
 """
 
 from __future__ import annotations
