@@ -51,7 +51,7 @@ def by_its_loader(text: str) -> list[Any]:
 def test_vllm_lens_adds_what_steerchat_adds(start: Start, tmp_path: Path, read: Callable[[str], list[Any]]):
     chat, screen = start()
     said = say(chat, screen, f"/concept export happy {tmp_path}/v.json --layer 1-3 --strength 3.0")
-    assert "layers 1-3 at scale 1" in said and "apply_steering_vectors" in said
+    assert "layers 1-3 at scale 1" in " ".join(said.split()) and "apply_steering_vectors" in said
     [entry] = read((tmp_path / "v.json").read_text())
     expected = pushes(chat.session)
     assert entry["layer_indices"] == [1, 2, 3] == sorted(expected) and not entry["norm_match"]

@@ -265,7 +265,6 @@ def test_a_term_of_an_operation_other_than_adding_takes_the_place_of_the_one_bef
     ("term", "error", "message", "hint"),
     [
         ("aim happy:1,sad:1 2 1.0", ConceptError, "aim takes one concept", "own examples"),
-        ("cap random 2 1.0", ConceptError, "random has no examples", "/steer random"),
         ("hapy 2 2.0", UnknownName, "no concept called 'hapy'", "happy"),
         ("happy 99 2.0", UsageError, "no layer 99: this model has layers 0 to 3", "55%"),
         ("happy:1,happy:-1 2 2.0", UsageError, "cancel out", ""),

@@ -146,7 +146,7 @@ def test_bench_is_a_slash_command_and_a_subcommand_of_the_shell():
     assert bench.shell
     assert [registry.parse(example).kwargs for example in bench.examples] == [
         {"quick": True},
+        {"operations": True},
         {"kernels": True},
-        {"precision": True},
         {},
     ]

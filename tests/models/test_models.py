@@ -681,7 +681,7 @@ def test_a_missing_shipped_folder_is_an_error() -> None:
 @pytest.mark.model
 def test_the_real_default_model_arrives_and_reads_english(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from steerchat.models.load import load
 
@@ -691,7 +691,6 @@ def test_the_real_default_model_arrives_and_reads_english(home: Path, monkeypatc
     assert found.fingerprint == models.SMOLLM2.gguf_sha256
     assert sum(f.stat().st_size for f in found.path.iterdir()) < 105_000_000
     exact, small = (load(found, "cpu", dtype) for dtype in ("float32", "auto"))
-    usual = AutoModelForCausalLM.from_pretrained(found.path, gguf_file=models.SMOLLM2.gguf)
     tokenizer = AutoTokenizer.from_pretrained(found.path)
     assert (tokenizer.eos_token, exact.model.generation_config.eos_token_id) == ("<|im_end|>", 2)
     paragraph = (
@@ -701,7 +700,7 @@ def test_the_real_default_model_arrives_and_reads_english(home: Path, monkeypatc
     )
     ids = tokenizer(paragraph, return_tensors="pt").input_ids
     with torch.no_grad():
-        perplexities = [float(model(ids, labels=ids).loss.exp()) for model in (usual, exact.model, small.model)]
+        perplexities = [float(model(ids, labels=ids).loss.exp()) for model in (exact.model, small.model)]
+    # That float32 computes what transformers does, is tested where the engine is.
     assert 10 < perplexities[0] < 20
-    assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-3)
-    assert perplexities[2] == pytest.approx(perplexities[0], rel=0.02)
+    assert perplexities[1] == pytest.approx(perplexities[0], rel=0.02)

@@ -108,6 +108,7 @@ OWN_TESTS = (
     "/compare-methods",
     "/plot",
     "/model smollm2",
+    "/model cost",
     "/bench",
     "/chance",
     "/concept",
