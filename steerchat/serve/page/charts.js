@@ -99,8 +99,8 @@ export class LayerChart {
       const box = (name, low, high) => {
         const part = document.createElement("span");
         part.className = name;
-        part.style.bottom = `${50 + (low / most) * 44}%`;
-        part.style.height = `${Math.max(1, ((high - low) / most) * 44)}%`;
+        part.style.bottom = `${56 + (low / most) * 40}%`; // the layers' numbers lie beneath
+        part.style.height = `${Math.max(1, ((high - low) / most) * 40)}%`;
         button.prepend(part);
       };
       box(row.cost > 4 ? "bar costly" : "bar", Math.min(0, row.effect), Math.max(0, row.effect));
