@@ -133,10 +133,10 @@ def _chart(
 def _experiment(chat: Chat, kind: str, number: int | None) -> Drawn:
     store = chat.session.store
     if number is None:
-        newest = store.pairs(Filters(kind=kind), limit=1)
-        if not newest or newest[0].experiment_id is None:
-            raise UsageError(f"the history has no /{kind}", f"run /{kind} first, or name one with --experiment N")
-        number = newest[0].experiment_id
+        number = store.newest_experiment(kind)
+    if number is None:
+        line = "/compare --repeats 5" if kind == "compare" else f"/{kind}"
+        raise UsageError(f"the history has no {line}", f"run {line} first, or name one with --experiment N")
     stored = store.experiment(number)
     result = recalled(chat.session.calibration, stored, pairs_of(store, Filters(experiment=number, undone=True)))
     if not result.outcomes:

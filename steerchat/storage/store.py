@@ -130,6 +130,11 @@ class Store:
     def experiment(self, experiment_id: int) -> StoredExperiment:
         return StoredExperiment.from_row(self._row(_EXPERIMENTS, "experiment", experiment_id))
 
+    def newest_experiment(self, kind: str) -> int | None:
+        """The id of the newest experiment of a kind, such as `layers`; None when there is none."""
+        with self._read() as db:
+            return next(db.query("SELECT max(id) AS id FROM experiments WHERE kind = ?", [kind]))["id"]
+
     # Writing pairs
 
     def begin_pair(self, pair: Pair, origin: Origin) -> int:

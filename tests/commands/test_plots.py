@@ -33,6 +33,13 @@ def test_a_plot_is_drawn_here_or_in_a_file_and_its_data_are_those_of_the_experim
     assert "--replace" in shell("plot", "strengths", str(tmp_path / "dose.svg"), code=2)[1]
 
 
+@pytest.mark.slow
+def test_the_newest_experiment_is_drawn_though_single_pairs_came_after_it(shell: Shell):
+    shell("compare", "How are you?", *STEER, "--repeats", "2")
+    shell("compare", "Where are you?", *STEER)
+    assert "an answer" in shell("plot", "compare")[0]  # a column of its table
+
+
 def test_plots_of_the_library(shell: Shell):
     [chart] = shell.json("plot", "concept", "--concept", "happy")
     assert len(chart["series"][0]["values"]) == LAYERS
@@ -47,6 +54,7 @@ def test_plots_of_the_library(shell: Shell):
     [
         (("strengths", "x.gif"), "end the name in .png, .svg or .pdf"),
         (("layers",), "the history has no /layers"),
+        (("compare",), "the history has no /compare --repeats 5"),
         (("layers", "--experiment", "9"), "no experiment 9"),
         (("concept",), "no concept is named"),
         (("evaluation",), "no evaluation of this model"),
