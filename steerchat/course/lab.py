@@ -127,7 +127,7 @@ class Lab:
 
     def _band(self, setting: Setting, random: Sequence[Sequence[Pair]], repeats: int) -> tuple[float, float]:
         """The model's chance band, or one from the pairs of each random direction."""
-        strength = total_strength(setting.along or setting.recipe)
+        strength = total_strength(setting.read_along)
         known = self.reader.chance
         if known is None:
             effects = np.array([[pair.effect or 0.0 for pair in direction] for direction in random])

@@ -34,15 +34,15 @@ class FreeCores:
     def steps(self, more: Callable[[], bool]) -> Generator[None, None, None]:
         """A step after the other, as long as there are `more`; after the last one torch has its threads back."""
         before = self.most = torch.get_num_threads()
-        others, looked_at = OtherPrograms(), time.monotonic()
-        adapts = before > 1 and not user_sets_number()
-        if adapts and looked_at - self._seen_at < _BELIEVED_FOR:
+        looked_at = time.monotonic()
+        others = OtherPrograms() if before > 1 and not user_sets_number() else None
+        if others is not None and looked_at - self._seen_at < _BELIEVED_FOR:
             torch.set_num_threads(min(before, self._free))
         try:
             while more():
                 yield
                 now = time.monotonic()
-                if adapts and now - looked_at >= _PERIOD:
+                if others is not None and now - looked_at >= _PERIOD:
                     self._seen_at = looked_at = now
                     self._free = max(1, others.all - round(others.cores()))
                     torch.set_num_threads(min(before, self._free))

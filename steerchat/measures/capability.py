@@ -13,8 +13,7 @@ from pathlib import Path
 
 from ..system import folders
 from ..system.untrusted import read_toml
-from ..values.errors import Interrupted, SteerchatError
-from ..values.results import Progress
+from ..values.errors import SteerchatError
 from ..values.setting import Setting
 from .pair import Reader
 
@@ -103,12 +102,7 @@ def capability(
             rows.append(Row(tuple(prompter.chat(messages, thought=False)), edits, scope=recipe.scope))
             choices.append(texts)
 
-    def check(done: int) -> None:
-        if reader.stopped():
-            raise Interrupted(label)
-        reader.report(Progress(label, done, len(rows)))
-
-    scores = likelihoods(reader.engine, rows, choices, check)
+    scores = likelihoods(reader.engine, rows, choices, lambda done: reader.report_progress(label, done, len(rows)))
     right = [all(first > other for other in others) for first, *others in scores]
     categories = dict.fromkeys(quiz.category for quiz in asked)
     return [

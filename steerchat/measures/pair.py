@@ -10,9 +10,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ..concepts.library import Library
+from ..values.errors import Interrupted
 from ..values.operation import UNIT
 from ..values.recipe import RANDOM, Recipe, Term
-from ..values.results import Answer, Column, Pair, Report, Strip, divergence
+from ..values.results import Answer, Column, Pair, Progress, Report, Strip, divergence
 from ..values.setting import Setting
 from .calibration import Calibration
 from .chance import Chance, total_strength
@@ -52,6 +53,12 @@ class Reader:
         self._vectors: dict[tuple[str, int], ConceptVector] = {}
         self._edits: dict[tuple[Recipe, int], tuple[Edit, ...]] = {}
         self._readings: dict[tuple[str, int, str], float] = {}
+
+    def report_progress(self, label: str, done: int, total: int) -> None:
+        """Report how far long work is. Raises Interrupted when the reader is stopped."""
+        if self.stopped():
+            raise Interrupted(label)
+        self.report(Progress(label, done, total))
 
     @cached_property
     def profile(self) -> Profile:

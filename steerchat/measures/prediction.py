@@ -23,9 +23,7 @@ from ..engine.decoding import Row
 from ..engine.engine import Engine
 from ..engine.head import ending, head
 from ..engine.operations import Edit
-from ..values.errors import Interrupted
 from ..values.operation import ADD, OPERATIONS
-from ..values.results import Progress
 from .pair import Reader
 
 STRENGTH = 2.0
@@ -149,9 +147,7 @@ def _steps(reader: Reader, name: str, examples: Sequence[Example], push: Tensor)
     engine, chosen = reader.engine, examples[:_TEXTS]
     total = torch.zeros(len(push), engine.vocabulary)
     for done, example in enumerate(chosen):
-        if reader.stopped():
-            raise Interrupted(f"reading {name} at every layer")
-        reader.report(Progress(f"reading {name} at every layer", done, len(chosen)))
+        reader.report_progress(f"reading {name} at every layer", done, len(chosen))
         chat = [{"role": "user", "content": example.prompt}]
         prompt = engine.prompter.chat(chat, thought=False) if example.prompt else engine.prompter.start()
         reply = engine.prompter.reply(example.negative)

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..values.errors import Interrupted
-from ..values.results import Progress
 from .pair import Reader
 
 if TYPE_CHECKING:
@@ -51,12 +49,7 @@ def token_kl(
         rows.append(replace(row, prompt=(*row.prompt, *thought)))
         replies.append(reply)
 
-    def check(done: int) -> None:
-        if reader.stopped():
-            raise Interrupted(label)
-        reader.report(Progress(label, done, len(rows)))
-
-    moved = divergences(reader.engine, rows, replies, check)
+    moved = divergences(reader.engine, rows, replies, lambda done: reader.report_progress(label, done, len(rows)))
     found: list[float | None] = []
     for answers in settings:
         own, moved = torch.cat([torch.zeros(0), *moved[: len(answers)]]), moved[len(answers) :]

@@ -115,5 +115,5 @@ def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
         held_out = isinstance(example, dict) and example.get("held_out", False)
         if not all(isinstance(text, str) and len(text) <= 10_000 for text in texts) or not isinstance(held_out, bool):
             raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
-        found.append(Example(*texts, held_out))  # type: ignore[arg-type]
+        found.append(Example(*texts, held_out))  # type: ignore[arg-type]  # all are texts
     return check_examples(found)

@@ -49,7 +49,7 @@ class _Stream(StreamingResponse):
                 sending.cancel()
             with suppress(asyncio.CancelledError, OSError):
                 await sending
-            await self.body_iterator.aclose()  # type: ignore[union-attr]
+            await self.body_iterator.aclose()  # type: ignore[union-attr]  # ours is a generator
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:

@@ -457,7 +457,7 @@ def test_a_program_that_disturbs_one_moment_changes_no_choice(
             return rows
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    times = measure(big, (Slow("quick", 0.001), Slow("slow", 0.002)))[SHAPE]  # type: ignore[arg-type]
+    times = measure(big, (Slow("quick", 0.001), Slow("slow", 0.002)))[SHAPE]  # type: ignore[arg-type]  # no `bytes`
     assert times["quick"] == pytest.approx([0.001] * len(ROWS)) and times["slow"] == pytest.approx([0.002] * len(ROWS))
 
 

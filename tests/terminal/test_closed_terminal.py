@@ -33,23 +33,19 @@ class Terminal:
 
     def until(self, *texts: bytes) -> None:
         """Reads until all of these have been on the screen since the last call."""
-        late = time.monotonic() + 40
-        while not all(text in self._seen for text in texts):
-            assert time.monotonic() < late, self._seen[-2000:]
-            if select.select([self._end], [], [], 1.0)[0]:
-                self._seen += os.read(self._end, 65536)
-            if b"\x1b[6n" in self._seen:  # where the cursor is: a terminal answers
-                self._seen = self._seen.replace(b"\x1b[6n", b"")
-                os.write(self._end, b"\x1b[1;1R")
-        self._seen = b""
+        self.wait(lambda: all(text in self._seen for text in texts))
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Reads what the program prints until this holds."""
         late = time.monotonic() + 40
         while not condition():
-            assert time.monotonic() < late
+            assert time.monotonic() < late, self._seen[-2000:]
             if select.select([self._end], [], [], 0.02)[0]:
-                os.read(self._end, 65536)
+                self._seen += os.read(self._end, 65536)
+            if b"\x1b[6n" in self._seen:  # where the cursor is: a terminal answers
+                self._seen = self._seen.replace(b"\x1b[6n", b"")
+                os.write(self._end, b"\x1b[1;1R")
+        self._seen = b""
 
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
