@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 class Model:
     """A loaded model with one conversation. `steerchat.load` makes it; it is a context manager.
 
-    Attributes:
-        session: the verbs of the chat, for what is not here; it may change from one version to the next.
+    `session`: the verbs of the chat, for what is not here; it may change from one version to the next.
     """
 
     def __init__(self, session: Session) -> None:
@@ -70,8 +69,7 @@ class Model:
     def concept(self, name: str) -> ConceptVector:
         """A concept's vector on this model, extracted when there is none yet.
 
-        Raises:
-            UnknownName: when there is no such concept.
+        Raises UnknownName when there is no such concept.
         """
         return self.session.library.vector(name, self.session.engine)
 
@@ -122,8 +120,7 @@ class Model:
     def contrast(self, name: str, layers: Sequence[int]) -> Points:
         """The texts that a concept was made from, in two dimensions at each of some layers; see `.plot()`.
 
-        Raises:
-            ConceptError: for a concept without examples.
+        Raises ConceptError for a concept without examples.
         """
         from .concepts.plane import pairs_in_plane
 
@@ -141,9 +138,7 @@ class Model:
 
         Another operation than adding comes first: `rotate happy 16 2.0`, `ablate sad`.
 
-        Raises:
-            UnknownName: for a concept that does not exist.
-            UsageError: for a layer the model lacks.
+        Raises UnknownName for a concept that does not exist, UsageError for a layer the model lacks.
         """
         self.session.steer([parse_term(term) for term in terms])
         return self.recipe
@@ -304,8 +299,7 @@ class Model:
     def capability(self, asked: Sequence[Quiz] = ()) -> dict[str, Capability]:
         """How many short questions are answered right, `normal` and `steered` by what is steered now.
 
-        Args:
-            asked: questions with one right answer; all shipped ones when empty.
+        `asked`: questions with one right answer; all shipped ones when empty.
         """
         from .measures.capability import capability, questions
 

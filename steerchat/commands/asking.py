@@ -34,9 +34,7 @@ def confirm(chat: Chat, question: str, option: str, given: bool) -> bool:
 def confirm_replacing(chat: Chat, file: Path, replace: bool) -> None:
     """Asks before an existing file is replaced, unless the line has --replace.
 
-    Raises:
-        Interrupted: when the user says no.
-        UsageError: when nobody is there to answer.
+    Raises Interrupted when the user says no, UsageError when nobody is there to answer.
     """
     if os.path.lexists(file) and not confirm(chat, f"{file} exists already. Replace it?", "--replace", replace):
         raise Interrupted(f"writing {file.name}")

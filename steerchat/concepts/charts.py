@@ -12,7 +12,6 @@ def layer_chart(name: str, report: Mapping[str, Any], lengths: Sequence[float] =
     """How well the examples of a concept come apart and agree at each layer.
 
     Args:
-        name: the concept's.
         report: of its vector's extraction; empty before it.
         lengths: of the raw vector at each layer.
 

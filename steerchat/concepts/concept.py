@@ -58,8 +58,7 @@ _COMPUTED = {"mean": "", "centred": "centred, apart"}
 class Concept:
     """A named set of examples.
 
-    Attributes:
-        asking: how one asks for the concept in a prompt, such as `Answer happily.`; empty for `request` to say it.
+    `asking`: how one asks for the concept in a prompt, such as `Answer happily.`; empty for `request` to say it.
     """
 
     name: str
@@ -91,8 +90,7 @@ class Concept:
 def check_examples(examples: Sequence[Example]) -> tuple[Example, ...]:
     """The examples, if a vector can be extracted from them.
 
-    Raises:
-        ConceptError: when all are held out, a text is empty, or two texts are equal.
+    Raises ConceptError when all are held out, a text is empty, or two texts are equal.
     """
     if all(example.held_out for example in examples):
         raise ConceptError("there are no examples to extract from", "add at least one with held_out = false")

@@ -43,19 +43,12 @@ _REPORTED = ("agreement", "separability", *LEVELS)  # a number for each layer
 
 @dataclass(frozen=True)
 class Imported:
-    """A vector from a file.
+    """A vector from a file."""
 
-    Attributes:
-        vector: bound to the model that it was imported on; zero at layers that the file does not have.
-        facts: kind and description, if the file has them.
-        notes: sentences for the user about the layers.
-        ablates: whether the file is meant to be taken out of states and not added.
-    """
-
-    vector: ConceptVector
-    facts: Mapping[str, str]
-    notes: tuple[str, ...]
-    ablates: bool = False
+    vector: ConceptVector  # bound to the model that it was imported on; zero at layers that the file does not have
+    facts: Mapping[str, str]  # kind and description, if the file has them
+    notes: tuple[str, ...]  # sentences for the user about the layers
+    ablates: bool = False  # whether the file is meant to be taken out of states and not added
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -69,8 +62,6 @@ def import_vector(path: Path, name: str, engine: Engine, layer: int | None = Non
     Args:
         path: safetensors (of steerchat, saklas or steering-lite, or with one tensor), a GGUF control vector, or an
             .npy array.
-        name: the name of the new concept.
-        engine: the model.
         layer: for a plain direction, a tensor of shape (hidden,).
 
     Raises:

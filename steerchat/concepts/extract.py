@@ -41,11 +41,8 @@ def extract(
     """A concept's vector on a model.
 
     Args:
-        engine: the model; nothing is steered.
         concept: its examples; held-out pairs measure the vector.
         method: see the module's docstring.
-        report: called with the progress.
-        stopped: checked after every block; True stops the extraction.
         reference: the mean replies of the library, for the method `centred`; without one, it is `mean`.
         read: what `read_texts` gave for all examples and the method's position, where that was read before.
 
@@ -119,10 +116,7 @@ def read_reference(
     """The library's tones on a model.
 
     Args:
-        engine: the model; nothing is steered.
         examples: what `reference_examples` gave.
-        report: called with the progress.
-        stopped: checked after every block; True stops the reading.
 
     Raises:
         ConceptError: when a text does not fit the model.

@@ -30,11 +30,7 @@ _FORMS = "TOML with [[examples]], JSONL with an object a line, or CSV; each with
 
 
 def read_concept(path: Path) -> Concept:
-    """Read a concept's TOML.
-
-    Raises:
-        ConceptError: naming the file and what is wrong with it.
-    """
+    """Read a concept's TOML. Raises ConceptError, naming the file and what is wrong with it."""
     try:
         data = read_toml(path)
     except (OSError, ValueError) as error:
@@ -60,8 +56,7 @@ def read_concept(path: Path) -> Concept:
 def concept_toml(concept: Concept) -> bytes:
     """A concept as the TOML that `read_concept` reads.
 
-    Raises:
-        ConceptError: for a text that is not valid Unicode, or for more examples than `read_concept` takes.
+    Raises ConceptError for a text that is not valid Unicode, or for more examples than `read_concept` takes.
     """
     data: dict[str, Any] = {"kind": concept.kind, "description": concept.description}
     if concept.asking:
@@ -89,8 +84,7 @@ def concept_toml(concept: Concept) -> bytes:
 def read_examples(path: Path) -> Concept:
     """A file's examples, as a concept named after the file; a TOML's kind, description and method are kept.
 
-    Raises:
-        ConceptError: naming the file, the line and what is wrong with it.
+    Raises ConceptError, naming the file, the line and what is wrong with it.
     """
     if path.suffix.lower() == ".toml" and path.exists():
         return read_concept(path)

@@ -31,24 +31,17 @@ _ADDING = "a vector that is added to the output of blocks can be imported, or on
 
 @dataclass(frozen=True)
 class Layout:
-    """How to read a file.
+    """How to read a file."""
 
-    Attributes:
-        tensors: the name of each block's tensor, by the block's number.
-        ablates: whether the directions are meant to be taken out and not added.
-        notes: sentences for the user.
-    """
-
-    tensors: Mapping[int, str]
-    ablates: bool
-    notes: tuple[str, ...]
+    tensors: Mapping[int, str]  # the name of each block's tensor, by the block's number
+    ablates: bool  # whether the directions are meant to be taken out and not added
+    notes: tuple[str, ...]  # sentences for the user
 
 
 def layout(file: str, names: Sequence[str], metadata: Mapping[str, str]) -> Layout | None:
     """How to read a safetensors file of several tensors. None when no known tool wrote it.
 
-    Raises:
-        ConceptError: when the file says that it is for something else than steerchat does.
+    Raises ConceptError when the file says that it is for something else than steerchat does.
     """
     for pattern, tool in ((_SAKLAS, "saklas"), (_STEERING_LITE, "steering-lite")):
         matches = [pattern.fullmatch(name) for name in names]

@@ -64,9 +64,8 @@ class Library:
     def get(self, name: str) -> Concept:
         """The concept called `name`.
 
-        Raises:
-            UnknownName: when there is none; the error suggests the nearest name.
-            ConceptError: when its file cannot be read.
+        Raises UnknownName when there is none; the error suggests the nearest name; ConceptError when its file cannot be
+        read.
         """
         if name == RANDOM:
             description = "a random direction: shows the effect of any push of this size"
@@ -121,10 +120,7 @@ class Library:
 
         Args:
             name: a concept, or `random`, whose direction follows from `seed`.
-            engine: the model.
-            report: called with the progress of an extraction.
             seed: of the random direction.
-            stopped: checked during an extraction; True stops it.
 
         Raises:
             UnknownName: for a concept that does not exist.
@@ -162,8 +158,7 @@ class Library:
     ) -> ConceptVector:
         """`vector`, with the levels that `at_level` needs: a vector from before vectors had them gets them here.
 
-        Raises:
-            ConceptError: as `vector`, and for a concept without examples.
+        Raises ConceptError as `vector`, and for a concept without examples.
         """
         from .extract import read_levels
         from .vector import LEVELS, ConceptVector
@@ -192,9 +187,7 @@ class Library:
 
         None when nothing that ships is centred.
 
-        Raises:
-            ConceptError: when a shipped concept is broken.
-            Interrupted: when `stopped` returned True.
+        Raises ConceptError when a shipped concept is broken, Interrupted when `stopped` returned True.
         """
         from .extract import read_reference
         from .reference import examples_digest, load_reference, reference_examples
@@ -221,11 +214,7 @@ class Library:
         return self._references[key]
 
     def stored(self, concept: Concept, fingerprint: str) -> ConceptVector | None:
-        """A concept's vector for a model, if it was extracted before.
-
-        Raises:
-            ConceptError: when its file is broken.
-        """
+        """A concept's vector for a model, if it was extracted before. Raises ConceptError when its file is broken."""
         from .vector import ConceptVector
 
         key = (concept.name, fingerprint, concept.digest)
@@ -281,9 +270,8 @@ class Library:
     ) -> ConceptVector:
         """Extract a concept and keep it, TOML and vector. A failed extraction changes no file.
 
-        Raises:
-            ConceptError: for a name that it may not have, or examples that give no direction.
-            Interrupted: when `stopped` returned True.
+        Raises ConceptError for a name that it may not have, or examples that give no direction; Interrupted when
+        `stopped` returned True.
         """
         concept = replace(concept, name=self.check_name(concept.name), examples=check_examples(concept.examples))
         vector = self._extract(concept, engine, report, stopped)
@@ -294,7 +282,6 @@ class Library:
         """Keep a concept among the user's own, in place of one of the same name. Returns its TOML.
 
         Args:
-            concept: its name is checked.
             vector: is written beside it; None leaves a vector that lies there.
 
         Raises:
@@ -346,9 +333,8 @@ class Library:
     def delete(self, name: str) -> bool:
         """Delete a concept of the user's. Returns whether a shipped one of the same name comes back.
 
-        Raises:
-            UnknownName: for a concept that does not exist.
-            ConceptError: for a shipped one, or when its file cannot be deleted.
+        Raises UnknownName for a concept that does not exist, ConceptError for a shipped one, or when its file cannot be
+        deleted.
         """
         self.check_deletable(name)
         path = self._user / f"{name}.toml"
@@ -372,11 +358,7 @@ class Library:
             del self._vectors[key]
 
     def check_name(self, name: str) -> str:
-        """`name` in lower case, if a concept may have it.
-
-        Raises:
-            ConceptError: when it may not.
-        """
+        """`name` in lower case, if a concept may have it. Raises ConceptError when it may not."""
         lowered = name.strip().lower()
         if not _NAME.fullmatch(lowered):
             raise ConceptError(

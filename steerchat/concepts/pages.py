@@ -28,24 +28,16 @@ _MEASURED = ("unit", "normal", "steered", "random", "asked", "gain", "perplexity
 
 @dataclass(frozen=True)
 class Entry:
-    """One concept with its setting, vector and measurements on one model.
-
-    Attributes:
-        layers: the recommended ones, as a user types them.
-        tuned: whether layers and strength were measured on this model; False means the default ones.
-        report: of its extraction on this model; empty before the first one.
-        shadows: whether it hides a shipped concept.
-        error: why its file cannot be read.
-        measured: by word lists or length, at this setting (`experiments.evaluation.Evaluation`); None without.
-    """
+    """One concept with its setting, vector and measurements on one model."""
 
     concept: Concept
-    layers: str
+    layers: str  # the recommended ones, as a user types them
     strength: float
-    tuned: bool
-    report: dict[str, Any]
-    shadows: bool
-    error: str = ""
+    tuned: bool  # whether layers and strength were measured on this model; False means the default ones
+    report: dict[str, Any]  # of its extraction on this model; empty before the first one
+    shadows: bool  # whether it hides a shipped concept
+    error: str = ""  # why its file cannot be read
+    # By word lists or length, at this setting (`experiments.evaluation.Evaluation`); None without.
     measured: dict[str, Any] | None = None
 
     @property
@@ -139,8 +131,6 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     """One concept in full.
 
     Args:
-        shown: with its report.
-        vector: on this model.
         similar: other concepts and the cosine between the directions at the read layer, most similar first.
         without_vector: how many other concepts have no vector on this model yet.
     """

@@ -29,9 +29,7 @@ def pairs_in_plane(
     Along is the projection on the direction. Across is the first principal component of what is left without it. Both
     count from the middle between the two sides' means, in lengths of the mean difference, so that layers compare.
 
-    Raises:
-        ConceptError: when the concept has no examples.
-        Interrupted: when `stopped` returned True.
+    Raises ConceptError when the concept has no examples, Interrupted when `stopped` returned True.
     """
     if not concept.examples:
         raise ConceptError(f"{concept.name} has no examples to draw", "choose a concept that was made from pairs")

@@ -37,21 +37,13 @@ _SAME = 0.75
 
 @dataclass(frozen=True)
 class Reference:
-    """A model's mean states over replies of the library.
+    """A model's mean states over replies of the library."""
 
-    Attributes:
-        fingerprint: the model's.
-        examples: digest of the texts.
-        tones: (layers, hidden) float32, over replies that show one of the tones.
-        plain: the same over their plain replies.
-        each: (number of tones, layers, hidden) float32, the unit direction of each tone, centred.
-    """
-
-    fingerprint: str
-    examples: str
-    tones: Tensor
-    plain: Tensor
-    each: Tensor
+    fingerprint: str  # the model's
+    examples: str  # digest of the texts
+    tones: Tensor  # (layers, hidden) float32, over replies that show one of the tones
+    plain: Tensor  # the same over their plain replies
+    each: Tensor  # (number of tones, layers, hidden) float32, the unit direction of each tone, centred
 
     @classmethod
     def of(cls, fingerprint: str, examples: str, positive: Tensor, negative: Tensor) -> Reference:

@@ -64,8 +64,7 @@ class ConceptVector:
     def from_raw(cls, name: str, raw: Tensor, fingerprint: str, method: str = "mean", **report: Any) -> ConceptVector:
         """A vector from raw differences, (layers, hidden).
 
-        Raises:
-            ConceptError: when they contain NaN or infinity, or are zero everywhere.
+        Raises ConceptError when they contain NaN or infinity, or are zero everywhere.
         """
         raw = raw.detach().to("cpu", torch.float32)
         if not torch.isfinite(raw).all():
@@ -97,8 +96,7 @@ class ConceptVector:
         """The projection on the direction at a layer that a level means: 0 is typical of the concept's plain examples,
         1 of those with the concept.
 
-        Raises:
-            ConceptError: when the levels were not read, or the examples do not differ there.
+        Raises ConceptError when the levels were not read, or the examples do not differ there.
         """
         levels = [self.report.get(name) for name in LEVELS]
         if not all(isinstance(values, list) and len(values) == self.n_layers for values in levels):
@@ -171,8 +169,7 @@ class ConceptVector:
     def load(cls, path: Path | str) -> ConceptVector:
         """Read what `save` wrote.
 
-        Raises:
-            ConceptError: for a file that `save` did not write, is broken, or contains NaN.
+        Raises ConceptError for a file that `save` did not write, is broken, or contains NaN.
         """
         path = Path(path)
         from safetensors import SafetensorError, safe_open
@@ -231,8 +228,7 @@ def random_vector(seed: int, n_layers: int, hidden: int, fingerprint: str) -> Co
 def combine(parts: Sequence[tuple[ConceptVector, float]], layer: int) -> Tensor:
     """The unit direction of a mix at one layer, (hidden,): the weighted sum of unit directions, rescaled.
 
-    Raises:
-        ConceptError: when the parts cancel out there.
+    Raises ConceptError when the parts cancel out there.
     """
     total = sum((weight * vector.directions[layer] for vector, weight in parts), torch.zeros(parts[0][0].hidden))
     length = total.norm()

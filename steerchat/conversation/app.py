@@ -27,8 +27,6 @@ class App:
     """Settings, library, model and history of one start. The chat, the shell and Python build on it.
 
     Args:
-        settings: of this start.
-        report: receives notices and the progress of long work.
         reserved: names that no concept may have.
         team: this process among others at the same command.
 
@@ -67,11 +65,7 @@ class App:
         return Session(self.settings, self.library, self.engine, self.store, lambda event: self.report(event))
 
     def engine(self) -> Engine:
-        """The model; waits while it loads.
-
-        Raises:
-            ModelError: when it cannot be loaded.
-        """
+        """The model; waits while it loads. Raises ModelError when it cannot be loaded."""
         try:
             return self.loader.wait(self.report, self.stopped)
         except TooLarge as error:

@@ -35,9 +35,6 @@ class Chat(App):
     """One running chat: the parts of steerchat, its conversation, the commands, and someone to ask.
 
     Args:
-        settings: of this start.
-        registry: the commands.
-        report: told of long work and notices.
         ask: puts a question with choices, or without any for a free text, to the user and returns the answer; None
             when nobody is there.
         team: this process among others at the same command; only the first of them has a history.
@@ -70,8 +67,7 @@ class Chat(App):
     def ask(self, question: str, choices: Sequence[str] = ()) -> str:
         """The user's choice, or what they type where there are no choices.
 
-        Raises:
-            UsageError: when nobody is there to answer.
+        Raises UsageError when nobody is there to answer.
         """
         if self._ask is None:
             raise UsageError(f"{question} Nobody is there to answer", "put the answer on the line")

@@ -32,9 +32,7 @@ _RENDERING = ("thinking", "rendered", "client")
 def rerun(session: Session, pair_id: int) -> Iterator[Event]:
     """Answer a logged pair again under the same conditions, and compare the texts.
 
-    Raises:
-        UnknownName: there is no such pair.
-        UsageError: another model answered it.
+    Raises UnknownName when there is no such pair, UsageError when another model answered it.
     """
     stored = logged(session, pair_id)
     pair = stored.pair
@@ -68,9 +66,7 @@ def differences(session: Session, stored: StoredPair) -> list[str]:
 def use(session: Session, pair_id: int) -> list[object]:
     """Take over a pair's recipe, sampling and seed. Returns what to show.
 
-    Raises:
-        UnknownName: there is no such pair, or a concept is gone.
-        UsageError: the model lacks a layer of it.
+    Raises UnknownName when there is no such pair, or a concept is gone; UsageError when the model lacks a layer of it.
     """
     stored = session.store.pair(pair_id)
     recipe, notices = stored.pair.recipe, _take_recipe(session, stored)
@@ -92,9 +88,8 @@ def use(session: Session, pair_id: int) -> list[object]:
 def fork(session: Session, pair_id: int) -> list[object]:
     """Continue from a pair as a new conversation, with its recipe. Returns what to show.
 
-    Raises:
-        UnknownName: there is no such pair, or a concept is gone.
-        UsageError: it has no answer, no conversation, or a layer that the model lacks.
+    Raises UnknownName when there is no such pair, or a concept is gone; UsageError when it has no answer, no
+    conversation, or a layer that the model lacks.
     """
     stored = session.store.pair(pair_id)
     if stored.pair.raw:
@@ -107,9 +102,8 @@ def fork(session: Session, pair_id: int) -> list[object]:
 def resume(session: Session, session_id: int | None = None) -> list[object]:
     """Continue a logged conversation, the last one when None. Returns what to show.
 
-    Raises:
-        UnknownName: there is no such session, or a concept is gone.
-        UsageError: nothing was said in it, or the model lacks a layer of its recipe.
+    Raises UnknownName when there is no such session, or a concept is gone; UsageError when nothing was said in it, or
+    the model lacks a layer of its recipe.
     """
     if session_id is not None:
         session.store.session(session_id)
@@ -258,7 +252,6 @@ def logged(session: Session, pair_id: int | None, earlier: bool = False) -> Stor
     """A pair of the history that this model answered.
 
     Args:
-        session: with the history.
         pair_id: the last one of this conversation when None.
         earlier: without a conversation, take the newest steered one of the history.
 
@@ -281,8 +274,7 @@ def logged(session: Session, pair_id: int | None, earlier: bool = False) -> Stor
 def conversation_number(session: Session) -> int:
     """This conversation's number in the history, or that of the newest one while this one is empty.
 
-    Raises:
-        UsageError: when the history has no conversation.
+    Raises UsageError when the history has no conversation.
     """
     if session.journal.session_id is not None:
         return session.journal.session_id

@@ -38,77 +38,47 @@ ROWS = 32
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as each column sees it.
+    """A prompt as each column sees it."""
 
-    Attributes:
-        prompt: as the user typed it.
-        normal: the messages of the normal column.
-        steered: those of the steered column; None when there is only the normal one.
-        context: the ids of the pairs whose answers the messages hold.
-        alone: the steered column is answered without the normal one, so that there is nothing to compare it with.
-    """
-
-    prompt: str
+    prompt: str  # as the user typed it
     normal: Sequence[Message]
-    steered: Sequence[Message] | None = None
-    context: tuple[int | None, ...] = ()
+    steered: Sequence[Message] | None = None  # those of the steered column; None when there is only the normal one
+    context: tuple[int | None, ...] = ()  # the ids of the pairs whose answers the messages hold
+    # The steered column is answered without the normal one, so that there is nothing to compare it with.
     alone: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run answers.
+    """How a run answers."""
 
-    Attributes:
-        sampling: for all answers.
-        journal: where the pairs are logged; None logs nothing.
-        system: the system message of the conversation.
-        kind: of the pairs, such as `chat` or `layers`.
-        experiment: the id of the experiment that they belong to.
-        raw: the answers go on from the prompts themselves, without the chat template.
-        thought: whether a model that can think before it answers does so; None leaves it to its chat template.
-        when: the time for templates that put it in; now when None.
-        client: who asked, where that is not the person at this machine.
-        keep: the conversation for whose next turn the engine keeps the keys and values of these rows.
-        rows: how many rows a batch has at most, unless one group is more; None puts all into one batch.
-        label: for reports of progress; without one, nothing is reported.
-        dial, like: as of `Engine.generate`.
-        pool: how many rows of others may join and leave while these run; 0 for a batch of their own.
-    """
-
-    sampling: Sampling
-    journal: Journal | None = None
-    system: str = ""
-    kind: str = "chat"
-    experiment: int | None = None
-    raw: bool = False
+    sampling: Sampling  # for all answers
+    journal: Journal | None = None  # where the pairs are logged; None logs nothing
+    system: str = ""  # the system message of the conversation
+    kind: str = "chat"  # of the pairs, such as `chat` or `layers`
+    experiment: int | None = None  # the id of the experiment that they belong to
+    raw: bool = False  # the answers go on from the prompts themselves, without the chat template
+    # Whether a model that can think before it answers does so; None leaves it to its chat template.
     thought: bool | None = None
-    when: datetime | None = None
-    client: str = ""
-    keep: Hashable = None
-    rows: int | None = None
-    label: str = ""
-    dial: Callable[[int], float] | None = None
-    like: int = 0
-    pool: int = 0
+    when: datetime | None = None  # the time for templates that put it in; now when None
+    client: str = ""  # who asked, where that is not the person at this machine
+    keep: Hashable = None  # the conversation for whose next turn the engine keeps the keys and values of these rows
+    rows: int | None = None  # how many rows a batch has at most, unless one group is more; None puts all into one batch
+    label: str = ""  # for reports of progress; without one, nothing is reported
+    dial: Callable[[int], float] | None = None  # as of `Engine.generate`
+    like: int = 0  # as of `Engine.generate`
+    pool: int = 0  # how many rows of others may join and leave while these run; 0 for a batch of their own
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One prompt answered under one setting with one seed.
+    """One prompt answered under one setting with one seed."""
 
-    Attributes:
-        question, setting: their indices in the run.
-        pair: measured.
-        rows: what the engine was given: the normal row and, if there is one, the steered one.
-        outputs: the engine's outputs for these rows.
-    """
-
-    question: int
-    setting: int
-    pair: Pair
-    rows: tuple[Row, ...]
-    outputs: tuple[Output, ...]
+    question: int  # its index in the run
+    setting: int  # its index in the run
+    pair: Pair  # measured
+    rows: tuple[Row, ...]  # what the engine was given: the normal row and, if there is one, the steered one
+    outputs: tuple[Output, ...]  # the engine's outputs for these rows
 
 
 @dataclass(frozen=True)
@@ -132,9 +102,7 @@ class _Job:
 class Runner:
     """Answers prompts under settings and seeds.
 
-    Args:
-        reader: the model and its concepts.
-        memo: outputs of earlier runs, by what they depend on; new ones are added. None remembers nothing.
+    `memo`: outputs of earlier runs, by what they depend on; new ones are added. None remembers nothing.
     """
 
     def __init__(self, reader: Reader, memo: dict[object, Output] | None = None) -> None:
@@ -181,9 +149,7 @@ class Runner:
 
         Args:
             prompts: each is answered without a system message.
-            settings, seeds: as in `run`.
             tokens: the longest answer.
-            label, rows: as of `Plan`.
 
         Raises:
             Interrupted: with the label, when the reader was stopped.

@@ -47,10 +47,8 @@ class Session:
 
     Args:
         settings: read at every turn, so a change counts from the next one.
-        library: concepts.
         engine: gives the loaded model; may block while it loads.
         store: the history; None keeps none.
-        report: receives progress of long work, and notices.
     """
 
     def __init__(
@@ -169,7 +167,6 @@ class Session:
         """Answer a message, normal and, if the recipe is active, steered.
 
         Args:
-            text: what the user says.
             seed: of this turn; the next of the session's when None.
             recipe: instead of the session's, to repeat a turn.
         """
@@ -246,7 +243,6 @@ class Session:
 
         Args:
             turns: its turns, at least one.
-            system: its system message.
             session_id: where it is in the history; None goes on as a new one.
         """
         self.new()
@@ -338,14 +334,7 @@ class Session:
     # One pair
 
     def answer(self, question: Question, setting: Setting, seed: int, plan: Plan) -> Iterator[Event]:
-        """One pair as it streams, logged before its first token.
-
-        Args:
-            question: what each column answers.
-            setting: what steers the steered column.
-            seed: of both columns.
-            plan: how they are answered.
-        """
+        """One pair as it streams, logged before its first token."""
         reader = self.reader
         prompter = reader.engine.prompter
         plan = replace(plan, dial=plan.dial or self.dial)

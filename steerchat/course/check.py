@@ -20,10 +20,7 @@ _PICTURE = 76  # characters of a line that keeps its blanks, so that a terminal 
 def check(course: Course, registry: Registry, concepts: Sequence[str]) -> list[str]:
     """The mistakes in a course, a sentence each, with file and line. No lesson is run.
 
-    Args:
-        course: its lessons are checked.
-        registry: the commands that lessons may type.
-        concepts: the names that lessons may steer, beside those that they make.
+    `concepts`: the names that lessons may steer, beside those that they make.
     """
     problems = list(course.broken)
     try:

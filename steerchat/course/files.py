@@ -26,8 +26,7 @@ def course_folder(own: str) -> Path:
 def filled(text: str, folder: Path, engine: Callable[[], Engine]) -> str:
     """A lesson's text with facts about the model and the folder of the course in place of its marks.
 
-    Args:
-        engine: gives the model, for a text that names something of it.
+    `engine`: gives the model, for a text that names something of it.
     """
     text = text.replace("{unit}", f"{UNIT:.1%}").replace("{folder}", folder.as_posix())
     if _MODEL_MARKS.search(text):
@@ -55,8 +54,7 @@ def text_of(path: Path) -> str:
 def glossary(folder: Path) -> dict[str, str]:
     """The technical terms with their meanings: the shipped ones, and those of the folder.
 
-    Raises:
-        LessonError: with the file, when one cannot be read.
+    Raises LessonError with the file, when one cannot be read.
     """
     entries: dict[str, str] = {}
     for path in dict.fromkeys((folders.packaged("tutorials") / "glossary.toml", folder / "glossary.toml")):

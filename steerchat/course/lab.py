@@ -40,8 +40,7 @@ BAND_DIRECTIONS, WORD_DIRECTIONS = 4, 2
 class Comparison(Outcome):
     """The outcome of a term over every prompt and seed.
 
-    Attributes:
-        random: what came of random directions in the same run, read along the term; None where none were asked for.
+    `random`: what came of random directions in the same run, read along the term; None where none were asked for.
     """
 
     random: Outcome | None = None
@@ -103,8 +102,6 @@ class Lab:
         """Each term against normal answers, all in one run.
 
         Args:
-            terms: what is steered.
-            prompts: what is answered.
             chance: whether effects are judged by a chance band. A push of strength 0 has no chance to beat: whatever it
                 changes is a mistake.
             words: whether random directions answer too, to compare words with.

@@ -61,16 +61,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer to a question.
-
-    Attributes:
-        right: True, False, or conditions on the measured facts, all of which must hold.
-        because: the response to whoever chooses it.
-    """
+    """One answer to a question."""
 
     text: str
-    right: bool | tuple[Condition, ...]
-    because: str
+    right: bool | tuple[Condition, ...]  # True, False, or conditions on the measured facts, all of which must hold
+    because: str  # the response to whoever chooses it
 
     def holds(self, facts: Mapping[str, float]) -> bool:
         return self.right if isinstance(self.right, bool) else all(condition.holds(facts) for condition in self.right)
@@ -78,36 +73,24 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a lesson.
+    """One step of a lesson."""
 
-    Attributes:
-        id: made from the heading, so that progress survives changes of other steps.
-        text: paragraphs before the task.
-        after: paragraphs that are shown once the task is done.
-        do: lines for the learner to type; the last one is checked. Empty without such a task.
-        aim: shown in place of the lines, for a learner who has to find them.
-        question: the task is to choose one of `choices`; empty for another task.
-        show: a demonstration and its arguments. It runs with the text of a step without a task, after the line of
-            a do-step, and after the answer to a question.
-        goals: conditions on the last line, each with the advice for a learner who misses it.
-        wrong: lines that must not pass; a replay types them first.
-        hints: from gentle to nearly the solution.
-        line: of the heading in the file.
-    """
-
-    id: str
+    id: str  # made from the heading, so that progress survives changes of other steps
     title: str
-    text: str
-    after: str = ""
-    do: tuple[str, ...] = ()
-    aim: str = ""
-    question: str = ""
+    text: str  # paragraphs before the task
+    after: str = ""  # paragraphs that are shown once the task is done
+    do: tuple[str, ...] = ()  # lines for the learner to type; the last one is checked. Empty without such a task.
+    aim: str = ""  # shown in place of the lines, for a learner who has to find them
+    question: str = ""  # the task is to choose one of `choices`; empty for another task
     choices: tuple[Choice, ...] = ()
+    # A demonstration and its arguments. It runs with the text of a step without a task, after the line of a do-step,
+    # and after the answer to a question.
     show: tuple[str, ...] = ()
+    # Conditions on the last line, each with the advice for a learner who misses it.
     goals: tuple[tuple[Condition, str], ...] = ()
-    wrong: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
-    line: int = 0
+    wrong: tuple[str, ...] = ()  # lines that must not pass; a replay types them first
+    hints: tuple[str, ...] = ()  # from gentle to nearly the solution
+    line: int = 0  # of the heading in the file
 
     @property
     def numbers(self) -> str:
@@ -150,19 +133,12 @@ class Track:
 
 @dataclass(frozen=True)
 class Course:
-    """A folder of lessons.
+    """A folder of lessons."""
 
-    Attributes:
-        folder: of the files.
-        lessons: those that can be read, in the manifest's order.
-        tracks: shorter paths.
-        broken: a sentence for each file that cannot be read, with the line of the mistake.
-    """
-
-    folder: Path
-    lessons: tuple[Lesson, ...]
-    tracks: tuple[Track, ...]
-    broken: tuple[str, ...]
+    folder: Path  # of the files
+    lessons: tuple[Lesson, ...]  # those that can be read, in the manifest's order
+    tracks: tuple[Track, ...]  # shorter paths
+    broken: tuple[str, ...]  # a sentence for each file that cannot be read, with the line of the mistake
 
     def find(self, text: str) -> Lesson:
         """The lesson of a number, counted from 1, a name, or a beginning of a name. Raises UnknownName."""
@@ -184,8 +160,7 @@ def read_course(folder: Path) -> Course:
 
     Without a manifest, every Markdown file but README.md is a lesson, in the order of their names.
 
-    Raises:
-        LessonError: when the folder cannot be read.
+    Raises LessonError when the folder cannot be read.
     """
     broken: list[str] = []
     tracks: list[Track] = []
@@ -221,11 +196,7 @@ def read_course(folder: Path) -> Course:
 
 
 def read_lesson(path: Path) -> Lesson:
-    """One lesson.
-
-    Raises:
-        LessonError: with file and line, for the first thing that is wrong.
-    """
+    """One lesson. Raises LessonError with file and line, for the first thing that is wrong."""
     return _File(path).lesson()
 
 

@@ -21,23 +21,15 @@ from .lesson import Lesson, LessonError
 
 @dataclass
 class StepRecord:
-    """What a learner did at a step.
+    """What a learner did at a step."""
 
-    Attributes:
-        state: `passed`, `skipped`, or `nothing` when there was nothing to show on the model; empty while it is open.
-        tries: answers or lines that were checked.
-        hints: how many were asked for; the solution counts as all of them.
-        answer: the first one, or the line that passed.
-        facts: what was measured when it passed.
-        when: the day on which it passed or was skipped, as 2026-01-31.
-    """
-
+    # `passed`, `skipped`, or `nothing` when there was nothing to show on the model; empty while it is open.
     state: str = ""
-    tries: int = 0
-    hints: int = 0
-    answer: str = ""
-    facts: dict[str, float] = field(default_factory=dict)
-    when: str = ""
+    tries: int = 0  # answers or lines that were checked
+    hints: int = 0  # how many were asked for; the solution counts as all of them
+    answer: str = ""  # the first one, or the line that passed
+    facts: dict[str, float] = field(default_factory=dict)  # what was measured when it passed
+    when: str = ""  # the day on which it passed or was skipped, as 2026-01-31
 
     def close(self, state: str) -> None:
         """The step ends today."""
@@ -52,8 +44,7 @@ class StepRecord:
 class Progress:
     """What a learner did, kept in one JSON file and written at every step.
 
-    Args:
-        path: the file; one that is broken is moved aside and begun anew. None keeps nothing.
+    `path`: the file; one that is broken is moved aside and begun anew. None keeps nothing.
     """
 
     def __init__(self, path: Path | None) -> None:

@@ -18,9 +18,7 @@ _STATES = {"passed": "done", "skipped": "skipped", "nothing": "nothing to show o
 def write_report(tutor: Tutor, path: Path) -> list[object]:
     """Writes the report as Markdown.
 
-    Raises:
-        LessonError: when no lesson was begun.
-        SteerchatError: when it cannot be written.
+    Raises LessonError when no lesson was begun, SteerchatError when it cannot be written.
     """
     begun = [lesson for lesson in tutor.course.lessons if tutor.progress.done(lesson)]
     if not begun:

@@ -31,13 +31,7 @@ _NOTHING = "Measured on this model, none of these answers holds, so there is not
 
 
 class Tutor:
-    """A learner's way through a course.
-
-    Args:
-        chat: the chat that the lessons run in.
-        course: the lessons.
-        progress: what was done so far.
-    """
+    """A learner's way through a course."""
 
     def __init__(self, chat: Chat, course: Course, progress: Progress) -> None:
         self._chat = chat

@@ -48,8 +48,7 @@ class _RowLayer(DynamicLayer):
     """One layer's keys and values in buffers that are written in place: concatenating them anew at every
     token, as DynamicLayer does, costs a copy of the whole cache per step.
 
-    Args:
-        size: rows of the buffers; the first `rows` of them run.
+    `size`: rows of the buffers; the first `rows` of them run.
     """
 
     def __init__(self, size: int) -> None:
@@ -112,7 +111,6 @@ class Batch:
     """Rows in flight on one model.
 
     Args:
-        passes: of the model that computes them.
         contexts: what each row stands on; None for a row that starts empty.
         extra: how many more tokens a row will get, as far as known.
     """

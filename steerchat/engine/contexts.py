@@ -69,8 +69,7 @@ def trees(
 ) -> list[tuple[Tree, list[int]]]:
     """Texts as branches of what their prompts go on with after `shared` tokens, with their indices; longest first.
 
-    Args:
-        forks: whether a tree may have several branches.
+    `forks`: whether a tree may have several branches.
     """
     members: dict[tuple[int, ...], list[list[int]]] = {}
     for index, (prompt, text) in enumerate(texts):

@@ -23,8 +23,7 @@ class FreeCores:
 
     A number that the user chose stays.
 
-    Attributes:
-        most: threads that compute when no other program does; None while no answer runs.
+    `most`: threads that compute when no other program does; None while no answer runs.
     """
 
     def __init__(self) -> None:

@@ -54,11 +54,7 @@ class Decoding:
     Args:
         batch: its rows stand on their prompts less the last token. None for a single row in a `Pool`, which runs the
             model itself, between `steered` and `take`.
-        rows: what is asked of each.
         room: tokens that an answer may have.
-        sampler: chooses tokens for these rows.
-        steering: their edits.
-        prompter: turns tokens into text.
         stops: tokens that end an answer.
         held: leave rows as they are while they think; None edits them from the start. Whether each prompt ends inside
             the thought.
@@ -118,8 +114,7 @@ class Decoding:
     def steered(self, place: int | None = None) -> Iterator[None]:
         """For the model call of a step alone, so that no hook outlives it whatever a reader of events does.
 
-        Args:
-            place: of the row in a pool's batch.
+        `place`: of the row in a pool's batch.
         """
         if self._opened is not None:
             self._steering.only([not self._thinking[row] for row in self._slots[: self.active]])

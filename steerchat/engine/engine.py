@@ -53,9 +53,6 @@ class Engine:
 
     Args:
         model: a causal language model of transformers, in eval mode, on its device.
-        tokenizer: its tokenizer.
-        name: for people.
-        fingerprint: for vectors and the log.
         free_memory: bytes that may still be allocated on the model's device.
         kernels: how its linear layers multiply; None for torch's own way.
     """
@@ -325,8 +322,7 @@ class Engine:
     ) -> tuple[Sequence[int], list[Reading]]:
         """Read the answers on the unsteered prompts that they were decoded on.
 
-        Returns:
-            the rows in the order in which the batch now holds them, and their readings in that order.
+        Returns the rows in the order in which the batch now holds them, and their readings in that order.
         """
         plan = None
         if lower is not None and lower.noted:

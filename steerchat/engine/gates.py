@@ -16,20 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A reading of the answer as far as it goes.
+    """A reading of the answer as far as it goes."""
 
-    Attributes:
-        layer: the block whose output is read, before any edit there.
-        direction: (hidden,) float32; the mean of the products of the answer's states with it, less `offset`, is read.
-        offset: see `direction`.
-        above: whether the reading must be more than the threshold, or less.
-        threshold: see `above`.
-    """
-
-    layer: int
+    layer: int  # the block whose output is read, before any edit there
+    # (hidden,) float32; the mean of the products of the answer's states with it, less `offset`, is read.
     direction: Tensor
     offset: float
-    above: bool
+    above: bool  # whether the reading must be more than the threshold, or less
     threshold: float
 
 
@@ -62,10 +55,7 @@ class Gate:
 class RowGates:
     """One gate of each row of a batch, or none.
 
-    Args:
-        gates: for each row.
-        hidden: the width of the residual stream.
-        prompt: whether passes are of prompts, which lie before the first position.
+    `prompt`: whether passes are of prompts, which lie before the first position.
     """
 
     def __init__(self, gates: Sequence[Gate | None], hidden: int, prompt: bool = False) -> None:

@@ -26,8 +26,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
     The usual names are tried first, then the longest list of alike modules: that is what a stack of blocks is.
 
-    Raises:
-        ModelError: when there is no such list.
+    Raises ModelError when there is no such list.
     """
     base = base_of(model)
     decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
@@ -82,7 +81,6 @@ class _LayerEdits:
     """The operations of every row at one layer, in the order of `OPERATIONS`.
 
     Args:
-        layer: the block.
         rows: each row's edits there.
         gates: each row's gates, in the order of `opening`.
         opening: what opens the first gate of every row, the second, and so on.
@@ -148,9 +146,7 @@ class Steering:
     """While it is entered, block outputs are changed, each row of the batch by its own edits.
 
     Args:
-        blocks: the model's decoder blocks.
         rows: for each row of the batch its edits; the batch that is run must have as many rows.
-        hidden: the width of the residual stream.
         prompt: whether it is entered for prompts, where gates do not count positions.
 
     Every position of a forward pass is changed, so the caller decides the scope by what it runs inside. Gates take each
@@ -239,8 +235,6 @@ class StateReader:
     """While it is entered, averages block outputs over the positions that `weights` marks, once or more a row.
 
     Args:
-        blocks: the model's decoder blocks.
-        layers: which of them to read.
         check: called after each of them; what it raises ends the pass.
 
     After each forward pass, `means` is (batch, averages, len(layers), hidden) float32, for the weights set before it.

@@ -34,8 +34,7 @@ _PLACES = tuple(nearest(rows) for rows in range(ROWS[-1] + 1))
 class FastLinear(nn.Linear):
     """`nn.Linear` whose product depends on the number of rows; the same up to the backend's rounding.
 
-    Attributes:
-        kind: what products are timed by: outputs, inputs, bits of a number.
+    `kind`: what products are timed by: outputs, inputs, bits of a number.
     """
 
     kind: Kind

@@ -18,9 +18,6 @@ from .transformers_api import Cache, cached
 class Passes:
     """How one model is run.
 
-    Args:
-        model: a causal language model of transformers.
-
     Attributes:
         device: where it begins to compute.
         by_column: whether the model is told no more than which columns each row uses. It then finds positions and masks

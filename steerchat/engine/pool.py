@@ -27,21 +27,13 @@ _PIECE = 256
 
 @dataclass(eq=False)
 class Seat:
-    """A row on its way through a pool.
-
-    Attributes:
-        row: what is asked.
-        sampling: how its tokens are chosen.
-        keep: keep its prompt's keys and values for prompts that begin as it does, such as a chat's next one.
-        answer: once it has finished.
-        error: what ended it instead.
-    """
+    """A row on its way through a pool."""
 
     row: Row
     sampling: Sampling
-    keep: bool = False
-    answer: Answer | None = None
-    error: ModelError | None = None
+    keep: bool = False  # keep its prompt's keys and values for prompts that begin as it does, such as a chat's next one
+    answer: Answer | None = None  # once it has finished
+    error: ModelError | None = None  # what ended it instead
     decoding: Decoding | None = field(default=None, repr=False)  # from when it runs
 
     @property
@@ -57,9 +49,7 @@ class Seat:
 class Pool:
     """The running rows of one engine. While there are any, whatever else the engine does has to lie between two steps.
 
-    Args:
-        engine: the model.
-        size: how many rows run at most.
+    `size`: how many rows run at most.
     """
 
     def __init__(self, engine: Engine, size: int) -> None:
@@ -88,8 +78,7 @@ class Pool:
     def join(self, seat: Seat) -> None:
         """Let a row in, which must not be done while the pool is full.
 
-        Raises:
-            ModelError: its prompt does not fit the model.
+        Raises ModelError when its prompt does not fit the model.
         """
         assert not self.full
         self._engine.check(seat.row.prompt)
@@ -104,8 +93,7 @@ class Pool:
     def step(self) -> list[tuple[Seat, list[Delta | Finished]]]:
         """Read a piece of each joining row's prompt, and take one token for every running row.
 
-        Returns:
-            the events of each row, whose `row` is 0; a row with an answer or an error has left the pool.
+        Returns the events of each row, whose `row` is 0; a row with an answer or an error has left the pool.
         """
         self._engine.prepare_kernels(self.rows)
         for seat in list(self._joining):

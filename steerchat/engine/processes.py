@@ -50,9 +50,6 @@ def _number(variable: str, otherwise: int) -> int:
 class Team:
     """This process among the others.
 
-    Args:
-        device: where the model computes, as in the settings.
-
     Every method is a meeting: all processes call the same ones in the same order, and wait for each other.
 
     Attributes:
@@ -80,7 +77,6 @@ class Team:
         """Every process's items, in the order of the processes.
 
         Args:
-            mine: this process's.
             error: what went wrong here instead. It is raised here, and told to all others.
 
         Raises:
@@ -104,8 +100,7 @@ class Team:
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first process makes, for all: a file may lie on its machine only, and standard input is its own.
 
-        Raises:
-            SteerchatError: as `make`.
+        Raises SteerchatError as `make`.
         """
         made: list[T] = []
         error: Exception | None = None

@@ -26,11 +26,7 @@ PLAIN_TEMPLATE = (
 
 
 class Prompter:
-    """Turns messages and texts into ids, and ids into text.
-
-    Args:
-        tokenizer: a transformers tokenizer.
-    """
+    """Turns messages and texts into ids, and ids into text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -149,9 +145,7 @@ class Prompter:
     def answer(self, text: str, opened: bool = False) -> tuple[list[int], list[int]]:
         """Ids of an answer's thought, tags included, and of its reply.
 
-        Args:
-            text: the answer.
-            opened: whether its prompt ends inside the thought.
+        `opened`: whether its prompt ends inside the thought.
         """
         start = reply_start(text, opened) if self.thinks else 0
         thought: list[int] = []

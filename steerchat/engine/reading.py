@@ -61,8 +61,6 @@ def read(
     """One pass over what each row of `batch` goes on with.
 
     Args:
-        model: the causal language model; nothing is steered.
-        blocks: its decoder blocks.
         batch: rows that stand on the beginnings of their prompts.
         heads: the rest of each row's prompt, at least one token.
         texts: ids of each row's text; may be empty.
@@ -90,7 +88,6 @@ def read_states(
     """The states of every branch of one tree per row, by the unsteered model.
 
     Args:
-        blocks: the model's decoder blocks.
         batch: rows that stand on what their trees have in common.
         trees: no branch is empty.
         position: `mean` averages states over a branch's tokens, `last` takes its last token's.

@@ -30,10 +30,6 @@ class Lower:
 
     While it is entered, forward passes of one position per running row are noted; enter it before the edits, so
     that it sees a block's output without them.
-
-    Args:
-        blocks: the model's decoder blocks.
-        rows: each row's edits.
     """
 
     def __init__(self, blocks: nn.ModuleList, rows: Sequence[Sequence[Edit]]) -> None:
@@ -99,11 +95,7 @@ class Lower:
         self._passes = []
 
     def plan(self, known: Sequence[bool]) -> Plan:
-        """How to read these rows.
-
-        Args:
-            known: for each row whether its text is, token for token, what was decoded.
-        """
+        """How to read these rows. `known`: for each row whether its text is, token for token, what was decoded."""
         self._add_up()
         tops = [top if usable else -1 for top, usable in zip(self._tops, known, strict=True)]
         return Plan(self, tops)
@@ -112,8 +104,7 @@ class Lower:
 class Plan:
     """In which order rows are read, and what of each is known.
 
-    Attributes:
-        order: the rows, those with least known first: at each block, the rows that still need it come first.
+    `order`: the rows, those with least known first: at each block, the rows that still need it come first.
     """
 
     def __init__(self, lower: Lower, tops: Sequence[int]) -> None:
@@ -143,8 +134,7 @@ class Plan:
     def skipping(self, batch: Batch, positions: int) -> Iterator[None]:
         """While it is entered, `batch`, its rows in order, runs `positions` new tokens without what is known.
 
-        Raises:
-            NotByRow: from the pass, where a block cannot run for some of the rows.
+        Raises NotByRow from the pass, where a block cannot run for some of the rows.
         """
         counts = self.counts()
         batch.limit(counts)

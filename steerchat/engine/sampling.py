@@ -45,11 +45,7 @@ class Sampling:
 class Sampler:
     """Chooses tokens for the rows of one batch.
 
-    Args:
-        sampling: for all rows.
-        prompts: token ids of each row's prompt, which the repetition penalty counts as seen.
-        seeds: one per row.
-        device: where logits are.
+    `prompts`: token ids of each row's prompt, which the repetition penalty counts as seen.
     """
 
     def __init__(

@@ -16,10 +16,6 @@ class SharedEngine(Engine):
     """As `Engine`, with the answers of all processes: each computes its part of the rows.
 
     A row's answer does not depend on the rows beside it, so the texts are those of one process.
-
-    Args:
-        team: this process among the others.
-        given: what `Engine` takes.
     """
 
     def __init__(self, team: Team, *given: Any) -> None:

@@ -28,8 +28,7 @@ def measure_chance(
     Seeds of one prompt are alike, so that more of them do not make a band as narrow as more prompts would: what
     belongs to a direction on a prompt is told from what belongs to a seed. There are at least two seeds.
 
-    Raises:
-        Interrupted: when the runner was stopped.
+    Raises Interrupted when the runner was stopped.
     """
     engine, profile = runner.reader.engine, runner.reader.profile
     vectors = [runner.reader.vector(name) for name in names]

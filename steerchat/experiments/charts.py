@@ -115,8 +115,7 @@ def gains(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Matrix:
 def methods(rows: Sequence[Mapping[str, Any]]) -> Chart | Matrix:
     """Methods at equal cost, as `/compare-methods` measured them: of one concept all figures, of several the gains.
 
-    Args:
-        rows: as `MethodRow.to_json` gives them.
+    `rows`: as `MethodRow.to_json` gives them.
     """
     concepts, compared = ([*dict.fromkeys(row[key] for row in rows)] for key in ("concept", "method"))
     found = {(row["method"], row["concept"]): row for row in rows}

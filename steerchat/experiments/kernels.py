@@ -10,8 +10,7 @@ from ..values.page import Page, Table
 def choose_again(chat: Chat) -> Page:
     """Load the model once more, which times every backend for it, and show the times.
 
-    Raises:
-        ModelError: when there is nothing to choose, as on a GPU.
+    Raises ModelError when there is nothing to choose, as on a GPU.
     """
     from ..engine.linear import ROWS
     from ..models.kernel_times import forget_times, machine

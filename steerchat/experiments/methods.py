@@ -48,17 +48,11 @@ _POWER = 1.5
 
 @dataclass(frozen=True)
 class Method:
-    """One way to steer towards a concept.
+    """One way to steer towards a concept."""
 
-    Attributes:
-        name: for the table.
-        term: what is done at a number on its dial, which is a strength or a level.
-        dial: whether it has one.
-    """
-
-    name: str
-    term: Callable[[float], Term]
-    dial: bool = True
+    name: str  # for the table
+    term: Callable[[float], Term]  # what is done at a number on its dial, which is a strength or a level
+    dial: bool = True  # whether it has one
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,7 @@ def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[M
     Vectors of the other ways of extraction are made here, and known to the reader as `happy (pca)`.
 
     Args:
-        reader: the model and its concepts.
         concept: one with a word measure.
-        layers: for all methods.
 
     Raises:
         Interrupted: when the reader is stopped.
@@ -150,12 +142,8 @@ def compare_methods(
     """Compare the methods on one concept after the other, at their recommended layers.
 
     Args:
-        runner: remembers answers.
         concepts: each with a word measure.
-        budget: what every method may take.
-        prompts: what is answered.
         seeds: of the answers; the strengths are found with the first one alone.
-        asked: the questions for capability.
         ways: the methods of a concept, of which the first is what the others are compared with.
 
     Raises:
@@ -287,17 +275,13 @@ def _rows(
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over concepts: means of the rows' figures.
-
-    Attributes:
-        more, less: for how many concepts it clearly gains more or less than adding, by the interval over prompts.
-    """
+    """A method over concepts: means of the rows' figures."""
 
     method: str
     concepts: int
     gain: float
-    more: int
-    less: int
+    more: int  # for how many concepts it clearly gains more than adding, by the interval over prompts
+    less: int  # for how many it clearly gains less
     specificity: float
     cost: float
     repetition: float
@@ -305,11 +289,7 @@ class Summary:
 
 
 def summaries(rows: Sequence[Mapping[str, Any]]) -> list[Summary]:
-    """The methods over all concepts that they were compared on.
-
-    Args:
-        rows: as `MethodRow.to_json` gives them.
-    """
+    """The methods over all concepts that they were compared on. `rows`: as `MethodRow.to_json` gives them."""
     summed = []
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = [row for row in rows if row["method"] == method]

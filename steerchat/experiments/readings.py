@@ -20,18 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Why:
-    """A steered answer, read again.
-
-    Attributes:
-        tokens: each with its probability.
-        rather: the likeliest tokens where the answers part, the likeliest first; none where both are the same.
-        strips: concepts along both answers.
-    """
+    """A steered answer, read again."""
 
     stored: StoredPair
-    tokens: list[Guess]
+    tokens: list[Guess]  # each with its probability
+    # The likeliest tokens where the answers part, the likeliest first; none where both are the same.
     rather: list[Guess]
-    strips: tuple[Strip, ...]
+    strips: tuple[Strip, ...]  # concepts along both answers
 
     @property
     def chart(self) -> Tokens:
@@ -54,7 +49,6 @@ def why(session: Session, stored: StoredPair, concepts: Sequence[str] = ()) -> W
 
     Args:
         session: with the model that answered.
-        stored: the pair.
         concepts: what to read in it; those that it was steered with where there are none.
 
     Raises:
@@ -80,9 +74,7 @@ def strips(session: Session, concepts: Sequence[str], stored: StoredPair) -> tup
 def over_turns(session: Session, concepts: Sequence[str], turns: Sequence[StoredPair]) -> Chart:
     """How much of each concept the answers of a conversation carry, turn by turn.
 
-    Raises:
-        Interrupted: when the session was stopped.
-        UsageError: no answer is long enough to read.
+    Raises Interrupted when the session was stopped, UsageError when no answer is long enough to read.
     """
     found: list[tuple[StoredPair, tuple[Strip, ...]]] = []
     for number, stored in enumerate(turns, 1):

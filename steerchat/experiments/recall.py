@@ -25,7 +25,6 @@ def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list
 
     Args:
         calibration: for the chance band of the model that answered, as it is known by now.
-        experiment: what was asked for.
         pairs: oldest first.
 
     Raises:

@@ -32,12 +32,7 @@ def experiment(
     """Answer a prompt under every setting. Stopping is no error: the result says how far it got.
 
     Args:
-        session: model, concepts, sampling and the log.
-        kind: for the log.
-        prompt: what every row answers.
-        settings: at least one.
         repeats: seeds, counted from the session's.
-        raw: go on from the prompt itself.
         tokens: the longest answer; never longer than the session's.
         label: for its progress; the kind and the number of answers when empty.
     """
@@ -80,11 +75,6 @@ def experiment(
 
 def compare_all(session: Session, prompts: Sequence[str], raw: bool = False) -> Iterator[Event]:
     """Answer many prompts outside the conversation, each as `session.compare` answers it alone.
-
-    Args:
-        session: model, recipe, sampling and the log.
-        prompts: at least one.
-        raw: go on from the prompts themselves.
 
     Yields:
         the events of one pair after the other, in the order of the prompts. Stopping ends with the batch at hand.

@@ -19,8 +19,7 @@ STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 def chosen(session: Session, concept: str | None, layer: str | None = None, strength: float | None = None) -> Recipe:
     """The recipe that an experiment is about: a concept's or a mix's own, else the session's.
 
-    Raises:
-        UsageError: when nothing is steered, or what is steered adds nothing.
+    Raises UsageError when nothing is steered, or what is steered adds nothing.
     """
     if concept is None:
         recipe = replace(session.recipe, on=True, scope=session.settings.scope)
@@ -98,8 +97,7 @@ def with_controls(session: Session, recipe: Recipe, raw: bool) -> list[Setting]:
 def mix_notes(session: Session, term: Term) -> list[str]:
     """A mix in words: its weights as they count, and the angles between its parts where it is pushed first.
 
-    Raises:
-        ConceptError: when the parts cancel out at one of its layers.
+    Raises ConceptError when the parts cancel out at one of its layers.
     """
     reader = session.reader
     reader.edits(Recipe((term,)), session.settings.seed)

@@ -176,8 +176,7 @@ def tuned(outcomes: Sequence[Outcome]) -> Outcome | None:
 def keep(session: Session, recipe: Recipe) -> str:
     """Keep a recipe of one concept as what is recommended for it on this model. Returns the concept's name.
 
-    Raises:
-        UsageError: for a recipe of anything but one concept.
+    Raises UsageError for a recipe of anything but one concept.
     """
     adding = [term for term in recipe.terms if term.operation == ADD]
     if len(adding) != 1 or len(adding[0].parts) != 1 or adding[0].concept == RANDOM:

@@ -23,7 +23,6 @@ class Generate:
     """The process, started on entering and ended on leaving.
 
     Args:
-        model: as after `--model`.
         engine: what is compared with it: it gets the same device, precision and number of threads.
 
     Attributes:

@@ -37,8 +37,7 @@ class Drawing(Figure):
 def figure(drawn: Drawn, titled: bool = True) -> Drawing:
     """A whole chart as one figure.
 
-    Args:
-        titled: whether the figure has the chart's title, which a page shows as a caption instead.
+    `titled`: whether the figure has the chart's title, which a page shows as a caption instead.
     """
     match drawn:
         case Chart():

@@ -34,8 +34,7 @@ def standing(figure: Drawing) -> str:
 def inline(drawn: Drawn, prefix: str) -> list[str]:
     """A chart's panels as SVG elements for a page.
 
-    Args:
-        prefix: begins every id, so that no two figures of a page share one.
+    `prefix`: begins every id, so that no two figures of a page share one.
     """
     return [_piece(panel, f"{prefix}-{number}-") for number, panel in enumerate(panels(drawn))]
 

@@ -22,11 +22,7 @@ CHANCE = "chance.json"
 
 
 class Calibration:
-    """The measurements of models.
-
-    Args:
-        library: its folders hold the shipped measurements and the ones made here.
-    """
+    """The measurements of models. `library`: its folders hold the shipped measurements and the ones made here."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -38,8 +34,7 @@ class Calibration:
     ) -> Profile:
         """What is typical of a model's residual stream; measured once, then kept by its fingerprint.
 
-        Raises:
-            Interrupted: when `stopped` said so while it was measured.
+        Raises Interrupted when `stopped` said so while it was measured.
         """
         from .profile import load_profile, measure_profile
 
@@ -78,8 +73,7 @@ class Calibration:
     def keep_chance(self, chance: Chance) -> Path:
         """Store a measured chance band; it takes the place of the shipped one. Returns the file.
 
-        Raises:
-            SteerchatError: when it cannot be written; it counts until the end of this start all the same.
+        Raises SteerchatError when it cannot be written; it counts until the end of this start all the same.
         """
         self._chances[chance.fingerprint] = chance
         path = self._library.folder(chance.fingerprint) / CHANCE

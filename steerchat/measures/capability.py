@@ -32,11 +32,7 @@ class Quiz:
 
 @dataclass(frozen=True)
 class Capability:
-    """Which questions a model got right under a setting.
-
-    Attributes:
-        right: for each question of a category, by the category.
-    """
+    """Which questions a model got right under a setting. `right`: for each question of a category, by the category."""
 
     right: dict[str, tuple[bool, ...]]
 
@@ -58,8 +54,7 @@ class Capability:
 def questions(path: Path | None = None) -> tuple[Quiz, ...]:
     """The shipped questions, or those of another file of its form.
 
-    Raises:
-        SteerchatError: when the file cannot be read.
+    Raises SteerchatError when the file cannot be read.
     """
     file = path or folders.packaged("vectors") / "texts" / "questions.toml"
     try:
@@ -78,11 +73,8 @@ def capability(
     """Ask every question under every setting, each by itself, without a system message or a thought.
 
     Args:
-        reader: the model and its concepts.
         settings: a recipe that is not active gives the normal model.
-        asked: at least one.
         seed: of the concept `random`.
-        label: for its progress.
 
     Raises:
         Interrupted: when the reader is stopped.

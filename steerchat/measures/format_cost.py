@@ -17,21 +17,13 @@ FORMAT_COST = "perplexity.json"
 
 @dataclass(frozen=True)
 class FormatCost:
-    """Perplexities over all tokens of the replies of the neutral texts.
+    """Perplexities over all tokens of the replies of the neutral texts."""
 
-    Attributes:
-        dtype: how the weights are held.
-        texts: how many were read.
-        perplexity: of the weights as they are held.
-        exact: of the same model in float32; None where that did not fit into memory.
-        rounded_before: whether the weights came rounded, in a GGUF, so that `exact` is of rounded numbers too.
-    """
-
-    dtype: str
-    texts: int
-    perplexity: float
-    exact: float | None
-    rounded_before: bool
+    dtype: str  # how the weights are held
+    texts: int  # how many were read
+    perplexity: float  # of the weights as they are held
+    exact: float | None  # of the same model in float32; None where that did not fit into memory
+    rounded_before: bool  # whether the weights came rounded, in a GGUF, so that `exact` is of rounded numbers too
 
     def __str__(self) -> str:
         held = f"{self.dtype} weights: perplexity {self.perplexity:.2f} over {self.texts} neutral texts"

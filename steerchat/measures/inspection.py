@@ -33,16 +33,11 @@ class Guess:
 
 @dataclass(frozen=True)
 class Step:
-    """What the logit lens shows after one layer.
-
-    Attributes:
-        guess: the likeliest next token, as if the model ended there.
-        length: of the residual stream at the last position.
-    """
+    """What the logit lens shows after one layer."""
 
     layer: int
-    guess: Guess
-    length: float
+    guess: Guess  # the likeliest next token, as if the model ended there
+    length: float  # of the residual stream at the last position
 
     def to_json(self) -> dict[str, Any]:
         return {"layer": self.layer, **self.guess.to_json(), "length": float(f"{self.length:.4g}")}
@@ -77,11 +72,7 @@ def probe(
 ) -> list[Strip]:
     """Concepts read over answers.
 
-    Args:
-        engine: the model; nothing is steered.
-        profile: of that model.
-        vectors: the concepts.
-        answers: (column, prompt ids, answer ids), the normal one first; each with at least two tokens.
+    `answers`: (column, prompt ids, answer ids), the normal one first; each with at least two tokens.
     """
     layers = {read_layer(vector) for vector in vectors}
     states = [_states(engine, [*prompt, *answer], layers, len(prompt)) for _, prompt, answer in answers]

@@ -30,8 +30,6 @@ class Reader:
     """The concepts of one model, for steering and for reading. One serves one run: every vector is resolved once.
 
     Args:
-        engine: the model.
-        library: the concepts.
         calibration: the model's profile and chance band.
         report: receives the progress of extractions and measurements.
         stopped: asked while something is extracted or measured; Interrupted is raised once it returns True.
@@ -73,9 +71,7 @@ class Reader:
     def vector(self, name: str, seed: int = 0) -> ConceptVector:
         """A concept's vector on the model; extracted when there is none. `seed` is that of `random`.
 
-        Raises:
-            UnknownName: the concept does not exist.
-            ConceptError: its files are broken.
+        Raises UnknownName when the concept does not exist, ConceptError when its files are broken.
         """
         key = (name, seed if name == RANDOM else 0)
         if key not in self._vectors:
@@ -168,11 +164,8 @@ def measured(reader: Reader, setting: Setting, pair: Pair, outputs: Sequence[Out
     """A pair with its answers and its effect along the setting's recipe.
 
     Args:
-        reader: the model and its concepts.
         setting: what the second output was steered by.
-        pair: without its answers.
         outputs: the normal one and, if there is one, the steered one.
-        seconds: how long the answers took.
     """
     answers = [output.answer for output in outputs]
     normal, steered = answers[0], answers[1] if len(answers) > 1 else None
@@ -218,9 +211,6 @@ def probe(reader: Reader, concepts: Sequence[str], pair: Pair, prompts: Sequence
     """Concepts read off a pair's answers, token by token, by the unsteered model.
 
     Args:
-        reader: the model and its concepts.
-        concepts: what to read.
-        pair: with the answers.
         prompts: the ids that the normal and the steered answer go on from.
 
     Returns:

@@ -36,21 +36,15 @@ _TEXTS = 4  # of the concept's examples, in whose replies the next token is look
 
 @dataclass(frozen=True)
 class LayerReading:
-    """A concept's direction at one layer.
-
-    Attributes:
-        tokens: those that a push promotes most, by the logit lens.
-        agreement: mean cosine of each pair's difference with the mean of the others; None where there are no pairs.
-        alike: cosine with the direction at the layer before; None at the first.
-        lens: how much the push favours the concept's words by the logit lens, in log-probability per word.
-        step: the same in the model's own next token, with the push at this layer: one step for each of a few texts.
-    """
+    """A concept's direction at one layer."""
 
     layer: int
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...]  # those that a push promotes most, by the logit lens
+    # Mean cosine of each pair's difference with the mean of the others; None where there are no pairs.
     agreement: float | None
-    alike: float | None
-    lens: float | None
+    alike: float | None  # cosine with the direction at the layer before; None at the first
+    lens: float | None  # how much the push favours the concept's words by the logit lens, in log-probability per word
+    # The same in the model's own next token, with the push at this layer: one step for each of a few texts.
     step: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -64,7 +58,6 @@ def read_layers(reader: Reader, name: str) -> list[LayerReading]:
     """Read a concept's direction at every layer. Nothing is generated.
 
     Args:
-        reader: the model and its concepts.
         name: a concept. Its examples say which words are its own: without any, nothing is predicted.
 
     Raises:

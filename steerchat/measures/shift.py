@@ -27,10 +27,8 @@ def token_kl(
     """The KL of each setting, in nats: KL(steered || unsteered), the 95th percentile over the tokens of its answers.
 
     Args:
-        reader: the model.
         settings: for each its answers: the row that was answered, with its edits, and the text. A thought before the
             reply is read as a part of the prompt.
-        label: for its progress.
 
     Returns:
         None for a setting whose answers have no token.

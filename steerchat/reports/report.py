@@ -19,38 +19,23 @@ Facts = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Chapter:
-    """A turn or an experiment.
+    """A turn or an experiment."""
 
-    Attributes:
-        heading: usually the prompt.
-        facts: names and values: date, model, seed, rating.
-        parts: what the screen showed: sentences, notices, pairs, tables and charts.
-        answers: the texts behind the tables, each with a heading.
-        command: the shell's line that repeats it; empty where there is none.
-    """
-
-    heading: str
-    facts: Facts
-    parts: Sequence[object]
-    answers: Sequence[tuple[str, Answer]] = ()
-    command: str = ""
+    heading: str  # usually the prompt
+    facts: Facts  # names and values: date, model, seed, rating
+    parts: Sequence[object]  # what the screen showed: sentences, notices, pairs, tables and charts
+    answers: Sequence[tuple[str, Answer]] = ()  # the texts behind the tables, each with a heading
+    command: str = ""  # the shell's line that repeats it; empty where there is none
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report.
+    """A whole report."""
 
-    Attributes:
-        title: its subject.
-        facts: names and values that hold for all of it.
-        chapters: in chronological order.
-        data: the content as JSON, for programs.
-    """
-
-    title: str
-    facts: Facts
-    chapters: Sequence[Chapter]
-    data: Mapping[str, Any]
+    title: str  # its subject
+    facts: Facts  # names and values that hold for all of it
+    chapters: Sequence[Chapter]  # in chronological order
+    data: Mapping[str, Any]  # the content as JSON, for programs
 
     @property
     def charts(self) -> list[Drawn]:

@@ -83,7 +83,6 @@ class Block:
 
     Args:
         titles: each column's heading, and whether it is the steered one.
-        width: cells of the whole block.
         beside: side by side; if not, the second column follows when the first is complete.
     """
 
@@ -151,10 +150,8 @@ class Stream:
     """Draws a block while its answers arrive.
 
     Args:
-        block: the columns.
         rows: the column of each row of the events; other rows are not shown.
         width: gives the present width for the block, which follows the terminal's.
-        clock: seconds, from any start.
     """
 
     def __init__(

@@ -38,7 +38,6 @@ def lines_of(value: object, width: int, plain: bool = False) -> list[Text]:
 
     Args:
         value: a sentence, a notice, or a part of a page that is not a pair.
-        width: cells in a line.
         plain: whether the screen has no styles.
 
     Raises:

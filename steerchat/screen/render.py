@@ -148,8 +148,7 @@ class Screen:
     def show(self, value: object) -> None:
         """Draws any value that a command returns, or several; None draws nothing.
 
-        Raises:
-            TypeError: for a value that has no drawing.
+        Raises TypeError for a value that has no drawing.
         """
         match value:
             case None:

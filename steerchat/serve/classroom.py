@@ -89,8 +89,7 @@ class Classroom:
     def join(self, code: str, name: str, address: str) -> tuple[str, str]:
         """The key of a new student, and the name that they have from now on.
 
-        Raises:
-            BadRequest: the code is wrong, too many were, the name cannot be had, or the class is full.
+        Raises BadRequest when the code is wrong, too many were, the name cannot be had, or the class is full.
         """
         now = self._clock()
         while self._wrong and now - self._wrong[0][0] > _MINUTE:

@@ -53,7 +53,6 @@ class Guard:
     """Middleware around the whole server.
 
     Args:
-        app: what answers.
         token: what clients must send as `Authorization: Bearer TOKEN`; without one, all may ask.
         hosts: names under which this server may be asked, beside addresses and localhost.
         origins: of pages elsewhere that may ask from a browser.
@@ -151,8 +150,7 @@ class Guard:
 async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The body of a request that says it is JSON, which a form on another site cannot say.
 
-    Raises:
-        BadRequest: it is too large, too slow, or something else.
+    Raises BadRequest when it is too large, too slow, or something else.
     """
     headers = Headers(scope=scope)
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

@@ -37,23 +37,16 @@ class BadRequest(SteerchatError):
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a body.
+    """A field of a body."""
 
-    Attributes:
-        kinds: JSON types that it may have; null is the same as leaving it out.
-        low, high: of a number; of a text or a list, its length.
-        only: the values that mean nothing special: others ask for what this server does not do.
-        items: what a list has; None for objects.
-        object: the schema of the objects in a list, for the description; whoever uses them checks them.
-    """
-
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # JSON types that it may have; null is the same as leaving it out
     help: str = ""
-    low: float | None = None
-    high: float | None = None
+    low: float | None = None  # of a number; of a text or a list, its length
+    high: float | None = None  # of a number; of a text or a list, its length
     required: bool = False
-    only: tuple[Any, ...] = ()
-    items: str | None = None
+    only: tuple[Any, ...] = ()  # the values that mean nothing special: others ask for what this server does not do
+    items: str | None = None  # what a list has; None for objects
+    # The schema of the objects in a list, for the description; whoever uses them checks them.
     object: Mapping[str, Any] | None = None
 
     def check(self, name: str, value: Any) -> None:
@@ -172,30 +165,20 @@ SWEEP = {
 
 @dataclass(frozen=True)
 class Ask:
-    """A request for answers.
+    """A request for answers."""
 
-    Attributes:
-        model: as asked, with its recipe.
-        messages: of a chat, a system message first if there is one; empty for a completion.
-        prompt: the last message, or the text to go on from.
-        steer: terms of the recipe.
-        sampling: settings of the sampling by their names; those not given are the server's.
-        client: who asks.
-        likeliest: how many of the likeliest tokens are told with each token; None tells no log-probabilities.
-    """
-
-    model: str
-    messages: tuple[Message, ...]
-    prompt: str
-    steer: tuple[TermRequest, ...]
+    model: str  # as asked, with its recipe
+    messages: tuple[Message, ...]  # of a chat, a system message first if there is one; empty for a completion
+    prompt: str  # the last message, or the text to go on from
+    steer: tuple[TermRequest, ...]  # terms of the recipe
     compare: bool
-    sampling: Mapping[str, Any]
+    sampling: Mapping[str, Any]  # settings of the sampling by their names; those not given are the server's
     seeds: tuple[int, ...]
     stops: tuple[str, ...]
     stream: bool
     usage: bool
-    client: str
-    likeliest: int | None
+    client: str  # who asks
+    likeliest: int | None  # how many of the likeliest tokens are told with each token; None tells no log-probabilities
 
     @property
     def rows(self) -> int:

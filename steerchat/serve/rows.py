@@ -41,7 +41,6 @@ class RowQueue(threading.Thread):
     """Lets rows into a pool as places become free.
 
     Args:
-        engine: the model.
         size: how many rows run at most.
         stepped: told after each step how many tokens it gave, and how many seconds it took.
     """
@@ -147,8 +146,6 @@ class ServedEngine(Engine):
     """The engine of one request: its rows go through the queue, and everything else is the shared engine's.
 
     Args:
-        engine: the model.
-        rows: the queue of all requests.
         client: among whom places are shared fairly.
         stops: texts at which an answer ends, without them.
         read: whether the unsteered model reads the answers afterwards; without, they have no perplexity and no states.

@@ -57,7 +57,6 @@ class Service:
     """One model for many clients.
 
     Args:
-        app: the parts of steerchat; its model loads or is loaded.
         rows: how many answers run at once, where memory holds as many.
         waiting: how many more may wait.
         deadline: seconds after which a request is broken off.
@@ -224,8 +223,7 @@ class Service:
     async def events(self, session: Session, client: Client, events: Iterator[E]) -> AsyncGenerator[E, None]:
         """Events from a thread as they come. Whoever leaves the loop early stops the work.
 
-        Raises:
-            SteerchatError: as the work does, and BadRequest after the deadline.
+        Raises SteerchatError as the work does, and BadRequest after the deadline.
         """
         loop, told = asyncio.get_running_loop(), asyncio.Queue()
 

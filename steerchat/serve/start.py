@@ -56,8 +56,6 @@ def serve(
     """Serve a model until Ctrl-C or SIGTERM; what runs then is finished.
 
     Args:
-        app: its model and its history.
-        host, port: where it listens.
         token, hosts, origins: as of `Guard`.
         rows, waiting, deadline: as of `Service`.
         classroom: whether students may join with a code.

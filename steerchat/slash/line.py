@@ -61,7 +61,6 @@ class Reading:
     """Assigns the words of a line to the parameters of a command.
 
     Args:
-        parameters: of the command.
         usage: of the command; the hint of every error.
 
     Attributes:
@@ -90,8 +89,7 @@ class Reading:
     def read(self, line: str) -> Self:
         """Reads the text after the command's name. Arguments may be missing yet.
 
-        Raises:
-            UsageError: for an unknown option, an unexpected argument, or a missing closing quotation mark.
+        Raises UsageError for an unknown option, an unexpected argument, or a missing closing quotation mark.
         """
         position = 0
         while word := next_word(line, position):
@@ -136,8 +134,7 @@ class Reading:
     def values(self) -> dict[str, Any]:
         """The values by parameter name, without the parameters that the line omits.
 
-        Raises:
-            UsageError: an argument is missing or invalid; the message names it.
+        Raises UsageError when an argument is missing or invalid; the message names it.
         """
         self._check_awaiting()
         values: dict[str, Any] = {}

@@ -48,8 +48,7 @@ class Parameter:
 def parameters_of(handler: Callable[..., Any]) -> tuple[Parameter, ...]:
     """A handler's parameters after the first, which is the chat.
 
-    Raises:
-        ValueError: no line could be parsed for this signature, which is a mistake in the program.
+    Raises ValueError when no line could be parsed for this signature, which is a mistake in the program.
     """
     _, *declared = inspect.signature(handler).parameters.values()
     annotations = get_type_hints(handler, include_extras=True)

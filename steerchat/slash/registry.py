@@ -38,34 +38,20 @@ _LISTED = "/help lists the commands; a message that begins with / is typed with 
 
 @dataclass(frozen=True)
 class Command:
-    """One command as declared.
+    """One command as declared."""
 
-    Attributes:
-        name: "compare", or a noun and a verb, "steer add".
-        handler: called with the chat and the parsed values.
-        summary: the docstring's first line.
-        body: the rest of the docstring; may be empty.
-        examples: slash lines.
-        group: its heading in /help.
-        shell: whether `steerchat` also has it as a subcommand.
-        aliases: its other names.
-        needs_model: whether the shell starts to load the model for it.
-        parallel: whether several processes, started together, can divide its answers among them.
-        exports: whether its JSON objects are stored pairs, which the shell also writes as CSV and Markdown.
-    """
-
-    name: str
-    handler: Callable[..., Any]
+    name: str  # "compare", or a noun and a verb, "steer add"
+    handler: Callable[..., Any]  # called with the chat and the parsed values
     parameters: tuple[Parameter, ...]
-    summary: str
-    body: str
-    examples: tuple[str, ...]
-    group: str
-    shell: bool
+    summary: str  # its docstring's first line
+    body: str  # the rest of the docstring; may be empty
+    examples: tuple[str, ...]  # slash lines
+    group: str  # its heading in /help
+    shell: bool  # whether `steerchat` also has it as a subcommand
     aliases: tuple[str, ...]
-    needs_model: bool
-    parallel: bool
-    exports: bool
+    needs_model: bool  # whether the shell starts to load the model for it
+    parallel: bool  # whether several processes, started together, can divide its answers among them
+    exports: bool  # whether its JSON objects are stored pairs, which the shell also writes as CSV and Markdown
 
     @property
     def usage(self) -> str:
@@ -131,8 +117,7 @@ class Registry:
     ) -> Callable[[Handler], Handler]:
         """Declares the decorated function as a command; the function itself is unchanged.
 
-        Raises:
-            ValueError: for a mistake in the declaration.
+        Raises ValueError for a mistake in the declaration.
         """
 
         def declare(handler: Handler) -> Handler:
@@ -170,8 +155,7 @@ class Registry:
     def get(self, name: str) -> Command:
         """The command called `name`, with or without a slash, by its own name or an alias.
 
-        Raises:
-            UnknownName: there is no such command; the hint suggests the nearest name.
+        Raises UnknownName when there is no such command; the hint suggests the nearest name.
         """
         plain = " ".join(name.lower().removeprefix("/").split())
         noun, _, verb = plain.partition(" ")
@@ -184,8 +168,7 @@ class Registry:
     def split(self, line: str) -> tuple[Command, str]:
         """The command that a line calls, and the rest of the line.
 
-        Raises:
-            UsageError: the line calls no known command.
+        Raises UsageError when the line calls no known command.
         """
         head = _HEAD.match(line)
         if head is None or not head[1]:
@@ -220,8 +203,7 @@ class Registry:
     def parse(self, line: str) -> Bound:
         """A slash line as a call of its command.
 
-        Raises:
-            UsageError: the command is unknown, or does not take the arguments.
+        Raises UsageError when the command is unknown, or does not take the arguments.
         """
         command, tail = self.split(line)
         return Bound(command, command.reading().read(tail).values())

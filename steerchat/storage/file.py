@@ -75,8 +75,7 @@ class Owner:
 def open_file(path: Path) -> tuple[Database, Owner]:
     """Open or create the file, migrate it, and mark unfinished rows of dead processes as interrupted.
 
-    Raises:
-        StoreError: it cannot be opened or written, belongs to another program, or to a newer steerchat.
+    Raises StoreError when it cannot be opened or written, belongs to another program, or to a newer steerchat.
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,8 +234,7 @@ def transaction(db: Database) -> Iterator[None]:
 def backup(path: Path, target: Path) -> Path:
     """Copy the whole file at `path`, even while other processes write to it. Returns the copy's absolute path.
 
-    Raises:
-        StoreError: `path` does not exist, `target` exists, or it cannot be written.
+    Raises StoreError when `path` does not exist, `target` exists, or it cannot be written.
     """
     target = target.absolute()
     _require_file(path)
@@ -263,8 +261,7 @@ def check(path: Path) -> list[str]:
 
     Slow on a large file.
 
-    Raises:
-        StoreError: the file does not exist, is locked, or is too damaged to be read.
+    Raises StoreError when the file does not exist, is locked, or is too damaged to be read.
     """
     _require_file(path)
     with (

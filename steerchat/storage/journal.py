@@ -63,9 +63,7 @@ class Journal:
 
         Args:
             pair: with the id that `begin` returned.
-            status: how it ended.
             shared_normal: the id of the stored normal answer that the pair shares with an earlier one.
-            measures: further measures by name.
 
         Returns:
             the id of the stored normal answer, for the pairs that share it; None when it was not stored.

@@ -56,8 +56,7 @@ class Words:
 def select_ids(filters: Filters, before_id: int | None = None, parts: Sequence[str] = ()) -> Query:
     """A SELECT of the ids below `before_id` that pass the filters, to which ORDER BY and LIMIT can be appended.
 
-    Args:
-        parts: texts that a pair's texts contain.
+    `parts`: texts that a pair's texts contain.
     """
     tests, args = _pair_tests(filters, parts)
     if before_id is not None:
@@ -80,8 +79,7 @@ def select_ids(filters: Filters, before_id: int | None = None, parts: Sequence[s
 def match_words(text: str) -> Words:
     """A search for pairs that contain every word of `text`.
 
-    Raises:
-        UsageError: `text` has no word, or more than `MAX_WORDS`.
+    Raises UsageError when `text` has no word, or more than `MAX_WORDS`.
     """
     words = [word for word in storable(text).replace("\0", " ").split() if re.search(r"\w", word)]
     if not words:

@@ -40,10 +40,7 @@ class Blind:
 def unseen(store: Store, filters: Filters, count: int) -> list[Blind]:
     """Some of the newest pairs that a blind review can show, in random order.
 
-    Args:
-        store: the history.
-        filters: which pairs; `rated` should be False.
-        count: the most pairs to return.
+    `filters`: which pairs; `rated` should be False.
     """
     pairs = [stored for stored in store.pairs(filters, limit=_NEWEST) if _reviewable(stored)]
     drawn = random.sample(pairs, min(count, len(pairs)))
@@ -70,25 +67,15 @@ def asked_for(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Tally:
-    """Ratings of a group of pairs, counted.
+    """Ratings of a group of pairs, counted."""
 
-    Attributes:
-        label: what the pairs have in common.
-        judged: rated pairs.
-        steered: how many were rated `steered`.
-        ties: how many were rated `tie`.
-        reads: how often the steered answer read better.
-        compared: how often one of the two answers read better.
-        effect: mean of the measured effects; None where none was measured.
-    """
-
-    label: str
-    judged: int
-    steered: int
-    ties: int
-    reads: int
-    compared: int
-    effect: float | None
+    label: str  # what the pairs have in common
+    judged: int  # rated pairs
+    steered: int  # how many were rated `steered`
+    ties: int  # how many were rated `tie`
+    reads: int  # how often the steered answer read better
+    compared: int  # how often one of the two answers read better
+    effect: float | None  # mean of the measured effects; None where none was measured
 
     @property
     def share(self) -> float:

@@ -106,8 +106,7 @@ class StoredPair(Origin):
     def from_row(cls, row: Mapping[str, Any]) -> StoredPair:
         """From a row of `PAIR_QUERY`.
 
-        Raises:
-            StoreError: another program changed the row to something that steerchat never writes.
+        Raises StoreError when another program changed the row to something that steerchat never writes.
         """
         with as_written(f"pair {row['id']}", f"/history delete {row['id']} removes it"):
             messages = _json(row, "messages", dict)
@@ -163,22 +162,18 @@ class StoredSession:
 
 @dataclass(frozen=True)
 class StoredExperiment:
-    """A sweep or comparison: its request and how it ended.
-
-    Attributes:
-        spec: its settings (label, recipe, and for a control the recipe `along` which its answers are read), repeats,
-            raw, tokens and first seed.
-        started, finished: ISO 8601 in UTC with milliseconds; `finished` is None while it runs.
-    """
+    """A sweep or comparison: its request and how it ended."""
 
     id: int
     session_id: int | None
     kind: str
     prompt: str
+    # Its settings (label, recipe, and for a control the recipe `along` which its answers are read), repeats, raw,
+    # tokens and first seed.
     spec: dict[str, Any]
     status: Status
-    started: str
-    finished: str | None
+    started: str  # ISO 8601 in UTC with milliseconds
+    finished: str | None  # the same; None while it runs
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> StoredExperiment:

@@ -56,9 +56,8 @@ class Store:
     def open(cls, path: Path | str) -> Store:
         """Open the file, created or migrated where needed; rows that dead processes left running become interrupted.
 
-        Raises:
-            StoreError: the file cannot be opened or written, is not SQLite, belongs to another program or to a newer
-                steerchat, or the disk is full.
+        Raises StoreError when the file cannot be opened or written, is not SQLite, belongs to another program or to a
+        newer steerchat, or the disk is full.
         """
         path = Path(path).absolute()
         db, owner = open_file(path)
@@ -256,8 +255,7 @@ class Store:
 
         A normal answer that the pairs of a sweep share is found under one of them.
 
-        Raises:
-            UsageError: `text` has no word, or more than 64.
+        Raises UsageError when `text` has no word, or more than 64.
         """
         words = match_words(text)
         with self._read() as db:

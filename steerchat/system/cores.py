@@ -6,11 +6,7 @@ import psutil
 
 
 class OtherPrograms:
-    """Counts the cores that other programs use, from its making on.
-
-    Attributes:
-        all: the cores of the machine.
-    """
+    """Counts the cores that other programs use, from its making on. `all`: the cores of the machine."""
 
     def __init__(self) -> None:
         self.all = psutil.cpu_count() or 1

@@ -38,8 +38,7 @@ def cache_dir() -> Path:
 def packaged(name: Literal["vectors", "tutorials"]) -> Path:
     """A folder that ships with steerchat, in an installed wheel or in a checkout.
 
-    Raises:
-        SteerchatError: the installation does not have it.
+    Raises SteerchatError when the installation does not have it.
     """
     package = Path(__file__).resolve().parent.parent
     installed = package / "_data" / name
@@ -55,8 +54,7 @@ def packaged(name: Literal["vectors", "tutorials"]) -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part, even after a crash.
 
-    Raises:
-        SteerchatError: it cannot be written; the old content stays.
+    Raises SteerchatError when it cannot be written; the old content stays.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -89,8 +87,7 @@ def _home() -> Path | None:
 def read_prompts(file: str | Path) -> list[str]:
     """The prompts in a text file, one on each line; `-` is standard input.
 
-    Raises:
-        UsageError: the file cannot be read, or has no prompt.
+    Raises UsageError when the file cannot be read, or has no prompt.
     """
     try:
         with nullcontext(sys.stdin) if str(file) == "-" else Path(file).expanduser().open(encoding="utf-8") as stream:

@@ -99,12 +99,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Description:
-    """A setting's name, type, default, help and range.
-
-    Attributes:
-        in_shell: whether it is also an option of the shell.
-        at_start: whether it is fixed once a model is loaded.
-    """
+    """A setting's name, type, default, help and range."""
 
     name: str
     type: Any
@@ -112,8 +107,8 @@ class Description:
     help: str
     low: float | None
     high: float | None
-    in_shell: bool = True
-    at_start: bool = False
+    in_shell: bool = True  # whether it is also an option of the shell
+    at_start: bool = False  # whether it is fixed once a model is loaded
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -164,8 +159,7 @@ def load_settings(
 ) -> Settings:
     """Settings from command-line options (None: not given), the environment, `file` and defaults, in that order.
 
-    Raises:
-        UsageError: for an unknown name or an invalid value; the message begins with its source.
+    Raises UsageError for an unknown name or an invalid value; the message begins with its source.
     """
     settings = Settings()
     layers: list[tuple[str, dict[str, Any]]] = [

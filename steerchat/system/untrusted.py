@@ -27,9 +27,7 @@ _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ 
 def read_small(path: Path, most: int = 32 << 20) -> str:
     """The UTF-8 text of a regular file of at most `most` bytes. A device could be endless.
 
-    Raises:
-        OSError: it is not a regular file, too large, or cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
+    Raises OSError when it is not a regular file, too large, or cannot be read; UnicodeDecodeError when it is not UTF-8.
     """
     _check_regular(path)
     if path.stat().st_size > most:
@@ -40,9 +38,7 @@ def read_small(path: Path, most: int = 32 << 20) -> str:
 def read_stream(stream: IO[str], most: int = 32 << 20) -> str:
     """The whole text of a pipe, a terminal or a file that the user named, of at most `most` characters.
 
-    Raises:
-        OSError: it is longer, or cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
+    Raises OSError when it is longer, or cannot be read; UnicodeDecodeError when it is not UTF-8.
     """
     text = stream.read(most + 1)
     if len(text) > most:
@@ -114,8 +110,7 @@ def kept_tensors(path: Path, current: Callable[[Mapping[str, str]], bool], *name
 def claimed_header(path: Path) -> int:
     """The length in bytes that a safetensors file gives for its header. Check it first: a reader parses all of it.
 
-    Raises:
-        OSError: it cannot be read, or is not a regular file.
+    Raises OSError when it cannot be read, or is not a regular file.
     """
     _check_regular(path)
     with path.open("rb") as file:

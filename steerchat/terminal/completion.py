@@ -24,9 +24,7 @@ class SlashCompleter(Completer):
 
     A message gets no completions, and neither does an argument that takes the rest of the line as text.
 
-    Args:
-        registry: the commands.
-        chat: lists the concepts, layers and settings.
+    `chat`: lists the concepts, layers and settings.
     """
 
     def __init__(self, registry: Registry, chat: Completions) -> None:

@@ -32,15 +32,10 @@ _WIDEST = 100  # cells
 
 @dataclass(frozen=True)
 class Terminal:
-    """What a terminal said of itself.
+    """What a terminal said of itself."""
 
-    Attributes:
-        protocol: by which it shows images; None: it shows none.
-        cell: width and height of a cell, in pixels.
-    """
-
-    protocol: Protocol | None
-    cell: tuple[int, int] = (10, 20)
+    protocol: Protocol | None  # by which it shows images; None: it shows none
+    cell: tuple[int, int] = (10, 20)  # width and height of a cell, in pixels
 
 
 class Images:

@@ -149,8 +149,6 @@ def run_chat(
     """The interactive chat.
 
     Args:
-        chat: started.
-        screen: where answers go.
         input, output: prompt_toolkit's, for tests.
         first: lines to run before the first prompt.
     """
@@ -238,8 +236,7 @@ def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
 def read_lines(stream: TextIO) -> Iterator[str]:
     """Lines of a stream; bytes that are not text become replacement signs instead of an error.
 
-    Raises:
-        UsageError: a line is longer than any model could read.
+    Raises UsageError when a line is longer than any model could read.
     """
     with suppress(AttributeError, ValueError):
         stream.reconfigure(errors="replace")  # type: ignore[attr-defined]

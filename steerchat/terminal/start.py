@@ -59,7 +59,6 @@ def open_chat(
 
     Args:
         name: of the command, for messages.
-        options: settings of the command line.
         report, ask, history: as `Chat` takes them.
         parallel: whether several processes can run it.
     """
@@ -79,7 +78,6 @@ def run(
     """The chat with a person, or with a script.
 
     Args:
-        options: settings of the command line.
         lines: the lines of a script; None for a person at the terminal, or the lines of standard input.
         first: lines to run before all others.
     """
@@ -99,8 +97,7 @@ def run(
 def _check_processes(name: str, parallel: bool) -> None:
     """Silences every process but the first one, where several were started together.
 
-    Raises:
-        UsageError: when they cannot run the command.
+    Raises UsageError when they cannot run the command.
     """
     if processes.count() == 1:
         return

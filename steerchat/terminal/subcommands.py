@@ -106,7 +106,6 @@ def run_command(
     """Run a slash command from the shell, and print its result as on a screen or in one of the forms.
 
     Args:
-        command: its handler is called as in the chat.
         values: of its own arguments and options.
         steer: terms of the recipe; those of another operation than adding are in `settings`, by its name.
         prompts: a file of prompts, each answered by its own call.

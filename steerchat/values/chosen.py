@@ -7,14 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chosen:
-    """A token with its log-probability where it was chosen, and those of the likeliest tokens there.
+    """A token with its log-probability where it was chosen, and those of the likeliest tokens there."""
 
-    Attributes:
-        text: what it adds to the answer; empty for a part of a character.
-        start: where in the answer that begins.
-    """
-
-    text: str
-    start: int
+    text: str  # what it adds to the answer; empty for a part of a character
+    start: int  # where in the answer that begins
     logprob: float
     likeliest: tuple[tuple[str, float], ...]

@@ -69,11 +69,7 @@ class StoreError(SteerchatError):
 
 
 class Interrupted(SteerchatError):
-    """The user stopped a long task.
-
-    Args:
-        what: the task, as the subject of a sentence.
-    """
+    """The user stopped a long task. `what`: the task, as the subject of a sentence."""
 
     exit_code = ExitCode.INTERRUPTED
 
@@ -86,8 +82,6 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Unk
 
     Args:
         kind: of the name, in the singular ("concept", "setting").
-        name: what the user typed.
-        choices: all valid names.
         hint: when no known name is similar.
     """
     import difflib  # late: an interrupt while the program starts needs ExitCode alone

@@ -116,11 +116,7 @@ class Gate:
 
     @classmethod
     def parse(cls, options: dict[str, str]) -> Gate:
-        """A gate from what follows each option.
-
-        Raises:
-            UsageError: for another name, or a value that does not fit.
-        """
+        """A gate from what follows each option. Raises UsageError for another name, or a value that does not fit."""
         values: dict[str, Any] = {}
         for name, text in options.items():
             if name == "when":

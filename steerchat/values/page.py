@@ -8,21 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings.
+    """Rows under headings."""
 
-    Attributes:
-        headings: one for each column.
-        rows: the cells, as text.
-        right: indices of the right-aligned columns, such as numbers.
-        dim: indices of the rows that matter less.
-        empty: what to show in place of a table without rows.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    right: frozenset[int] = frozenset()
-    dim: frozenset[int] = frozenset()
-    empty: str = "nothing here yet"
+    headings: Sequence[str]  # one for each column
+    rows: Sequence[Sequence[str]]  # the cells, as text
+    right: frozenset[int] = frozenset()  # indices of the right-aligned columns, such as numbers
+    dim: frozenset[int] = frozenset()  # indices of the rows that matter less
+    empty: str = "nothing here yet"  # what to show in place of a table without rows
 
 
 @dataclass(frozen=True)
@@ -49,15 +41,10 @@ class Shaded:
 
 @dataclass(frozen=True)
 class Page:
-    """A command's result in both forms.
+    """A command's result in both forms."""
 
-    Attributes:
-        parts: sentences, notices, pairs and tables, in the order in which they are shown.
-        objects: the same content as JSON objects, one for each line.
-    """
-
-    parts: Sequence[object]
-    objects: Sequence[Mapping[str, object]] = ()
+    parts: Sequence[object]  # sentences, notices, pairs and tables, in the order in which they are shown
+    objects: Sequence[Mapping[str, object]] = ()  # the same content as JSON objects, one for each line
 
     def to_json(self) -> dict[str, object]:
         """As an event of a stream, for programs."""

@@ -175,11 +175,7 @@ class TermRequest:
 
 
 def parse_strength(text: str) -> float:
-    """A finite strength between -`MAX_STRENGTH` and `MAX_STRENGTH`.
-
-    Raises:
-        UsageError: for any other text.
-    """
+    """A finite strength between -`MAX_STRENGTH` and `MAX_STRENGTH`. Raises UsageError for any other text."""
     try:
         value = float(text)
     except ValueError:
@@ -203,10 +199,6 @@ def is_layers(text: str) -> bool:
 
 def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
     """Layers from a number `16`, a range `12-20`, a depth `55%`, a range of depths, several with commas, or `all`.
-
-    Args:
-        text: as typed.
-        n_layers: the model's number of decoder blocks.
 
     Returns:
         ascending zero-based layers, at least one.
@@ -271,8 +263,7 @@ def name_layers(layers: Sequence[int]) -> str:
 def parse_parts(text: str) -> Parts:
     """A mix `happy:0.7,excited:0.3`, or one concept; weights are divided by the sum of their absolute values.
 
-    Raises:
-        UsageError: for a missing name, a weight that is not a number, or weights that are all zero.
+    Raises UsageError for a missing name, a weight that is not a number, or weights that are all zero.
     """
     weights: dict[str, float] = {}
     for piece in text.split(","):
@@ -314,8 +305,7 @@ def parse_term(text: str) -> TermRequest:
     strength. A lone whole number is a layer; up to 6 it could be either, and the request gets a note. In the form with
     colons, `happy::2.0` omits the layer.
 
-    Raises:
-        UsageError: the text has neither form.
+    Raises UsageError when the text has neither form.
     """
     words, *options = re.split(r"\s+--", f" {text.strip()}")
     gate = Gate.parse(dict(_option(option) for option in options))

@@ -38,8 +38,7 @@ def html(value: object) -> str | None:
 def plot(value: object) -> Any:
     """A value as a figure of matplotlib; `reports.cells` registers the types that have one.
 
-    Raises:
-        TypeError: for any other type.
+    Raises TypeError for any other type.
     """
     raise TypeError(f"no figure of {type(value).__name__}")
 
@@ -292,32 +291,21 @@ class Progress(_Event):
 
 @dataclass(frozen=True)
 class Started(_Event):
-    """Text is about to stream.
+    """Text is about to stream."""
 
-    Attributes:
-        titles: a heading for each streaming column, left to right; row i of later events is column i.
-        thinking: whether the answers begin inside a thought that the prompt opened.
-        strength: of the recipe's first term with one, for what is written at a share of it.
-    """
-
-    titles: tuple[str, ...]
-    thinking: bool = False
-    strength: float | None = None
+    titles: tuple[str, ...]  # a heading for each streaming column, left to right; row i of later events is column i
+    thinking: bool = False  # whether the answers begin inside a thought that the prompt opened
+    strength: float | None = None  # of the recipe's first term with one, for what is written at a share of it
 
 
 @dataclass(frozen=True)
 class Delta(_Event):
-    """New text in a row, never a part of a character.
-
-    Attributes:
-        share: of the strength at the time, by the dial.
-        chosen: the tokens since the last event, where the row asks for their log-probabilities.
-    """
+    """New text in a row, never a part of a character."""
 
     row: int
     text: str
-    share: float = 1.0
-    chosen: tuple[Chosen, ...] = ()
+    share: float = 1.0  # of the strength at the time, by the dial
+    chosen: tuple[Chosen, ...] = ()  # the tokens since the last event, where the row asks for their log-probabilities
 
 
 @dataclass(frozen=True)

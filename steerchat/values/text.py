@@ -154,11 +154,7 @@ class Wrapper:
             self._put(char)
 
     def close(self, note: str = "") -> int:
-        """Completes the text, with `note` at its end.
-
-        Returns:
-            the offset at which the note starts.
-        """
+        """Completes the text, with `note` at its end. Returns the offset at which the note starts."""
         if not self._line.strip(" "):
             self._blank.clear()
             self._line, self._cells = "", 0

@@ -11,19 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Marks:
-    """How a family of models marks its thoughts.
+    """How a family of models marks its thoughts."""
 
-    Attributes:
-        open: how a thought begins.
-        close: what stands between a thought and the reply.
-        empty: a thought without words, after which the reply follows.
-        tokens: the control tokens that the marks consist of.
-    """
-
-    open: str
-    close: str
-    empty: str
-    tokens: tuple[str, ...]
+    open: str  # how a thought begins
+    close: str  # what stands between a thought and the reply
+    empty: str  # a thought without words, after which the reply follows
+    tokens: tuple[str, ...]  # the control tokens that the marks consist of
 
 
 def _around(open: str, close: str, empty: str = "") -> Marks:
@@ -59,9 +52,7 @@ def begins_thought(text: str) -> bool:
 def thinking(text: str, opened: bool = False) -> bool:
     """Whether an answer that begins with `text` is still inside its thought, or may still begin one.
 
-    Args:
-        text: from the answer's beginning.
-        opened: whether the prompt ends inside the thought.
+    `opened`: whether the prompt ends inside the thought.
     """
     head = text.lstrip()
     if any(marks.close in text for marks in MARKS):
@@ -72,9 +63,7 @@ def thinking(text: str, opened: bool = False) -> bool:
 def reply_start(text: str, opened: bool = False) -> int:
     """The offset at which an answer's reply begins: 0 without a thought, the length where the thought never ended.
 
-    Args:
-        text: the answer.
-        opened: whether the prompt ends inside the thought. A closing mark without an opening one implies it.
+    `opened`: whether the prompt ends inside the thought. A closing mark without an opening one implies it.
     """
     for marks in MARKS:
         thought, close, reply = text.partition(marks.close)
