@@ -269,7 +269,7 @@ def _add(chat: Chat, concept: ConceptValue, layer: str | None, method: str) -> P
         others = tuple(tuning for tuning in concept.tuned if tuning.fingerprint != engine.fingerprint)
         concept = changed(concept, tuned=(*others, Tuning(engine.fingerprint, layers)))
     concept = changed(concept, description=concept.description or default_description(concept))
-    vector = chat.library.add(concept, engine, chat.report, chat.session.stop.is_set)
+    vector = chat.library.add(concept, engine, chat.session.watch)
     parts = extraction_lines(concept, vector)
     if chat.library.ships(concept.name):
         parts.append(Notice(_hides(concept.name)))

@@ -23,7 +23,7 @@ from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
 from ..values.recipe import Recipe
-from ..values.results import BenchReport, Event, Notice
+from ..values.results import Event, Notice
 from ..values.setting import Setting
 
 command = partial(registry.command, group="Experiments")
@@ -297,26 +297,24 @@ def bench(
     operations: Annotated[bool, "measure what each operation adds to decoding, at one layer and at all"] = False,
     precision: Annotated[bool, "compare perplexity, vectors and answers with those of float32 weights"] = False,
     answers: Annotated[int, Int("the number of answers that --precision compares", least=2, most=2000)] = 200,
-) -> BenchReport | Page:
+) -> Page:
     """Measures steerchat's speed on this machine and model.
 
     Takes several minutes on a CPU; Ctrl-C stops it. Other programs that run at the same time distort the figures. A
     ratio alternates the two measurements within one run; below 1 means that steerchat is the faster one.
     """
-    from ..experiments.bench import run_bench, run_operations
+    from ..experiments.bench import run_bench
     from ..experiments.kernels import choose_again
     from ..experiments.precision import compare_with_float32
 
-    settings, session = chat.settings, chat.session
+    session = chat.session
     if kernels:
         return choose_again(chat)
     if precision:
-        prompts, stopped = shipped_prompts("evaluation"), session.stop.is_set
-        return compare_with_float32(
-            session.engine, chat.loader.name, chat.library, prompts, answers, chat.report, stopped
-        ).page()
-    run = run_operations if operations else run_bench
-    return run(session.engine, chat.library, settings, quick, chat.report, session.stop.is_set)
+        prompts = shipped_prompts("evaluation")
+        compared = compare_with_float32(session.engine, chat.loader.name, chat.library, prompts, answers, session.watch)
+        return compared.page()
+    return run_bench(session.engine, chat.library, chat.settings, quick, operations, session.watch).page()
 
 
 def shipped_prompts(part: str) -> list[str]:

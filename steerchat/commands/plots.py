@@ -185,7 +185,7 @@ def _pairs(chat: Chat, name: str | None, layer: int | None, page: bool) -> Drawn
     some = sorted({round(share * last / (_CLOUDS - 1)) for share in range(_CLOUDS)})
     layers = [layer] if layer is not None else range(last + 1) if page else some
     concept, vector = reader.library.get(name), reader.vector(name)
-    return pairs_in_plane(reader.engine, concept, vector, layers, reader.report, reader.stopped)
+    return pairs_in_plane(reader.engine, concept, vector, layers, reader.watch)
 
 
 def _concept(chat: Chat, name: str | None) -> Drawn:

@@ -155,7 +155,7 @@ def model_cost(chat: Chat) -> Page:
     from ..experiments.precision import format_cost
 
     session = chat.session
-    cost = format_cost(session.engine, chat.loader.name, chat.library, chat.report, session.stop.is_set)
+    cost = format_cost(session.engine, chat.loader.name, chat.library, session.watch)
     session.calibration.keep_format_cost(session.engine.fingerprint, cost)
     return Page([str(cost)], [asdict(cost)])
 

@@ -11,14 +11,12 @@ tokens, for concepts that decide where a text ends; `last`, the last-token diffe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..engine.engine import Engine
-from ..values.errors import ConceptError, Interrupted
-from ..values.results import Progress, Report
+from ..values.errors import ConceptError
+from ..values.results import UNWATCHED, Progress, Watch
 from ..values.text import counted
 from .concept import Concept, Example, Extraction, Method
 from .reference import CENTRED, Reference, examples_digest
@@ -33,8 +31,7 @@ def extract(
     engine: Engine,
     concept: Concept,
     method: Extraction = "mean",
-    report: Report = lambda event: None,
-    stopped: Callable[[], bool] = lambda: False,
+    watch: Watch = UNWATCHED,
     reference: Reference | None = None,
     read: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> ConceptVector:
@@ -55,12 +52,12 @@ def extract(
 
     Raises:
         ConceptError: when the examples give no direction.
-        Interrupted: when `stopped` returned True.
+        Interrupted: when the watch stops it, between two blocks.
     """
     examples = concept.examples
     if method == "last":
         examples = tuple(e for e in examples if not e.held_out)[:1] + tuple(e for e in examples if e.held_out)
-    positive, negative, lengths = read or read_texts(engine, concept.name, examples, method, report, stopped)
+    positive, negative, lengths = read or read_texts(engine, concept.name, examples, method, watch)
     train = torch.tensor([not example.held_out for example in examples])
     differences = (positive - negative)[train]
     raw = _principal(differences) if method == "pca" else differences.mean(dim=0)
@@ -92,12 +89,11 @@ def read_levels(
     engine: Engine,
     concept: Concept,
     vector: ConceptVector,
-    report: Report = lambda event: None,
-    stopped: Callable[[], bool] = lambda: False,
+    watch: Watch = UNWATCHED,
 ) -> dict[str, list[float]]:
     """The `LEVELS` of a vector that was extracted before vectors had them. Arguments and errors as of `extract`."""
     examples = tuple(example for example in concept.examples if not example.held_out)
-    positive, negative, _ = read_texts(engine, concept.name, examples, concept.method, report, stopped)
+    positive, negative, _ = read_texts(engine, concept.name, examples, concept.method, watch)
     return _levels(vector.directions, positive, negative)
 
 
@@ -110,20 +106,14 @@ def _levels(directions: Tensor, positive: Tensor, negative: Tensor) -> dict[str,
 def read_reference(
     engine: Engine,
     examples: tuple[tuple[Example, ...], ...],
-    report: Report = lambda event: None,
-    stopped: Callable[[], bool] = lambda: False,
+    watch: Watch = UNWATCHED,
 ) -> Reference:
     """The library's tones on a model.
 
-    Args:
-        examples: what `reference_examples` gave.
-
-    Raises:
-        ConceptError: when a text does not fit the model.
-        Interrupted: when `stopped` returned True.
+    `examples`: what `reference_examples` gave. Raises as `extract`.
     """
     flat = tuple(example for tone in examples for example in tone)
-    sides = read_texts(engine, "the library's mean reply", flat, "mean", report, stopped)[:2]
+    sides = read_texts(engine, "the library's mean reply", flat, "mean", watch)[:2]
     sizes = [len(tone) for tone in examples]
     positive, negative = (torch.stack([part.mean(dim=0) for part in side.split(sizes)]) for side in sides)
     return Reference.of(engine.fingerprint, examples_digest(examples), positive, negative)
@@ -134,8 +124,7 @@ def read_texts(
     name: str,
     examples: tuple[Example, ...],
     method: Method,
-    report: Report,
-    stopped: Callable[[], bool],
+    watch: Watch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states of the positive and of the negative texts, each (pairs, layers, hidden); their lengths (pairs, 2)."""
     texts: list[tuple[list[int], list[int]]] = []
@@ -152,17 +141,12 @@ def read_texts(
     if any(not text for _, text in texts):
         raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
     label = f"extracting {name} from {counted(len(examples), 'pair')}"
-
-    def check() -> None:
-        if stopped():
-            raise Interrupted(f"extracting {name}")
-
-    report(Progress(label, 0, len(texts)))
+    watch.report(Progress(label, 0, len(texts)))
     states = engine.states(
         texts,
         "last" if method in ("last", "end") else "mean",
-        lambda done: report(Progress(label, done, len(texts))),
-        check,
+        lambda done: watch.report(Progress(label, done, len(texts))),
+        lambda: watch.check(f"extracting {name}"),
     )
     lengths = torch.tensor([len(text) for _, text in texts]).view(-1, 2)
     return states[0::2], states[1::2], lengths

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..system.folders import write_whole
 from ..values.errors import ConceptError, SteerchatError, shorten, unknown
 from ..values.recipe import RANDOM
-from ..values.results import Notice, Report
+from ..values.results import UNWATCHED, Notice, Watch
 from .concept import Concept, Source, check_examples
 from .files import concept_toml, read_concept, read_header
 
@@ -112,20 +112,17 @@ class Library:
         self,
         name: str,
         engine: Engine,
-        report: Report = lambda event: None,
+        watch: Watch = UNWATCHED,
         seed: int = 0,
-        stopped: Callable[[], bool] = lambda: False,
     ) -> ConceptVector:
         """A concept's vector for a model, extracted when there is none.
 
-        Args:
-            name: a concept, or `random`, whose direction follows from `seed`.
-            seed: of the random direction.
+        The direction of `random` follows from `seed`.
 
         Raises:
             UnknownName: for a concept that does not exist.
             ConceptError: when its files are broken, or it was imported for another model.
-            Interrupted: when `stopped` returned True.
+            Interrupted: when the watch stops the extraction.
         """
         from .vector import random_vector
 
@@ -141,11 +138,11 @@ class Library:
                     f"/concept delete {name}, then import or make it again",
                 )
             return vector
-        vector = self._extract(concept, engine, report, stopped)
+        vector = self._extract(concept, engine, watch)
         try:
             vector.save(self.cached(concept, engine.fingerprint))
         except SteerchatError as error:
-            report(Notice(f"{error.message}, so {name} is extracted again at the next start"))
+            watch.report(Notice(f"{error.message}, so {name} is extracted again at the next start"))
         self._vectors[name, engine.fingerprint, concept.digest] = vector
         return vector
 
@@ -153,8 +150,7 @@ class Library:
         self,
         name: str,
         engine: Engine,
-        report: Report = lambda event: None,
-        stopped: Callable[[], bool] = lambda: False,
+        watch: Watch = UNWATCHED,
     ) -> ConceptVector:
         """`vector`, with the levels that `at_level` needs: a vector from before vectors had them gets them here.
 
@@ -163,7 +159,7 @@ class Library:
         from .extract import read_levels
         from .vector import LEVELS, ConceptVector
 
-        vector = self.vector(name, engine, report, stopped=stopped)
+        vector = self.vector(name, engine, watch)
         if LEVELS[0] in vector.report:
             return vector
         concept = self.get(name)
@@ -174,20 +170,18 @@ class Library:
         if earlier.digest == vector.digest and LEVELS[0] in earlier.report:
             vector = earlier
         else:
-            levels = read_levels(engine, concept, vector, report, stopped)
+            levels = read_levels(engine, concept, vector, watch)
             vector = replace(vector, report={**vector.report, **levels})
             vector.save(kept)
         self._vectors[name, engine.fingerprint, concept.digest] = vector
         return vector
 
-    def reference(
-        self, engine: Engine, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False
-    ) -> Reference | None:
+    def reference(self, engine: Engine, watch: Watch = UNWATCHED) -> Reference | None:
         """The mean replies of the shipped tones on a model, for centred concepts; read once, then kept.
 
         None when nothing that ships is centred.
 
-        Raises ConceptError when a shipped concept is broken, Interrupted when `stopped` returned True.
+        Raises ConceptError when a shipped concept is broken, Interrupted when the watch stops it.
         """
         from .extract import read_reference
         from .reference import examples_digest, load_reference, reference_examples
@@ -208,7 +202,7 @@ class Library:
             )
             reference = next(filter(None, loaded), None)
             if reference is None:
-                reference = read_reference(engine, examples, report, stopped)
+                reference = read_reference(engine, examples, watch)
                 reference.save(kept)
             self._references[key] = reference
         return self._references[key]
@@ -248,7 +242,7 @@ class Library:
         """The file for the vector of a user's concept, beside its TOML."""
         return self._user / f"{name}.safetensors"
 
-    def _extract(self, concept: Concept, engine: Engine, report: Report, stopped: Callable[[], bool]) -> ConceptVector:
+    def _extract(self, concept: Concept, engine: Engine, watch: Watch) -> ConceptVector:
         from .extract import extract
 
         if concept.method == "imported":
@@ -256,8 +250,8 @@ class Library:
                 f"{concept.name} was imported for another model and has no examples to extract it from",
                 "switch back with /model, or import a vector of this model",
             )
-        reference = self.reference(engine, report, stopped) if concept.method == "centred" else None
-        return extract(engine, concept, concept.method, report, stopped, reference)
+        reference = self.reference(engine, watch) if concept.method == "centred" else None
+        return extract(engine, concept, concept.method, watch, reference)
 
     # The user's own
 
@@ -265,16 +259,15 @@ class Library:
         self,
         concept: Concept,
         engine: Engine,
-        report: Report = lambda event: None,
-        stopped: Callable[[], bool] = lambda: False,
+        watch: Watch = UNWATCHED,
     ) -> ConceptVector:
         """Extract a concept and keep it, TOML and vector. A failed extraction changes no file.
 
         Raises ConceptError for a name that it may not have, or examples that give no direction; Interrupted when
-        `stopped` returned True.
+        the watch stops it.
         """
         concept = replace(concept, name=self.check_name(concept.name), examples=check_examples(concept.examples))
-        vector = self._extract(concept, engine, report, stopped)
+        vector = self._extract(concept, engine, watch)
         self.save(concept, vector)
         return vector
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..values.chart import Cloud, Dot, Points
 from ..values.errors import ConceptError
-from ..values.results import Report
+from ..values.results import UNWATCHED, Watch
 from .concept import Concept
 from .extract import read_texts
 from .vector import ConceptVector
@@ -21,19 +21,18 @@ def pairs_in_plane(
     concept: Concept,
     vector: ConceptVector,
     layers: Sequence[int],
-    report: Report = lambda event: None,
-    stopped: Callable[[], bool] = lambda: False,
+    watch: Watch = UNWATCHED,
 ) -> Points:
     """Every text of a concept's examples at some layers, as the unsteered model reads it.
 
     Along is the projection on the direction. Across is the first principal component of what is left without it. Both
     count from the middle between the two sides' means, in lengths of the mean difference, so that layers compare.
 
-    Raises ConceptError when the concept has no examples, Interrupted when `stopped` returned True.
+    Raises ConceptError when the concept has no examples, Interrupted when the watch stops it.
     """
     if not concept.examples:
         raise ConceptError(f"{concept.name} has no examples to draw", "choose a concept that was made from pairs")
-    positive, negative, _ = read_texts(engine, concept.name, concept.examples, concept.method, report, stopped)
+    positive, negative, _ = read_texts(engine, concept.name, concept.examples, concept.method, watch)
     held_out = torch.tensor([example.held_out for example in concept.examples])
     clouds = [
         _cloud(f"layer {layer}", positive[:, layer], negative[:, layer], vector.directions[layer], held_out)

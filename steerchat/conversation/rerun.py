@@ -58,7 +58,7 @@ def differences(session: Session, stored: StoredPair) -> list[str]:
     changed = [name for name in now if then.get(name, "") not in ("", now[name])]
     changes = [f"{name} {then[name]} then, {now[name]} now" for name in changed]
     for name, digest in stored.vectors.items():
-        if session.library.vector(name, engine, session.report).digest != digest:
+        if session.library.vector(name, engine, session.watch).digest != digest:
             changes.append(f"{name} was made anew or changed")
     return changes
 

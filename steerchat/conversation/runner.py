@@ -18,7 +18,6 @@ from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
 from ..system.memory import trim
-from ..values.errors import Interrupted
 from ..values.results import UNASKED, Answer, Delta, Event, Finished, Pair, PairDone, Progress, Returning, drain
 from ..values.setting import Message, Setting
 
@@ -160,8 +159,7 @@ class Runner:
         questions = [Question(prompt, message, message) for prompt, message in zip(prompts, messages, strict=True)]
         plan = Plan(Sampling(max_tokens=tokens), thought=False, label=label, rows=rows)
         trials = drain(self.run(questions, settings, seeds, plan))
-        if self.reader.stopped():
-            raise Interrupted(label)
+        self.reader.watch.check(label)
         return trials
 
     def _encode(self, question: Question, messages: Sequence[Message], plan: Plan) -> tuple[int, ...]:
@@ -201,7 +199,7 @@ class Runner:
             trials += yield from self._batch(batch, settings, plan, rows, total)
             trim()  # what reading took
             rows += sum(len(group.rows) for group in batch)
-            if self.reader.stopped():
+            if self.reader.watch.stopped():
                 break
         return trials
 
@@ -218,7 +216,7 @@ class Runner:
 
         def tell() -> None:
             if plan.label:
-                self.reader.report(Progress(plan.label, before * most + sum(written), total * most))
+                self.reader.watch.report(Progress(plan.label, before * most + sum(written), total * most))
 
         try:
             # 1. Every pair is logged before its first token.
@@ -265,7 +263,7 @@ class Runner:
 
     def _generate(self, rows: Sequence[Row], plan: Plan) -> Generator[Delta | Finished, None, list[Output]]:
         """The outputs of rows; those that are remembered are not generated again."""
-        engine, stopped = self.reader.engine, self.reader.stopped
+        engine, stopped = self.reader.engine, self.reader.watch.stopped
         if self._memo is None:
             return (yield from engine.generate(rows, plan.sampling, stopped, plan.keep, plan.dial, plan.like))
         keys = [_key(row, plan.sampling) for row in rows]

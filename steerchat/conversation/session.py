@@ -31,6 +31,7 @@ from ..values.results import (
     Report,
     Returning,
     Started,
+    Watch,
 )
 from ..values.setting import Message, Setting
 from ..values.text import counted
@@ -365,9 +366,14 @@ class Session:
             yield Probed(strips)
 
     @property
+    def watch(self) -> Watch:
+        """Whoever waits for long work in this conversation."""
+        return Watch(self.report, self.stop.is_set)
+
+    @property
     def reader(self) -> Reader:
         """The concepts of the model, for one run."""
-        return Reader(self.engine, self.library, self.calibration, self.report, self.stop.is_set)
+        return Reader(self.engine, self.library, self.calibration, self.watch)
 
     def plan(self, kind: str, raw: bool = False) -> Plan:
         """How a run of this conversation answers, and where it is logged."""

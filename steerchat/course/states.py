@@ -111,8 +111,7 @@ def _told(lab: Lab, name: str, judged_by: str, layer: int) -> float:
 
 def _separability(lab: Lab, concept: Concept) -> list[float]:
     """How often each layer ranks the held-out pairs rightly, read now; empty without such pairs."""
-    session = lab.session
-    return extract(lab.engine, concept, report=session.report, stopped=session.stop.is_set).report["separability"]
+    return extract(lab.engine, concept, watch=lab.session.watch).report["separability"]
 
 
 @demonstration("count letters words")

@@ -31,13 +31,13 @@ from ..engine.sampling import Sampling
 from ..measures.calibration import Calibration
 from ..models.kernel_times import machine
 from ..system.settings import Settings
-from ..values.errors import Interrupted, ModelError
+from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
-from ..values.results import BenchReport, Delta, Figure, Notice, Progress, Returning, drain
+from ..values.results import UNWATCHED, Delta, Progress, Returning, Watch, drain
+from .bench_report import BenchReport, Figure
 from .versus import Generate
 
-Report = Callable[[Notice | Progress], None]
 Samples = dict[str, float]
 Step = tuple[str, Callable[[], Samples], int]  # a label, what measures once, and how often
 
@@ -68,40 +68,30 @@ def run_bench(
     library: Library,
     settings: Settings,
     quick: bool = False,
-    report: Report = lambda event: None,
-    stopped: Callable[[], bool] = lambda: False,
+    operations: bool = False,
+    watch: Watch = UNWATCHED,
 ) -> BenchReport:
-    """Measure everything.
+    """Measure everything, or what each operation adds to decoding.
 
     Args:
         engine: what is measured. What it kept of a conversation is forgotten.
         library: where the concept to extract comes from.
         settings: of this start; another steerchat is started with its model, device and dtype.
         quick: shorter answers and fewer repeats.
-        report: told of progress.
-        stopped: asked between runs.
+        operations: measure the operations alone.
 
     Raises:
-        Interrupted: when `stopped` said so.
+        Interrupted: when the watch stops it, between two measurements.
         ModelError: when another steerchat does not start.
     """
-    report(Progress("starting transformers alone", 0, None))
+    size = _QUICK if quick else _FULL
+    if operations:
+        bench = _Bench(engine, library, settings, size, watch)
+        return _measure(bench, [("each operation", bench.operations, size.repeats)])
+    watch.report(Progress("starting transformers alone", 0))
     with Generate(settings.model, engine) as other:
-        bench = _Bench(engine, library, settings, _QUICK if quick else _FULL, stopped, other)
-        return _measure(bench, _everything(bench, bench.size), report, stopped)
-
-
-def run_operations(
-    engine: Engine,
-    library: Library,
-    settings: Settings,
-    quick: bool = False,
-    report: Report = lambda event: None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> BenchReport:
-    """Measure what each operation adds to decoding. Arguments as of `run_bench`."""
-    bench = _Bench(engine, library, settings, _QUICK if quick else _FULL, stopped)
-    return _measure(bench, [("each operation", bench.operations, bench.size.repeats)], report, stopped)
+        bench = _Bench(engine, library, settings, size, watch, other)
+        return _measure(bench, _everything(bench, size))
 
 
 def _everything(bench: _Bench, size: _Size) -> list[Step]:
@@ -117,19 +107,18 @@ def _everything(bench: _Bench, size: _Size) -> list[Step]:
     ]
 
 
-def _measure(bench: _Bench, plan: Sequence[Step], report: Report, stopped: Callable[[], bool]) -> BenchReport:
+def _measure(bench: _Bench, plan: Sequence[Step]) -> BenchReport:
     engine = bench.engine
     total, done = sum(repeats for *_, repeats in plan), 0
     samples: dict[str, list[float]] = {}
     for label, measure, repeats in plan:
         for _ in range(repeats):
-            report(Progress(f"measuring: {label}", done, total))
+            bench.watch.report(Progress(f"measuring: {label}", done, total))
             done += 1
             for name, value in measure().items():
                 samples.setdefault(name, []).append(value)
-            if stopped():
-                raise Interrupted("bench")
-    report(Progress("measuring", total, total))
+            bench.watch.check("bench")
+    bench.watch.report(Progress("measuring", total, total))
     return BenchReport(
         engine.name,
         str(engine.device),
@@ -151,7 +140,7 @@ class _Bench:
         library: Library,
         settings: Settings,
         size: _Size,
-        stopped: Callable[[], bool],
+        watch: Watch,
         other: Generate | None = None,
     ) -> None:
         self.engine = engine
@@ -159,7 +148,7 @@ class _Bench:
         self._library = library
         self._settings = settings
         self.size = size
-        self._stopped = stopped
+        self.watch = watch
         self._seed = 0
         self._prompt = tuple(engine.prompter.chat([{"role": "user", "content": PROMPT}]))
         # The direction does not matter to the time, and this one every model has.
@@ -206,7 +195,7 @@ class _Bench:
         steps: list[float] = []
         reads: list[list[float]] = [[] for _ in read_with]
         started = time.perf_counter()
-        for event in self.engine.generate([self._row()], self._sampling(self.size.tokens), self._stopped):
+        for event in self.engine.generate([self._row()], self._sampling(self.size.tokens), self.watch.stopped):
             if isinstance(event, Delta):
                 steps.append(time.perf_counter() - started)
                 way = len(steps) % len(read_with)
@@ -216,8 +205,7 @@ class _Bench:
                 self._synchronize()
                 reads[way].append(time.perf_counter() - started)
             started = time.perf_counter()
-        if self._stopped():
-            raise Interrupted("bench")
+        self.watch.check("bench")
         if len(steps) < 4:
             raise _too_short()
         # The first step holds the prompt.
@@ -259,12 +247,11 @@ class _Bench:
             started = time.perf_counter()
             prompts = [tuple(engine.prompter.chat(messages)) for messages in columns]
             rows = [Row(prompts[0], (), self._seed + turn), Row(prompts[1], self._one_layer, self._seed + turn)]
-            run = Returning(engine.generate(rows, self._sampling(self.size.short), self._stopped, keep=True))
+            run = Returning(engine.generate(rows, self._sampling(self.size.short), self.watch.stopped, keep=True))
             for event in run:
                 if isinstance(event, Delta) and turn not in waited:
                     waited[turn] = time.perf_counter() - started
-            if self._stopped():
-                raise Interrupted("bench")
+            self.watch.check("bench")
             for messages, output in zip(columns, run.value, strict=True):
                 messages.append({"role": "assistant", "content": output.answer.text})
         engine.forget()
@@ -290,7 +277,7 @@ class _Bench:
     def extraction(self) -> Samples:
         concept = self._library.get(CONCEPT)
         started = time.perf_counter()
-        extract(self.engine, concept, stopped=self._stopped)
+        extract(self.engine, concept, watch=Watch(stopped=self.watch.stopped))
         return {"extract_seconds": time.perf_counter() - started}
 
     def start(self) -> Samples:
@@ -322,12 +309,12 @@ class _Bench:
         return Sampling(max_tokens=tokens)
 
     def _run(self, rows: Sequence[Row], tokens: int) -> list[Output]:
-        return drain(self.engine.generate(rows, self._sampling(tokens), self._stopped))
+        return drain(self.engine.generate(rows, self._sampling(tokens), self.watch.stopped))
 
     def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
         """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""
         sampling = self._sampling(self.size.tokens)
-        runs = [self.engine.generate(rows, sampling, self._stopped) for rows in contests]
+        runs = [self.engine.generate(rows, sampling, self.watch.stopped) for rows in contests]
         decoding, reading = [0.0 for _ in runs], [0.0 for _ in runs]
         ends: list[list[Output] | None] = [None for _ in runs]
         while None in ends:

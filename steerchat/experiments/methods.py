@@ -118,9 +118,9 @@ def methods(reader: Reader, concept: Concept, layers: tuple[int, ...]) -> list[M
         name = f"{concept.name} ({method})"
         reference = reader.library.reference(engine) if method == "centred" else None
         if method != "last" and whole is None:
-            whole = read_texts(engine, concept.name, concept.examples, "mean", reader.report, reader.stopped)
+            whole = read_texts(engine, concept.name, concept.examples, "mean", reader.watch)
         read = None if method == "last" else whole
-        reader.know(name, extract(engine, concept, method, reader.report, reader.stopped, reference, read))
+        reader.know(name, extract(engine, concept, method, reader.watch, reference, read))
         compared.append(Method(f"add {method}", term(ADD, name)))
     compared += [Method("rotate", term("rotate")), Method("aim", term("aim"))]
     if opposite := OPPOSITES.get(concept.name):

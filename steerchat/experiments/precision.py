@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ from ..measures.format_cost import FormatCost, log_probs, perplexity_of
 from ..models.find import find
 from ..models.kernel_times import machine
 from ..models.load import load
-from ..values.errors import Interrupted, ModelError, TooLarge
+from ..values.errors import ModelError, TooLarge
 from ..values.page import Page, Table
 from ..values.recipe import Recipe, Term
-from ..values.results import Progress, Report, drain
+from ..values.results import Watch, drain
 from .bench import CONCEPT, STRENGTH
 
 # Rows of one batch: so many round as one row does.
@@ -74,27 +74,23 @@ def compare_with_float32(
     library: Library,
     prompts: Sequence[str],
     answers: int,
-    report: Report,
-    stopped: Callable[[], bool],
+    watch: Watch,
 ) -> Precision:
     """Load a model once more in float32 and compare it with how it is held now.
 
     Args:
-        engine: the model.
         model: as after `--model`.
         library: the concepts whose vectors are compared.
         prompts: to answer, with as many seeds as `answers` needs.
         answers: how many, normal and steered ones together.
-        report: called with the progress.
-        stopped: asked between steps.
 
     Raises:
         ModelError: when it is held in float32 already, or does not fit once more.
-        Interrupted: when `stopped` said so.
+        Interrupted: when the watch stops it, between two steps.
     """
     _require_few_bits(engine)
     megabytes = engine.size / 1e6
-    exact = load(find(model, progress=report), str(engine.device), "float32")
+    exact = load(find(model, progress=watch.report), str(engine.device), "float32")
     float32_megabytes = exact.size / 1e6
     names = [name for name in library.names() if library.ships(name)]
     corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
@@ -102,28 +98,26 @@ def compare_with_float32(
 
     def step(label: str, size: int = 1) -> None:
         nonlocal done
-        report(Progress(f"comparing with float32: {label}", done, total))
+        watch.progress(f"comparing with float32: {label}", done, total)
         done += size
-        if stopped():
-            raise Interrupted("comparing with float32")
 
     likelihoods: tuple[list[float], list[float]] = ([], [])
     for line in corpus:
         step("perplexity")
         for held, likelihood in zip((engine, exact), likelihoods, strict=True):
             likelihood += log_probs(held, line)
-    cosine = 1.0
+    cosine, silent = 1.0, Watch(stopped=watch.stopped)
     for name in names:
         step("vectors")
-        ours, theirs = (extract(held, library.get(name), stopped=stopped).directions for held in (engine, exact))
+        ours, theirs = (extract(held, library.get(name), watch=silent).directions for held in (engine, exact))
         cosine = min(cosine, float((ours * theirs).sum(dim=-1).min()))  # of directions of unit length
     rows = _rows(engine, library, prompts, answers)
     same = same_alone = 0
     for start in range(0, len(rows), _TOGETHER):
         batch = rows[start : start + _TOGETHER]
         step("answers", len(batch))
-        ours, theirs = (_answers(held, batch, stopped) for held in (engine, exact))
-        alone = [_answers(engine, [row], stopped)[0] for row in batch]
+        ours, theirs = (_answers(held, batch, watch) for held in (engine, exact))
+        alone = [_answers(engine, [row], watch)[0] for row in batch]
         same += sum(a == b for a, b in zip(ours, theirs, strict=True))
         same_alone += sum(a == b for a, b in zip(ours, alone, strict=True))
     perplexity, float32_perplexity = map(perplexity_of, likelihoods)
@@ -144,27 +138,23 @@ def compare_with_float32(
     )
 
 
-def format_cost(
-    engine: Engine, model: str, library: Library, report: Report, stopped: Callable[[], bool]
-) -> FormatCost:
+def format_cost(engine: Engine, model: str, library: Library, watch: Watch) -> FormatCost:
     """The perplexity of the neutral texts by the model as it is held, and in float32 where that fits beside it.
 
     Raises: as `compare_with_float32`, but for a model that does not fit once more.
     """
     _require_few_bits(engine)
-    files = find(model, progress=report)
+    files = find(model, progress=watch.report)
     held: list[Engine] = [engine]
     with suppress(TooLarge):
         held.append(load(files, str(engine.device), "float32"))
     corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
-    found: list[list[float]] = [[] for _ in held]
+    likelihoods: list[list[float]] = [[] for _ in held]
     for done, line in enumerate(corpus):
-        report(Progress("measuring what few bits cost", done, len(corpus)))
-        if stopped():
-            raise Interrupted("measuring what few bits cost")
-        for one, logs in zip(held, found, strict=True):
-            logs += log_probs(one, line)
-    own, *others = map(perplexity_of, found)
+        watch.progress("measuring what few bits cost", done, len(corpus))
+        for engine_held, logs in zip(held, likelihoods, strict=True):
+            logs += log_probs(engine_held, line)
+    own, *others = map(perplexity_of, likelihoods)
     return FormatCost(engine.dtype, len(corpus), own, others[0] if others else None, files.gguf is not None)
 
 
@@ -187,8 +177,7 @@ def _rows(engine: Engine, library: Library, prompts: Sequence[str], answers: int
     return rows
 
 
-def _answers(engine: Engine, rows: Sequence[Row], stopped: Callable[[], bool]) -> list[tuple[int, ...]]:
-    outputs = drain(engine.generate(rows, Sampling(max_tokens=_TOKENS), stopped))
-    if stopped():
-        raise Interrupted("comparing with float32")
+def _answers(engine: Engine, rows: Sequence[Row], watch: Watch) -> list[tuple[int, ...]]:
+    outputs = drain(engine.generate(rows, Sampling(max_tokens=_TOKENS), watch.stopped))
+    watch.check("comparing with float32")
     return [tuple(output.answer.token_ids) for output in outputs]

@@ -11,8 +11,8 @@ from ..conversation.session import Session
 from ..measures import pair as measuring
 from ..storage.records import StoredPair
 from ..values.chart import Chart, Series, Tokens
-from ..values.errors import Interrupted, UsageError, shorten
-from ..values.results import Progress, Strip
+from ..values.errors import UsageError, shorten
+from ..values.results import Strip
 
 if TYPE_CHECKING:
     from ..measures.inspection import Guess
@@ -78,9 +78,7 @@ def over_turns(session: Session, concepts: Sequence[str], turns: Sequence[Stored
     """
     found: list[tuple[StoredPair, tuple[Strip, ...]]] = []
     for number, stored in enumerate(turns, 1):
-        session.report(Progress("reading the answers", number, len(turns)))
-        if session.stop.is_set():
-            raise Interrupted("reading the answers")
+        session.watch.progress("reading the answers", number, len(turns))
         if read := strips(session, concepts, stored):
             found.append((stored, read))
     if not found:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..concepts.library import Library, Report
+from ..concepts.library import Library
 from ..system.folders import write_whole
 from ..values.errors import SteerchatError
-from ..values.results import Notice
+from ..values.results import UNWATCHED, Notice, Watch
 from .chance import Chance, load_chance
 from .format_cost import FORMAT_COST, FormatCost, from_json, to_json
 
@@ -29,12 +28,10 @@ class Calibration:
         self._profiles: dict[str, Profile] = {}
         self._chances: dict[str, Chance | None] = {}
 
-    def profile(
-        self, engine: Engine, report: Report = lambda event: None, stopped: Callable[[], bool] = lambda: False
-    ) -> Profile:
+    def profile(self, engine: Engine, watch: Watch = UNWATCHED) -> Profile:
         """What is typical of a model's residual stream; measured once, then kept by its fingerprint.
 
-        Raises Interrupted when `stopped` said so while it was measured.
+        Raises Interrupted when the watch stops the measuring.
         """
         from .profile import load_profile, measure_profile
 
@@ -46,11 +43,11 @@ class Calibration:
                 if profile is not None:
                     break
             else:
-                profile = measure_profile(engine, corpus, report, stopped)
+                profile = measure_profile(engine, corpus, watch.report, watch.stopped)
                 try:
                     profile.save(kept)
                 except SteerchatError as error:
-                    report(Notice(f"{error.message}, so the model is measured again at the next start"))
+                    watch.report(Notice(f"{error.message}, so the model is measured again at the next start"))
             self._profiles[engine.fingerprint] = profile
         return self._profiles[engine.fingerprint]
 

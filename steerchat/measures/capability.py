@@ -94,7 +94,7 @@ def capability(
             rows.append(Row(tuple(prompter.chat(messages, thought=False)), edits, scope=recipe.scope))
             choices.append(texts)
 
-    scores = likelihoods(reader.engine, rows, choices, lambda done: reader.report_progress(label, done, len(rows)))
+    scores = likelihoods(reader.engine, rows, choices, lambda done: reader.watch.progress(label, done, len(rows)))
     right = [all(first > other for other in others) for first, *others in scores]
     categories = dict.fromkeys(quiz.category for quiz in asked)
     return [

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ..concepts.library import Library
-from ..values.errors import Interrupted
 from ..values.operation import UNIT
 from ..values.recipe import RANDOM, Recipe, Term
-from ..values.results import Answer, Column, Pair, Progress, Report, Strip, divergence
+from ..values.results import UNWATCHED, Answer, Column, Pair, Strip, Watch, divergence
 from ..values.setting import Setting
 from .calibration import Calibration
 from .chance import Chance, total_strength
@@ -31,37 +30,22 @@ class Reader:
 
     Args:
         calibration: the model's profile and chance band.
-        report: receives the progress of extractions and measurements.
-        stopped: asked while something is extracted or measured; Interrupted is raised once it returns True.
+        watch: of extractions and measurements.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        library: Library,
-        calibration: Calibration,
-        report: Report = lambda event: None,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, engine: Engine, library: Library, calibration: Calibration, watch: Watch = UNWATCHED) -> None:
         self.engine = engine
         self.library = library
-        self.report = report
-        self.stopped = stopped
+        self.watch = watch
         self._calibration = calibration
         self._vectors: dict[tuple[str, int], ConceptVector] = {}
         self._edits: dict[tuple[Recipe, int], tuple[Edit, ...]] = {}
         self._readings: dict[tuple[str, int, str], float] = {}
 
-    def report_progress(self, label: str, done: int, total: int) -> None:
-        """Report how far long work is. Raises Interrupted when the reader is stopped."""
-        if self.stopped():
-            raise Interrupted(label)
-        self.report(Progress(label, done, total))
-
     @cached_property
     def profile(self) -> Profile:
         """What is typical of the model's residual stream; measured on first use."""
-        return self._calibration.profile(self.engine, self.report, self.stopped)
+        return self._calibration.profile(self.engine, self.watch)
 
     @property
     def chance(self) -> Chance | None:
@@ -75,7 +59,7 @@ class Reader:
         """
         key = (name, seed if name == RANDOM else 0)
         if key not in self._vectors:
-            self._vectors[key] = self.library.vector(name, self.engine, self.report, seed, self.stopped)
+            self._vectors[key] = self.library.vector(name, self.engine, self.watch, seed)
         return self._vectors[key]
 
     def know(self, name: str, vector: ConceptVector) -> None:
@@ -142,7 +126,7 @@ class Reader:
         from ..concepts.vector import LEVELS
 
         if name != RANDOM:
-            return self.library.levelled(name, self.engine, self.report, self.stopped)
+            return self.library.levelled(name, self.engine, self.watch)
         vector = self.vector(RANDOM, seed)
         plain = [self.profile.scale(direction, layer)[0] for layer, direction in enumerate(vector.directions)]
         further = [low + UNIT * float(length) for low, length in zip(plain, self.profile.lengths, strict=True)]

@@ -140,7 +140,7 @@ def _steps(reader: Reader, name: str, examples: Sequence[Example], push: Tensor)
     engine, chosen = reader.engine, examples[:_TEXTS]
     total = torch.zeros(len(push), engine.vocabulary)
     for done, example in enumerate(chosen):
-        reader.report_progress(f"reading {name} at every layer", done, len(chosen))
+        reader.watch.progress(f"reading {name} at every layer", done, len(chosen))
         chat = [{"role": "user", "content": example.prompt}]
         prompt = engine.prompter.chat(chat, thought=False) if example.prompt else engine.prompter.start()
         reply = engine.prompter.reply(example.negative)

@@ -47,7 +47,7 @@ def token_kl(
         rows.append(replace(row, prompt=(*row.prompt, *thought)))
         replies.append(reply)
 
-    moved = divergences(reader.engine, rows, replies, lambda done: reader.report_progress(label, done, len(rows)))
+    moved = divergences(reader.engine, rows, replies, lambda done: reader.watch.progress(label, done, len(rows)))
     found: list[float | None] = []
     for answers in settings:
         own, moved = torch.cat([torch.zeros(0), *moved[: len(answers)]]), moved[len(answers) :]

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from ..values.chart import Chart, Matrix, Points, Tokens, in_short
 from ..values.measures import MEASURES
-from ..values.operation import ADD, OPERATIONS, UNIT
+from ..values.operation import ADD, UNIT
 from ..values.page import Definitions, Heading, Shaded, Table
 from ..values.recipe import Recipe, Term, format_strength, name_layers
-from ..values.results import BenchReport, Notice, Pair, Probed, Strip, format_cost, format_effect
+from ..values.results import Notice, Pair, Probed, Strip, format_cost, format_effect
 from ..values.text import Line, Wrapper, cell_len, clean, column_widths, fit, pad, wrap
 from .charts import chart_table, columns, matrix_table, points_table
 from .painter import ACCENT, DIM
@@ -64,8 +64,6 @@ def lines_of(value: object, width: int, plain: bool = False) -> list[Text]:
             return paragraph(_recipe_text(value), width)
         case Probed(strips):
             return strip_lines(strips, width)
-        case BenchReport():
-            return _bench_lines(value, width)
     raise TypeError(f"no drawing for {type(value).__name__}")
 
 
@@ -157,46 +155,6 @@ def measured(pair: Pair, verdict: str | None = None) -> list[str]:
     elif pair.steered.text == pair.normal.text:
         parts.append("identical answers")
     return parts
-
-
-# For each figure of `bench`: its name on the screen, and its unit.
-# The first three compare with another program; the other ratios compare steerchat with itself.
-_BENCH = {
-    "vs_generate": ("one answer over transformers' generate", "time per token"),
-    "pair_vs_generate": ("a pair over two runs of generate", "time per token"),
-    "layers_vs_generate": ("every layer over as many runs of generate", "time per token"),
-    "pair_vs_single": ("a pair over one answer of steerchat's", "time per token"),
-    "hook_one_layer": ("one layer steered over none", "time per token"),
-    "hook_all_layers": ("all layers steered over none", "time per token"),
-    "hook_operations": ("all operations in turn over none", "time per token"),
-    **{
-        f"{name}_{where}": (f"{name} at {what} over none", "time per token")
-        for name in OPERATIONS
-        for where, what in (("one_layer", "one layer"), ("all_layers", "all layers"))
-    },
-    "bandwidth_fraction": ("products alone over one answer's step", "1 is the limit"),
-    "tokens_per_second": ("one answer", "tokens per second"),
-    "limit_tokens_per_second": ("products alone", "times per second"),
-    "ttft_turn10_vs_turn2": ("first token, turn 10 over turn 2", "time"),
-    "strengths_speedup": ("nine strengths in one batch", "times faster than steerchat in sequence"),
-    "layers_speedup": ("every layer in one batch", "times faster than steerchat in sequence"),
-    "extract_seconds": ("extracting happy", "seconds"),
-    "start_seconds": ("start, until the model is loaded", "seconds"),
-}
-
-
-def _bench_lines(report: BenchReport, width: int) -> list[Text]:
-    threads = "" if report.threads is None else f", {report.threads} threads"
-    model = f"{report.model}, {report.device} {report.dtype}{threads}; median of several runs, lowest, highest"
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items() if name != "threads")
-    rows = []
-    for name in sorted(report.figures, key=lambda name: list(_BENCH).index(name) if name in _BENCH else len(_BENCH)):
-        figure = report.figures[name]
-        label, unit = _BENCH.get(name, (name, ""))
-        rows.append([label, *(f"{value:.3g}" for value in (figure.median, figure.low, figure.high)), unit])
-    table = Table(("figure", "median", "low", "high", "unit"), rows, right=frozenset({1, 2, 3}))
-    facts = [line for text in (model, machine, report.kernels) if text for line in paragraph(text, width, DIM)]
-    return [*facts, *table_lines(table, width)]
 
 
 # Texts token by token

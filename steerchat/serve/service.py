@@ -25,7 +25,7 @@ from ..storage.journal import Journal
 from ..storage.store import Store
 from ..values.errors import SteerchatError, UsageError
 from ..values.recipe import Recipe
-from ..values.results import Event, Notice, Pair
+from ..values.results import Event, Notice, Pair, Watch
 from ..values.setting import Setting
 from .classroom import Classroom, Client
 from .lessons import Lessons
@@ -89,7 +89,7 @@ class Service:
         self._answering: dict[Session, Client] = {}
         self._broken_off: dict[Session, BadRequest] = {}  # why
         # Measured now: its hooks must not see the rows of clients.
-        self._calibration.profile(self.engine, app.report)
+        self._calibration.profile(self.engine, Watch(app.report))
         self.rows.start()
 
     def close(self) -> None:

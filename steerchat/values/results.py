@@ -12,6 +12,7 @@ from functools import singledispatch
 from typing import Any, Generic, Literal, TypeVar
 
 from .chosen import Chosen
+from .errors import Interrupted
 from .measures import measures
 from .page import Page
 from .recipe import Recipe
@@ -195,45 +196,6 @@ def mean_cost(pairs: Iterable[Pair]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """The median, lowest and highest of several measurements."""
-
-    median: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        return {name: float(f"{value:.4g}") for name, value in vars(self).items()}
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """The figures of `bench`. A ratio is steerchat's time over the other's, so that below 1 steerchat is faster.
-
-    Attributes:
-        model, device, dtype, threads: what the figures were measured on; `threads` is None on a GPU.
-        machine: CPU, instruction sets and versions.
-        kernels: which products were chosen for this machine, in words; empty where there is no choice.
-        repeats: the number of measurements of each figure, by its name.
-        figures: by name, in the order of measurement.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int | None
-    machine: dict[str, Any]
-    kernels: str
-    repeats: dict[str, int]
-    figures: dict[str, Figure]
-
-    def to_json(self) -> dict[str, Any]:
-        """An object for programs: keys are never renamed or removed, and new ones may be added."""
-        data = {name: value for name, value in vars(self).items() if name != "figures"}
-        return data | {name: figure.to_json() for name, figure in self.figures.items()}
-
-
-@dataclass(frozen=True)
 class Strip:
     """How strongly the unsteered model reads a concept in each token of an answer.
 
@@ -334,6 +296,27 @@ class Probed(_Event):
 Event = Notice | Progress | Started | Delta | Finished | PairDone | Probed | Page
 # Long work calls it with its progress and with notices.
 Report = Callable[[Notice | Progress], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Whoever waits for long work: it is told how far the work is, and `stopped` is asked whether it shall end."""
+
+    report: Report = lambda event: None
+    stopped: Callable[[], bool] = lambda: False
+
+    def check(self, what: str) -> None:
+        """Raises Interrupted, naming the work, once it shall end."""
+        if self.stopped():
+            raise Interrupted(what)
+
+    def progress(self, label: str, done: float, total: float | None = None) -> None:
+        """Report how far the work is. Raises Interrupted once it shall end."""
+        self.check(label)
+        self.report(Progress(label, done, total))
+
+
+UNWATCHED = Watch()
 
 _E = TypeVar("_E")
 _T = TypeVar("_T")

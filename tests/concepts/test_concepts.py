@@ -38,7 +38,7 @@ from steerchat.values.errors import ConceptError, Interrupted, SteerchatError, U
 from steerchat.values.operation import UNIT
 from steerchat.values.page import Page
 from steerchat.values.recipe import TermRequest
-from steerchat.values.results import Notice
+from steerchat.values.results import Notice, Watch
 
 HIDDEN = 64
 JOY = '/concept new joyful "What joy, what a day!" "There is a day." 2'
@@ -274,7 +274,7 @@ def test_the_mean_reply_of_the_tones_is_read_once_and_again_for_other_tones(tmp_
     reads: list[Any] = []
 
     def tones() -> torch.Tensor:
-        reference = reopened(tmp_path).reference(tiny, reads.append)
+        reference = reopened(tmp_path).reference(tiny, Watch(reads.append))
         assert reference is not None
         return reference.tones
 

@@ -17,7 +17,7 @@ from steerchat.measures.calibration import Calibration
 from steerchat.system import folders
 from steerchat.values.errors import ConceptError, Interrupted, UnknownName
 from steerchat.values.recipe import RANDOM
-from steerchat.values.results import Notice, Progress
+from steerchat.values.results import Notice, Progress, Watch
 
 OWN = """
 kind = "custom"
@@ -132,10 +132,10 @@ def test_a_broken_concept_names_its_file_and_what_is_wrong(tmp_path: Path, text:
 
 def test_a_vector_is_extracted_once_and_read_from_its_file_afterwards(tmp_path: Path, tiny: Engine):
     told: list[Notice | Progress] = []
-    first = a_library(tmp_path).vector("happy", tiny, told.append)
+    first = a_library(tmp_path).vector("happy", tiny, Watch(told.append))
     assert told and (first.n_layers, first.hidden, first.fingerprint) == (LAYERS, tiny.hidden, tiny.fingerprint)
     again: list[Notice | Progress] = []
-    second = a_library(tmp_path).vector("happy", tiny, again.append)
+    second = a_library(tmp_path).vector("happy", tiny, Watch(again.append))
     assert again == [] and torch.equal(first.directions, second.directions)
 
 
@@ -156,20 +156,21 @@ def test_a_random_direction_follows_from_its_seed_alone(tmp_path: Path, tiny: En
 
 def test_a_profile_is_measured_once_for_a_model(tmp_path: Path, tiny: Engine):
     told: list[Notice | Progress] = []
-    first = Calibration(a_library(tmp_path)).profile(tiny, told.append)
+    first = Calibration(a_library(tmp_path)).profile(tiny, Watch(told.append))
     assert told and first.lengths.shape == (LAYERS,) and (first.lengths > 0).all()
     again: list[Notice | Progress] = []
     assert (
-        torch.equal(Calibration(a_library(tmp_path)).profile(tiny, again.append).states, first.states) and again == []
+        torch.equal(Calibration(a_library(tmp_path)).profile(tiny, Watch(again.append)).states, first.states)
+        and again == []
     )
 
 
 def test_stopped_work_leaves_no_file_and_can_be_done_later(tmp_path: Path, tiny: Engine):
     library = a_library(tmp_path)
     with pytest.raises(Interrupted, match="extracting happy stopped"):
-        library.vector("happy", tiny, stopped=lambda: True)
+        library.vector("happy", tiny, Watch(stopped=lambda: True))
     with pytest.raises(Interrupted, match="measuring tiny's typical activations stopped"):
-        Calibration(library).profile(tiny, stopped=lambda: True)
+        Calibration(library).profile(tiny, Watch(stopped=lambda: True))
     assert not list((tmp_path / "vectors").rglob("*.safetensors"))
     assert library.vector("happy", tiny).n_layers == Calibration(library).profile(tiny).states.shape[1] == LAYERS
 
@@ -177,8 +178,8 @@ def test_stopped_work_leaves_no_file_and_can_be_done_later(tmp_path: Path, tiny:
 def test_a_cache_that_cannot_be_written_is_a_notice_and_costs_time_alone(tmp_path: Path, tiny: Engine) -> None:
     library, events = a_library(tmp_path), []
     (tmp_path / "vectors").write_text("a file in place of the folder")
-    profile = Calibration(library).profile(tiny, events.append)
-    vector = library.vector("happy", tiny, events.append)
+    profile = Calibration(library).profile(tiny, Watch(events.append))
+    vector = library.vector("happy", tiny, Watch(events.append))
     assert profile.states.shape[1] == vector.n_layers == LAYERS
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert ["measured again" in notices[0], "happy is extracted again" in notices[1]] == [True, True]

@@ -17,13 +17,14 @@ from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
 from steerchat.experiments import baseline
-from steerchat.experiments.bench import run_bench, run_operations
+from steerchat.experiments.bench import run_bench
+from steerchat.experiments.bench_report import BenchReport
 from steerchat.experiments.versus import Generate
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
 from steerchat.values.operation import OPERATIONS
-from steerchat.values.results import BenchReport, Notice, Progress
+from steerchat.values.results import Notice, Progress, Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
@@ -64,11 +65,11 @@ def measured(
     told: list[Notice | Progress] = []
     engine = tiny_engine(stops=())
     library = a_library(tmp_path_factory.mktemp("concepts"))
-    return engine, run_bench(engine, library, settings, quick=True, report=told.append), told
+    return engine, run_bench(engine, library, settings, quick=True, watch=Watch(told.append)), told
 
 
 def test_each_operation_has_a_figure_at_one_layer_and_at_all(tmp_path: Path, settings: Settings):
-    report = run_operations(tiny_engine(stops=()), a_library(tmp_path), settings, quick=True)
+    report = run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, quick=True, operations=True)
     wanted = {f"{name}_{where}" for name in OPERATIONS for where in ("one_layer", "all_layers")}
     assert set(report.figures) == wanted and set(report.repeats.values()) == {3}
     assert all(0 < figure.low <= figure.median <= figure.high for figure in report.figures.values())
@@ -109,7 +110,7 @@ def test_bench_stops_when_it_is_told_to(tmp_path, settings):
         return any(isinstance(event, Progress) and "memory" in event.label for event in told)
 
     with pytest.raises(Interrupted):
-        run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, True, told.append, stopped)
+        run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, True, watch=Watch(told.append, stopped))
     assert "memory" in str(told[-1])
 
 

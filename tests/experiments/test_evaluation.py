@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from steerchat.measures.pair import Reader
 from steerchat.measures.words import INDEPENDENT, RATES
 from steerchat.values.errors import ConceptError, Interrupted
 from steerchat.values.recipe import Recipe, Term, parse_term
-from steerchat.values.results import Delta, Event, Finished, Returning
+from steerchat.values.results import UNWATCHED, Delta, Event, Finished, Returning, Watch
 from steerchat.values.setting import Setting
 
 PROMPTS = ["How are you?", "What is rain?"]
@@ -34,8 +33,8 @@ def library(tmp_path: Path) -> Library:
     return a_library(tmp_path)
 
 
-def runner_of(engine: Engine, library: Library, **extra: Any) -> Runner:
-    return Runner(Reader(engine, library, Calibration(library), **extra), memo={})
+def runner_of(engine: Engine, library: Library, watch: Watch = UNWATCHED) -> Runner:
+    return Runner(Reader(engine, library, Calibration(library), watch), memo={})
 
 
 def evaluated(runner: Runner, *terms: str, directions: int = 1) -> list[Evaluation]:
@@ -106,7 +105,7 @@ def test_what_has_no_measure_of_its_own_is_refused_before_anything_runs(
 ) -> None:
     began: list[object] = []
     with pytest.raises(ConceptError):
-        evaluated(runner_of(tiny, library, report=began.append), "happy", term)
+        evaluated(runner_of(tiny, library, Watch(began.append)), "happy", term)
     assert not began
 
 
@@ -114,7 +113,7 @@ def test_a_run_that_is_stopped_says_so(tiny: Engine, library: Library) -> None:
     Calibration(library).profile(tiny)  # what is measured once is measured now
     library.vector("happy", tiny)
     with pytest.raises(Interrupted):
-        evaluated(runner_of(tiny, library, stopped=lambda: True), "happy")
+        evaluated(runner_of(tiny, library, Watch(stopped=lambda: True)), "happy")
 
 
 def test_a_concept_that_only_its_vector_could_judge_is_refused(tiny: Engine, library: Library) -> None:

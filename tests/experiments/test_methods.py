@@ -16,6 +16,7 @@ from steerchat.measures.calibration import Calibration
 from steerchat.measures.capability import questions
 from steerchat.measures.pair import Reader
 from steerchat.values.errors import ConceptError, Interrupted
+from steerchat.values.results import Watch
 
 PROMPTS = ["How are you?", "What is rain?"]
 ASKED = questions()[::40]
@@ -23,7 +24,7 @@ ASKED = questions()[::40]
 
 def runner_of(engine: Engine, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Runner:
     library = a_library(folder)
-    return Runner(Reader(engine, library, Calibration(library), stopped=stopped), memo={})
+    return Runner(Reader(engine, library, Calibration(library), Watch(stopped=stopped)), memo={})
 
 
 def compared(runner: Runner, *concepts: str, budget: Budget = Budget("cost", 1.2)) -> Iterator[list[MethodRow]]:

@@ -17,6 +17,7 @@ from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.system import folders
 from steerchat.values.errors import Interrupted, ModelError, TooLarge
+from steerchat.values.results import UNWATCHED, Watch
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def compared(model: str, dtype: str, library: Library, stopped: Any = lambda: False) -> Any:
     engine = load(find(model, progress=lambda event: None), "cpu", dtype)
-    return compare_with_float32(engine, model, library, ["hi", "hello"], 4, lambda event: None, stopped)
+    return compare_with_float32(engine, model, library, ["hi", "hello"], 4, Watch(stopped=stopped))
 
 
 @pytest.mark.slow
@@ -55,8 +56,8 @@ def test_the_cost_of_a_format_is_measured_once_and_kept(
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
     library = a_library(tmp_path)
     engine = load(find(model, progress=lambda event: None), "cpu", "auto")
-    ask = engine, model, library, lambda event: None
-    cost = format_cost(*ask, lambda: False)
+    ask = engine, model, library
+    cost = format_cost(*ask, UNWATCHED)
     assert cost.rounded_before and cost.texts == 8 and cost.exact is not None
     assert cost.perplexity == pytest.approx(cost.exact, rel=0.05) and cost.perplexity != cost.exact
     assert f"{cost.exact:.2f} with the file's numbers in float32" in str(cost)
@@ -66,11 +67,11 @@ def test_the_cost_of_a_format_is_measured_once_and_kept(
     assert Calibration(library).format_cost(engine.fingerprint, "4-bit") == cost
     assert Calibration(library).format_cost(engine.fingerprint, "8-bit") is None
     with pytest.raises(Interrupted):
-        format_cost(*ask, lambda: True)
+        format_cost(*ask, Watch(stopped=lambda: True))
 
     def too_large(*args: Any) -> Any:
         raise TooLarge("too large", "a smaller one", None, 1)
 
     monkeypatch.setattr("steerchat.experiments.precision.load", too_large)
-    alone = format_cost(*ask, lambda: False)
+    alone = format_cost(*ask, UNWATCHED)
     assert alone.exact is None and alone.perplexity == cost.perplexity and "is not known" in str(alone)

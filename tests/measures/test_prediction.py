@@ -17,11 +17,12 @@ from steerchat.measures.pair import Reader
 from steerchat.measures.prediction import STRENGTH, predicted_order, rank_correlation, read_layers
 from steerchat.values.errors import Interrupted
 from steerchat.values.operation import UNIT
+from steerchat.values.results import Watch
 
 
 def reader_of(engine: Engine, folder: Path, stopped: bool = False) -> Reader:
     library = a_library(folder)
-    return Reader(engine, library, Calibration(library), stopped=lambda: stopped)
+    return Reader(engine, library, Calibration(library), Watch(stopped=lambda: stopped))
 
 
 def keep(reader: Reader, engine: Engine, raw: torch.Tensor, *examples: Example) -> None:
@@ -73,7 +74,7 @@ def test_without_examples_nothing_is_predicted(tiny: Engine, tmp_path: Path) -> 
 def test_a_stop_ends_the_reading(tiny: Engine, tmp_path: Path) -> None:
     reader = reader_of(tiny, tmp_path)
     assert reader.profile and reader.vector("happy")  # measured before the stop
-    reader.stopped = lambda: True
+    reader.watch = Watch(stopped=lambda: True)
     with pytest.raises(Interrupted):
         read_layers(reader, "happy")
 
