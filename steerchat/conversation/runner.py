@@ -64,8 +64,8 @@ class Plan:
     keep: Hashable = None  # the conversation for whose next turn the engine keeps the keys and values of these rows
     rows: int | None = None  # how many rows a batch has at most, unless one group is more; None puts all into one batch
     label: str = ""  # for reports of progress; without one, nothing is reported
-    dial: Callable[[int], float] | None = None  # as of `Engine.generate`
-    like: int = 0  # as of `Engine.generate`
+    dial: Callable[[int], float] | None = None  # as of `engine.decoding.Run`
+    like: int = 0  # as of `engine.decoding.Run`
     pool: int = 0  # how many rows of others may join and leave while these run; 0 for a batch of their own
 
 
@@ -263,15 +263,18 @@ class Runner:
 
     def _generate(self, rows: Sequence[Row], plan: Plan) -> Generator[Delta | Finished, None, list[Output]]:
         """The outputs of rows; those that are remembered are not generated again."""
+        from ..engine.decoding import Run
+
         engine, stopped = self.reader.engine, self.reader.watch.stopped
         if self._memo is None:
-            return (yield from engine.generate(rows, plan.sampling, stopped, plan.keep, plan.dial, plan.like))
+            run = Run(stopped, plan.keep, plan.dial, plan.like)
+            return (yield from engine.generate(rows, plan.sampling, run))
         keys = [_key(row, plan.sampling) for row in rows]
         outputs = {key: self._memo[key] for key in keys if key in self._memo}
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in outputs}
         places = sorted(first.values())
-        run = engine.generate([rows[place] for place in places], plan.sampling, stopped, like=len(rows))
-        fresh = yield from _renumbered(run, places)
+        events = engine.generate([rows[place] for place in places], plan.sampling, Run(stopped, like=len(rows)))
+        fresh = yield from _renumbered(events, places)
         outputs |= {keys[place]: output for place, output in zip(places, fresh, strict=True)}
         self._memo |= {key: output for key, output in outputs.items() if output.answer.finish != "interrupted"}
         return [outputs[key] for key in keys]

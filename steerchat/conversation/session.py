@@ -73,7 +73,7 @@ class Session:
         self.probes: tuple[str, ...] = ()  # concepts that are read in every answer
         self.report = report
         self.stop = Flag()
-        self.dial: Callable[[int], float] | None = None  # as of `Engine.generate`, of a person at a terminal
+        self.dial: Callable[[int], float] | None = None  # as of `engine.decoding.Run`, of a person at a terminal
         self._engine = engine
         self._draws = 0
         self._conversation = object()  # by which the engine tells conversations apart

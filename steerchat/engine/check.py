@@ -17,7 +17,7 @@ from .batch import Batch
 from .decoding import Row, is_out_of_memory
 from .engine import Engine
 from .head import head
-from .hooks import hidden_of
+from .hooks import LastOutputs, hidden_of
 from .operations import Edit
 from .sampling import Sampling
 
@@ -91,13 +91,9 @@ def _check(engine: Engine) -> None:
 
 def _plain(engine: Engine, text: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Logits (tokens, vocabulary), and the last block's output (tokens, hidden), of one text without a cache."""
-    seen: list[Tensor] = []
-    handle = engine.blocks[-1].register_forward_hook(lambda module, args, output: seen.append(hidden_of(output)[0]))
-    try:
+    with LastOutputs(engine.blocks, [engine.n_layers - 1]) as last:
         logits = engine.model(input_ids=torch.tensor([list(text)], device=engine.device), use_cache=False).logits[0]
-    finally:
-        handle.remove()
-    return logits, seen[0]
+    return logits, hidden_of(last.outputs[engine.n_layers - 1])[0]
 
 
 def _compare(engine: Engine, ours: Tensor, own: Tensor, where: str) -> None:

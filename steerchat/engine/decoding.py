@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -46,6 +46,18 @@ class Row:
     seed: int = 0
     scope: Scope = "generated"
     likeliest: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How rows are answered, beside their sampling."""
+
+    stopped: Callable[[], bool] = lambda: False  # asked between steps; once it is true, rows end with what they have
+    keep: Hashable = None  # the conversation that goes on from these rows: their keys and values wait for its next turn
+    # Asked before each step, with the index of the token that comes, for the share of every strength.
+    dial: Callable[[int], float] | None = None
+    # Multiply as a batch of so many rows does, if there are fewer: more rows may round differently.
+    like: int = 0
 
 
 class Decoding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -22,7 +22,7 @@ from .batch import Batch, Context
 from .configuration import bytes_per_token, context_size, stop_ids
 from .contexts import Contexts, common_prefix, trees
 from .cores import FreeCores
-from .decoding import Decoding, NoNumbers, Row, is_out_of_memory, numbered
+from .decoding import Decoding, NoNumbers, Row, Run, is_out_of_memory, numbered
 from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .kernels import Kernels
 from .passes import Passes
@@ -114,22 +114,13 @@ class Engine:
         return held if self.kernels is None or held != "float32" else self.kernels.precision
 
     def generate(
-        self,
-        rows: Sequence[Row],
-        sampling: Sampling,
-        stopped: Callable[[], bool] = lambda: False,
-        keep: Hashable = None,
-        dial: Callable[[int], float] | None = None,
-        like: int = 0,
+        self, rows: Sequence[Row], sampling: Sampling, run: Run = Run()
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """Answer every row.
 
         Args:
             rows: as many as wanted; they are run in as few batches as memory allows.
-            sampling, stopped: for all; once `stopped`, asked between steps, is true, rows end with what they have.
-            keep: the conversation that goes on from these rows: their keys and values are kept for its next turn.
-            dial: asked before each step, with the index of the token that comes, for the share of every strength.
-            like: multiply as a batch of so many rows does, if there are fewer: more rows may round differently.
+            sampling, run: for all.
 
         Yields:
             `Delta` and `Finished`, with the row's index.
@@ -148,14 +139,13 @@ class Engine:
         ended: set[int] = set()
         outputs: list[Output] = []
         longest = max(len(row.prompt) for row in rows) + min(sampling.max_tokens, self.context_size)
-        self.prepare_kernels(max(len(rows), like))
+        self.prepare_kernels(max(len(rows), run.like))
         size = self.batch_size(longest)
         while len(outputs) < len(rows):
             first = len(outputs)
             group = rows[first : first + size]
-            run = self._run(group, sampling, stopped, keep, dial)
             try:
-                outputs += yield from numbered(run, first, sent, ended)
+                outputs += yield from numbered(self._run(group, sampling, run), first, sent, ended)
                 continue
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -262,12 +252,7 @@ class Engine:
     # A run of rows that fit into memory together.
 
     def _run(
-        self,
-        rows: Sequence[Row],
-        sampling: Sampling,
-        stopped: Callable[[], bool],
-        keep: Hashable,
-        dial: Callable[[int], float] | None,
+        self, rows: Sequence[Row], sampling: Sampling, run: Run
     ) -> Generator[Delta | Finished, None, list[Output]]:
         room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
         steered_prompt = any(row.scope == "all" and row.edits for row in rows)
@@ -279,11 +264,11 @@ class Engine:
             lower = Lower(self.blocks, [row.edits for row in rows])
         decode = self.decoding(batch, rows, room, sampling, lower)
         for _ in self._cores.steps(lambda: decode.active > 0):
-            if stopped():
+            if run.stopped():
                 yield from decode.stop()
                 break
-            if dial is not None:
-                decode.turn(dial(decode.step_number))
+            if run.dial is not None:
+                decode.turn(run.dial(decode.step_number))
             try:
                 yield from decode.step()
             except NoNumbers as found:
@@ -298,12 +283,12 @@ class Engine:
             order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)
         else:
             order, readings = self._read_on(decode, lower, batch, width, lengths, heads, texts)
-        if keep:
+        if run.keep:
             contexts = {
                 row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
                 for place, row in enumerate(order)
             }
-            self.contexts.keep(keep, [contexts[row] for row in range(len(rows))])
+            self.contexts.keep(run.keep, [contexts[row] for row in range(len(rows))])
         by_row = dict(zip(order, readings, strict=True))
         return [
             Output(replace(answer, perplexity=by_row[row].perplexity), by_row[row])

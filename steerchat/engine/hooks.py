@@ -207,100 +207,97 @@ class Steering:
         self._gated = self._gated[rows]
 
 
-class FirstOverflow:
-    """While it is entered, notes the first block whose output holds Inf or NaN; `layer` is None while none did."""
-
-    def __init__(self, blocks: nn.ModuleList) -> None:
-        self._blocks = blocks
-        self._stack = ExitStack()
-        self.layer: int | None = None
-
-    def __enter__(self) -> Self:
-        for layer, block in enumerate(self._blocks):
-            self._stack.callback(block.register_forward_hook(self._hook(layer)).remove)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
-
-    def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, args: Any, output: Any) -> None:
-            if self.layer is None and not bool(hidden_of(output).isfinite().all()):
-                self.layer = layer
-
-        return look
-
-
-class StateReader:
-    """While it is entered, averages block outputs over the positions that `weights` marks, once or more a row.
+class OutputReader:
+    """While it is entered, `read` gets the output of some blocks; their hooks are gone at the end.
 
     Args:
-        check: called after each of them; what it raises ends the pass.
-
-    After each forward pass, `means` is (batch, averages, len(layers), hidden) float32, for the weights set before it.
+        layers: which blocks; all when None.
     """
 
-    def __init__(self, blocks: nn.ModuleList, layers: Iterable[int], check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, blocks: nn.ModuleList, layers: Iterable[int] | None = None) -> None:
         self._blocks = blocks
-        self.layers = tuple(layers)
-        self._check = check
-        self.weights: Tensor | None = None  # (batch, averages, position), each average's summing to one
-        self._means: dict[int, Tensor] = {}
+        self.layers = tuple(range(len(blocks)) if layers is None else layers)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         for layer in self.layers:
-            handle = self._blocks[layer].register_forward_hook(self._hook(layer))
-            self._stack.callback(handle.remove)
+            self._stack.callback(self._blocks[layer].register_forward_hook(self._hook(layer)).remove)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
     def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def read(module: nn.Module, args: Any, output: Any) -> None:
-            self._check()
-            if self.weights is not None:
-                hidden = hidden_of(output)
-                weights = self.weights.to(hidden.device)
-                self._means[layer] = torch.bmm(weights, hidden.float()).cpu()
+        return lambda module, args, output: self.read(layer, output)
 
-        return read
+    def read(self, layer: int, output: Any) -> None:
+        raise NotImplementedError
+
+
+class FirstOverflow(OutputReader):
+    """Notes the first block whose output holds Inf or NaN; None while none did."""
+
+    layer: int | None = None
+
+    def read(self, layer: int, output: Any) -> None:
+        if self.layer is None and not bool(hidden_of(output).isfinite().all()):
+            self.layer = layer
+
+
+class StateReader(OutputReader):
+    """Averages block outputs over the positions that `weights` marks, once or more a row.
+
+    After each forward pass, `means` is (batch, averages, len(layers), hidden) float32, for the weights set before it.
+    `check`: called after each block; what it raises ends the pass.
+    """
+
+    def __init__(
+        self, blocks: nn.ModuleList, layers: Iterable[int] | None = None, check: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(blocks, layers)
+        self._check = check
+        self.weights: Tensor | None = None  # (batch, averages, position), each average's summing to one
+        self._means: dict[int, Tensor] = {}
+
+    def read(self, layer: int, output: Any) -> None:
+        self._check()
+        if self.weights is not None:
+            hidden = hidden_of(output)
+            self._means[layer] = torch.bmm(self.weights.to(hidden.device), hidden.float()).cpu()
 
     @property
     def means(self) -> Tensor:
         return torch.stack([self._means[layer] for layer in self.layers], dim=2)
 
 
-class LengthReader:
-    """While it is entered, collects how long block outputs are at every position but the first of a text.
+class LengthReader(OutputReader):
+    """Collects how long block outputs are at every position but the first of a text.
 
     For batches of one text: padding would count.
     """
 
     def __init__(self, blocks: nn.ModuleList) -> None:
-        self._blocks = blocks
+        super().__init__(blocks)
         self._lengths: list[list[Tensor]] = [[] for _ in blocks]
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        for layer, block in enumerate(self._blocks):
-            self._stack.callback(block.register_forward_hook(self._hook(layer)).remove)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
-
-    def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def read(module: nn.Module, args: Any, output: Any) -> None:
-            self._lengths[layer].append(hidden_of(output)[0, 1:].float().norm(dim=-1).cpu())
-
-        return read
+    def read(self, layer: int, output: Any) -> None:
+        self._lengths[layer].append(hidden_of(output)[0, 1:].float().norm(dim=-1).cpu())
 
     @property
     def medians(self) -> Tensor:
         """(layers,) the median length at each layer."""
         return torch.stack([torch.cat(lengths).median() for lengths in self._lengths])
+
+
+class LastOutputs(OutputReader):
+    """Keeps the last output of each block, by layer."""
+
+    def __init__(self, blocks: nn.ModuleList, layers: Iterable[int] | None = None) -> None:
+        super().__init__(blocks, layers)
+        self.outputs: dict[int, Any] = {}
+
+    def read(self, layer: int, output: Any) -> None:
+        self.outputs[layer] = output
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -72,7 +72,7 @@ def read(
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         if start < end:
             weights[row, 0, start:end] = 1.0 / (end - start)
-    reader = StateReader(blocks, range(len(blocks)))
+    reader = StateReader(blocks)
     reader.weights = weights
     with reader, nullcontext() if plan is None else plan.skipping(batch, max(ends)):
         hidden = batch.forward([[*head, *text] for head, text in zip(heads, texts, strict=True)])
@@ -103,7 +103,7 @@ def read_states(
                 weights[row, number, place.stop - 1] = 1.0
             else:
                 weights[row, number, place] = 1.0 / (place.stop - place.start)
-    reader = StateReader(blocks, range(len(blocks)), check)
+    reader = StateReader(blocks, check=check)
     reader.weights = weights
     with reader:
         batch.run_trees(trees)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..engine.processes import Team
 from ..values.results import Delta, Finished
-from .engine import Engine, Output, Row
+from .engine import Engine, Output, Row, Run
 from .sampling import Sampling
 
 
@@ -23,24 +23,19 @@ class SharedEngine(Engine):
         self._team = team
 
     def generate(
-        self,
-        rows: Sequence[Row],
-        sampling: Sampling,
-        stopped: Callable[[], bool] = lambda: False,
-        keep: Hashable = None,
-        dial: Callable[[int], float] | None = None,
-        like: int = 0,
+        self, rows: Sequence[Row], sampling: Sampling, run: Run = Run()
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`: this process's rows as they come, then those of the others."""
         for row in rows:
             self.check(row.prompt)
         mine = self._team.share(len(rows))
-        run = super().generate([rows[index] for index in mine], sampling, self._team.stop.is_set, keep, dial, like)
+        own = replace(run, stopped=self._team.stop.is_set)
+        events = super().generate([rows[index] for index in mine], sampling, own)
         outputs: list[Output] = []
         error: Exception | None = None
         while True:
             try:
-                event = next(run)
+                event = next(events)
             except StopIteration as end:
                 outputs = end.value
                 break

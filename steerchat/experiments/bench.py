@@ -24,7 +24,7 @@ import torch
 from ..concepts.extract import extract
 from ..concepts.library import Library
 from ..concepts.vector import edits
-from ..engine.decoding import Row
+from ..engine.decoding import Row, Run
 from ..engine.engine import Engine, Output
 from ..engine.operations import Edit
 from ..engine.sampling import Sampling
@@ -149,6 +149,7 @@ class _Bench:
         self._settings = settings
         self.size = size
         self.watch = watch
+        self._until_stopped = Run(watch.stopped)
         self._seed = 0
         self._prompt = tuple(engine.prompter.chat([{"role": "user", "content": PROMPT}]))
         # The direction does not matter to the time, and this one every model has.
@@ -195,7 +196,7 @@ class _Bench:
         steps: list[float] = []
         reads: list[list[float]] = [[] for _ in read_with]
         started = time.perf_counter()
-        for event in self.engine.generate([self._row()], self._sampling(self.size.tokens), self.watch.stopped):
+        for event in self.engine.generate([self._row()], self._sampling(self.size.tokens), self._until_stopped):
             if isinstance(event, Delta):
                 steps.append(time.perf_counter() - started)
                 way = len(steps) % len(read_with)
@@ -247,7 +248,9 @@ class _Bench:
             started = time.perf_counter()
             prompts = [tuple(engine.prompter.chat(messages)) for messages in columns]
             rows = [Row(prompts[0], (), self._seed + turn), Row(prompts[1], self._one_layer, self._seed + turn)]
-            run = Returning(engine.generate(rows, self._sampling(self.size.short), self.watch.stopped, keep=True))
+            run = Returning(
+                engine.generate(rows, self._sampling(self.size.short), replace(self._until_stopped, keep=True))
+            )
             for event in run:
                 if isinstance(event, Delta) and turn not in waited:
                     waited[turn] = time.perf_counter() - started
@@ -309,12 +312,12 @@ class _Bench:
         return Sampling(max_tokens=tokens)
 
     def _run(self, rows: Sequence[Row], tokens: int) -> list[Output]:
-        return drain(self.engine.generate(rows, self._sampling(tokens), self.watch.stopped))
+        return drain(self.engine.generate(rows, self._sampling(tokens), self._until_stopped))
 
     def _by_turns(self, contests: Sequence[Sequence[Row]]) -> list[tuple[float, float]]:
         """Seconds a token of each contest, all of them advancing a token by turns: decoding, and with the reading."""
         sampling = self._sampling(self.size.tokens)
-        runs = [self.engine.generate(rows, sampling, self.watch.stopped) for rows in contests]
+        runs = [self.engine.generate(rows, sampling, self._until_stopped) for rows in contests]
         decoding, reading = [0.0 for _ in runs], [0.0 for _ in runs]
         ends: list[list[Output] | None] = [None for _ in runs]
         while None in ends:

@@ -10,7 +10,7 @@ from typing import Any
 from ..concepts.extract import extract
 from ..concepts.library import Library
 from ..concepts.vector import edits
-from ..engine.decoding import Row
+from ..engine.decoding import Row, Run
 from ..engine.engine import Engine
 from ..engine.sampling import Sampling
 from ..measures.calibration import Calibration
@@ -178,6 +178,6 @@ def _rows(engine: Engine, library: Library, prompts: Sequence[str], answers: int
 
 
 def _answers(engine: Engine, rows: Sequence[Row], watch: Watch) -> list[tuple[int, ...]]:
-    outputs = drain(engine.generate(rows, Sampling(max_tokens=_TOKENS), watch.stopped))
+    outputs = drain(engine.generate(rows, Sampling(max_tokens=_TOKENS), Run(watch.stopped)))
     watch.check("comparing with float32")
     return [tuple(output.answer.token_ids) for output in outputs]

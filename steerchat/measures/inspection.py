@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..concepts.vector import ConceptVector, read_layer
 from ..engine.engine import Engine
 from ..engine.head import ending, head
-from ..engine.hooks import hidden_of, streams_of
+from ..engine.hooks import LastOutputs, hidden_of, streams_of
 from ..values.results import Column, Strip
 from .profile import Profile
 
@@ -91,30 +90,18 @@ def probe(
 
 def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], start: int) -> dict[int, Tensor]:
     """(tokens, hidden) after each of `layers`, from position `start` on."""
-    found: dict[int, Tensor] = {}
-    with ExitStack() as hooks:
-        for layer in layers:
-
-            def keep(module: Any, args: Any, output: Any, layer: int = layer) -> None:
-                found[layer] = hidden_of(output)[0, start:].float().cpu()
-
-            handle = engine.blocks[layer].register_forward_hook(keep)
-            hooks.callback(handle.remove)
+    with LastOutputs(engine.blocks, layers) as last:
         engine.run(tokens)
-    return found
+    return {layer: hidden_of(output)[0, start:].float().cpu() for layer, output in last.outputs.items()}
 
 
 @torch.inference_mode()
 def lens(engine: Engine, tokens: Sequence[int]) -> list[Step]:
     """The logit lens at the last position of `tokens`, for every layer."""
-    outputs: list[Tensor] = []  # by layer: (1, hidden), or (streams, 1, hidden)
-    with ExitStack() as hooks:
-        for block in engine.blocks:
-            hook = block.register_forward_hook(
-                lambda module, args, output: outputs.append(streams_of(output)[..., -1, :])
-            )
-            hooks.callback(hook.remove)
+    with LastOutputs(engine.blocks) as last:
         engine.run(tokens)
+    # By layer: (1, hidden), or (streams, 1, hidden).
+    outputs = [streams_of(last.outputs[layer])[..., -1, :] for layer in last.layers]
     states = torch.cat([output.to(engine.device) for output in outputs], dim=-2)
     best = head(engine.model, ending(engine.model, engine.blocks, states)).float().softmax(dim=-1).max(dim=-1)
     lengths = (states if states.dim() == 2 else states[0]).float().norm(dim=-1)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from ..engine.decoding import is_out_of_memory
-from ..engine.engine import Engine, Output, Row
+from ..engine.engine import Engine, Output, Row, Run
 from ..engine.pool import Pool, Seat
 from ..engine.reading import unread
 from ..engine.sampling import Sampling
@@ -169,17 +169,11 @@ class ServedEngine(Engine):
         self._likeliest = likeliest
 
     def generate(
-        self,
-        rows: Sequence[Row],
-        sampling: Sampling,
-        stopped: Callable[[], bool] = lambda: False,
-        keep: Hashable = None,
-        dial: Callable[[int], float] | None = None,
-        like: int = 0,
+        self, rows: Sequence[Row], sampling: Sampling, run: Run = Run()
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`, beside the rows of other requests, which settle the product; there is no dial."""
         told: queue.SimpleQueue[tuple[Seat, str, tuple[Chosen, ...], bool]] = queue.SimpleQueue()
-        seats = [Seat(replace(row, likeliest=self._likeliest), sampling, bool(keep)) for row in rows]
+        seats = [Seat(replace(row, likeliest=self._likeliest), sampling, bool(run.keep)) for row in rows]
         texts = {seat: StopText(self._texts) for seat in seats}
         held: dict[Seat, list[Chosen]] = {seat: [] for seat in seats}
 
@@ -203,7 +197,7 @@ class ServedEngine(Engine):
         running = set(seats)
         self._rows.add(seats, self._client, tell)
         try:
-            while running and not stopped():
+            while running and not run.stopped():
                 try:
                     seat, new, chosen, done = told.get(timeout=_LOOK)
                 except queue.Empty:

@@ -27,7 +27,7 @@ from engines import (
 from torch import Tensor
 
 from steerchat.concepts.vector import ConceptVector, edits
-from steerchat.engine.decoding import Row
+from steerchat.engine.decoding import Row, Run
 from steerchat.engine.engine import Engine, Output
 from steerchat.engine.gates import Gate, Probe
 from steerchat.engine.hooks import LengthReader
@@ -975,7 +975,7 @@ def test_an_answer_ends_before_the_text_that_ends_a_turn(pushed: bool) -> None:
     assert place
     engine.prompter.__dict__["end_texts"] = (end,)
     rows = [Row(prompt, edits), Row(prompt)]
-    events, outputs = drain(engine.generate(rows, GREEDY, keep="here"))
+    events, outputs = drain(engine.generate(rows, GREEDY, Run(keep="here")))
     answer, reading = outputs[0].answer, outputs[0].reading
     assert (answer.text, answer.finish) == (text[:place], "end")
     assert "".join(e.text for e in events if isinstance(e, Delta) and e.row == 0) == answer.text

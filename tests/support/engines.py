@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from steerchat.engine.decoding import Row
+from steerchat.engine.decoding import Row, Run
 from steerchat.engine.engine import Engine, Output
 from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
@@ -103,7 +103,7 @@ def drain(run: Generator[Delta | Finished, None, list[Output]]) -> tuple[list[De
 
 
 def answers(engine: Engine, rows: Sequence[Row], sampling: Sampling, **options: Any) -> list[Output]:
-    return drain(engine.generate(rows, sampling, **options))[1]
+    return drain(engine.generate(rows, sampling, Run(**options)))[1]
 
 
 def push(layer: int, seed: int, size: float = 8.0) -> Edit:
