@@ -184,7 +184,7 @@ class Runner:
         for prompt, setting in zip(prompts, settings, strict=False):
             recipe = setting.recipe
             edits = self.reader.edits(recipe, setting.drawn(seed), question.prompt) if recipe.active else ()
-            rows.append(Row(prompt, edits, seed, recipe.scope))
+            rows.append(Row(prompt, edits, seed, recipe.scope, read=setting.read))
         return rows[1:] if question.alone else rows
 
     def _run(
@@ -272,10 +272,11 @@ class Runner:
         keys = [_key(row, plan.sampling) for row in rows]
         outputs = {key: self._memo[key] for key in keys if key in self._memo}
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in outputs}
-        places = sorted(first.values())
-        events = engine.generate([rows[place] for place in places], plan.sampling, Run(stopped, like=len(rows)))
-        fresh = yield from _renumbered(events, places)
-        outputs |= {keys[place]: output for place, output in zip(places, fresh, strict=True)}
+        for read in (True, False):
+            places = sorted(place for place in first.values() if rows[place].read == read)
+            events = engine.generate([rows[place] for place in places], plan.sampling, Run(stopped, like=len(rows)))
+            fresh = yield from _renumbered(events, places)
+            outputs |= {keys[place]: output for place, output in zip(places, fresh, strict=True)}
         self._memo |= {key: output for key, output in outputs.items() if output.answer.finish != "interrupted"}
         return [outputs[key] for key in keys]
 
@@ -342,7 +343,7 @@ def _key(row: Row, sampling: Sampling) -> object:
     pushes = hashlib.sha256()
     for edit in row.edits:
         pushes.update(edit.key)
-    return row.prompt, row.seed, row.scope, pushes.digest(), sampling
+    return row.prompt, row.seed, row.scope, row.read, pushes.digest(), sampling
 
 
 def _renumbered(

@@ -39,6 +39,8 @@ class Row:
         scope: `generated` edits the last prompt position and what follows it, `all` the whole prompt too.
         likeliest: tell each token's log-probability, before temperature and penalties, and those of so many others;
             None tells none.
+        read: whether the answer is read afterwards, by the model as it is, for its cost and effect. A batch is read
+            whole, or not at all where no row wants it.
     """
 
     prompt: tuple[int, ...]
@@ -46,6 +48,7 @@ class Row:
     seed: int = 0
     scope: Scope = "generated"
     likeliest: int | None = None
+    read: bool = True
 
 
 @dataclass(frozen=True)

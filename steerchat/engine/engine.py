@@ -27,7 +27,7 @@ from .hooks import FirstOverflow, Steering, device_of, find_blocks
 from .kernels import Kernels
 from .passes import Passes
 from .prompting import Prompter
-from .reading import Position, Reading, read, read_states
+from .reading import Position, Reading, read, read_states, unread
 from .reuse import Lower, NotByRow
 from .sampling import Sampler, Sampling
 from .turn import Turn
@@ -260,7 +260,8 @@ class Engine:
         width, lengths = batch.width, batch.lengths.clone()
         # A pushed prompt changes every layer's keys and values.
         lower = None
-        if self.passes.by_row and not steered_prompt:
+        reads = run.keep is not None or any(row.read for row in rows)
+        if reads and self.passes.by_row and not steered_prompt:
             lower = Lower(self.blocks, [row.edits for row in rows])
         decode = self.decoding(batch, rows, room, sampling, lower)
         for _ in self._cores.steps(lambda: decode.active > 0):
@@ -277,7 +278,9 @@ class Engine:
         parts = [self.prompter.answer(said.text, begun) for said, begun in zip(decode.answers(), opened, strict=True)]
         heads = [[row.prompt[-1], *thought] for row, (thought, _) in zip(rows, parts, strict=True)]
         texts = [reply for _, reply in parts]
-        if steered_prompt:
+        if not reads:
+            order, readings = range(len(rows)), [unread(self.n_layers, self.hidden) for _ in rows]
+        elif steered_prompt:
             # Its keys and values hold the push: an unsteered reading needs prompts without.
             batch = self.prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
             order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,10 @@ def evaluate(
         recipe = Recipe((term,))
         settings = [
             Setting("steered", recipe),
-            Setting.asked_for(recipe, concept.request),
-            *random_settings(term, directions),
+            *(
+                replace(control, read=False)
+                for control in (Setting.asked_for(recipe, concept.request), *random_settings(term, directions))
+            ),
         ]
         tokens = LENGTH_TOKENS if concept.kind == "length" else TOKENS
         trials = runner.measure(prompts, settings, seeds, tokens, f"measuring {concept.name}")

@@ -22,6 +22,7 @@ class Setting:
         along: the recipe along which the effect is read, as for a control; None for its own.
         asking: is put behind the prompt, in place of a push.
         direction: the seed of the concept `random`; None for the seed of the answer.
+        read: whether the pairs have a cost and an effect, which take as long as the answers; without, only texts count.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Setting:
     along: Recipe | None = None
     asking: str = ""
     direction: int | None = None
+    read: bool = True
 
     @property
     def read_along(self) -> Recipe:

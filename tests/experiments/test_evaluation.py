@@ -41,6 +41,19 @@ def evaluated(runner: Runner, *terms: str, directions: int = 1) -> list[Evaluati
     return list(evaluate(runner, PROMPTS, SEEDS, [parse_term(term) for term in terms], directions))
 
 
+def test_a_setting_that_is_not_read_has_the_same_answers_without_cost_and_effect(tiny: Engine, library: Library) -> None:
+    recipe = Recipe((Term((("happy", 1.0),), (1,), 2.0),))
+    settings = [Setting("read", recipe), Setting("not read", recipe, read=False)]
+    trials = runner_of(tiny, library).measure(PROMPTS, settings, SEEDS, 12, "both")
+    for read, unread in zip(trials[::2], trials[1::2], strict=True):
+        assert read.pair.steered is not None and unread.pair.steered is not None
+        assert (read.setting, unread.setting) == (0, 1)
+        assert unread.pair.steered.token_ids == read.pair.steered.token_ids
+        assert unread.pair.normal.perplexity == read.pair.normal.perplexity is not None
+        assert read.pair.effect is not None and read.pair.perplexity_ratio is not None
+        assert unread.pair.effect is None and unread.pair.perplexity_ratio is None
+
+
 @pytest.mark.slow
 def test_at_strength_zero_nothing_is_gained_and_nothing_is_paid(tiny: Engine, library: Library) -> None:
     [zero] = evaluated(runner_of(tiny, library), "happy 1 0.0")
