@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ..slash.registry import Registry, is_command
 from ..values.errors import SteerchatError
+from .demonstration import demonstrations
 from .facts import STATE_FACTS
 from .files import glossary
 from .lesson import Course, Lesson, LessonError, Step
@@ -60,19 +61,17 @@ def _lines(step: Step, registry: Registry, course: Course, concepts: set[str]) -
 
 def _measures(step: Step, concepts: set[str]) -> Iterator[str]:
     """Mistakes in a step's demonstration, and facts that nothing measures."""
-    from .demonstrations import ALL
-
     known = concepts | (STATE_FACTS if step.do else set())
     if step.show and step.show != ("trouble",):
-        name, *words = step.show
-        if name not in ALL:
-            yield f"there is no demonstration {name}; there are {', '.join(ALL)}"
+        measurements, (name, *words) = demonstrations(), step.show
+        if name not in measurements:
+            yield f"there is no demonstration {name}; there are {', '.join(measurements)}"
             return
         try:
-            inspect.signature(ALL[name].show).bind(None, *words)
+            inspect.signature(measurements[name].show).bind(None, *words)
         except TypeError as error:
             yield f"show = {' '.join(step.show)!r}: {error}"
-        known |= ALL[name].facts
+        known |= measurements[name].facts
     yield from (f"nothing measures {fact}" for fact in sorted(step.facts - known))
 
 

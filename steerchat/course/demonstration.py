@@ -1,4 +1,8 @@
-"""A demonstration of a lesson: declared once, with the facts that it measures, and tables of such facts."""
+"""What a lesson can show: each demonstration measures something on the model at hand and gives it as facts.
+
+A lesson names one by `show = "strengths happy"`. Its facts are what the lesson's choices and goals may compare.
+To add one, write a function with the decorator in `effects` or `states`.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,21 @@ class Demonstration:
     facts: frozenset[str]
 
 
-ALL: dict[str, Demonstration] = {}
+_ALL: dict[str, Demonstration] = {}
+
+
+def demonstrations() -> dict[str, Demonstration]:
+    """All of them, by name."""
+    from . import effects, states  # noqa: F401  # declare them, and need torch
+
+    return _ALL
 
 
 def demonstration(facts: str = "") -> Callable[[Show], Show]:
     """Declares the decorated function as a demonstration; `facts` are the names that it always measures."""
 
     def declare(show: Show) -> Show:
-        ALL[show.__name__] = Demonstration(show, frozenset(facts.split()))
+        _ALL[show.__name__] = Demonstration(show, frozenset(facts.split()))
         return show
 
     return declare

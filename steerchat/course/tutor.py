@@ -19,7 +19,7 @@ from .lesson import Course, Lesson, LessonError, Step, Track, read_course
 from .progress import Progress, StepRecord
 
 if TYPE_CHECKING:
-    from .demonstrations import Shown
+    from .demonstration import Shown
     from .lab import Lab
 
 VERBS = ("next", "back", "hint", "solution", "skip", "quit")
@@ -354,7 +354,7 @@ class Tutor:
 
     def _show(self, step: Step, fresh: bool = False) -> Shown:
         """The demonstration of a step; measured once, unless `fresh` or on another model."""
-        from .demonstrations import Shown, run
+        from .demonstration import Shown, demonstrations
 
         if not step.show:
             return Shown([])
@@ -367,7 +367,11 @@ class Tutor:
 
                 self._lab = Lab(session)
                 self._shown.clear()
-            self._shown[step.show] = run(self._lab, step.show[0], step.show[1:])
+            name, *words = step.show
+            known = demonstrations()
+            if name not in known:
+                raise unknown("demonstration", name, known, "tutorials/README.md lists them")
+            self._shown[step.show] = known[name].show(self._lab, *words)
         self.measured = dict(self._shown[step.show].facts)
         return self._shown[step.show]
 

@@ -9,9 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from ..values.chosen import Chosen
 from ..values.recipe import Scope
-from ..values.results import Answer, Delta, Finish, Finished, Returning, repetition
+from ..values.results import Answer, Chosen, Delta, Finish, Finished, Returning, repetition
 from ..values.thinking import thinking
 from .batch import Batch
 from .hooks import FirstOverflow, Steering

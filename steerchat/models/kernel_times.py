@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from ..engine.backends import ALIGNED
+from ..engine.cores import OtherPrograms
 from ..engine.kernels import Forms
 from ..engine.linear import ROWS, FastLinear, Kind, Times
 from ..engine.timing import measure
 from ..engine.transformers_api import transformers
-from ..system.cores import OtherPrograms
 from ..system.folders import cache_dir, replacing, write_whole
 from ..system.untrusted import claimed_header
 from ..values.errors import SteerchatError

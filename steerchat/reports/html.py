@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from ..figures import available
 from ..measures.chance import verdict
@@ -24,71 +25,16 @@ from .report import Chapter, Facts, Report
 
 _FEWEST_LISTED = 3  # from how many chapters on there is a list of them
 _LONG, _SHOWN = 1600, 1000  # characters: from how many on an answer is folded, and how many stand before the fold
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d1d1f; --ground: #fff }
-.steerchat { --steerchat-ink: #1d1d1f; --steerchat-faint: #6b6b70; --steerchat-accent: #a626a4;
-  --steerchat-other: #0a6e78; --steerchat-ground: #fff }
-@media (prefers-color-scheme: dark) { :root { --ink: #d4d6d4; --ground: #1c1d1f }
-  .steerchat { --steerchat-ink: #d4d6d4; --steerchat-faint: #9a9ba0; --steerchat-accent: #e07ade;
-    --steerchat-other: #5fc4cf; --steerchat-ground: #1c1d1f } }
-* { box-sizing: border-box }
-body { margin: 0; color: var(--ink); background: var(--ground); font: 1rem/1.5 system-ui, sans-serif }
-main, header, nav { margin: 0 auto; max-width: 62rem; padding: 0 1rem }
-h1 { font-size: 1.6rem; line-height: 1.2 }
-nav ol { columns: 20rem; padding-left: 2.5rem } nav li { break-inside: avoid; overflow-wrap: anywhere }
-a { color: inherit }
-section { border-top: 1px solid rgb(128 128 128 / .4); padding: 1.25rem 0 .5rem }
-@media print { details::details-content { content-visibility: visible } section { break-inside: auto }
-  .slides > div { display: block !important } .slides label { display: none } }
-"""
-# For a chapter in any page: every rule is limited to .steerchat, so that it changes nothing around it.
-_CHAPTER = """
-.steerchat { overflow-wrap: anywhere }
-.steerchat h2 { font-size: 1.15rem; line-height: 1.3; margin: 0 0 .5rem }
-.steerchat h3 { font-size: 1rem; margin: 0 0 .25rem }
-.steerchat .faint, .steerchat dl { opacity: .8; font-size: .9rem }
-.steerchat dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 .75rem; margin: .5rem 0 }
-.steerchat dd { margin: 0 }
-.steerchat p { margin: .5rem 0; white-space: pre-line }
-.steerchat .answers { display: grid; gap: 1rem; margin: .75rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
-.steerchat .text { white-space: pre-wrap }
-.steerchat mark { color: inherit; background: rgb(200 80 200 / .22); border-radius: .2rem }
-.steerchat mark.parting { background: none; text-decoration: underline 2px }
-.steerchat .s1, .steerchat .s2, .steerchat .s3 { text-decoration: underline dotted }
-.steerchat .s2, .steerchat .s3 { font-weight: 600 } .steerchat .s3 { background: rgb(200 80 200 / .22) }
-.steerchat figure { margin: 1rem 0 }
-.steerchat .panels { display: grid; gap: .5rem 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)) }
-.steerchat figure svg { display: block; height: auto } .steerchat .panels svg { width: 100%; max-width: 34rem }
-.steerchat .slides { display: flex; flex-wrap: wrap; gap: .25rem; border: 0; margin: 0; padding: 0; min-width: 0 }
-.steerchat .slides input { position: absolute; opacity: 0 }
-.steerchat .slides legend { font-size: .9rem; padding: 0 }
-.steerchat .slides label { cursor: pointer; border: 1px solid rgb(128 128 128 / .5); border-radius: .3rem;
-  padding: .1rem .4rem; font-size: .9rem }
-.steerchat .slides input:checked + label { background: rgb(200 80 200 / .22); font-weight: 600 }
-.steerchat .slides input:focus-visible + label { outline: 2px solid }
-.steerchat .slides > div { display: none; order: 1; width: 100%; max-width: 34rem }
-.steerchat .slides > div svg { width: 100% }
-.steerchat .slides input:checked + label + div { display: block }
-.steerchat .matrix { overflow-x: auto }
-.steerchat figcaption { font-size: .9rem; margin-top: .25rem }
-.steerchat .wide { margin: 1rem 0; overflow-x: auto }
-.steerchat table { border-collapse: collapse; font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace }
-.steerchat td, .steerchat th { padding: 0 1rem 0 0; text-align: left; white-space: pre }
-.steerchat .right { text-align: right }
-.steerchat tr.faint { font-size: inherit }
-.steerchat pre { font: .8rem/1.35 ui-monospace, Menlo, Consolas, monospace; margin: .25rem 0 }
-.steerchat pre.again { white-space: pre-wrap }
-.steerchat details { margin: .75rem 0 } .steerchat summary { cursor: pointer }
-"""
+_STYLE, _CHAPTER = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "chapter.css"))
 _SHADES = "Underlined: less likely than 10% without the push; bold: than 1%; marked: than 0.1%. The pointer shows each."
 _HEAD = f"""\
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>{_STYLE}{_CHAPTER}</style>
+<style>
+{_STYLE}
+{_CHAPTER}</style>
 """  # by this policy the browser downloads nothing, whatever the page contains
 
 
@@ -103,7 +49,7 @@ def to_html(report: Report) -> str:
 
 def to_cell(chapter: Chapter) -> str:
     """A chapter for a notebook, with the styles that it needs."""
-    return f'<div class="steerchat"><style>{_CHAPTER}</style>{_chapter(chapter)}</div>'
+    return f'<div class="steerchat"><style>\n{_CHAPTER}</style>{_chapter(chapter)}</div>'
 
 
 def _contents(chapters: Sequence[Chapter]) -> str:

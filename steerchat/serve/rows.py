@@ -18,9 +18,8 @@ from ..engine.pool import Pool, Seat
 from ..engine.reading import unread
 from ..engine.sampling import Sampling
 from ..engine.stops import StopText
-from ..values.chosen import Chosen
 from ..values.errors import ModelError
-from ..values.results import Answer, Delta, Finished
+from ..values.results import Answer, Chosen, Delta, Finished
 
 # How often a request that waits for its next token looks whether its client is still there, in seconds.
 _LOOK = 0.05

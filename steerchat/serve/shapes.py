@@ -10,9 +10,8 @@ from typing import Any
 
 from ..measures.chance import verdict
 from ..storage.records import StoredPair
-from ..values.chosen import Chosen
 from ..values.errors import ModelError, SteerchatError, StoreError, UnknownName
-from ..values.results import Answer, Finish, Pair
+from ..values.results import Answer, Chosen, Finish, Pair
 from .requests import Ask, BadRequest
 
 _FINISHES: dict[Finish, str] = {

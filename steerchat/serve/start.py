@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -11,11 +12,11 @@ from types import FrameType
 from typing import Any, TextIO
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..conversation.app import App
 from ..values.errors import UsageError
 from .classroom import Classroom
-from .patience import PatientProtocol
 from .service import Service
 from .web import web
 
@@ -24,6 +25,9 @@ _CONNECTIONS = 512
 _HEADER_BYTES = 16 << 10
 # Seconds that answers may take to finish once the server is asked to stop.
 _FINISH = 30
+# Seconds for the headers of a request, or what is left of a refused one; uvicorn waits for ever. For a body that is
+# read, guard.py has a bound.
+_PATIENCE = 20.0
 
 
 def check_address(host: str, token: str | None, classroom: bool = False) -> None:
@@ -92,6 +96,34 @@ def serve(
     finally:
         service.close()
         say("stopped")
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP, with a bound on how long a request may take: many slow ones would leave no room (Slowloris)."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = self.loop.call_later(_PATIENCE, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # no whole request since, or a body that nobody reads
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -22,9 +22,8 @@ from ..conversation.session import Session
 from ..experiments import charts
 from ..experiments.outcomes import Result
 from ..storage.records import Filters
-from ..values.chosen import Chosen
 from ..values.errors import SteerchatError
-from ..values.results import Answer, Delta, Finished, Pair, PairDone
+from ..values.results import Answer, Chosen, Delta, Finished, Pair, PairDone
 from . import describe
 from .classroom import JOIN, PAUSE, Classroom, Client, paused
 from .concepts import ConceptPaths

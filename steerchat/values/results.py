@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Generic, Literal, TypeVar
 
-from .chosen import Chosen
 from .errors import Interrupted
 from .measures import measures
 from .page import Page
@@ -215,6 +214,16 @@ class Strip:
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "values": [round(value, 3) for value in self.values]}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A token with its log-probability where it was chosen, and those of the likeliest tokens there."""
+
+    text: str  # what it adds to the answer; empty for a part of a character
+    start: int  # where in the answer that begins
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...]
 
 
 # Events, in the order in which a screen receives them.

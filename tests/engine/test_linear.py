@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from steerchat.engine import kernels as kernels_module
 from steerchat.engine import timing
 from steerchat.engine.backends import BACKENDS, EIGHT_BIT, FOUR_BIT, PLAIN, LinearBackend, multiplies_bfloat16
+from steerchat.engine.cores import OtherPrograms
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.hooks import find_blocks
@@ -28,7 +29,6 @@ from steerchat.engine.weights import Dense, Weight
 from steerchat.models import kernel_times
 from steerchat.models.file_weights import FileWeight
 from steerchat.models.kernel_times import MachineRecord, forget_times
-from steerchat.system.cores import OtherPrograms
 
 EXACT = [backend for backend in BACKENDS if backend.exact]
 SHAPE = (160, 96, 32)

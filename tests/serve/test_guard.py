@@ -153,7 +153,7 @@ def sent_slowly(server: Running, begin: bytes, piece: bytes) -> tuple[bytes, flo
 
 
 def test_headers_and_bodies_that_come_too_slowly_hold_no_connection(serving: Serving, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("steerchat.serve.patience._PATIENCE", 0.5)
+    monkeypatch.setattr("steerchat.serve.start._PATIENCE", 0.5)
     monkeypatch.setattr("steerchat.serve.guard._PATIENCE", 0.5)
     server = serving()
     got, seconds = sent_slowly(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\n", b"x: y\r\n")

@@ -16,8 +16,8 @@ from places import ROOT
 
 from steerchat.conversation.chat import Chat
 from steerchat.serve.classroom import Classroom
-from steerchat.serve.patience import PatientProtocol
 from steerchat.serve.service import Service
+from steerchat.serve.start import PatientProtocol
 from steerchat.serve.web import web
 
 

@@ -88,7 +88,6 @@ WITH_TORCH = (
     "experiments.precision",
     "course.by_hand",
     "course.lab",
-    "course.demonstrations",
     "course.effects",
     "course.states",
 )
