@@ -27,6 +27,7 @@ from ..values.results import Event, Notice
 from ..values.setting import Setting
 
 command = partial(registry.command, group="Experiments")
+_PLACE = re.compile(r"[+-]?\d+(\.\d+)?(-\d+)?%?")  # a layer or a strength behind a concept's name
 _Prompt = Annotated[str, Rest("the prompt; by default the last message")]
 _Concept = Annotated[str | None, MixSpec("a concept or mix in place of the recipe", metavar="CONCEPT")]
 _Seeds = Annotated[int, Int("the number of seeds", least=1, most=200)]
@@ -129,18 +130,13 @@ def strengths(
     return experiment_pages.page(result)
 
 
-def _is_place(word: str) -> bool:
-    """Whether a word behind a concept's name is a layer or a strength."""
-    return re.fullmatch(r"[+-]?\d+(\.\d+)?(-\d+)?%?", word) is not None
-
-
 def _prompt_and_concept(name: str, chat: Chat, prompt: str, concept: str | None) -> tuple[str, str | None]:
     """What a command's prompt means: a concept's name alone is no prompt, because in /steer and /tune it is a concept.
 
     A notice says so, since the word could be meant as a message.
     """
     first, *rest = prompt.split() or [""]
-    if concept is None and rest and first in chat.library.names() and all(map(_is_place, rest)):
+    if concept is None and rest and first in chat.library.names() and all(map(_PLACE.fullmatch, rest)):
         raise UsageError(
             f"{prompt} steers and says nothing", f"/steer {prompt}, then /{name} MESSAGE; /{name} {prompt}? sends it"
         )

@@ -68,6 +68,11 @@ class _RowLayer(DynamicLayer):
         self.keys, self.values = grown(self.keys, like_keys), grown(self.values, like_values)
         self.is_initialized = True
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The buffers of keys and values; none before there are any."""
+        return [tensor for tensor in (self.keys, self.values) if tensor is not None]
+
     def shrink(self, capacity: int) -> None:
         """Keep the first `capacity` columns alone."""
         assert self.keys is not None and self.values is not None
@@ -152,11 +157,7 @@ class Batch:
     @property
     def bytes(self) -> int:
         """What its keys and values take, columns that are not in use included."""
-        return sum(
-            layer.keys.nbytes + layer.values.nbytes
-            for layer in self._layers
-            if layer.keys is not None and layer.values is not None
-        )
+        return sum(tensor.nbytes for layer in self._layers for tensor in layer.tensors)
 
     def forward(self, rows: Sequence[Sequence[int]], head: bool = False) -> Tensor:
         """Run new tokens, right-padded where rows differ.
@@ -220,12 +221,10 @@ class Batch:
             self._columns = torch.cat([self._columns, more], dim=1)
         for layer in self._layers:
             layer.length = self._width
-            if layer.keys is not None and layer.values is not None:
-                if self._width > layer.keys.shape[2]:
-                    layer.reserve(layer.keys, layer.values, self._columns.shape[1])
-                # What is masked is multiplied by zero, and zero times Inf would be NaN.
-                layer.keys[row] = 0
-                layer.values[row] = 0
+            if layer.keys is not None and layer.values is not None and self._width > layer.keys.shape[2]:
+                layer.reserve(layer.keys, layer.values, self._columns.shape[1])
+            for tensor in layer.tensors:
+                tensor[row] = 0  # what is masked is multiplied by zero, and zero times Inf would be NaN
         self._columns[row] = -1
         self.lengths[row] = len(context)
         if len(context):
@@ -240,9 +239,8 @@ class Batch:
         last = self._active - 1
         if row != last:
             for layer in self._layers:
-                if layer.keys is not None and layer.values is not None:
-                    layer.keys[row, :, : self._width] = layer.keys[last, :, : self._width]
-                    layer.values[row, :, : self._width] = layer.values[last, :, : self._width]
+                for tensor in layer.tensors:
+                    tensor[row, :, : self._width] = tensor[last, :, : self._width]
             self._columns[row], self.lengths[row] = self._columns[last].clone(), self.lengths[last].clone()
         self.narrow(last)
         longest = int(self.lengths[:last].max()) if last else 0
@@ -259,9 +257,8 @@ class Batch:
             self._columns[row] = -1
             self._columns[row, new] = torch.arange(len(old))
             for layer in self._layers:
-                for tensor in (layer.keys, layer.values):
-                    if tensor is not None:
-                        tensor[row, :, new] = tensor[row].index_select(1, old.to(tensor.device))
+                for tensor in layer.tensors:
+                    tensor[row, :, new] = tensor[row].index_select(1, old.to(tensor.device))
         self._width = width
         enough = width + _GROWTH
         if self._columns.shape[1] > 2 * enough:
@@ -277,10 +274,9 @@ class Batch:
         order = torch.tensor([second, first])
         pair = torch.tensor([first, second])
         for layer in self._layers:
-            for tensor in (layer.keys, layer.values):
-                if tensor is not None:
-                    part = tensor[:, :, : layer.length]
-                    part[pair.to(part.device)] = part[order.to(part.device)]
+            for tensor in layer.tensors:
+                part = tensor[:, :, : layer.length]
+                part[pair.to(part.device)] = part[order.to(part.device)]
         self._columns[pair] = self._columns[order]
         self.lengths[pair] = self.lengths[order]
 

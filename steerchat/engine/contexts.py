@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 
+from ..values.results import shared_length
 from .batch import Context, Tree
 
 # What the contexts of all conversations may keep together: a share of the free memory, and no more than so many tokens.
@@ -43,8 +44,8 @@ class Contexts:
     def reusable(self, tokens: tuple[int, ...]) -> Context | None:
         """The kept context that shares the longest beginning with `tokens`, cut to that."""
         kept = chain.from_iterable(self._kept.values())
-        best = max(kept, key=lambda context: _shared(context.tokens, tokens), default=None)
-        length = 0 if best is None else _shared(best.tokens, tokens)
+        best = max(kept, key=lambda context: shared_length(context.tokens, tokens), default=None)
+        length = 0 if best is None else shared_length(best.tokens, tokens)
         return best.crop(length) if best is not None and length else None
 
     @property
@@ -54,14 +55,6 @@ class Contexts:
 
     def forget(self) -> None:
         self._kept = {}
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts begin with in common."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
 
 
 def trees(
@@ -91,4 +84,4 @@ def common_prefix(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         return ()
     # The least and the greatest differ at least as early as any two between them.
     low, high = min(texts), max(texts)
-    return low[: _shared(low, high)]
+    return low[: shared_length(low, high)]

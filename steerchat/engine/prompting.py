@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 from ..values.errors import ModelError
+from ..values.results import shared_length
 from ..values.thinking import marks_of, reply_start
 
 Message = dict[str, str]
@@ -131,8 +131,7 @@ class Prompter:
             rest = self._apply(more, add_generation_prompt=False).rpartition(_SAMPLE)[2]
         except TemplateError:
             return ()
-        alike = takewhile(lambda pair: pair[0] == pair[1], zip(last, rest, strict=False))
-        after = "".join(letter for letter, _ in alike)
+        after = last[: shared_length(last, rest)]
         if not after.strip():
             after = rest.partition(_OTHER)[0]
         end = after.strip()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..values.chart import Chart, Interval, Matrix, Series, in_form
+from ..values.chart import Chart, Matrix, Series, in_form
 from ..values.errors import shorten
 from ..values.recipe import format_strength, name_layers
-from ..values.results import Pair
+from ..values.results import Pair, shared_length
 from ..values.text import fit
 from .outcomes import Outcome, Result, alike, best
 from .tuning import tuned
@@ -20,6 +20,7 @@ _KL = "KL: of the next token's distribution, steered from unsteered, in nats (95
 _GAIN = "words: gain by the concept's word measure, in spreads"
 _SPECIFIC = "specific: that less the largest gain of another concept"
 _RIGHT = "right: share of short questions that are answered right"
+_AGAIN = "again: share of repeated 3-grams"
 _SAMPLE = 70  # characters of an answer beside a chart
 
 
@@ -42,7 +43,7 @@ def layers(result: Result) -> Chart:
     push = format_strength(outcomes[0].setting.strength or 0.0)
     title = f"{names(result)} x {push} at each layer by itself, asked: {shorten(result.prompt)}"
     at = [float(outcome.setting.layer or 0) for outcome in outcomes]
-    return _chart(title, "layer", outcomes, at, [] if peak is None else alike(outcomes, peak), _effect)
+    return _chart(title, "layer", outcomes, at, [] if peak is None else alike(outcomes, peak))
 
 
 def strengths(result: Result) -> Chart:
@@ -53,7 +54,7 @@ def strengths(result: Result) -> Chart:
     title = f"{names(result)} at {where}, at each strength{asked}"
     at = [outcome.setting.strength or 0.0 for outcome in outcomes]
     useful = [outcome for outcome in outcomes if outcome.shows and (outcome.setting.strength or 0.0) > 0]
-    return _chart(title, "strength", outcomes, at, useful, _towards)
+    return _chart(title, "strength", outcomes, at, useful, towards=True)
 
 
 def of_pair(pair: Pair) -> Chart:
@@ -75,7 +76,7 @@ def of_pair(pair: Pair) -> Chart:
 def comparison(result: Result) -> Chart:
     """The recipe and its controls, side by side."""
     title = f"{names(result)} and its controls, asked: {shorten(result.prompt)}"
-    return _chart(title if len(result.outcomes) > 1 else names(result), "", result.outcomes, [], [], _effect)
+    return _chart(title if len(result.outcomes) > 1 else names(result), "", result.outcomes, [], [])
 
 
 def grid(result: Result) -> Matrix:
@@ -154,46 +155,41 @@ def names(result: Result) -> str:
     return " and ".join(result.outcomes[0].setting.recipe.concepts)
 
 
-def _effect(outcome: Outcome) -> float | None:
-    return outcome.effect
-
-
-def _towards(outcome: Outcome) -> float | None:
-    return outcome.towards
-
-
 def _chart(
     title: str,
     axis: str,
     outcomes: Sequence[Outcome],
     at: Sequence[float],
     useful: Sequence[Outcome],
-    effect: Callable[[Outcome], float | None],
+    towards: bool = False,
 ) -> Chart:
+    """The figures of outcomes.
+
+    `towards`: effects are along the concept itself, where a push away that works is below 0. Words always count it.
+    """
+    away = [(outcome.setting.strength or 0.0) < 0 for outcome in outcomes]
+    bands = [outcome.chance for outcome in outcomes]
+    words = [outcome.words for outcome in outcomes]
+    if towards:
+        bands = [(-band[1], -band[0]) if turn and band else band for turn, band in zip(away, bands, strict=True)]
+    else:
+        words = [-gain if turn and gain is not None else gain for turn, gain in zip(away, words, strict=True)]
     moved = [outcome.kl for outcome in outcomes]
     series = [
         Series(
             "effect",
-            [effect(outcome) for outcome in outcomes],
+            [outcome.towards if towards else outcome.effect for outcome in outcomes],
             "effect",
             [outcome.spread for outcome in outcomes],
-            [_turned(outcome, effect) for outcome in outcomes],
+            bands,
             rest=0.0,
             meaning=_EFFECT,
         )
     ]
-    if any(outcome.words is not None for outcome in outcomes):
-        gains = [_word_gain(outcome, effect) for outcome in outcomes]
-        series.append(Series("words", gains, "effect", rest=0.0, meaning="words: gain by counted words, without it"))
+    if any(gain is not None for gain in words):
+        series.append(Series("words", words, "effect", rest=0.0, meaning="words: gain by counted words, without it"))
     series += [
-        Series(
-            "cost",
-            [outcome.cost for outcome in outcomes],
-            "cost",
-            rest=1.0,
-            scale=(1.0, 2.0),
-            meaning=_COST,
-        ),
+        Series("cost", [outcome.cost for outcome in outcomes], "cost", rest=1.0, scale=(1.0, 2.0), meaning=_COST),
         *([Series("KL", moved, "number", rest=0.0, meaning=_KL)] if any(value is not None for value in moved) else []),
         Series(
             "again",
@@ -201,7 +197,7 @@ def _chart(
             "share",
             rest=0.0,
             scale=(0.0, 0.3),
-            meaning="again: share of repeated 3-grams",
+            meaning=_AGAIN,
         ),
     ]
     return Chart(
@@ -222,23 +218,8 @@ def _sample(pair: Pair) -> str:
     if pair.steered is None:
         return ""
     text = pair.steered.text
-    ends = (index for index, (a, b) in enumerate(zip(pair.normal.text, text, strict=False)) if a != b)
-    parting = next(ends, min(len(pair.normal.text), len(text)))
+    parting = shared_length(pair.normal.text, text)
     if parting == len(text):
         return "as the normal one"
     start = text.rfind(" ", 0, parting) + 1
     return fit(("..." if start else "") + text[start:], _SAMPLE)
-
-
-def _word_gain(outcome: Outcome, effect: Callable[[Outcome], float | None]) -> float | None:
-    """The word measure counts the concept itself, as `towards` does."""
-    away = (outcome.setting.strength or 0.0) < 0 and effect(outcome) != outcome.towards
-    return -outcome.words if away and outcome.words is not None else outcome.words
-
-
-def _turned(outcome: Outcome, effect: Callable[[Outcome], float | None]) -> Interval | None:
-    """The chance band, turned with the effect where that is."""
-    if outcome.chance is None:
-        return None
-    low, high = outcome.chance
-    return (-high, -low) if effect(outcome) != outcome.effect else (low, high)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from ..measures.words import RATES, counted_words
-from ..values.results import Pair
+from ..values.results import Pair, shared_length
 from ..values.text import Mark, Span
 
 
@@ -31,16 +31,16 @@ def marks(pair: Pair, normal: str, steered: str) -> tuple[list[Mark], list[Mark]
 
 
 def _marks(text: str, parting: Span | None, concepts: Sequence[str]) -> list[Mark]:
-    found = [Mark(*parting, True)] if parting else []
+    marked = [Mark(*parting, True)] if parting else []
     for start, end in sorted({span for name in concepts for span in counted_words(name, text)}):
-        if all(end <= mark.start or start >= mark.end for mark in found):
-            found.append(Mark(start, end))
-    return sorted(found, key=lambda mark: mark.start)
+        if all(end <= mark.start or start >= mark.end for mark in marked):
+            marked.append(Mark(start, end))
+    return sorted(marked, key=lambda mark: mark.start)
 
 
 def _parting(first: str, second: str) -> tuple[Span | None, Span | None]:
     """The first word of each text that differs from the other's; None where a text has ended, or both are equal."""
-    words = [list(re.finditer(r"\S+", text)) for text in (first, second)]
-    shared = next((at for at, (a, b) in enumerate(zip(*words, strict=False)) if a[0] != b[0]), min(map(len, words)))
-    one, other = (found[shared].span() if shared < len(found) else None for found in words)
-    return one, other
+    shared = shared_length(first.split(), second.split())
+    words = ([word.span() for word in re.finditer(r"\S+", text)] for text in (first, second))
+    in_first, in_second = (spans[shared] if shared < len(spans) else None for spans in words)
+    return in_first, in_second

@@ -26,6 +26,30 @@ _PATIENCE = 1.0
 _TURNS = {Keys.Up: STEP, Keys.Down: -STEP, "0": -MOST}
 
 
+@contextmanager
+def silent(terminal: int, key_by_key: bool = False) -> Iterator[bool]:
+    """A terminal does not echo what is typed, and hands over each key at once if `key_by_key`.
+
+    Gives whether it does: no file and no terminal of Windows can be silenced so.
+    """
+    try:
+        import termios
+    except ImportError:  # Windows echoes only while a program reads
+        yield False
+        return
+    if not os.isatty(terminal):
+        yield False
+        return
+    before = termios.tcgetattr(terminal)
+    changed = [*before]
+    changed[3] &= ~(termios.ECHO | (termios.ICANON if key_by_key else 0))
+    termios.tcsetattr(terminal, termios.TCSANOW, changed)
+    try:
+        yield True
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
 class Dial:
     """Reads the keys of a terminal between the tokens of an answer.
 
@@ -55,37 +79,26 @@ class Dial:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Take the terminal's keys, unechoed, and give those that turn nothing to the next prompt."""
-        try:
-            import termios
-        except ImportError:  # Windows
-            yield
-            return
-        terminal = self._input.fileno()
-        if not os.isatty(terminal):
-            yield
-            return
-        before = termios.tcgetattr(terminal)
-        silent = [*before]
-        silent[3] &= ~(termios.ECHO | termios.ICANON)
-        termios.tcsetattr(terminal, termios.TCSANOW, silent)
-        self._open = True
-        # The terminal marks what is pasted, as it does at the prompt: its lines stay one message.
-        self._output.enable_bracketed_paste()
-        self._output.flush()
-        try:
-            yield
-        finally:
-            self._open = False
-            self._read()
-            while self._pasting and self._read(_PATIENCE):
-                pass
-            self._parser.flush()
-            self._turn()
-            store_typeahead(self._input, [*self._keys])
-            self._keys.clear()
-            self._output.disable_bracketed_paste()
+        with silent(self._input.fileno(), key_by_key=True) as self._open:
+            if not self._open:
+                yield
+                return
+            # The terminal marks what is pasted, as it does at the prompt: its lines stay one message.
+            self._output.enable_bracketed_paste()
             self._output.flush()
-            termios.tcsetattr(terminal, termios.TCSANOW, before)
+            try:
+                yield
+            finally:
+                self._open = False
+                self._read()
+                while self._pasting and self._read(_PATIENCE):
+                    pass
+                self._parser.flush()
+                self._turn()
+                store_typeahead(self._input, [*self._keys])
+                self._keys.clear()
+                self._output.disable_bracketed_paste()
+                self._output.flush()
 
     def put_back(self, text: str) -> None:
         """Take what was typed and read by somebody else."""

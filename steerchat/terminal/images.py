@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ..figures import available
 from ..figures.protocols import Protocol
 from ..values.chart import Drawn
+from .dial import silent
 
 _QUESTIONS = "\x1b[>q\x1b[16t\x1b[c"
 _NAME = re.compile(r"\x1bP>\|([^\x1b]*)\x1b\\")
@@ -77,22 +78,15 @@ class Images:
 
 def ask(typed: Callable[[str], None] = lambda text: None) -> Terminal:
     """Ask the terminal of standard input and output. One that does not answer shows no images."""
-    try:
-        import termios
-        import tty
-    except ImportError:  # Windows
-        return Terminal(None)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return Terminal(None)
     terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setcbreak(terminal, termios.TCSANOW)  # the answers are not shown
+    with silent(terminal, key_by_key=True) as silenced:  # the answers are not shown
+        if not silenced:
+            return Terminal(None)
         sys.stdout.write(_QUESTIONS)
         sys.stdout.flush()
         heard = _hear(terminal)
-    finally:
-        termios.tcsetattr(terminal, termios.TCSANOW, before)
     answers = [pattern.search(heard) for pattern in (_NAME, _CELL, _ATTRIBUTES)]
     for answer in filter(None, answers):
         heard = heard.replace(answer[0], "", 1)

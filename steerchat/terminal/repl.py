@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -32,7 +32,7 @@ from ..values.errors import Interrupted, SteerchatError, UsageError
 from ..values.results import Notice
 from ..values.text import REPLACEMENT, cell_len, clean, fit
 from .completion import SlashCompleter
-from .dial import Dial
+from .dial import Dial, silent
 from .images import Images
 
 # Prompts on which steering is known to show; "hi" shows little.
@@ -88,26 +88,9 @@ def show(chat: Chat, screen: Screen, value: object) -> None:
         screen.show(value)
 
 
-@contextmanager
-def unechoed() -> Iterator[None]:
+def unechoed() -> AbstractContextManager[object]:
     """Hide what the user types ahead until the next prompt: an echo would land in the middle of the answer."""
-    try:
-        import termios
-    except ImportError:  # Windows echoes only while a program reads
-        yield
-        return
-    if not sys.stdin.isatty():
-        yield
-        return
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSANOW, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSANOW, before)
+    return silent(sys.stdin.fileno()) if sys.stdin.isatty() else nullcontext()
 
 
 @contextmanager

@@ -361,12 +361,16 @@ def format_cost(ratio: float) -> str:
     return f"x{ratio:.1f}" if ratio < 100 else f"x{ratio:.0f}"
 
 
+def shared_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many characters, tokens or words two sequences begin with in common."""
+    parts = (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(parts, min(len(first), len(second)))
+
+
 def divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
     """Index of the first token at which two answers diverge; None when they are identical."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return None if len(first) == len(second) else min(len(first), len(second))
+    shared = shared_length(first, second)
+    return None if len(first) == len(second) == shared else shared
 
 
 def repetition(tokens: Sequence[int]) -> float:
