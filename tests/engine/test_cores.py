@@ -9,10 +9,9 @@ import torch
 from engines import answers, push, tiny_engine
 
 from steerchat.engine import cores
-from steerchat.engine.cores import FreeCores
+from steerchat.engine.cores import FreeCores, OtherPrograms
 from steerchat.engine.decoding import Row
 from steerchat.engine.sampling import Sampling
-from steerchat.system.cores import OtherPrograms
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def evaluated(runner: Runner, *terms: str, directions: int = 1) -> list[Evaluati
     return list(evaluate(runner, PROMPTS, SEEDS, [parse_term(term) for term in terms], directions))
 
 
-def test_a_setting_that_is_not_read_has_the_same_answers_without_cost_and_effect(tiny: Engine, library: Library) -> None:
+def test_a_setting_that_is_not_read_has_the_same_answers_without_cost_and_effect(
+    tiny: Engine, library: Library
+) -> None:
     recipe = Recipe((Term((("happy", 1.0),), (1,), 2.0),))
     settings = [Setting("read", recipe), Setting("not read", recipe, read=False)]
     trials = runner_of(tiny, library).measure(PROMPTS, settings, SEEDS, 12, "both")
