@@ -47,7 +47,7 @@ class LeanBlock:
         self._number: int = attention.layer_idx
         self._size: int = attention.head_dim
         self._scaling: float = attention.scaling
-        self._before, self._between = block.input_layernorm, block.post_attention_layernorm
+        self._before, self._between = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
         self._activation = feed_forward.act_fn
         self._heads, self._shared = (layer.out_features // self._size for layer in (attention.q_proj, attention.k_proj))
         self._block = block
@@ -99,7 +99,7 @@ class LeanBlock:
             turn = Rotation.prepared(*turn)
         rows, positions, hidden = hidden_states.shape
         state = hidden_states.reshape(rows * positions, hidden)
-        inward = self._inward.product(_normed(self._before, state)).view(rows, positions, -1, self._size)
+        inward = self._inward.product(self._before(state)).view(rows, positions, -1, self._size)
         turned, values = inward.split((self._heads + self._shared, self._shared), dim=2)
         turned = turn.of(turned).transpose(1, 2)
         queries, keys = turned.split((self._heads, self._shared), dim=1)
@@ -109,7 +109,7 @@ class LeanBlock:
             keys, values = kept.layers[self._number].update(keys, values)
         mixed = self._attend(queries, keys, values, attention_mask)
         state = self._outward.product(mixed.reshape(rows * positions, -1)).add_(state)
-        gate, up = self._wide.product(_normed(self._between, state)).chunk(2, dim=-1)
+        gate, up = self._wide.product(self._between(state)).chunk(2, dim=-1)
         state = self._down.product(self._activation(gate).mul_(up)).add_(state)
         return state.view(rows, positions, hidden)
 
@@ -310,8 +310,17 @@ def _fast(layer: nn.Linear) -> FastLinear:
     return layer if isinstance(layer, FastLinear) else FastLinear.in_place_of(layer)
 
 
-def _normed(norm: Any, state: Tensor) -> Tensor:
-    """RMSNorm of (rows, hidden): torch's own is a dozen operations on a CPU."""
-    scale = torch.linalg.vector_norm(state, dim=-1, keepdim=True).square_()
-    scale = scale.mul_(1 / state.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
-    return (state * scale).mul_(norm.weight)
+class _Norm:
+    """RMSNorm of (rows, hidden). torch's own is a dozen operations on a CPU, each as long as these four.
+
+    `norm` is the block's, x * weight / sqrt(mean(x^2) + epsilon); here, x * weight * sqrt(n) / sqrt(|x|^2 + n * eps).
+    """
+
+    def __init__(self, norm: Any) -> None:
+        size = norm.weight.shape[-1]
+        self._weight = norm.weight.detach() * size**0.5
+        self._least = torch.tensor((size * norm.variance_epsilon) ** 0.5)  # a tensor: torch takes longer for a float
+
+    def __call__(self, state: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(state, dim=-1, keepdim=True)
+        return (state / torch.hypot(length, self._least)).mul_(self._weight)
