@@ -6,7 +6,9 @@ place of the block's `forward` alone: the block, its output and its hooks stay. 
 the other, with what they share computed once.
 
 Whether a model has this shape is not believed but checked: `make_lean` computes every block both ways on a text, with
-the states pushed at random between the blocks, then the decoder, and takes the lean way only where both agree.
+the states pushed at random between the blocks, then the decoder, and takes the lean way only where both agree. Where
+all blocks are alike but for their weights, the first and the last stand for the others: a large GGUF is unpacked anew
+for each product until its forms are chosen.
 """
 
 from __future__ import annotations
@@ -249,26 +251,29 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
 
     A text is read whole and then token by token; each block computes it both ways, and its output is pushed at random.
     """
-    config, base = model.config.get_text_config(), model.base_model
+    config, base, whole = model.config.get_text_config(), model.base_model, model.base_model.layers
+    if whole is not blocks:
+        return []
+    compared = [0, len(blocks) - 1] if len(blocks) > 2 and len({*map(_kind, blocks)}) == 1 else range(len(blocks))
     noise = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (2, _READ + _STEPS), generator=noise)
     cache = Cache(layers=[DynamicLayer() for _ in blocks])
-    lean: list[LeanBlock] = []
+    lean: dict[int, LeanBlock] = {}
 
     def both(number: int, usual: Any, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
         # Each way appends to a cache of its own.
         ours = Cache(layers=[copy.deepcopy(cache.layers[number])] * (number + 1))
         others = {name: ours for name, value in options.items() if value is cache}
         output = usual(hidden_states, *args, **options)
-        if len(lean) == number:
-            lean.append(LeanBlock(blocks[number]))
+        if number not in lean:
+            lean[number] = LeanBlock(blocks[number])
         expected, got = hidden_of(output), lean[number](hidden_states, *args, **options | others)
         _check_alike(got, expected)
         size = expected.norm(dim=-1, keepdim=True) / expected.shape[-1] ** 0.5 * 0.1
         return with_hidden(output, expected + size * torch.randn(expected.shape, generator=noise))
 
-    for number, block in enumerate(blocks):
-        block.forward = partial(both, number, block.forward)
+    for number in compared:
+        blocks[number].forward = partial(both, number, blocks[number].forward)
 
     def states(run: Any, kept: Any) -> list[Tensor]:
         parts = [(0, _READ), *((at, at + 1) for at in range(_READ, _READ + _STEPS))]
@@ -279,21 +284,36 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
         ]
 
     try:
+        base.layers = nn.ModuleList([blocks[number] for number in compared])
         states(base, cache)
-        for block in blocks:
+        for block in base.layers:
             del block.forward
         kept, ours = (Cache(layers=[DynamicLayer() for _ in blocks]) for _ in range(2))
         expected = states(base, kept)
-        for block, forward in zip(blocks, lean, strict=True):
-            block.forward = forward
+        for number, block in zip(compared, base.layers, strict=True):
+            block.forward = lean[number]
         for got, wanted in zip(states(LeanDecoder(base), ours), expected, strict=True):
             _check_alike(got, wanted)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
         return []  # of another shape after all
     finally:
+        base.layers = whole
         for block in blocks:
             vars(block).pop("forward", None)
-    return lean
+    return [lean[number] if number in lean else LeanBlock(block) for number, block in enumerate(blocks)]
+
+
+def _kind(block: Any) -> tuple[Any, ...]:
+    """What a block computes, apart from the numbers of its weights and its place: equal for blocks that are alike."""
+    kind: list[Any] = []
+    for name, part in block.named_modules():
+        own = {
+            key: value
+            for key, value in vars(part).items()
+            if key != "layer_idx" and (callable(value) or isinstance(value, bool | int | float | str | None))
+        }
+        kind.append((name, type(part), tuple(sorted(own.items(), key=lambda item: item[0]))))
+    return tuple(kind)
 
 
 def _check_alike(got: Tensor, expected: Tensor) -> None:

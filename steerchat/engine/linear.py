@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .backends import EIGHT_BIT, KEPT, PLAIN, LinearBackend
+from .backends import EIGHT_BIT, FOUR_BIT, KEPT, PLAIN, WIDE_FOUR_BIT, LinearBackend
 from .weights import Dense, Weight
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
@@ -184,6 +185,20 @@ class SmallLinear(FastLinear):
 
     def product(self, rows: Tensor) -> Tensor:
         return super().product(rows) if self._by_rows else nn.functional.linear(rows, self.weight, self.bias)
+
+
+@contextmanager
+def for_many_rows(layers: Iterable[FastLinear]) -> Iterator[None]:
+    """Let layers multiply hundreds of rows quickly, rounded as they round few."""
+    before = [(layer, layer._by_rows) for layer in layers]
+    try:
+        for layer, by_rows in before:
+            pairs = [(WIDE_FOUR_BIT if backend is FOUR_BIT else backend, form) for backend, form in by_rows]
+            layer._by_rows = tuple(pairs)
+        yield
+    finally:
+        for layer, by_rows in before:
+            layer._by_rows = by_rows
 
 
 class SmallEmbedding(nn.Embedding):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..concepts.extract import extract
@@ -101,11 +102,8 @@ def compare_with_float32(
         watch.progress(f"comparing with float32: {label}", done, total)
         done += size
 
-    likelihoods: tuple[list[float], list[float]] = ([], [])
-    for line in corpus:
-        step("perplexity")
-        for held, likelihood in zip((engine, exact), likelihoods, strict=True):
-            likelihood += log_probs(held, line)
+    likelihoods = [log_probs(held, corpus, lambda read: step("perplexity", 0)) for held in (engine, exact)]
+    done += len(corpus)
     cosine, silent = 1.0, Watch(stopped=watch.stopped)
     for name in names:
         step("vectors")
@@ -149,13 +147,16 @@ def format_cost(engine: Engine, model: str, library: Library, watch: Watch) -> F
     with suppress(TooLarge):
         held.append(load(files, str(engine.device), "float32"))
     corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
-    likelihoods: list[list[float]] = [[] for _ in held]
-    for done, line in enumerate(corpus):
-        watch.progress("measuring what few bits cost", done, len(corpus))
-        for engine_held, logs in zip(held, likelihoods, strict=True):
-            logs += log_probs(engine_held, line)
-    own, *others = map(perplexity_of, likelihoods)
+    perplexities: list[float] = []
+    for number, engine_held in enumerate(held):
+        check = partial(_read, watch, number * len(corpus), len(held) * len(corpus))
+        perplexities.append(perplexity_of(log_probs(engine_held, corpus, check)))
+    own, *others = perplexities
     return FormatCost(engine.dtype, len(corpus), own, others[0] if others else None, files.gguf is not None)
+
+
+def _read(watch: Watch, before: int, total: int, read: int) -> None:
+    watch.progress("measuring what few bits cost", before + read, total)
 
 
 def _require_few_bits(engine: Engine) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from ..engine.batch import Batch
+from ..engine.contexts import common_prefix
+from ..engine.linear import for_many_rows
+from ..engine.reading import read
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
 
 FORMAT_COST = "perplexity.json"
+# Texts that are read side by side: they wait for a key as long as one batch takes.
+_TOGETHER = 50
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,36 @@ class FormatCost:
         return f"{held}, {self.exact:.2f} in float32: the format costs x{ratio:.3f}."
 
 
-def log_probs(engine: Engine, line: str) -> list[float]:
-    """The log-probabilities of the reply's tokens in one line of the neutral texts."""
-    entry = json.loads(line)
-    prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
-    return engine.read(prompt, engine.prompter.reply(entry["reply"])).log_probs.tolist()
+def log_probs(engine: Engine, lines: Sequence[str], check: Callable[[int], None]) -> list[float]:
+    """The log-probabilities of the tokens of the replies in lines of the neutral texts, text by text.
+
+    Args:
+        check: told before every batch how many texts are read; what it raises ends the work.
+    """
+    texts: list[tuple[tuple[int, ...], list[int]]] = []
+    for line in lines:
+        entry = json.loads(line)
+        prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
+        texts.append((tuple(prompt), engine.prompter.reply(entry["reply"])))
+    # What all prompts begin with is computed once, and texts of one length are read side by side.
+    shared = common_prefix([prompt[:-1] for prompt, _ in texts])
+    with engine.turn:
+        start = engine.prefill([shared])[0] if shared else None
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]) + len(texts[index][1]))
+    found: list[list[float]] = [[] for _ in texts]
+    for first in range(0, len(order), _TOGETHER):
+        check(first)
+        group = [texts[index] for index in order[first : first + _TOGETHER]]
+        heads, replies = [prompt[len(shared) :] for prompt, _ in group], [reply for _, reply in group]
+        with engine.turn:
+            engine.prepare_kernels(1)  # what an answer is computed with
+            room = max(len(head) + len(reply) for head, reply in zip(heads, replies, strict=True))
+            batch = Batch(engine.passes, [start] * len(group), room)
+            with for_many_rows([] if engine.kernels is None else engine.kernels.layers):
+                readings = read(engine.model, engine.blocks, batch, heads, replies)
+        for index, reading in zip(order[first:], readings, strict=False):
+            found[index] = reading.log_probs.tolist()
+    return [log_prob for text in found for log_prob in text]
 
 
 def perplexity_of(found: Sequence[float]) -> float:

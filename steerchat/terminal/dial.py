@@ -9,7 +9,9 @@ from __future__ import annotations
 import codecs
 import os
 import select
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prompt_toolkit.input import Input
@@ -27,10 +29,11 @@ _TURNS = {Keys.Up: STEP, Keys.Down: -STEP, "0": -MOST}
 
 
 @contextmanager
-def silent(terminal: int, key_by_key: bool = False) -> Iterator[bool]:
+def silent(terminal: int, key_by_key: bool = False, resumed: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """A terminal does not echo what is typed, and hands over each key at once if `key_by_key`.
 
-    Gives whether it does: no file and no terminal of Windows can be silenced so.
+    Gives whether it does: no file and no terminal of Windows can be silenced so. After Ctrl-Z the shell has the
+    terminal with modes of its own; once the program goes on, these are set again, and `resumed` is called.
     """
     try:
         import termios
@@ -43,10 +46,19 @@ def silent(terminal: int, key_by_key: bool = False) -> Iterator[bool]:
     before = termios.tcgetattr(terminal)
     changed = [*before]
     changed[3] &= ~(termios.ECHO | (termios.ICANON if key_by_key else 0))
+
+    def again(*_: object) -> None:
+        termios.tcsetattr(terminal, termios.TCSANOW, changed)
+        resumed()
+
     termios.tcsetattr(terminal, termios.TCSANOW, changed)
+    main = threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGCONT, again) if main else None
     try:
         yield True
     finally:
+        if main:
+            signal.signal(signal.SIGCONT, earlier)
         termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
@@ -79,13 +91,11 @@ class Dial:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Take the terminal's keys, unechoed, and give those that turn nothing to the next prompt."""
-        with silent(self._input.fileno(), key_by_key=True) as self._open:
+        with silent(self._input.fileno(), key_by_key=True, resumed=self._mark_pastes) as self._open:
             if not self._open:
                 yield
                 return
-            # The terminal marks what is pasted, as it does at the prompt: its lines stay one message.
-            self._output.enable_bracketed_paste()
-            self._output.flush()
+            self._mark_pastes()
             try:
                 yield
             finally:
@@ -103,6 +113,11 @@ class Dial:
     def put_back(self, text: str) -> None:
         """Take what was typed and read by somebody else."""
         self._parser.feed(text)
+
+    def _mark_pastes(self) -> None:
+        """Let the terminal mark what is pasted, as it does at the prompt: its lines stay one message."""
+        self._output.enable_bracketed_paste()
+        self._output.flush()
 
     def _read(self, patience: float = 0.0) -> bool:
         """Take what was typed. Returns whether there was something, within so many seconds."""

@@ -152,6 +152,7 @@ def run_chat(
         input_processors=[Visible()],
         bottom_toolbar=lambda: _toolbar(chat, screen.width),
         refresh_interval=0.5,
+        enable_suspend=True,
         style=_STYLE,
         input=input,
         output=output,

@@ -84,6 +84,17 @@ def test_a_model_that_looks_alike_and_computes_otherwise_is_left_as_it_is() -> N
     assert [output.answer.token_ids for output in answers(engine, rows, sampling)] == expected
 
 
+def test_where_all_blocks_are_alike_two_of_them_are_compared() -> None:
+    for changed, expected in (({}, {0, LAYERS - 1}), ({1: 2.0}, set(range(LAYERS)))):
+        engine, compared = tiny_engine(), set[int]()
+        for number, block in enumerate(engine.blocks):
+            attention: Any = block.self_attn
+            attention.q_proj.register_forward_hook(lambda *_, seen=compared, number=number: seen.add(number))
+            attention.attention_dropout = changed.get(number, 0.0)
+        assert len(make_lean(engine.model, engine.blocks)) == LAYERS
+        assert compared == expected and engine.model.base_model.layers is engine.blocks
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", SHAPED)
 def test_a_lean_model_answers_every_call_as_the_model_does(kind: str) -> None:

@@ -22,7 +22,7 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.hooks import find_blocks
 from steerchat.engine.kernels import Forms, Kernels
 from steerchat.engine.lean import make_lean
-from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, Times
+from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, Times, for_many_rows
 from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
 from steerchat.engine.weights import Dense, Weight
@@ -237,6 +237,22 @@ def test_many_rows_take_float32_products_of_the_rounded_numbers_where_those_are_
         kernels.prepare(32, 0)  # no memory for another form
         kernels.shrink()
     assert [backend.name for backend in BACKENDS if fast.form(backend) is not None] == ["4-bit"]
+
+
+def test_products_of_hundreds_of_rows_round_as_those_of_few() -> None:
+    fast = FastLinear.of(a_weight("4-bit", 64, 96), None)
+    states = torch.randn(300, 96, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        fast.use([FOUR_BIT] * len(ROWS))
+        few = fast(states)
+        with for_many_rows([fast]):
+            many = fast(states)
+        assert torch.equal(fast(states), few)
+    # The last digit of bfloat16 may differ, where the sums are of another order.
+    assert torch.equal(many, many.bfloat16().float())
+    torch.testing.assert_close(many, few, atol=1e-3, rtol=1e-2)
+    exact = states @ fast.weight.T
+    assert float((many - few).norm()) < float((many - exact).norm()) / 2
 
 
 def test_many_rows_get_a_form_of_their_own_made_of_the_numbers_that_are_left() -> None:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import mmap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from engines import GREEDY, answers
 from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
 from grouped import Grouped
+from measuring import shipped_prompts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine
 from steerchat.engine.linear import SmallEmbedding, SmallLinear
 from steerchat.engine.weights import Dense, Stack, joined
 from steerchat.models import kernel_times, memory
@@ -265,3 +270,38 @@ def test_kept_forms_of_another_order_are_prepared_again_and_replaced(
     save_file({**first, one: first[other].clone(), other: first[one].clone()}, file)
     again = start()
     assert again.keys() == first.keys() and all(torch.equal(again[name], first[name]) for name in first)
+
+
+@pytest.mark.model
+def test_a_real_file_gives_the_scores_and_greedy_texts_of_what_transformers_unpacks(engine: Engine) -> None:
+    files = find("smollm2", progress=print)
+    (file,) = files.path.glob("*.gguf")
+    usual: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        files.path, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+    )
+    small = load(files, "cpu")
+    assert (engine.dtype, small.dtype) == ("float32", "4-bit")
+    # The exact form says what transformers says. Products of few bits round to bfloat16: at a position that all others
+    # look at, and where two tokens are nearly as likely, that shows.
+    for held, least_median, least, fewest, nearly in ((engine, 0.99999, 0.999, 9, 1e-3), (small, 0.999, 0.99, 0, 0.1)):
+        rows = [
+            Row(tuple(held.prompter.chat([{"role": "user", "content": prompt}])))
+            for prompt in shipped_prompts("tuning")[:10]
+        ]
+        similar, lost = list[Tensor](), list[float]()
+        for row, output in zip(rows, answers(held, rows, replace(GREEDY, max_tokens=40)), strict=True):
+            ids = output.answer.token_ids
+            whole = torch.tensor([[*row.prompt, *ids]])
+            with torch.inference_mode():
+                expected, found = (model(whole).logits[0] for model in (usual, held.model))
+            similar.append(torch.cosine_similarity(found, expected, dim=-1))
+            steps = expected[len(row.prompt) - 1 : -1]
+            chosen = steps.gather(1, torch.tensor(ids)[:, None])[:, 0]
+            # Up to the first token that is not the best one both texts are the same.
+            lost.append(next((gap for gap in (steps.amax(1) - chosen).tolist() if gap > 0), 0.0))
+        every = torch.cat(similar)
+        print(
+            f"{held.dtype}: cosine {every.min():.5f} to {every.median():.5f}, same texts {lost.count(0)}, lost {lost}"
+        )
+        assert float(every.median()) > least_median and float(every.min()) > least
+        assert len(lost) == 10 and lost.count(0) >= fewest and max(lost) < nearly

@@ -3,62 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
 import shutil
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from places import ROOT
+from pseudo_terminal import Terminal, chat_line
 
 UP, DOWN, STOP = b"\x1b[1;3A", b"\x1b[1;3B", b"\x1b0"
-
-
-class Terminal:
-    """A chat in a pseudo-terminal of 80 columns."""
-
-    def __init__(self, model: Path, home: Path, tokens: int) -> None:
-        self.master, slave = pty.openpty()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "STEERCHAT_HOME": str(home), "TERM": "xterm"}
-        environment |= {"COLUMNS": "80", "LINES": "40"}
-        line = [sys.executable, "-m", "steerchat", "--model", str(model), "--device", "cpu"]
-        self.process = subprocess.Popen(
-            [*line, "--max-tokens", str(tokens)], stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=ROOT
-        )
-        os.close(slave)
-        self.text = ""
-
-    def send(self, keys: bytes) -> None:
-        """Type keys; a long text as fast as the program takes it."""
-        while keys:
-            readable, writable, _ = select.select([self.master], [self.master], [], 1.0)
-            if readable:
-                self.text += os.read(self.master, 65536).decode(errors="replace")
-            if writable:
-                keys = keys[os.write(self.master, keys[:1024]) :]
-
-    def wait(self, text: str, seconds: float = 60.0) -> str:
-        """What came on the screen up to the first `text` since the last call."""
-        end = time.monotonic() + seconds
-        while text not in self.text:
-            assert time.monotonic() < end, self.text[-2000:]
-            if select.select([self.master], [], [], 0.2)[0]:
-                self.text += os.read(self.master, 65536).decode(errors="replace")
-                if "\x1b[6n" in self.text[-200:]:  # prompt_toolkit asks where the cursor is
-                    self.send(b"\x1b[1;1R")
-        before, self.text = self.text.split(text, 1)
-        return before
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
 
 
 def answers(home: Path) -> list[dict[str, Any]]:
@@ -76,7 +29,7 @@ def test_keys_turn_the_strength_of_what_is_still_to_come_and_a_rerun_turns_it_at
 ) -> None:
     # Deep enough that an answer takes longer than a person who presses three keys.
     home = shutil.copytree(deep_home, tmp_path / "home")
-    terminal = Terminal(deep, home, 400)
+    terminal = Terminal(chat_line(deep, 400), home)
     try:
         terminal.wait("Ctrl-D quits")
         terminal.send(b"/set view steered\r")
@@ -108,7 +61,7 @@ def test_what_is_pasted_while_an_answer_streams_is_one_message_at_the_next_promp
     tmp_path: Path, deep: Path, deep_home: Path
 ) -> None:
     home = shutil.copytree(deep_home, tmp_path / "home")
-    terminal = Terminal(deep, home, 200)
+    terminal = Terminal(chat_line(deep, 200), home)
     pasted = "erste Zeile\nzweite 天气 Zeile\n/quit\nlast"
     try:
         terminal.wait("Ctrl-D quits")
