@@ -8,21 +8,21 @@ from typing import Any
 _PADDING = 256
 
 
-def context_size(config: Any) -> int:
-    """The most tokens that a text may have.
-
-    Phi-3.5 and Phi-4-mini (LongRoPE) turn all positions otherwise once a text is longer than their original context.
-    What is kept of it, and of shorter rows beside it, is then no longer what the model computes: they keep within it.
-    """
+def context_size(config: Any) -> tuple[int, str]:
+    """The most tokens that a text may have, and why they are fewer than the model's own context; empty where not."""
     size: int = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None) or 2048
+    limits = [(size, "")]
     if getattr(config, "attn_temperature_tuning", False):
-        # From there on Llama 4 scales queries by their column, which padding shifts.
-        size = min(size, config.floor_scale - _PADDING)
+        why = "from there on it scales its queries by their column, which differs between rows of a batch"
+        limits.append((config.floor_scale - _PADDING, why))
     rope = getattr(config, "rope_parameters", None) or {}
     if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
+        # Phi-3.5 and Phi-4-mini: what is kept of a text, and of shorter rows beside it, would no longer be what the
+        # model computes.
         original = rope.get("original_max_position_embeddings")
-        return min(size, original or getattr(config, "original_max_position_embeddings", None) or size)
-    return size
+        original = original or getattr(config, "original_max_position_embeddings", None) or size
+        limits.append((original, "beyond its original context it turns all positions otherwise (LongRoPE)"))
+    return min(limits)
 
 
 def bytes_per_token(config: Any, layers: int, itemsize: int) -> int:

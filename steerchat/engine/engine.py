@@ -80,7 +80,7 @@ class Engine:
         config = model.config.get_text_config()
         self.n_layers = len(self.blocks)
         self.hidden: int = config.hidden_size
-        self.context_size = context_size(config)
+        self.context_size, self._limited_by = context_size(config)
         self.vocabulary: int = config.vocab_size
         self._bytes_per_token = bytes_per_token(config, self.n_layers, model.dtype.itemsize)
         self.contexts = Contexts(self._bytes_per_token, free_memory)
@@ -210,7 +210,8 @@ class Engine:
         """Raises ModelError when a prompt leaves no room for an answer."""
         if len(prompt) >= self.context_size:
             raise ModelError(
-                f"the text has {len(prompt)} tokens and the model holds {self.context_size}",
+                f"the text has {len(prompt)} tokens and the model holds {self.context_size}"
+                + (f": {self._limited_by}" if self._limited_by else ""),
                 "shorten it, or /new for an empty conversation",
             )
 

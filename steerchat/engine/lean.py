@@ -14,6 +14,7 @@ for each product until its forms are chosen.
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import hidden_of, with_hidden
-from .linear import FastLinear, Part, SmallEmbedding, SmallLinear
+from .linear import FastLinear, Part, SmallEmbedding, SmallLinear, unpacked
 from .transformers_api import Cache, DynamicLayer, States, cached
 from .weights import Dense, Weight, joined
 
@@ -251,7 +252,8 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
 
     A text is read whole and then token by token; each block computes it both ways, and its output is pushed at random.
     """
-    config, base, whole = model.config.get_text_config(), model.base_model, model.base_model.layers
+    config, base = model.config.get_text_config(), model.base_model
+    whole = getattr(base, "layers", None)
     if whole is not blocks:
         return []
     compared = [0, len(blocks) - 1] if len(blocks) > 2 and len({*map(_kind, blocks)}) == 1 else range(len(blocks))
@@ -259,14 +261,13 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
     ids = torch.randint(config.vocab_size, (2, _READ + _STEPS), generator=noise)
     cache = Cache(layers=[DynamicLayer() for _ in blocks])
     lean: dict[int, LeanBlock] = {}
+    held = ExitStack()
 
     def both(number: int, usual: Any, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
         # Each way appends to a cache of its own.
         ours = Cache(layers=[copy.deepcopy(cache.layers[number])] * (number + 1))
         others = {name: ours for name, value in options.items() if value is cache}
         output = usual(hidden_states, *args, **options)
-        if number not in lean:
-            lean[number] = LeanBlock(blocks[number])
         expected, got = hidden_of(output), lean[number](hidden_states, *args, **options | others)
         _check_alike(got, expected)
         size = expected.norm(dim=-1, keepdim=True) / expected.shape[-1] ** 0.5 * 0.1
@@ -285,6 +286,9 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
 
     try:
         base.layers = nn.ModuleList([blocks[number] for number in compared])
+        lean |= {number: LeanBlock(blocks[number]) for number in compared}
+        layers = [layer for block in lean.values() for layer in block.layers]
+        held.enter_context(unpacked({*base.layers.modules(), *layers}))
         states(base, cache)
         for block in base.layers:
             del block.forward
@@ -297,6 +301,7 @@ def _alike(model: Any, blocks: nn.ModuleList) -> list[LeanBlock]:
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
         return []  # of another shape after all
     finally:
+        held.close()
         base.layers = whole
         for block in blocks:
             vars(block).pop("forward", None)

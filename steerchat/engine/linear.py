@@ -154,6 +154,7 @@ class SmallLinear(FastLinear):
     """
 
     _stored: Weight | None
+    _numbers: Tensor | None = None  # those of the file, while `unpacked` holds them
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -161,7 +162,7 @@ class SmallLinear(FastLinear):
         for backend, form in self._forms.items():
             return backend.numbers(form)
         assert self._stored is not None
-        return self._stored.dense()
+        return self._stored.dense() if self._numbers is None else self._numbers
 
     @property
     def stored(self) -> Weight:
@@ -185,6 +186,19 @@ class SmallLinear(FastLinear):
 
     def product(self, rows: Tensor) -> Tensor:
         return super().product(rows) if self._by_rows else nn.functional.linear(rows, self.weight, self.bias)
+
+
+@contextmanager
+def unpacked(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Let layers hold their float32 numbers for many products before `use`; a file takes seconds to unpack."""
+    held = [layer for layer in layers if isinstance(layer, SmallLinear) and not layer._forms]
+    try:
+        for layer in held:
+            layer._numbers = layer.weight
+        yield
+    finally:
+        for layer in held:
+            layer._numbers = None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 import transformers
 from tiny import save_model, tiny_tokenizer
 
+from steerchat.engine.configuration import context_size
 from steerchat.engine.transformers_api import auto_model
 from steerchat.models.find import find
 from steerchat.models.load import load, precision
@@ -116,7 +117,21 @@ def test_a_model_whose_positions_turn_otherwise_beyond_a_length_keeps_within_it(
     )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    assert load(find(str(tmp_path), progress=print), "cpu", "float32").context_size == 64
+    engine = load(find(str(tmp_path), progress=print), "cpu", "float32")
+    assert engine.context_size == 64
+    engine.check([5] * 63)
+    with pytest.raises(
+        ModelError, match=r"has 64 tokens and the model holds 64: beyond its original context .*LongRoPE"
+    ):
+        engine.check([5] * 64)
+
+
+def test_llama_4_keeps_within_the_columns_that_it_does_not_scale() -> None:
+    config = transformers.Llama4TextConfig(max_position_embeddings=1 << 20, floor_scale=8192)
+    size, why = context_size(config)
+    assert 7000 < size < 8192 and "scales its queries" in why
+    config.attn_temperature_tuning = False
+    assert context_size(config) == (1 << 20, "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""Writing systems of all kinds keep columns and tables aligned, on narrow and on wide screens."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from wcwidth import wcswidth
+
+from steerchat.screen.render import Screen
+from steerchat.values.page import Table
+
+# Wide, right to left, with combining marks, pictures and plain. Terminals disagree about conjuncts, as in Devanagari.
+TEXTS = ["今天天气怎么样", "مرحبا بالعالم", "שלום עולם", "สวัสดีชาวโลก", "cafe\u0301 nai\u0308ve", "🙂 ok 👍", "plain"]
+
+
+def lines(width: int, value: object) -> list[str]:
+    screen = Screen(Console(file=io.StringIO(), width=width, color_system=None))
+    screen.show(value)
+    text: str = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_tables_columns_begin_at_the_same_cell_in_every_row(width: int) -> None:
+    rows = [(text, f"#{number}", text) for number, text in enumerate(TEXTS)]
+    shown = lines(width, Table(("first", "number", "last"), rows))
+    places = {wcswidth(line[: line.index("#")]) for line in shown if "#" in line}
+    assert len(places) == 1 and sum("#" in line for line in shown) == len(TEXTS)
+    assert max(map(wcswidth, shown)) <= width
