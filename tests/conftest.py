@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import steerchat  # noqa: F401  # isort: skip  # sets how torch's threads wait, before torch is imported
+import contextlib
 import gc
 import io
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from chats import Shell, Start, prepare_home
@@ -25,6 +30,7 @@ from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.conversation.chat import Chat
 from steerchat.conversation.session import Session
 from steerchat.engine.engine import Engine
+from steerchat.models import described
 from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.screen.render import Screen
@@ -33,15 +39,19 @@ from steerchat.storage.store import Store
 from steerchat.system import folders
 from steerchat.system.settings import Settings
 
+# pytest and the programs that tests start would each compile every module again: a third of the time of a short one.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
+# Roughly what a test with a marker takes; one without takes a tenth.
+SECONDS = {"model": 15, "subprocess": 4, "browser": 4, "slow": 1}
 
 
 def pytest_configure() -> None:
     """Share the cores among the workers of pytest-xdist: more threads than cores would wait for one another."""
     torch.set_num_threads(1)
-    # The programs that tests start would each compile the whole package again, half of the time of a short one.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if WORKERS > 1:
         os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
 
@@ -59,9 +69,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that hypothesis drives, and put long files first: no worker is then left alone with one."""
     for item in items:
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
+    if WORKERS > 1:
+        seconds: dict[Path, float] = defaultdict(float)
+        for item in items:
+            marks = SECONDS.keys() & {mark.name for mark in item.iter_markers()}
+            seconds[item.path] += max((SECONDS[mark] for mark in marks), default=0.1)
+        items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,9 +102,27 @@ def default_models() -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
+def default_home(default_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with what the first start of the default model finds out about this machine, to be copied."""
+
+    def make(home: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STEERCHAT_HOME", str(home))
+            patch.setenv("STEERCHAT_MODELS", str(default_models))
+            torch.set_num_threads(THREADS)
+            load(find("smollm2", progress=lambda event: None), "cpu")
+
+    return made_once(tmp_path_factory, "default_home", make)
+
+
+@pytest.fixture(scope="session")
+def engine(default_home: Path, default_models: Path) -> Engine:
     """The default model in float32; tests that ask for it are marked `model`."""
-    return load(find("smollm2", progress=lambda event: None), "cpu", "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEERCHAT_HOME", str(default_home))
+        patch.setenv("STEERCHAT_MODELS", str(default_models))
+        torch.set_num_threads(THREADS)
+        return load(find("smollm2", progress=lambda event: None), "cpu", "float32")
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +179,30 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def deep_home(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of that model with the shipped concept happy, to be copied: so many layers take long to read."""
     return made_once(tmp_path_factory, "deep_home", lambda home: prepare_home(home, deep, ["happy"]))
+
+
+@pytest.fixture
+def described_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GGUF files are described in this process: the program of its own would import transformers first."""
+    from steerchat.models.describe import describe
+
+    def run(command: Sequence[str], environment: Mapping[str, str], log: Path, tick: Callable[[], None]) -> int:
+        tick()
+        architecture, folder, *files = command[command.index("steerchat.models.describe") + 1 :]
+        with log.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                describe(architecture, Path(folder), *map(Path, files))
+            except SystemExit as end:
+                return int(end.code or 0)
+            except Exception:
+                traceback.print_exc()
+                return 1
+        return 0
+
+    # What that program changes for itself.
+    monkeypatch.setattr(gguf, "GGUFReader", gguf.GGUFReader)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", gguf.get_tensor_name_map)
+    monkeypatch.setattr(described, "run", run)
 
 
 @pytest.fixture

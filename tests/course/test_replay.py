@@ -90,10 +90,13 @@ def test_a_lesson_that_its_own_answers_do_not_pass_fails_its_replay(
 
 
 @pytest.fixture(scope="module")
-def default_chat(default_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Chat, Screen]]:
+def default_chat(
+    default_home: Path, default_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Chat, Screen]]:
     """A chat with the default model. Lessons share it: what one has measured, another need not measure again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STEERCHAT_HOME", str(tmp_path_factory.mktemp("home")))
+        home = shutil.copytree(default_home, tmp_path_factory.mktemp("course") / "home")
+        patch.setenv("STEERCHAT_HOME", str(home))
         patch.setenv("STEERCHAT_MODELS", str(default_models))
         screen = Screen(Console(file=io.StringIO(), width=100, color_system=None))
         chat = Chat(Settings(max_tokens=30), registry, screen.show)

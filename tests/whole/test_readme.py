@@ -360,8 +360,16 @@ def test_the_picture_shows_the_recorded_session_and_loads_nothing():
 
 
 @pytest.mark.model
-def test_the_recorded_session_is_recorded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_recorded_session_is_recorded_again(
+    default_home: Path,
+    default_models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
     """Its first turn: what it says token by token is another processor's to decide, how it begins and looks is not."""
+    monkeypatch.setenv("STEERCHAT_HOME", str(shutil.copytree(default_home, tmp_path / "home")))
+    monkeypatch.setenv("STEERCHAT_MODELS", str(default_models))
     text = (ROOT / "tutorials" / "session.txt").read_text(encoding="utf-8")
     lines = typed(ROOT / "tutorials" / "session.steer")
     script = tmp_path / "first.steer"
