@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from tiny import a_library
 from steerchat import commands  # noqa: F401  # declares the commands
 from steerchat.engine.engine import Engine
 from steerchat.engine.sampling import Sampling
-from steerchat.experiments import baseline
+from steerchat.experiments import baseline, bench
 from steerchat.experiments.bench import run_bench
 from steerchat.experiments.bench_report import BenchReport
 from steerchat.experiments.versus import Generate
@@ -62,10 +64,23 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def measured(
     tmp_path_factory: pytest.TempPathFactory, settings: Settings
 ) -> tuple[Engine, BenchReport, list[Notice | Progress]]:
-    told: list[Notice | Progress] = []
+    events: list[Notice | Progress] = []
     engine = tiny_engine(stops=())
     library = a_library(tmp_path_factory.mktemp("concepts"))
-    return engine, run_bench(engine, library, settings, quick=True, watch=Watch(told.append)), told
+    return engine, run_bench(engine, library, settings, quick=True, watch=Watch(events.append)), events
+
+
+@pytest.fixture
+def no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers alone is not started: each of its tokens takes a second."""
+    other = SimpleNamespace(versions={}, dtype="float32", seconds=lambda *arguments: 1.0)
+    monkeypatch.setattr(bench, "Generate", lambda *arguments: contextlib.nullcontext(other))
+
+
+@pytest.fixture
+def no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other steerchat is started either."""
+    monkeypatch.setattr(bench._Bench, "start", lambda self: {"start_seconds": 1.0})
 
 
 def test_each_operation_has_a_figure_at_one_layer_and_at_all(tmp_path: Path, settings: Settings):
@@ -103,40 +118,37 @@ def test_nothing_is_left_on_the_model(measured):
     assert not any(block._forward_hooks for block in engine.blocks)
 
 
-def test_bench_stops_when_it_is_told_to(tmp_path, settings):
-    told: list[Notice | Progress] = []
+def test_bench_stops_when_it_is_told_to(tmp_path, settings, no_other, no_start):
+    events: list[Notice | Progress] = []
 
     def stopped() -> bool:
-        return any(isinstance(event, Progress) and "memory" in event.label for event in told)
+        return any(isinstance(event, Progress) and "memory" in event.label for event in events)
 
     with pytest.raises(Interrupted):
-        run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, True, watch=Watch(told.append, stopped))
-    assert "memory" in str(told[-1])
+        run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, True, watch=Watch(events.append, stopped))
+    assert "memory" in str(events[-1])
 
 
-def test_a_model_that_ends_its_answers_at_once_is_an_error_that_says_so(tmp_path, settings):
+def test_a_model_that_ends_its_answers_at_once_is_an_error_that_says_so(tmp_path, settings, no_other, no_start):
     engine = tiny_engine(stops=tuple(range(300)))
     with pytest.raises(ModelError, match="ended its answer"):
         run_bench(engine, a_library(tmp_path), settings, quick=True)
 
 
-def test_the_baseline_is_a_process_without_anything_of_steerchats(settings):
+def test_the_baseline_is_a_process_without_anything_of_steerchats_and_says_why_it_ends(settings):
     engine = tiny_engine(stops=())
     prompt = engine.prompter.chat([{"role": "user", "content": "Hello"}])
     with Generate(settings.model, engine) as other:
         assert other.versions["torch"] == torch.__version__
         assert other.seconds(prompt, Sampling(max_tokens=4), 1) > 0
+        with pytest.raises(ModelError, match="transformers alone"):
+            other.seconds([10**6], Sampling(max_tokens=4), 1)
     tree = ast.parse(Path(baseline.__file__).read_text(encoding="utf-8"))
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert [node.module for node in imported if node.level or "steerchat" in (node.module or "")] == []
 
 
-def test_a_baseline_that_ends_says_why(settings):
-    with Generate(settings.model, tiny_engine()) as other, pytest.raises(ModelError, match="transformers alone"):
-        other.seconds([10**6], Sampling(max_tokens=4), 1)
-
-
-def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path, settings):
+def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path, settings, no_other):
     elsewhere = replace(settings, device="cuda")
     with pytest.raises(ModelError, match="another steerchat did not start"):
         run_bench(tiny_engine(stops=()), a_library(tmp_path), elsewhere, quick=True)
