@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -9,26 +10,32 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import together
 from places import ROOT, SUPPORT
 from tiny import ANSWERS, rows, write_concepts
 
+from steerchat.system import folders
+
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
+# What says which of several processes one is.
+RANKS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 PROMPTS = [f"What is thing {number} like?" for number in range(5)]
 
 
 class Run:
     """What a run of `together.py` left: what each line printed, its exit code, standard error, and the pairs."""
 
-    def __init__(self, folder: Path, done: subprocess.CompletedProcess[str]) -> None:
-        self.err = done.stderr
+    def __init__(self, folder: Path, out: str, err: str) -> None:
+        self.err = err
         self.printed: list[list[str]] = [[]]
         self.codes: list[int] = []
-        for line in done.stdout.splitlines():
+        for line in out.splitlines():
             if line.startswith("== "):
                 self.codes.append(int(line[3:]))
                 self.printed.append([])
@@ -42,27 +49,61 @@ class Run:
         return [json.loads(text) for text in self.printed[line]]
 
 
-def run(folder: Path, model: Path, lines: list[list[str]], processes: int, trouble: str = "") -> Run:
+def prepare(folder: Path, lines: list[list[str]]) -> None:
     folder.mkdir()
     write_concepts(folder / "shipped")
     for name in ("prompts.toml", "lexicons.toml"):
         shutil.copy(ROOT / "vectors" / "texts" / name, folder / "shipped" / "texts")
     (folder / "lines.json").write_text(json.dumps(lines))
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+
+
+def run_here(folder: Path, model: Path, lines: list[list[str]]) -> Run:
+    """In this process."""
+    prepare(folder, lines)
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name in RANKS:
+            patch.delenv(name, raising=False)
+        patch.setenv("STEERCHAT_HOME", str(folder / "home"))
+        patch.setattr(folders, "packaged", folders.packaged)
+        patch.chdir(folder)
+        together.main(folder, str(model), folder / "lines.json")
+    return checked(Run(folder, out.getvalue(), err.getvalue()), lines)
+
+
+def run_two(folder: Path, model: Path, lines: list[list[str]], trouble: str = "") -> Run:
+    """In two processes: accelerate starts them, or with trouble this does as it would, in less time."""
+    prepare(folder, lines)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch = ["-m", "accelerate.commands.launch", *options, "--num_processes", "2", "--main_process_port", port]
-    script = [str(SUPPORT / "together.py"), str(folder), str(model), str(folder / "lines.json"), trouble]
-    command = [sys.executable, *(launch if processes > 1 else []), *script[: 5 if trouble else 4]]
+    script = [str(SUPPORT / "together.py"), str(folder), str(model), str(folder / "lines.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT)]), "PYTHONIOENCODING": "utf-8"}
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in RANKS:
         environment.pop(name, None)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
-    found = Run(folder, done)
-    assert len(found.codes) == len(lines), done.stderr
-    return found
+    if trouble:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        commands = [[sys.executable, *script, trouble]] * 2
+        own = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    else:
+        options = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch = ["-m", "accelerate.commands.launch", *options, "--num_processes", "2", "--main_process_port", port]
+        commands, own = [[sys.executable, *launch, *script]], [{}]
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        processes = [
+            subprocess.Popen(command, stdout=out, stderr=err, env={**environment, **mine}, cwd=folder)
+            for command, mine in zip(commands, own, strict=True)
+        ]
+        for process in processes:
+            process.wait(300)
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("out", "err")]
+    return checked(Run(folder, *texts), lines)
+
+
+def checked(done: Run, lines: list[list[str]]) -> Run:
+    assert len(done.codes) == len(lines), done.err
+    return done
 
 
 def alike(one: Any, other: Any) -> bool:
@@ -92,7 +133,7 @@ LINES = [
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Run, Run]:
     folder = tmp_path_factory.mktemp("together")
-    return run(folder / "one", tiny_folder, LINES, 1), run(folder / "two", tiny_folder, LINES, 2)
+    return run_here(folder / "one", tiny_folder, LINES), run_two(folder / "two", tiny_folder, LINES)
 
 
 @pytest.mark.parametrize("line", range(5), ids=[" ".join(line[:2]) for line in LINES[:5]])
@@ -125,7 +166,7 @@ def test_an_error_is_said_once_and_ends_all_with_its_code(both: tuple[Run, Run])
 
 def test_ctrl_c_in_one_process_stops_all_and_keeps_what_was_finished(tmp_path: Path, tiny_folder: Path) -> None:
     line = ["layers", "Tell me", "--concept", "happy", "--repeats", "40", "--json"]
-    found = run(tmp_path / "stopped", tiny_folder, [line], 2, "stop")
+    found = run_two(tmp_path / "stopped", tiny_folder, [line], "stop")
     assert found.codes == [130]
     states = [row["status"] for row in found.pairs]
     assert set(states) == {"complete", "interrupted"} and len(states) < 160
@@ -137,7 +178,7 @@ def test_trouble_in_one_process_is_told_by_the_first_and_refused_commands_are_na
     tmp_path: Path, tiny_folder: Path
 ) -> None:
     lines = [["compare", "Well?", *STEER], ["why", "1"], []]
-    found = run(tmp_path / "failing", tiny_folder, lines, 2, "fail")
+    found = run_two(tmp_path / "failing", tiny_folder, lines, "fail")
     assert found.codes == [1, 2, 2]
     assert found.err.count("the second process has no memory left") == 1
     assert found.err.count("runs in one process, and 2 were started") == 2
@@ -147,7 +188,7 @@ def test_trouble_in_one_process_is_told_by_the_first_and_refused_commands_are_na
 def test_an_ordinary_start_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from steerchat.engine import processes
 
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+    for name in RANKS:
         monkeypatch.delenv(name, raising=False)
     assert processes.count() == 1 and processes.is_first() and processes.on_this_machine() == 1
     monkeypatch.setenv("WORLD_SIZE", "many")
