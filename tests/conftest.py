@@ -171,8 +171,8 @@ def shipped_home(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model of as many layers as the default model, as files."""
-    return save_model(tmp_path_factory.mktemp("models") / "deep", layers=30)
+    """A tiny model of as many layers as the default model, as files; narrow, since so many take long."""
+    return save_model(tmp_path_factory.mktemp("models") / "deep", layers=30, heads=2)
 
 
 @pytest.fixture(scope="session")

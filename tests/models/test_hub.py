@@ -37,11 +37,14 @@ bytes = []
 def told(event):
     if isinstance(event, Progress):
         bytes.append((event.done, event.total))
-try:
-    found = find(sys.argv[1], progress=told, code="--code" in sys.argv)
-    print(json.dumps({"path": str(found.path), "fingerprint": found.fingerprint, "bytes": bytes}))
-except SteerchatError as error:
-    print(json.dumps({"message": error.message, "hint": error.hint}))
+names = [word for word in sys.argv[1:] if word != "--code"]
+for name in names:
+    bytes.clear()
+    try:
+        files = find(name, progress=told, code="--code" in sys.argv)
+        print(json.dumps({"path": str(files.path), "fingerprint": files.fingerprint, "bytes": bytes}))
+    except SteerchatError as error:
+        print(json.dumps({"message": error.message, "hint": error.hint}))
 """
 SHELL = """
 import sys
@@ -51,6 +54,7 @@ folders.packaged = lambda name: shipped
 sys.exit(cli.main())
 """
 Find = Callable[..., dict[str, Any]]
+FindAll = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -86,16 +90,22 @@ def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def find(environment: dict[str, str]) -> Find:
-    """`models.find` in a process of its own: the client reads its environment once."""
+def find_all(environment: dict[str, str]) -> FindAll:
+    """`models.find` of several models in a process of its own: the client reads its environment once."""
 
-    def find(*arguments: str, **changes: str) -> dict[str, Any]:
+    def find_all(*arguments: str, **changes: str) -> list[dict[str, Any]]:
         command = [sys.executable, "-c", FIND, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environment | changes, timeout=120)
         assert done.returncode == 0 and done.stderr == "", done.stderr
-        return json.loads(done.stdout)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    return find
+    return find_all
+
+
+@pytest.fixture
+def find(find_all: FindAll) -> Find:
+    """The same of one model."""
+    return lambda *arguments, **changes: find_all(*arguments, **changes)[0]
 
 
 @pytest.mark.slow
@@ -167,29 +177,23 @@ def test_after_a_killed_download_files_that_came_whole_are_kept(
 
 
 @pytest.mark.slow
-def test_each_refusal_says_what_to_do(find: Find, hub: Hub) -> None:
-    shut = find("org/shut")
+def test_each_refusal_says_what_to_do(find: Find, find_all: FindAll, hub: Hub) -> None:
+    shut, missing, unrevised, pickled, hybrid = find_all(
+        "org/shut", "org/none", "org/tiny@v9", "org/pickled", "org/hybrid"
+    )
     assert "its terms have to be accepted" in shut["message"] and "hf auth login" in shut["hint"]
-    assert find("org/shut", HF_TOKEN=hub.token)["fingerprint"] == f"org/shut@{COMMIT}"
-    missing = find("org/none")
     assert missing["message"] == "the Hub has no model org/none" and "spelling" in missing["hint"]
-    assert "no such revision" in find("org/tiny@v9")["message"]
+    assert "no such revision" in unrevised["message"]
+    assert "no safetensors weights" in pickled["message"] and "never read" in pickled["hint"]
+    # A model with other layers than attention is refused before its weights are fetched.
+    assert hybrid["message"].startswith("org/hybrid has layers of the kind linear_attention")
+    assert "such as Llama" in hybrid["hint"]
+    assert {path for path, _, _ in hub.fetched} == {"config.json"}
+    assert find("org/shut", HF_TOKEN=hub.token)["fingerprint"] == f"org/shut@{COMMIT}"
     for changes in ({"HF_ENDPOINT": DEAD}, {"HF_HUB_OFFLINE": "1"}):
         offline = find("org/large", **changes)
         assert "not on this machine" in offline["message"] and "hf download org/large" in offline["hint"]
-    pickled = find("org/pickled")
-    assert "no safetensors weights" in pickled["message"] and "never read" in pickled["hint"]
     assert not any(path.endswith(".bin") for path, _, _ in hub.fetched)
-
-
-@pytest.mark.slow
-def test_a_model_with_other_layers_than_attention_is_refused_before_its_weights_are_fetched(
-    find: Find, hub: Hub
-) -> None:
-    refused = find("org/hybrid")
-    assert refused["message"].startswith("org/hybrid has layers of the kind linear_attention")
-    assert "such as Llama" in refused["hint"]
-    assert [path for path, _, _ in hub.fetched] == ["config.json"]
 
 
 @pytest.mark.slow

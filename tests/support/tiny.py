@@ -52,16 +52,16 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def tiny_model(tokenizer: Any, layers: int = LAYERS) -> Any:
-    """Random weights, the same every time, large enough that a push changes what is said."""
+def tiny_model(tokenizer: Any, layers: int = LAYERS, heads: int = 4) -> Any:
+    """Random weights, the same every time, large enough that a push changes what is said. A head has 16 numbers."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=16 * heads,
+        intermediate_size=32 * heads,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=CONTEXT,
         initializer_range=0.2,
         bos_token_id=tokenizer.bos_token_id,
@@ -75,10 +75,10 @@ def tiny_engine() -> Engine:
     return Engine(tiny_model(tokenizer), tokenizer, "tiny", "tiny-fingerprint", lambda: 1 << 30)
 
 
-def save_model(folder: Path, layers: int = LAYERS) -> Path:
-    """The same model as files, for what loads one by its name; also with more layers."""
+def save_model(folder: Path, layers: int = LAYERS, heads: int = 4) -> Path:
+    """The same model as files, for what loads one by its name; also with more layers, or narrower."""
     tokenizer = tiny_tokenizer()
-    tiny_model(tokenizer, layers).save_pretrained(folder)
+    tiny_model(tokenizer, layers, heads).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
