@@ -139,12 +139,7 @@ def edit(chat: Chat, concept: Annotated[str, Concept("the concept")]) -> list[ob
 
 
 @command("concept delete", examples=["/concept delete eager"], shell=True, needs_model=False)
-def delete(
-    chat: Chat,
-    concept: Annotated[str, Concept("a concept of your own")],
-    *,
-    yes: Yes = False,
-) -> str:
+def delete(chat: Chat, concept: Annotated[str, Concept("a concept of your own")], *, yes: Yes = False) -> str:
     """Deletes a concept of your own; a shipped concept that it hid comes back."""
     chat.library.check_deletable(concept)
     if not confirm(chat, f"Delete {concept} with its examples?", "--yes", yes):

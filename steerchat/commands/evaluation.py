@@ -165,7 +165,7 @@ def _methods(rows: Sequence[MethodRow]) -> list[object]:
     return [f"{rows[0].concept} at layers {where}:", Table(headings, cells, right=frozenset((1, *range(3, 9))))]
 
 
-def _overall(found: Sequence[Summary]) -> list[object]:
+def _overall(compared: Sequence[Summary]) -> list[object]:
     """The methods over all concepts."""
     headings = ("method", "words", "more", "less", "specific", "cost", "again", "right")
     cells = [
@@ -179,7 +179,7 @@ def _overall(found: Sequence[Summary]) -> list[object]:
             f"{each.repetition:.0%}",
             f"{100 * each.kept:+.0f}%",
         )
-        for each in found
+        for each in compared
     ]
     legend = "More, less: for how many concepts a method clearly gains more or less than adding. Right: against normal."
     return ["All concepts:", Table(headings, cells, right=frozenset(range(1, 8))), Notice(legend)]

@@ -280,11 +280,7 @@ def tune_keep(chat: Chat) -> Notice:
     return Notice(f"/steer {name} uses this setting from now on; /concept delete {name} restores the shipped one.")
 
 
-@command(
-    "bench",
-    examples=["/bench --quick", "/bench --operations", "/bench --kernels", "/bench"],
-    shell=True,
-)
+@command("bench", examples=["/bench --quick", "/bench --operations", "/bench --kernels", "/bench"], shell=True)
 def bench(
     chat: Chat,
     *,

@@ -149,12 +149,7 @@ def history_fork(chat: Chat, pair: _Pair) -> list[object]:
 
 
 @command("history delete", examples=["/history delete 1 --yes"], shell=True, needs_model=False)
-def history_delete(
-    chat: Chat,
-    pair: _Pair,
-    *,
-    yes: Yes = False,
-) -> str:
+def history_delete(chat: Chat, pair: _Pair, *, yes: Yes = False) -> str:
     """Deletes a pair from the history, with its answers and measures."""
     store = chat.session.store
     prompt = shorten(store.pair(pair).pair.prompt)

@@ -158,8 +158,8 @@ def _methods(library: Library, file: Path | None, concept: str | None) -> Drawn:
     path = file or library.shipped / "measured" / "methods.jsonl"
     try:
         rows = [parse_json(line) for line in read_small(path).splitlines() if line.strip()]
-        found = [row for row in rows if concept is None or row["concept"] == concept]
-        drawn = methods(found) if found else None
+        chosen = [row for row in rows if concept is None or row["concept"] == concept]
+        drawn = methods(chosen) if chosen else None
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise UsageError(f"{path} has no rows of compare-methods", "compare-methods --json prints some") from None
     if drawn is None:

@@ -57,12 +57,7 @@ def session_resume(
 
 
 @command("session delete", examples=["/session delete 1 --yes"], shell=True, needs_model=False)
-def session_delete(
-    chat: Chat,
-    session: Annotated[int, SessionId("the session")],
-    *,
-    yes: Yes = False,
-) -> str:
+def session_delete(chat: Chat, session: Annotated[int, SessionId("the session")], *, yes: Yes = False) -> str:
     """Deletes a conversation from the history, with all of its pairs and experiments."""
     store = chat.session.store
     stored = store.session(session)

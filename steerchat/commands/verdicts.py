@@ -95,13 +95,7 @@ def _revealed(pair: Pair, steered: str) -> str:
 
 
 @command("stats", examples=["/stats", "/stats --concept happy"], shell=True, needs_model=False)
-def stats(
-    chat: Chat,
-    *,
-    concept: OnlyConcept = None,
-    kind: OnlyKind = None,
-    session: OnlySession = None,
-) -> Page:
+def stats(chat: Chat, *, concept: OnlyConcept = None, kind: OnlyKind = None, session: OnlySession = None) -> Page:
     """Shows how often you chose the steered answer, by setting and by measured effect."""
     rated = rated_pairs(chat.session.store, Filters(concept=concept, kind=kind, session=session, rated=True))
     if not rated:

@@ -86,10 +86,7 @@ def extract(
 
 
 def read_levels(
-    engine: Engine,
-    concept: Concept,
-    vector: ConceptVector,
-    watch: Watch = UNWATCHED,
+    engine: Engine, concept: Concept, vector: ConceptVector, watch: Watch = UNWATCHED
 ) -> dict[str, list[float]]:
     """The `LEVELS` of a vector that was extracted before vectors had them. Arguments and errors as of `extract`."""
     examples = tuple(example for example in concept.examples if not example.held_out)
@@ -103,11 +100,7 @@ def _levels(directions: Tensor, positive: Tensor, negative: Tensor) -> dict[str,
     return dict(zip(LEVELS, ([round(value, 5) for value in mean.tolist()] for mean in means), strict=True))
 
 
-def read_reference(
-    engine: Engine,
-    examples: tuple[tuple[Example, ...], ...],
-    watch: Watch = UNWATCHED,
-) -> Reference:
+def read_reference(engine: Engine, examples: tuple[tuple[Example, ...], ...], watch: Watch = UNWATCHED) -> Reference:
     """The library's tones on a model.
 
     `examples`: what `reference_examples` gave. Raises as `extract`.
@@ -120,11 +113,7 @@ def read_reference(
 
 
 def read_texts(
-    engine: Engine,
-    name: str,
-    examples: tuple[Example, ...],
-    method: Method,
-    watch: Watch,
+    engine: Engine, name: str, examples: tuple[Example, ...], method: Method, watch: Watch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states of the positive and of the negative texts, each (pairs, layers, hidden); their lengths (pairs, 2)."""
     texts: list[tuple[list[int], list[int]]] = []

@@ -108,13 +108,7 @@ class Library:
         row = rows.get(name)
         return row if row and (row["layers"], row["strength"]) == (layers, strength) else None
 
-    def vector(
-        self,
-        name: str,
-        engine: Engine,
-        watch: Watch = UNWATCHED,
-        seed: int = 0,
-    ) -> ConceptVector:
+    def vector(self, name: str, engine: Engine, watch: Watch = UNWATCHED, seed: int = 0) -> ConceptVector:
         """A concept's vector for a model, extracted when there is none.
 
         The direction of `random` follows from `seed`.
@@ -146,12 +140,7 @@ class Library:
         self._vectors[name, engine.fingerprint, concept.digest] = vector
         return vector
 
-    def levelled(
-        self,
-        name: str,
-        engine: Engine,
-        watch: Watch = UNWATCHED,
-    ) -> ConceptVector:
+    def levelled(self, name: str, engine: Engine, watch: Watch = UNWATCHED) -> ConceptVector:
         """`vector`, with the levels that `at_level` needs: a vector from before vectors had them gets them here.
 
         Raises ConceptError as `vector`, and for a concept without examples.
@@ -255,12 +244,7 @@ class Library:
 
     # The user's own
 
-    def add(
-        self,
-        concept: Concept,
-        engine: Engine,
-        watch: Watch = UNWATCHED,
-    ) -> ConceptVector:
+    def add(self, concept: Concept, engine: Engine, watch: Watch = UNWATCHED) -> ConceptVector:
         """Extract a concept and keep it, TOML and vector. A failed extraction changes no file.
 
         Raises ConceptError for a name that it may not have, or examples that give no direction; Interrupted when

@@ -17,11 +17,7 @@ from .vector import ConceptVector
 
 
 def pairs_in_plane(
-    engine: Engine,
-    concept: Concept,
-    vector: ConceptVector,
-    layers: Sequence[int],
-    watch: Watch = UNWATCHED,
+    engine: Engine, concept: Concept, vector: ConceptVector, layers: Sequence[int], watch: Watch = UNWATCHED
 ) -> Points:
     """Every text of a concept's examples at some layers, as the unsteered model reads it.
 

@@ -259,11 +259,7 @@ def edits(
     gates = {term: gate(term) for term in recipe.terms}
     return tuple(
         Edit(
-            layer,
-            term.operation,
-            term_vector(term, vectors, lengths, layer),
-            _level(term, vectors, layer),
-            gates[term],
+            layer, term.operation, term_vector(term, vectors, lengths, layer), _level(term, vectors, layer), gates[term]
         )
         for term in recipe.terms
         for layer in term.layers

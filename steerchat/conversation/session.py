@@ -21,18 +21,7 @@ from ..system.settings import Settings
 from ..values.errors import SteerchatError, StoreError, UsageError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers
-from ..values.results import (
-    Answer,
-    Event,
-    Notice,
-    Pair,
-    PairDone,
-    Probed,
-    Report,
-    Returning,
-    Started,
-    Watch,
-)
+from ..values.results import Answer, Event, Notice, Pair, PairDone, Probed, Report, Returning, Started, Watch
 from ..values.setting import Message, Setting
 from ..values.text import counted
 from ..values.thinking import thinking

@@ -30,13 +30,7 @@ def by_hand(reader: Reader, term: Term, prompt: str, count: int = 12) -> tuple[l
 
 # A lesson shows these lines, in a terminal of 80.
 @torch.inference_mode()
-def steer_by_hand(
-    model: Any,
-    block: Any,
-    push: Tensor,
-    prompt: list[int],
-    count: int,
-) -> list[int]:
+def steer_by_hand(model: Any, block: Any, push: Tensor, prompt: list[int], count: int) -> list[int]:
     # The answer begins at the last position of the prompt.
     start = len(prompt) - 1
 

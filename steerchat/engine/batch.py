@@ -206,10 +206,10 @@ class Batch:
         self._columns[:active, self._width : end] = torch.where(torch.arange(most) < counts[:, None], positions, -1)
         self._width = end
         self.lengths[:active] += counts
-        found = self._passes.run(ids, positions, self._columns[:active, :end], self._cache, head, branches)
+        output = self._passes.run(ids, positions, self._columns[:active, :end], self._cache, head, branches)
         if self._passes.by_column and bool((counts < most).any()):
             self._compact(int(self.lengths[:active].max()))
-        return found
+        return output
 
     @torch.inference_mode()
     def add(self, context: Context) -> None:

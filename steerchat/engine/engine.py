@@ -199,10 +199,10 @@ class Engine:
             batch = Batch(self.passes, [start] * len(group), longest)
             with self.turn:
                 self.prepare_kernels(_POSITIONS)
-                found = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
-            for index, state in zip(chain.from_iterable(members for _, members in group), found, strict=True):
+                read = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
+            for index, state in zip(chain.from_iterable(members for _, members in group), read, strict=True):
                 states[index] = state
-            done += len(found)
+            done += len(read)
             report(done)
         return states
 

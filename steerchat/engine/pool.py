@@ -98,10 +98,10 @@ class Pool:
         self._engine.prepare_kernels(self.rows)
         for seat in list(self._joining):
             self._join(seat)
-        told: list[tuple[Seat, list[Delta | Finished]]] = []
+        events_of: list[tuple[Seat, list[Delta | Finished]]] = []
         decodings = [(seat, seat.decoding) for seat in self._running if seat.decoding is not None]
         if not decodings:
-            return told
+            return events_of
         with ExitStack() as steered:
             for place, (_, decoding) in enumerate(decodings):
                 steered.enter_context(decoding.steered(place))
@@ -111,15 +111,15 @@ class Pool:
         for place, (seat, decoding) in enumerate(decodings):
             if broken[place]:
                 seat.error = ModelError("this answer's scores are Inf or NaN", "a smaller strength")
-                told.append((seat, []))
+                events_of.append((seat, []))
                 continue
             events = list(decoding.take(logits[place : place + 1]))
             seat.answer = next((event.answer for event in events if isinstance(event, Finished)), None)
-            told.append((seat, events))
-        for seat, _ in told:
+            events_of.append((seat, events))
+        for seat, _ in events_of:
             if seat.done:
                 self._remove(seat)
-        return told
+        return events_of
 
     def _join(self, seat: Seat) -> None:
         """Read on in a joining row's prompt; the row runs once all of it is read."""

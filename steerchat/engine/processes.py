@@ -84,18 +84,18 @@ class Team:
         """
         from accelerate.utils import gather_object
 
-        told = error
+        reported = error
         if error is not None and not isinstance(error, SteerchatError):
-            told = ModelError(f"process {self._state.process_index} failed: {type(error).__name__}: {error}")
-        found = gather_object([(list(mine), told, self.stop.is_set())])
+            reported = ModelError(f"process {self._state.process_index} failed: {type(error).__name__}: {error}")
+        gathered = gather_object([(list(mine), reported, self.stop.is_set())])
         if error is not None:
             raise error
-        for _, failed, _ in found:
+        for _, failed, _ in gathered:
             if failed is not None:
                 raise failed
-        if any(stop for _, _, stop in found):
+        if any(stop for _, _, stop in gathered):
             self.stopped()
-        return [item for items, _, _ in found for item in items]
+        return [item for items, _, _ in gathered for item in items]
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What the first process makes, for all: a file may lie on its machine only, and standard input is its own.

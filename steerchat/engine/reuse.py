@@ -88,7 +88,9 @@ class Lower:
 
     def _add_up(self) -> None:
         for layer in range(max(map(len, self._passes), default=0)):
-            states = torch.stack([one[layer] for one in self._passes if layer < len(one)]).float().sum(dim=0)
+            states = (
+                torch.stack([outputs[layer] for outputs in self._passes if layer < len(outputs)]).float().sum(dim=0)
+            )
             if layer not in self._sums:
                 self._sums[layer] = states.new_zeros(len(self._tops), states.shape[-1])
             self._sums[layer].index_add_(0, self._rows.to(states.device), states)

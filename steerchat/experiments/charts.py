@@ -192,12 +192,7 @@ def _chart(
         Series("cost", [outcome.cost for outcome in outcomes], "cost", rest=1.0, scale=(1.0, 2.0), meaning=_COST),
         *([Series("KL", moved, "number", rest=0.0, meaning=_KL)] if any(value is not None for value in moved) else []),
         Series(
-            "again",
-            [outcome.repetition for outcome in outcomes],
-            "share",
-            rest=0.0,
-            scale=(0.0, 0.3),
-            meaning=_AGAIN,
+            "again", [outcome.repetition for outcome in outcomes], "share", rest=0.0, scale=(0.0, 0.3), meaning=_AGAIN
         ),
     ]
     return Chart(

@@ -147,10 +147,10 @@ def with_prediction(page: Page, result: Result, reader: Reader) -> Page:
     measured = {"effect": [outcome.effect or 0.0 for outcome in outcomes]}
     if outcomes[0].words is not None:
         measured["words"] = [(outcome.words or 0.0) * (-1 if away else 1) for outcome in outcomes]
-    found = {label: round(rank_correlation(predicted, values), 3) for label, values in measured.items()}
-    told = " and ".join(f"{value:+.2f} with the {label}" for label, value in found.items())
+    correlations = {label: round(rank_correlation(predicted, values), 3) for label, values in measured.items()}
+    agreement = " and ".join(f"{value:+.2f} with the {label}" for label, value in correlations.items())
     best = ", ".join(map(str, predicted_order(readings)[:3]))
-    text = f"Predicted without an answer (/lens {name}): layers {best} first. Rank correlation {told}."
+    text = f"Predicted without an answer (/lens {name}): layers {best} first. Rank correlation {agreement}."
     steps = {reading.layer: round(reading.step or 0.0, 4) for reading in readings}
     objects = [{**each, "predicted": steps[each["layer"]]} for each in result.objects()]
     return Page([*page.parts, text], objects)

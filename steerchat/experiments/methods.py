@@ -30,13 +30,7 @@ from .tuning import Budget
 TOKENS = 40
 """The longest answers."""
 
-OPPOSITES = {
-    "happy": "sad",
-    "calm": "excited",
-    "formal": "casual",
-    "enthusiastic": "pessimistic",
-    "friendly": "angry",
-}
+OPPOSITES = {"happy": "sad", "calm": "excited", "formal": "casual", "enthusiastic": "pessimistic", "friendly": "angry"}
 OPPOSITES |= {opposite: name for name, opposite in OPPOSITES.items()}
 """What can be taken away, or bounded, in a concept's place."""
 

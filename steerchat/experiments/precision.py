@@ -70,12 +70,7 @@ class Precision:
 
 
 def compare_with_float32(
-    engine: Engine,
-    model: str,
-    library: Library,
-    prompts: Sequence[str],
-    answers: int,
-    watch: Watch,
+    engine: Engine, model: str, library: Library, prompts: Sequence[str], answers: int, watch: Watch
 ) -> Precision:
     """Load a model once more in float32 and compare it with how it is held now.
 

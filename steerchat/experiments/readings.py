@@ -76,27 +76,27 @@ def over_turns(session: Session, concepts: Sequence[str], turns: Sequence[Stored
 
     Raises Interrupted when the session was stopped, UsageError when no answer is long enough to read.
     """
-    found: list[tuple[StoredPair, tuple[Strip, ...]]] = []
+    readings: list[tuple[StoredPair, tuple[Strip, ...]]] = []
     for number, stored in enumerate(turns, 1):
         session.watch.progress("reading the answers", number, len(turns))
         if read := strips(session, concepts, stored):
-            found.append((stored, read))
-    if not found:
+            readings.append((stored, read))
+    if not readings:
         raise UsageError("no answer of the conversation is long enough to read", "say something first")
     series = []
     for concept in concepts:
         meaning = f"{concept} in steered answers, and in normal ones; in spreads of neutral text"
         for column, name in (("steered", concept), ("normal", "normal")):
-            scores = [_score(read, concept, column) for _, read in found]
+            scores = [_score(read, concept, column) for _, read in readings]
             if any(score is not None for score in scores):
                 series.append(Series(name, scores, "effect", rest=0.0, meaning=meaning, panel=concept))
     return Chart(
         f"{' and '.join(concepts)} over a conversation, turn by turn",
         "turn",
-        [str(number) for number in range(1, len(found) + 1)],
+        [str(number) for number in range(1, len(readings) + 1)],
         series,
-        [float(number) for number in range(1, len(found) + 1)],
-        notes=[shorten(stored.pair.prompt, 40) for stored, _ in found],
+        [float(number) for number in range(1, len(readings) + 1)],
+        notes=[shorten(stored.pair.prompt, 40) for stored, _ in readings],
         noted="message",
     )
 

@@ -145,8 +145,8 @@ def _with_kl(session: Session, outcomes: Sequence[Outcome]) -> tuple[Outcome, ..
         return Row(tuple(prompt), edits, scope=pair.recipe.scope)
 
     answers = [[(row(pair), pair.steered.text) for pair in each.pairs if pair.steered] for each in outcomes]
-    found = token_kl(reader, answers)
-    return tuple(replace(outcome, kl=kl) for outcome, kl in zip(outcomes, found, strict=True))
+    moved = token_kl(reader, answers)
+    return tuple(replace(outcome, kl=kl) for outcome, kl in zip(outcomes, moved, strict=True))
 
 
 def within(outcomes: Sequence[Outcome], budget: Budget) -> Outcome | None:

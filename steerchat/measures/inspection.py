@@ -55,10 +55,10 @@ def likelihoods(engine: Engine, prompt: Sequence[int], answer: Sequence[int]) ->
 def wanted(engine: Engine, tokens: Sequence[int], count: int = _WANTED) -> list[Guess]:
     """The likeliest next tokens after `tokens`, by the unsteered model."""
     last = engine.run(tokens)[-1:]
-    found = head(engine.model, last)[0].float().softmax(dim=-1).topk(count)
+    best = head(engine.model, last)[0].float().softmax(dim=-1).topk(count)
     return [
         Guess(engine.prompter.text([int(token)]), float(chance))
-        for token, chance in zip(found.indices, found.values, strict=True)
+        for token, chance in zip(best.indices, best.values, strict=True)
     ]
 
 
@@ -79,10 +79,10 @@ def probe(
     for vector in vectors:
         layer = read_layer(vector)
         direction = vector.directions[layer]
-        along = [found[layer] @ direction for found in states]
+        along = [read[layer] @ direction for read in states]
         mean, spread = along[0].mean(), along[0].std().clamp_min(1e-9)
-        for (column, _, answer), found, values in zip(answers, states, along, strict=True):
-            score = profile.score(direction, layer, found[layer].mean(dim=0))
+        for (column, _, answer), read, values in zip(answers, states, along, strict=True):
+            score = profile.score(direction, layer, read[layer].mean(dim=0))
             pieces = _pieces(engine, answer)
             strips.append(Strip(vector.name, column, pieces, ((values - mean) / spread).tolist(), score))
     return strips

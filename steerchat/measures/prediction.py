@@ -146,6 +146,6 @@ def _steps(reader: Reader, name: str, examples: Sequence[Example], push: Tensor)
         reply = engine.prompter.reply(example.negative)
         text = (*prompt, *reply[: len(reply) // 2])
         rows = [Row(text), *(Row(text, (Edit(layer, ADD, vector),)) for layer, vector in enumerate(push))]
-        found = next_log_probs(engine, rows)
-        total += found[1:] - found[0]
+        scores = next_log_probs(engine, rows)
+        total += scores[1:] - scores[0]
     return total / len(chosen)

@@ -48,8 +48,8 @@ def token_kl(
         replies.append(reply)
 
     moved = divergences(reader.engine, rows, replies, lambda done: reader.watch.progress(label, done, len(rows)))
-    found: list[float | None] = []
+    percentiles: list[float | None] = []
     for answers in settings:
         own, moved = torch.cat([torch.zeros(0), *moved[: len(answers)]]), moved[len(answers) :]
-        found.append(float(own.quantile(SHARE)) if len(own) else None)
-    return found
+        percentiles.append(float(own.quantile(SHARE)) if len(own) else None)
+    return percentiles

@@ -155,12 +155,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        painter: Painter,
-        block: Block,
-        rows: dict[int, int],
-        width: Callable[[], int],
-        clock: Callable[[], float],
+        self, painter: Painter, block: Block, rows: dict[int, int], width: Callable[[], int], clock: Callable[[], float]
     ) -> None:
         self._painter = painter
         self.block = block

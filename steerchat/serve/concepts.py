@@ -32,9 +32,9 @@ class ConceptPaths:
             library = session.library
             return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
 
-        found = await self._service.call(lambda: self._service.with_concepts(listed))
+        concepts = await self._service.call(lambda: self._service.with_concepts(listed))
         layers = self._service.engine.n_layers
-        return Json({"object": "list", "model": self._service.base, "layers": layers, "data": found})
+        return Json({"object": "list", "model": self._service.base, "layers": layers, "data": concepts})
 
     async def show(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -107,7 +107,7 @@ def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
         if "positive" not in body or "negative" not in body:
             raise BadRequest("a concept needs positive and negative, or examples", "examples")
         examples = [{"positive": body["positive"], "negative": body["negative"]}]
-    found = []
+    checked = []
     for number, example in enumerate(examples, 1):
         texts = [
             example.get(key, "") if isinstance(example, dict) else None for key in ("prompt", "positive", "negative")
@@ -115,5 +115,5 @@ def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
         held_out = isinstance(example, dict) and example.get("held_out", False)
         if not all(isinstance(text, str) and len(text) <= 10_000 for text in texts) or not isinstance(held_out, bool):
             raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
-        found.append(Example(*texts, held_out))  # type: ignore[arg-type]  # all are texts
-    return check_examples(found)
+        checked.append(Example(*texts, held_out))  # type: ignore[arg-type]  # all are texts
+    return check_examples(checked)

@@ -57,7 +57,7 @@ def _operation(
     streams: bool = False,
 ) -> dict[str, Any]:
     kinds = {"application/json": {}} | ({"text/event-stream": {}} if streams else {})
-    found: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "summary": summary,
         "parameters": list(parameters),
         "responses": {
@@ -72,5 +72,5 @@ def _operation(
             "required": [name for name, field in body.items() if field.required],
             "properties": {name: field.schema() for name, field in body.items()},
         }
-        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return found
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation

@@ -65,18 +65,17 @@ class Field:
 
     def schema(self) -> dict[str, Any]:
         """As OpenAPI has it."""
-        found: list[dict[str, Any]] = []
+        types: list[dict[str, Any]] = []
         for kind in self.kinds:
-            low, high = {
-                "string": ("minLength", "maxLength"),
-                "array": ("minItems", "maxItems"),
-            }.get(kind, ("minimum", "maximum"))
+            low, high = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems")}.get(
+                kind, ("minimum", "maximum")
+            )
             bounds = {} if kind in ("boolean", "object") else {low: self.low, high: self.high}
             items = {"items": self.object or {"type": self.items or "object"}} if kind == "array" else {}
-            found.append({"type": kind} | {k: v for k, v in bounds.items() if v is not None} | items)
+            types.append({"type": kind} | {k: v for k, v in bounds.items() if v is not None} | items)
         if self.only:
-            found = [{"enum": [value for value in self.only if value is not None]}]
-        return {"anyOf": found if self.required else [*found, {"type": "null"}], "description": self.help}
+            types = [{"enum": [value for value in self.only if value is not None]}]
+        return {"anyOf": types if self.required else [*types, {"type": "null"}], "description": self.help}
 
 
 _TEXT = {"type": "string"}

@@ -97,12 +97,12 @@ class RowQueue(threading.Thread):
             began = time.monotonic()
             try:
                 with self._engine.turn:
-                    told = self._pool.step()
+                    events = self._pool.step()
             except Exception as error:  # no row may wait for a thread that has ended
                 self._fail(error)
                 continue
-            self._stepped(len(told), time.monotonic() - began)
-            self._tell(told)
+            self._stepped(len(events), time.monotonic() - began)
+            self._tell(events)
 
     def _move(self) -> None:
         """Let out who has hung up, and let in who waits: of the client with the fewest rows in it, who came first."""
@@ -171,7 +171,7 @@ class ServedEngine(Engine):
         self, rows: Sequence[Row], sampling: Sampling, run: Run = Run()
     ) -> Generator[Delta | Finished, None, list[Output]]:
         """As `Engine.generate`, beside the rows of other requests, which settle the product; there is no dial."""
-        told: queue.SimpleQueue[tuple[Seat, str, tuple[Chosen, ...], bool]] = queue.SimpleQueue()
+        arrived: queue.SimpleQueue[tuple[Seat, str, tuple[Chosen, ...], bool]] = queue.SimpleQueue()
         seats = [Seat(replace(row, likeliest=self._likeliest), sampling, bool(run.keep)) for row in rows]
         texts = {seat: StopText(self._texts) for seat in seats}
         held: dict[Seat, list[Chosen]] = {seat: [] for seat in seats}
@@ -189,16 +189,16 @@ class ServedEngine(Engine):
                 seat.answer = replace(seat.answer or _so_far(seat), text=text.text, finish="end")
                 self._rows.drop([seat])
             # What stands behind a stop is no part of the answer.
-            chosen = tuple(one for one in held[seat] if one.start < len(text.text))
+            chosen = tuple(token for token in held[seat] if token.start < len(text.text))
             held[seat] = held[seat][len(chosen) :]
-            told.put((seat, new, chosen, seat.done))
+            arrived.put((seat, new, chosen, seat.done))
 
         running = set(seats)
         self._rows.add(seats, self._client, tell)
         try:
             while running and not run.stopped():
                 try:
-                    seat, new, chosen, done = told.get(timeout=_LOOK)
+                    seat, new, chosen, done = arrived.get(timeout=_LOOK)
                 except queue.Empty:
                     continue
                 if seat.error is not None:

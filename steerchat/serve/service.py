@@ -64,12 +64,7 @@ class Service:
     """
 
     def __init__(
-        self,
-        app: App,
-        rows: int = 32,
-        waiting: int = 128,
-        deadline: float = 300.0,
-        classroom: Classroom | None = None,
+        self, app: App, rows: int = 32, waiting: int = 128, deadline: float = 300.0, classroom: Classroom | None = None
     ) -> None:
         self.app = app
         self.classroom = classroom
@@ -225,10 +220,10 @@ class Service:
 
         Raises SteerchatError as the work does, and BadRequest after the deadline.
         """
-        loop, told = asyncio.get_running_loop(), asyncio.Queue()
+        loop, arrived = asyncio.get_running_loop(), asyncio.Queue()
 
         def run() -> None:
-            tell = functools.partial(loop.call_soon_threadsafe, told.put_nowait)
+            tell = functools.partial(loop.call_soon_threadsafe, arrived.put_nowait)
             try:
                 for event in events:
                     tell(event)
@@ -243,7 +238,7 @@ class Service:
         self._answering[session] = client
         loop.run_in_executor(self._threads, run)
         try:
-            while (event := await told.get()) is not None:
+            while (event := await arrived.get()) is not None:
                 if isinstance(event, SteerchatError):
                     raise event
                 if session.stop.is_set():

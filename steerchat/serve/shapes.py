@@ -79,15 +79,15 @@ class Shape:
         """Log-probabilities of tokens, as chats and as completions have them."""
         if self._chat:
             content = [
-                _token(one.text, one.logprob) | {"top_logprobs": [_token(*other) for other in one.likeliest]}
-                for one in chosen
+                _token(token.text, token.logprob) | {"top_logprobs": [_token(*other) for other in token.likeliest]}
+                for token in chosen
             ]
             return {"content": content, "refusal": None}
         return {
-            "tokens": [one.text for one in chosen],
-            "token_logprobs": [one.logprob for one in chosen],
-            "top_logprobs": [dict(one.likeliest) for one in chosen] if self._ask.likeliest else None,
-            "text_offset": [one.start for one in chosen],
+            "tokens": [token.text for token in chosen],
+            "token_logprobs": [token.logprob for token in chosen],
+            "top_logprobs": [dict(token.likeliest) for token in chosen] if self._ask.likeliest else None,
+            "text_offset": [token.start for token in chosen],
         }
 
     def usage_chunk(self, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -108,12 +108,12 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
 def measured(pairs: Sequence[Pair]) -> dict[str, Any]:
     """What steerchat says of a request's pairs: one for each choice, or one for both choices of a comparison."""
     first = pairs[0]
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "recipe": str(first.recipe),
         "pairs": [pair.id for pair in pairs],
         "seeds": [pair.seed for pair in pairs],
     }
-    return found | (comparison(first) if len(first.answers) == 2 and first.normal.tokens else {})
+    return facts | (comparison(first) if len(first.answers) == 2 and first.normal.tokens else {})
 
 
 def comparison(pair: Pair) -> dict[str, Any]:

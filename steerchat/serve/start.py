@@ -172,5 +172,5 @@ class _Json(logging.Formatter):
 class _Short(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         words = {"answers": "{} answers,", "tokens": "{} tokens,", "seconds": "{} s"}
-        told = " ".join(words.get(name, "{}").format(value) for name, value in _facts(record).items())
-        return f"  {time.strftime('%H:%M:%S', time.localtime(record.created))}  {told}"
+        line = " ".join(words.get(name, "{}").format(value) for name, value in _facts(record).items())
+        return f"  {time.strftime('%H:%M:%S', time.localtime(record.created))}  {line}"

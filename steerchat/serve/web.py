@@ -152,19 +152,19 @@ class _Paths:
         pairs: list[Pair] = []
         with service.room(ask.rows, client):
             async with aclosing(service.events(session, client, service.answer(ask, session))) as events:
-                async for told in events:
+                async for event in events:
                     if first:
                         service.meter.first.observe(time.monotonic() - began)
                         first = False
                         for number in range(ask.rows if ask.messages else 0):
                             yield shape.opening(number)
-                    if isinstance(told, Delta):
-                        chosen.setdefault(told.row, []).extend(told.chosen)
-                        yield shape.chunk(told.row, told.text, chosen=told.chosen)
-                    elif isinstance(told, Finished):
-                        answers[told.row] = told.answer
-                    elif isinstance(told, PairDone):
-                        pairs.append(told.pair)
+                    if isinstance(event, Delta):
+                        chosen.setdefault(event.row, []).extend(event.chosen)
+                        yield shape.chunk(event.row, event.text, chosen=event.chosen)
+                    elif isinstance(event, Finished):
+                        answers[event.row] = event.answer
+                    elif isinstance(event, PairDone):
+                        pairs.append(event.pair)
         seconds = time.monotonic() - began
         service.meter.answered(seconds)
         said = [answers[number] for number in sorted(answers)]
@@ -196,12 +196,12 @@ class _Paths:
             with service.room(1, client):
                 sweep = service.sweep(body, session, client)
                 async with aclosing(service.events(session, client, sweep)) as events:
-                    async for told in events:
-                        if isinstance(told, PairDone):
-                            pair = told.pair
+                    async for event in events:
+                        if isinstance(event, PairDone):
+                            pair = event.pair
                             yield {"layer": pair.layer, "strength": pair.strength, "pair": pair.id, **comparison(pair)}
-                        elif isinstance(told, Result):
-                            yield {"chart": charts.layers(told).to_json()}
+                        elif isinstance(event, Result):
+                            yield {"chart": charts.layers(event).to_json()}
 
         return await stream(request, rows())
 
@@ -228,8 +228,8 @@ class _Paths:
             if session_id is None:
                 return Json({"object": "list", "data": []})
             filters = Filters(kind=KIND, session=session_id)
-        found = await self._service.call(lambda: store.pairs(filters, limit))
-        return Json({"object": "list", "data": [summary(stored) for stored in found]})
+        newest = await self._service.call(lambda: store.pairs(filters, limit))
+        return Json({"object": "list", "data": [summary(stored) for stored in newest]})
 
     async def lessons(self, request: Request) -> Response:
         return Json({"object": "list", "data": await self._service.call(self._service.lessons.listed)})

@@ -264,10 +264,7 @@ def check(path: Path) -> list[str]:
     Raises StoreError when the file does not exist, is locked, or is too damaged to be read.
     """
     _require_file(path)
-    with (
-        explained(path),
-        contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as conn,
-    ):
+    with explained(path), contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as conn:
         damage = [line for (line,) in conn.execute("PRAGMA integrity_check") if line != "ok"]
         for table, row, parent, _ in conn.execute("PRAGMA foreign_key_check"):
             damage.append(f"{table} row {row} refers to a missing row of {parent}")

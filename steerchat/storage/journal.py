@@ -53,11 +53,7 @@ class Journal:
         return self._write(lambda store: store.begin_pair(pair, here))
 
     def finish(
-        self,
-        pair: Pair,
-        status: Status,
-        shared_normal: int | None = None,
-        measures: Mapping[str, float] | None = None,
+        self, pair: Pair, status: Status, shared_normal: int | None = None, measures: Mapping[str, float] | None = None
     ) -> int | None:
         """Log a pair's answers and measures.
 

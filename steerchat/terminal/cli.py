@@ -55,10 +55,7 @@ def build() -> click.Group:
     @click.group(
         cls=_Shell,
         invoke_without_command=True,
-        params=[
-            click.Option(["--resume"], is_flag=True, help="go on with the last conversation"),
-            *setting_options(),
-        ],
+        params=[click.Option(["--resume"], is_flag=True, help="go on with the last conversation"), *setting_options()],
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Chat with a language model and steer it while you talk. Without a command: the chat.",
         epilog="Exit codes: 0 done, 1 a command failed, 2 wrong usage, 130 interrupted.",

@@ -123,11 +123,7 @@ def run_script(chat: Chat, screen: Screen, lines: Iterable[str]) -> bool:
 
 
 def run_chat(
-    chat: Chat,
-    screen: Screen,
-    input: Input | None = None,
-    output: Output | None = None,
-    first: Sequence[str] = (),
+    chat: Chat, screen: Screen, input: Input | None = None, output: Output | None = None, first: Sequence[str] = ()
 ) -> None:
     """The interactive chat.
 

@@ -118,10 +118,10 @@ class Chart(_Described):
     @property
     def panels(self) -> list[list[Series]]:
         """The series of each drawing."""
-        found: dict[str, list[Series]] = {}
+        panels: dict[str, list[Series]] = {}
         for number, series in enumerate(self.series):
-            found.setdefault(series.panel or f"{number}", []).append(series)
-        return list(found.values())
+            panels.setdefault(series.panel or f"{number}", []).append(series)
+        return list(panels.values())
 
     @property
     def in_words(self) -> str:
@@ -276,10 +276,10 @@ class Tokens(_Described):
     @property
     def concepts(self) -> dict[str, list[Strip]]:
         """The strips of each concept."""
-        found: dict[str, list[Strip]] = {}
+        by_concept: dict[str, list[Strip]] = {}
         for strip in self.strips:
-            found.setdefault(strip.concept, []).append(strip)
-        return found
+            by_concept.setdefault(strip.concept, []).append(strip)
+        return by_concept
 
     @property
     def in_words(self) -> str:
@@ -287,8 +287,8 @@ class Tokens(_Described):
         parts = [f"{self.title}. {counted(len(self.tokens), 'token')}."]
         least = sorted(range(len(self.tokens)), key=self.probabilities.__getitem__)[:3]
         if least:
-            told = (f"{quoted(self.tokens[at])} {in_form('probability', self.probabilities[at])}" for at in least)
-            parts.append(f"Least likely: {', '.join(told)}.")
+            unlikely = (f"{quoted(self.tokens[at])} {in_form('probability', self.probabilities[at])}" for at in least)
+            parts.append(f"Least likely: {', '.join(unlikely)}.")
         if self.parting is not None:
             parts.append(f"The answers part at token {self.parting + 1}.")
         parts += [f"{each.concept} in the {each.column} answer {format_effect(each.score)}." for each in self.strips]
