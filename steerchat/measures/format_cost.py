@@ -9,11 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..engine.batch import Batch
-from ..engine.contexts import common_prefix
-from ..engine.linear import for_many_rows
-from ..engine.reading import read
-
 if TYPE_CHECKING:
     from ..engine.engine import Engine
 
@@ -51,6 +46,12 @@ def log_probs(engine: Engine, lines: Sequence[str], check: Callable[[int], None]
     Args:
         check: told before every batch how many texts are read; what it raises ends the work.
     """
+    # Late: the chat imports this module for costs that were kept, before it asks for a model.
+    from ..engine.batch import Batch
+    from ..engine.contexts import common_prefix
+    from ..engine.linear import for_many_rows
+    from ..engine.reading import read
+
     texts: list[tuple[tuple[int, ...], list[int]]] = []
     for line in lines:
         entry = json.loads(line)

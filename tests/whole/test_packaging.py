@@ -106,6 +106,7 @@ WITHOUT_TORCH = (
     "concepts.pages",
     "measures.calibration",
     "measures.chance",
+    "measures.format_cost",
     "measures.pair",
     "measures.words",
 )
@@ -123,7 +124,6 @@ print(sorted({"torch", "prompt_toolkit", "steerchat.commands"} & sys.modules.key
     assert python(code).splitlines() == ["[]", "[]"]
 
 
-@pytest.mark.subprocess
 def test_the_contracts_name_packages_and_few_modules():
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
     lists = [name for each in contracts for name in (*each.get("layers", ()), *each.get("allowed_importers", ()))]
@@ -134,6 +134,7 @@ def test_the_contracts_name_packages_and_few_modules():
     assert {part for name in contracts[0]["layers"] for part in name.split(" : ")} == packages | modules
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_no_module_of_the_chat_imports_torch_when_it_is_imported():
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
