@@ -254,6 +254,7 @@ def test_operations_in_rows_alone_and_mixed_equal_a_plain_loop() -> None:
         assert spoken(answers(engine, [row], GREEDY)) == spoken(together[index : index + 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edits", [(), (push(2, 5),)])
 def test_gated_pushes_equal_a_plain_loop_that_opens_and_closes_them(edits: tuple[Edit, ...]) -> None:
     engine = tiny_engine(stops=())
@@ -344,6 +345,7 @@ def test_scope_all_pushes_the_prompt_too_and_only_in_its_rows() -> None:
     assert spoken([normal, generated]) == spoken(answers(engine, [rows[0], rows[2]], GREEDY))
 
 
+@pytest.mark.slow
 def test_conversations_on_one_engine_keep_their_own_contexts() -> None:
     engine, alone = tiny_engine(), tiny_engine()
     first, second = ids(12, 1), ids(12, 2)

@@ -191,6 +191,7 @@ def test_a_model_of_small_weights_says_nearly_what_it_says_in_float32(lean: bool
     assert float(similar.min()) > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lean", [True, False])
 def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool) -> None:
     engine = small_engine(lean)
@@ -200,6 +201,7 @@ def test_a_row_of_small_weights_says_the_same_alone_and_beside_others(lean: bool
     assert [answers(engine, [row], sampling)[0].answer.token_ids for row in rows] == together
 
 
+@pytest.mark.slow
 def test_a_row_of_a_large_batch_is_repeated_alone_with_the_products_of_that_batch() -> None:
     engine = small_engine(True)
     kernels = engine.kernels
@@ -503,6 +505,7 @@ def test_a_large_layer_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch)
     assert measure(layers(False)[2].layers, (PLAIN,)).keys() == {SHAPE}
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_prepared_weights_are_kept_for_this_machine_and_say_the_same(
     big: list[FastLinear], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

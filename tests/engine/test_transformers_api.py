@@ -35,6 +35,7 @@ assert torch._dynamo.__file__
 """
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_an_answer_needs_no_compiler_and_leaves_the_real_one_to_whoever_wants_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -357,6 +357,7 @@ def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_fro
         keep_setting(session, Recipe())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("term", "of"), [("happy 2 4.0", "cost"), ("rotate happy 2 -1.0", "cost"), ("rotate happy 2 1.0", "kl")]
 )

@@ -408,6 +408,7 @@ def test_punctuation_in_a_search_never_fails(store: Store, words: str) -> None:
     assert ids(store.search('"weather')) == ids(store.search("weather - ?")) == [1]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(st.text(max_size=40))
 def test_any_text_can_be_searched_for(store: Store, text: str) -> None:

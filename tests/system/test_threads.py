@@ -29,6 +29,7 @@ def test_who_chose_a_way_of_waiting_gets_no_other(name: str) -> None:
     ]
 
 
+@pytest.mark.subprocess
 def test_importing_steerchat_is_enough_and_another_program_can_be_started_without_it() -> None:
     code = "import os, steerchat; from steerchat.system.threads import without_defaults; "
     code += "print(os.environ['GOMP_SPINCOUNT'], without_defaults(os.environ).get('GOMP_SPINCOUNT'))"

@@ -26,6 +26,7 @@ sys.exit(__main__.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.parametrize(("line", "code"), [("/quit", 0), ("/history 9", 1)])
 def test_leaving_while_a_model_loads_is_no_abort(tmp_path: Path, line: str, code: int) -> None:

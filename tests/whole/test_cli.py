@@ -30,6 +30,7 @@ ANSWER = {"text", "tokens", "finish", "perplexity", "concept_score"}
 # Scripts
 
 
+@pytest.mark.slow
 def test_a_script_answers_logs_and_exits_with_0(shell: Shell):
     out, _ = shell(stdin="/steer happy 2 4.0\nHow are you?\n/history\n/quit\n")
     [row] = rows(shell.home / "history.db", ANSWERS)
@@ -68,6 +69,7 @@ def test_compare_gives_the_object_of_the_design(shell: Shell):
     assert pair["normal"]["text"] != pair["steered"]["text"] and pair["diverges_at"] is not None
 
 
+@pytest.mark.slow
 def test_other_operations_have_options_beside_steer_and_are_logged_as_such(shell: Shell):
     options = ("--rotate", "sad 1-2 3.0", "--ablate", "happy:1")
     [pair] = shell.json("compare", "How are you?", *STEER, *options)
@@ -80,6 +82,7 @@ def test_other_operations_have_options_beside_steer_and_are_logged_as_such(shell
     assert "ablate takes no strength" in shell("compare", "Hi", "--ablate", "happy 1 2.0", code=2)[1]
 
 
+@pytest.mark.slow
 def test_a_gate_follows_a_term_in_the_shell_and_in_the_chat_and_why_says_where_it_was_open(shell: Shell):
     [pair] = shell.json("compare", "How are you?", "--steer", "happy 2 9.0 --after 2 --first 4")
     assert pair["recipe"]["terms"][0]["gate"] == {"first": 4, "after": 2}
@@ -427,6 +430,7 @@ def test_json_and_text_reach_an_output_that_is_not_utf8(shell: Shell, encoding: 
             assert "llo" in written.getvalue().decode(encoding, "replace")
 
 
+@pytest.mark.slow
 def test_doctor_says_what_a_report_needs_and_nothing_private(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     shell("compare", "my secret question")
     monkeypatch.setattr(Path, "home", lambda: shell.home.parent)
