@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,14 @@ class Kernels:
         self._many_at = 0.0  # when it was last called for many rows
 
     @torch.inference_mode()
-    def choose(self, times: Times, small: bool = False, free: int = 0, kept: Forms | None = None) -> None:
+    def choose(
+        self,
+        times: Times,
+        small: bool = False,
+        free: int = 0,
+        kept: Forms | None = None,
+        read: Callable[[], None] = lambda: None,
+    ) -> None:
         """Use the backends that are quickest by `times` and need no memory; `prepare` adds the others.
 
         Args:
@@ -71,6 +78,7 @@ class Kernels:
                 rows, made of the numbers that are left.
             free: bytes that float32 weights may take.
             kept: what `forms` gave at an earlier start on this machine.
+            read: called when the numbers of a layer were read for its form: a file need not stay in memory for them.
         """
         self.times = times
         held = self._small(free) if small else {}
@@ -82,6 +90,7 @@ class Kernels:
             if backends and layer.hold_small(backends[0]):
                 self._light[layer.kind], self._best[layer.kind] = [backends[0]] * len(ROWS), backends
                 sizes[backends[0].name] += layer.in_features * layer.out_features
+                read()
                 continue
             if isinstance(layer, SmallLinear):
                 layer.hold_dense()

@@ -9,6 +9,7 @@ import mmap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def load(
     model.requires_grad_(False)
     # Rounded weights stay small, however much memory is free.
     free = 0 if rounds else free_memory(torch.device("cpu")) // 2
-    kernels = _quick(model, files.fingerprint, dtype == "auto" or dtype in FORMS, free)
+    kernels = _quick(model, files.fingerprint, dtype == "auto" or dtype in FORMS, free, bytes_)
     memory.forget(bytes_)
     given = (model, tokenizer, files.name, files.fingerprint, lambda: free_memory(where), kernels)
     try:
@@ -195,7 +196,7 @@ def _from_pretrained(files: ModelFiles, **options: Any) -> Any:
         module.tqdm = bar
 
 
-def _quick(model: Any, fingerprint: str, small: bool, free: int) -> Kernels:
+def _quick(model: Any, fingerprint: str, small: bool, free: int, bytes_: Sequence[mmap.mmap] = ()) -> Kernels:
     """Let the model compute in the quickest way that there is here.
 
     Args:
@@ -203,6 +204,7 @@ def _quick(model: Any, fingerprint: str, small: bool, free: int) -> Kernels:
         fingerprint: its own.
         small: whether weights may be held with as few bits as they have; else every number becomes float32.
         free: bytes that float32 weights may take.
+        bytes_: of the model's files. What is read of them leaves memory layer by layer.
     """
     if (threads := most_threads()) is not None:
         torch.set_num_threads(min(threads, torch.get_num_threads()))
@@ -211,7 +213,7 @@ def _quick(model: Any, fingerprint: str, small: bool, free: int) -> Kernels:
     kernels = Kernels(model, [layer for block in lean for layer in block.layers])
     record.lean = bool(lean)
     times, kept = record.times(kernels.layers), record.forms() if small else {}
-    kernels.choose(times, small, free, kept)
+    kernels.choose(times, small, free, kept, partial(memory.forget, bytes_))
     forms = kernels.forms
     if not all(key in kept and kept[key][0] is pair[0] for key, pair in forms.items()):
         record.keep_forms(forms)  # some had to be prepared
