@@ -15,8 +15,7 @@ from ..values.operation import ADD
 from .gates import Gate
 
 _TINY = 1e-6  # a length of zero for all that matters here
-_LEAST = torch.tensor(_TINY)  # torch takes longer for a plain number
-_ALONG = 1.0 - 5e-7  # the largest cosine of a state with a direction
+_ALONG = 1.0 - 5e-7  # a larger cosine: a state along a direction has no plane with it to be turned in, and stays
 
 
 @dataclass(frozen=True)
@@ -148,18 +147,16 @@ class Rotate(LayerOperation, name="rotate"):
     def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         total = _sums(rows, hidden)
         angle = total.norm(dim=-1, keepdim=True)
-        direction = total / angle.clamp_min(_TINY)
-        # A state along the direction has no plane with it to be turned in. No cosine reaches 1, so that it stays.
-        return {"direction": direction, "towards": direction * _ALONG, "angle": angle}
+        return {"direction": total / angle.clamp_min(_TINY), "angle": angle}
 
-    def apply(self, state: Tensor, *, direction: Tensor, towards: Tensor, angle: Tensor) -> Tensor:
-        length = torch.hypot(torch.linalg.vector_norm(state, dim=-1, keepdim=True), _LEAST)
-        between = _along(state, towards).div_(length).acos_()
+    def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(state, dim=-1, keepdim=True).clamp_min_(_TINY)
+        between = _along(state, direction).div_(length).clamp_(-_ALONG, _ALONG).acos_()
         turn = torch.minimum(angle, between)
         # By the law of sines, a sum with these weights lies so far from the state and from the direction.
         left = between.sub_(turn).sin_()
         turned = (state * left).addcmul_(direction, turn.sin_().mul_(length))
-        return turned.mul_(length.div_(torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min_(_TINY)))
+        return turned.mul_(length / torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min_(_TINY))
 
 
 class Aim(LayerOperation, name="aim"):
