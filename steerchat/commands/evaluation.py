@@ -54,8 +54,8 @@ def evaluate(
     No measure here uses a concept's own vector. All answers use the same seeds, on prompts that were not used for
     tuning; `happy:16:2.0` tries a setting in place of the recommended one. A gain is steered minus normal, above 0
     towards the concept; its interval is a bootstrap over prompts. The map shows what else moved: there each gain is
-    divided by its measure's spread over the normal answers, so that gains compare. All seventeen take about ten minutes
-    on a laptop with two cores.
+    divided by its measure's spread over the normal answers, so that gains compare. A concept takes about a minute on
+    a laptop with two cores.
     """
     from ..experiments.evaluation import evaluate as evaluate_each
 

@@ -8,6 +8,7 @@ gone when the block ends, however it ends.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
@@ -207,7 +208,7 @@ class Steering:
         self._gated = self._gated[rows]
 
 
-class OutputReader:
+class OutputReader(ABC):
     """While it is entered, `read` gets the output of some blocks; their hooks are gone at the end.
 
     Args:
@@ -230,8 +231,9 @@ class OutputReader:
     def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, args, output: self.read(layer, output)
 
+    @abstractmethod
     def read(self, layer: int, output: Any) -> None:
-        raise NotImplementedError
+        """Take the output of a block, after each of its passes."""
 
 
 class FirstOverflow(OutputReader):
