@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from engines import SPECIALS, tiny_tokenizer
+import torch
+from engines import GREEDY, SPECIALS, answers, tiny_model, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
+from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.prompting import Prompter, TextStream
 from steerchat.values.errors import ModelError
@@ -144,6 +146,49 @@ def test_a_turn_ends_with_the_token_that_the_template_writes_after_an_answer(aft
     )
     ends = Prompter(tokenizer).ends
     assert ends == (frozenset() if end is None else {tokenizer.convert_tokens_to_ids(end)})
+
+
+# The templates of these families as far as turns go.
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+LLAMA_3 = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "end"),
+    [
+        (GEMMA, ["<start_of_turn>", "<end_of_turn>"], "<end_of_turn>"),
+        (LLAMA_3, ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "<|eot_id|>"),
+        (CHATML, [], "<|im_end|>"),
+    ],
+    ids=["Gemma", "Llama 3", "ChatML"],
+)
+def test_a_familys_end_of_turn_ends_an_answer_whatever_its_files_say(
+    template: str, tokens: list[str], end: str
+) -> None:
+    tokenizer: Any = deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in ["</s>", *tokens]])
+    tokenizer.eos_token, tokenizer.chat_template = "</s>", template
+    ends = tokenizer.convert_tokens_to_ids(end)
+    model = tiny_model()
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    head = torch.nn.Linear(model.config.hidden_size, len(tokenizer)).requires_grad_(False)
+    head.weight.zero_()
+    head.bias.copy_(20.0 * torch.nn.functional.one_hot(torch.tensor(ends), len(tokenizer)))  # it always says this token
+    model.set_output_embeddings(head)
+    engine = Engine(model, tokenizer, "tiny", "tiny", lambda: 1 << 32)
+    [output] = answers(engine, [Row(tuple(engine.prompter.chat(user("Hi"))))], GREEDY)
+    assert engine.prompter.ends == {ends} and ends != tokenizer.eos_token_id
+    assert output.answer.finish == "end" and output.answer.text == ""
 
 
 ROLES = "{% for m in messages %}" + "{{ '### ' + m.role }}:\n{{ m.content }}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,7 @@ from wcwidth import wcswidth
 
 from steerchat.screen.render import Screen
 from steerchat.values.page import Table
+from steerchat.values.results import Answer, Finished, Started
 
 # Wide, right to left, with combining marks, pictures and plain. Terminals disagree about conjuncts, as in Devanagari.
 TEXTS = ["今天天气怎么样", "مرحبا بالعالم", "שלום עולם", "สวัสดีชาวโลก", "cafe\u0301 nai\u0308ve", "🙂 ok 👍", "plain"]
@@ -29,3 +31,16 @@ def test_a_tables_columns_begin_at_the_same_cell_in_every_row(width: int) -> Non
     places = {wcswidth(line[: line.index("#")]) for line in shown if "#" in line}
     assert len(places) == 1 and sum("#" in line for line in shown) == len(TEXTS)
     assert max(map(wcswidth, shown)) <= width
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_answers_side_by_side_begin_each_line_at_their_own_cell(text: str) -> None:
+    console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=True, _environ={"TERM": "xterm"})
+    screen = Screen(console)
+    answers = [Answer(f"{text} " * 12, 12, "end", None), Answer(f"# {text}\n" * 4, 4, "end", None)]
+    screen.stream([Started(("normal", "steered")), *(Finished(row, answer) for row, answer in enumerate(answers))])
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = [re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", written)]
+    beside = [line for line in shown if "#" in line]
+    assert len(beside) == 4 and {wcswidth(line[: line.index("#")]) for line in beside} == {61}
+    assert max(map(wcswidth, shown)) <= 120
