@@ -11,7 +11,7 @@ fewer bits and fit only a weight that has no more: no number of a model is lost 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +23,9 @@ from .weights import GROUP, Levels, Weight
 _PACKED_FOR = 16
 # Where tensors that products read have to begin: torch puts its own at such addresses.
 ALIGNED = 64
-# Rows of a weight that are rounded to eight bits at once, or multiplied in more: a vocabulary's table is large.
-_ROUNDED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
+# Rows of a weight that are prepared at once, or multiplied in more: a vocabulary's table is large. torch packs runs of
+# rows, of 64 at most, which have to lie in one part.
+_PREPARED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
 # More rows than a batch of answers has: positions of texts that are read.
 _READ = 64
 
@@ -144,10 +145,16 @@ class FourBit:
         return has_product and weight.bits == 4 and not out % 16 and not size % GROUP
 
     def prepare(self, weight: Weight) -> tuple[Tensor, Tensor, Weight]:
-        levels, scale, low = weight.levels()
-        # torch counts the levels from -8, so that its offset is the middle of a group.
-        scales = torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).contiguous().bfloat16()
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1), scales, weight
+        out, size = weight.shape
+        packed = torch.empty(out, size // 2, dtype=torch.uint8)
+        scales = torch.empty(size // GROUP, out, 2, dtype=torch.bfloat16)
+        # torch packs numbers of 32 bits: all of a large weight at once would take eight times its own memory.
+        for rows in _some_rows(out):
+            levels, scale, low = weight.part(rows).levels()
+            packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1)
+            # torch counts the levels from -8, so that its offset is the middle of a group.
+            scales[:, rows] = torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).bfloat16()
+        return packed, scales, weight
 
     def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor, Weight] | None:
         """The form whose tensors were kept; None when they are of another weight."""
@@ -192,8 +199,7 @@ class EightBit:
     def prepare(self, weight: Weight) -> tuple[Tensor, Tensor]:
         levels = torch.empty(weight.shape, dtype=torch.int8)
         scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
-        for start in range(0, weight.shape[0], _ROUNDED_AT_ONCE):
-            rows = slice(start, min(start + _ROUNDED_AT_ONCE, weight.shape[0]))
+        for rows in _some_rows(weight.shape[0]):
             numbers = weight.part(rows).dense()
             scale = (numbers.abs().amax(dim=1) / 127).clamp_min(1e-12).bfloat16()
             levels[rows] = (numbers / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
@@ -240,3 +246,8 @@ def multiplies_bfloat16() -> bool:
     """Whether this CPU has products of bfloat16 in hardware: without, they are slower than float32's."""
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def _some_rows(out: int) -> Iterator[slice]:
+    """The rows of a weight part by part, as many as are prepared at once."""
+    return (slice(start, start + _PREPARED_AT_ONCE) for start in range(0, out, _PREPARED_AT_ONCE))

@@ -500,6 +500,16 @@ def test_a_machine_too_busy_to_measure_uses_plain_products_and_keeps_nothing(
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_parts_that_a_large_weight_is_packed_in_do_not_show() -> None:
+    weight = a_weight("4-bit", out=8192 + 4096 + 48, width=64)
+    if not FOUR_BIT.fits(weight):
+        pytest.skip("torch has no product of four bits here")
+    levels, scale, low = weight.levels()
+    packed, scales, _ = FOUR_BIT.prepare(weight)
+    assert torch.equal(packed, torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1))
+    assert torch.equal(scales, torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).bfloat16())
+
+
 def test_a_large_layer_is_timed_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SLICE", 32 * 96 * 4)
     assert measure(layers(False)[2].layers, (PLAIN,)).keys() == {SHAPE}
