@@ -28,6 +28,6 @@ def test_half_the_layers_on_the_disk_answer_as_all_in_memory(tiny_folder: Path, 
     assert [one.answer.token_ids for one in said] == [one.answer.token_ids for one in again]
     assert len({one.answer.token_ids for one in said}) > 2
     for one, other in zip(said, again, strict=True):
-        assert one.answer.perplexity == pytest.approx(other.answer.perplexity)
         # Blocks that compute with fewer operations round otherwise, and layers on the disk have none.
+        assert one.answer.perplexity == pytest.approx(other.answer.perplexity, rel=1e-5)
         torch.testing.assert_close(one.reading.states, other.reading.states, atol=1e-4, rtol=1e-4)
