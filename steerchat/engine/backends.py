@@ -26,6 +26,8 @@ ALIGNED = 64
 # Rows of a weight that are prepared at once, or multiplied in more: a vocabulary's table is large. torch packs runs of
 # rows, of 64 at most, which have to lie in one part.
 _PREPARED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
+# The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
+_COMPILED_STEP, _COMPILED_MOST = 64, 256
 # More rows than a batch of answers has: positions of texts that are read.
 _READ = 64
 
@@ -128,6 +130,18 @@ class Bfloat16(Packed):
 
     def fits(self, weight: Weight) -> bool:
         return super().fits(weight) and multiplies_bfloat16() and weight.bits <= 16
+
+    def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
+        if len(rows) <= _COMPILED_STEP:
+            return super().multiply(rows, form)
+        # oneDNN compiles this product anew for each number of rows: for thousands that takes ten times as long as the
+        # product. The texts of a sweep give another number at each layer, so they are cut into a few numbers.
+        output = rows.new_empty(len(rows), form.shape[0])
+        states = nn.functional.pad(rows.to(self.dtype), (0, 0, 0, -len(rows) % _COMPILED_STEP))
+        for start in range(0, len(rows), _COMPILED_MOST):
+            stop = min(start + _COMPILED_MOST, len(rows))
+            output[start:stop] = super().multiply(states[start : start + _COMPILED_MOST], form)[: stop - start]
+        return output
 
 
 class FourBit:

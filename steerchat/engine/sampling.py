@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# So many of the likeliest tokens nearly always hold the nucleus at temperature 0.7. Where a row needs more, as an
-# incoherent one does, the number grows by this factor: one such row in a sweep made every step sort the whole
-# vocabulary for all rows, which took as long as the rest of the step.
+# So many of the likeliest tokens nearly always hold the nucleus at temperature 0.7. For a row that needs more, as an
+# incoherent one does, the number grows by this factor: to sort a vocabulary for all rows takes as long as a step.
 _NUCLEUS, _GROWTH = 128, 8
 
 
@@ -96,18 +95,21 @@ class Sampler:
 
     def _nucleus(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest tokens that together hold top_p, and their equals, as (values, indices); -inf beyond them."""
-        total = scores.logsumexp(dim=-1, keepdim=True)
-        size = min(_NUCLEUS, scores.shape[-1])
-        while True:
-            values, indices = scores.topk(size, dim=-1)
+        total, top_p, vocabulary = scores.logsumexp(dim=-1, keepdim=True), self._sampling.top_p, scores.shape[-1]
+        size = min(_NUCLEUS, vocabulary)
+        values, indices = scores.topk(size, dim=-1)
+        mass = (values - total).exp().cumsum(dim=-1)
+        while size < vocabulary and bool((short := mass[:, -1] < top_p).any()):
+            more = min(size * _GROWTH, vocabulary) - size
+            size += more
+            values = nn.functional.pad(values, (0, more), value=-torch.inf)
+            indices = nn.functional.pad(indices, (0, more))
+            values[short], indices[short] = scores[short].topk(size, dim=-1)
             mass = (values - total).exp().cumsum(dim=-1)
-            if size == scores.shape[-1] or bool((mass[:, -1] >= self._sampling.top_p).all()):
-                break
-            size = min(size * _GROWTH, scores.shape[-1])
         before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], dim=-1)
         # Equal scores, of which products in sixteen bits make many, come in an order that depends on how many tokens
         # are looked at: those equal to the last one of the nucleus belong to it, so that a row needs no other row.
-        last = values.masked_fill(before >= self._sampling.top_p, torch.inf).amin(dim=-1, keepdim=True)
+        last = values.masked_fill(before >= top_p, torch.inf).amin(dim=-1, keepdim=True)
         return values.masked_fill(values < last, -torch.inf), indices
 
     def select(self, rows: Tensor) -> None:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from steerchat.engine import kernels as kernels_module
 from steerchat.engine import timing
-from steerchat.engine.backends import BACKENDS, EIGHT_BIT, FOUR_BIT, PLAIN, LinearBackend, multiplies_bfloat16
+from steerchat.engine.backends import (
+    BACKENDS,
+    EIGHT_BIT,
+    FOUR_BIT,
+    PLAIN,
+    Bfloat16,
+    LinearBackend,
+    multiplies_bfloat16,
+)
 from steerchat.engine.cores import OtherPrograms
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
@@ -498,6 +506,16 @@ def test_a_machine_too_busy_to_measure_uses_plain_products_and_keeps_nothing(
     monkeypatch.setattr(timing, "_LIMIT", 0.0)
     assert MachineRecord("abc").times(big) == {}
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("rows", [64, 65, 256, 257, 700])
+def test_a_product_of_bfloat16_of_many_rows_is_that_of_few_at_a_time(rows: int) -> None:
+    backend, weight = Bfloat16(), a_weight("bfloat16")
+    if not backend.fits(weight):
+        pytest.skip("this CPU has no products of bfloat16")
+    states, form = torch.randn(rows, 96), backend.prepare(weight)
+    few = torch.cat([backend.multiply(part, form) for part in states.split(50)])
+    torch.testing.assert_close(backend.multiply(states, form), few, atol=1e-3, rtol=1e-2)
 
 
 def test_the_parts_that_a_large_weight_is_packed_in_do_not_show() -> None:
