@@ -27,7 +27,7 @@ ALIGNED = 64
 # rows, of 64 at most, which have to lie in one part.
 _PREPARED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
-_COMPILED_STEP, _COMPILED_MOST = 64, 256
+_COMPILED_STEP, _COMPILED_MOST = 64, 512
 # More rows than a batch of answers has: positions of texts that are read.
 _READ = 64
 
@@ -110,7 +110,10 @@ class Packed:
         return torch.ops.mkldnn._reorder_linear_weight(weight.dense().to(self.dtype), _PACKED_FOR)
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(rows.to(self.dtype), form, None, "none", [], "").float()
+        return self._product(rows.to(self.dtype), form).float()
+
+    def _product(self, rows: Tensor, form: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(rows, form, None, "none", [], "")
 
     def numbers(self, form: Tensor) -> Tensor:
         return form.to_dense().float()
@@ -136,11 +139,11 @@ class Bfloat16(Packed):
             return super().multiply(rows, form)
         # oneDNN compiles this product anew for each number of rows: for thousands that takes ten times as long as the
         # product. The texts of a sweep give another number at each layer, so they are cut into a few numbers.
-        output = rows.new_empty(len(rows), form.shape[0])
-        states = nn.functional.pad(rows.to(self.dtype), (0, 0, 0, -len(rows) % _COMPILED_STEP))
+        output, states = rows.new_empty(len(rows), form.shape[0]), rows.to(self.dtype)
         for start in range(0, len(rows), _COMPILED_MOST):
-            stop = min(start + _COMPILED_MOST, len(rows))
-            output[start:stop] = super().multiply(states[start : start + _COMPILED_MOST], form)[: stop - start]
+            part = states[start : start + _COMPILED_MOST]
+            padded = nn.functional.pad(part, (0, 0, 0, -len(part) % _COMPILED_STEP))
+            output[start : start + len(part)] = self._product(padded, form)[: len(part)]
         return output
 
 
