@@ -45,6 +45,12 @@ class Operation:
     shown: Callable[[float, str], str] = lambda share, where: ""
 
 
+def _degrees(radians: float) -> str:
+    """An angle for people."""
+    degrees = math.degrees(radians)
+    return f"{degrees:.2g}" if degrees < 99.5 else f"{degrees:.0f}"
+
+
 _LEVELS = (
     "Levels are the concept's own, along its direction at each layer: its examples with the concept lie at 1.0 on "
     "average, those without it at 0.0."
@@ -89,7 +95,7 @@ OPERATIONS: dict[str, Operation] = {
             f"direction, at most up to the direction. Strength 1.0 is {math.degrees(UNIT):.1f} degrees: at a small "
             "strength, a turn and a push of the same number change a state of typical length alike. "
             "/steer drop CONCEPT ends it.",
-            shown=lambda share, where: f"a turn by {math.degrees(share):.2g} degrees at {where}",
+            shown=lambda share, where: f"a turn by {_degrees(share)} degrees at {where}",
         ),
         Operation(
             ADD,

@@ -535,10 +535,12 @@ def test_a_recipe_is_echoed_whole():
 def test_a_turn_is_told_in_degrees():
     screen, lines = drawn()
     happy = (("happy", 1.0),)
-    screen.show(Recipe((Term(happy, (16,), 2.0, "rotate"), Term((("sad", 1.0),), (3, 4), -2.0, "rotate"))))
+    turns = (Term(happy, (16,), 2.0), Term((("sad", 1.0),), (3, 4), -2.0), Term(happy, (5,), 45.0))
+    screen.show(Recipe(tuple(replace(term, operation="rotate") for term in turns)))
     assert lines() == [
         "  rotate happy at layer 16, strength 2.0: a turn by 14 degrees at that layer",
         "  rotate sad at layers 3-4, strength -2.0: a turn by 7.2 degrees at each layer",
+        "  rotate happy at layer 5, strength 45.0: a turn by 322 degrees at that layer",
     ]
 
 
