@@ -59,6 +59,7 @@ class Kernels:
         self._light = dict(self._best)
         self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
         self._many_at = 0.0  # when it was last called for many rows
+        self._read: Callable[[], None] = lambda: None  # as of `choose`
 
     @torch.inference_mode()
     def choose(
@@ -80,7 +81,7 @@ class Kernels:
             kept: what `forms` gave at an earlier start on this machine.
             read: called when the numbers of a layer were read for its form: a file need not stay in memory for them.
         """
-        self.times = times
+        self.times, self._read = times, read
         held = self._small(free) if small else {}
         sizes: Counter[str] = Counter()
         for number, layer in enumerate(self.layers):
@@ -162,6 +163,8 @@ class Kernels:
         for layer in self.layers:
             if more > free or not layer.use(plans[layer.kind]):
                 layer.use(self._light[layer.kind])
+            if more:
+                self._read()
 
     @property
     def forms(self) -> Forms:

@@ -238,11 +238,16 @@ def test_many_rows_take_float32_products_of_the_rounded_numbers_where_those_are_
     fast = FastLinear.of(a_weight("4-bit", 64, 64), None)
     kernels = Kernels(nn.Linear(2, 2), [fast])
     small, packed = [0.1, 0.1, 0.2, 0.9, 0.9], [0.2, 0.2, 0.1, 0.3, 0.3]
-    kernels.choose({(64, 64, 4): {"plain": [1.0] * len(ROWS), "4-bit": small, "packed": packed}}, small=True)
+    times: Times = {(64, 64, 4): {"plain": [1.0] * len(ROWS), "4-bit": small, "packed": packed}}
+    reads: list[int] = []
+    kernels.choose(times, small=True, read=lambda: reads.append(len(reads)))
     assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: packed, 32: packed"
     rounded, states = fast.weight, torch.randn(32, 64)
     with torch.inference_mode():
+        kernels.prepare(2, 1 << 30)
+        assert reads == [0]  # the form of four bits
         kernels.prepare(32, 1 << 30)
+        assert len(reads) > 1  # what was read of a file for another form can leave memory again
         torch.testing.assert_close(fast(states), states @ rounded.T, atol=1e-4, rtol=1e-4)
         kernels.prepare(32, 0)  # no memory for another form
         kernels.shrink()
