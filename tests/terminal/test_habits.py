@@ -134,3 +134,31 @@ def test_output_that_is_no_usual_terminal_has_no_control_codes(way: str, deep: P
     said = (home / "said.txt").read_text(encoding="utf-8")
     assert said.strip() and "\x1b" not in said and "Traceback" not in done.stderr
     assert (done.returncode == 0 and "pair 1" in said) if way == "file" else len(said.splitlines()) == 1
+
+
+def test_a_menu_keeps_its_columns_whatever_the_script(deep: Path, home: Path) -> None:
+    said = {
+        "zha": "今天天气怎么样 end",
+        "zhb": "مرحبا بالعالم end",
+        "zhc": "สวัสดีชาวโลก end",
+        "zhd": "🙂 ok end",
+        "zhe": "plain end",
+    }
+    (home / "concepts").mkdir(exist_ok=True)
+    for name, description in said.items():
+        example = '[[examples]]\npositive = "I am glad."\nnegative = "I am here."\n'
+        text = f'name = "{name}"\nkind = "emotion"\ndescription = "{description}"\n{example}'
+        (home / "concepts" / f"{name}.toml").write_text(text, encoding="utf-8")
+    terminal = Terminal(chat_line(deep, 12), home, columns=100)
+    try:
+        terminal.wait("Ctrl-D quits")
+        terminal.wait("\x1b[?2004h")
+        terminal.send(b"/steer zh")
+        shown = terminal.wait("plain end")
+    finally:
+        terminal.close()
+    emulated = pyte.Screen(100, 40)
+    pyte.Stream(emulated).feed(shown + "plain end")
+    rows = [row for y in range(40) if (row := emulated.buffer[y]) and "zh" in "".join(row[x].data for x in range(30))]
+    beginnings = {next(x for x in range(12, 100) if row[x].data.strip()) for row in rows[1:]}
+    assert len(rows) == 1 + len(said) and len(beginnings) == 1
