@@ -15,8 +15,9 @@ from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, 
 
 # Prepared weights of layers, by the layer's number and the backend's name.
 Forms = Mapping[tuple[int, str], tuple[Tensor, Tensor]]
-# What is not torch's own product, or takes more memory, must be this much quicker than what it stands in for.
-_WORTH = 0.87
+# What is not torch's own product must be this much quicker than what it stands in for. What a chat holds all the time
+# must be quicker still where it takes several times the memory: a 7B model in bfloat16 is 14 GB, and 4 GB in four bits.
+_WORTH, _WORTH_ITS_MEMORY = 0.87, 0.5
 # Which of ROWS a chat is judged by: an answer, and a pair.
 _CHAT = (0, 1)
 # So many of ROWS, the first, share one backend where backends round visibly: a row of a chat's batch is as it is alone.
@@ -217,18 +218,21 @@ class Kernels:
         return f"Weights in {self.precision}; products as measured on this machine, by rows at once: {self.summary}."
 
 
-def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend]) -> list[LinearBackend]:
+def quickest(
+    found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend], worth: float = _WORTH
+) -> list[LinearBackend]:
     """The quickest backend for each number in ROWS.
 
     Args:
         found: seconds by backend, one for each number in ROWS.
         usual: for each of them the backend that is kept where nothing is clearly quicker, or nothing was timed.
+        worth: the share of its time that is clearly quicker.
     """
     best: list[LinearBackend] = []
     for place, other in enumerate(usual):
         backend = min(found, key=lambda backend: found[backend][place], default=other)
-        worth = backend in found and (other not in found or found[backend][place] < _WORTH * found[other][place])
-        best.append(backend if worth else other)
+        better = backend in found and (other not in found or found[backend][place] < worth * found[other][place])
+        best.append(backend if better else other)
     return best
 
 
@@ -243,7 +247,7 @@ def _alike(
     few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in small.items()}
     packed = {backend: seconds for backend, seconds in exact.items() if isinstance(backend, Packed)}
     many = quickest({**small, **packed}, [usual] * len(ROWS))
-    return quickest(few, [usual] * len(ROWS))[:_FEW] + many[_FEW:]
+    return quickest(few, [usual] * len(ROWS), _WORTH_ITS_MEMORY)[:_FEW] + many[_FEW:]
 
 
 def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:

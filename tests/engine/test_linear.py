@@ -254,6 +254,13 @@ def test_many_rows_take_float32_products_of_the_rounded_numbers_where_those_are_
     assert [backend.name for backend in BACKENDS if fast.form(backend) is not None] == ["4-bit"]
 
 
+def test_a_chat_holds_as_few_bits_as_there_are_unless_more_are_much_quicker() -> None:
+    kernels = Kernels(nn.Linear(2, 2), [FastLinear.of(a_weight("4-bit", 64, 64), None)])
+    times = {"plain": [1.0] * len(ROWS), "4-bit": [0.1] * len(ROWS), "bfloat16": [0.06] * len(ROWS)}
+    kernels.choose({(64, 64, 4): times}, small=True)
+    assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: bfloat16, 32: bfloat16"
+
+
 def test_products_of_hundreds_of_rows_round_as_those_of_few() -> None:
     fast = FastLinear.of(a_weight("4-bit", 64, 96), None)
     states = torch.randn(300, 96, generator=torch.Generator().manual_seed(1))
