@@ -15,7 +15,9 @@ from ..values.operation import ADD
 from .gates import Gate
 
 _TINY = 1e-6  # a length of zero for all that matters here
-_ALONG = 1.0 - 5e-7  # a larger cosine: a state along a direction has no plane with it to be turned in, and stays
+# How long a direction to turn towards is: a state along a longer one would have no plane with it to be turned in.
+_ALONG = 1.0 - 5e-7
+_HALF_TURN = 3.1  # radians; of a larger angle the sine says nothing in float32, and no state is further away
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ class LayerOperation(ABC):
         if factor is None:
             return self.apply(state, **self.tensors)
         factor = factor.to(state.device)
-        scaled = {name: tensor * factor if name == self.graded else tensor for name, tensor in self.tensors.items()}
-        return torch.where(factor != 0, self.apply(state, **scaled), state)
+        return torch.where(factor != 0, self.apply(state, **self.scaled(factor)), state)
+
+    def scaled(self, factor: Tensor) -> dict[str, Tensor]:
+        """The tensors at a share of the strength, (batch, 1, 1)."""
+        return {name: tensor * factor if name == self.graded else tensor for name, tensor in self.tensors.items()}
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order. `rows`: (kept,) long."""
@@ -142,20 +147,25 @@ class Rotate(LayerOperation, name="rotate"):
     shrinks with the state's length. So there is no second operation for it: this one has the angle itself as its dial.
     """
 
-    graded = "angle"
-
     def prepare(self, rows: Sequence[Sequence[Edit]], hidden: int) -> dict[str, Tensor]:
         total = _sums(rows, hidden)
         angle = total.norm(dim=-1, keepdim=True)
-        return {"direction": total / angle.clamp_min(_TINY), "angle": angle}
+        return self._by(total * (_ALONG / angle.clamp_min(_TINY)), angle)
 
-    def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor) -> Tensor:
+    def scaled(self, factor: Tensor) -> dict[str, Tensor]:
+        return self._by(self.tensors["direction"], self.tensors["angle"] * factor)
+
+    def _by(self, direction: Tensor, angle: Tensor) -> dict[str, Tensor]:
+        angle = angle.clamp_max(_HALF_TURN)
+        turning = direction * angle.sin()
+        return {"direction": direction, "angle": angle, "cosine": angle.cos(), "turning": turning}
+
+    def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor, cosine: Tensor, turning: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(state, dim=-1, keepdim=True).clamp_min_(_TINY)
-        between = _along(state, direction).div_(length).clamp_(-_ALONG, _ALONG).acos_()
-        turn = torch.minimum(angle, between)
+        # A state that is nearer than the angle counts as that near: nothing of it is left, and the turn ends there.
+        between = torch.minimum(_along(state, direction).div_(length), cosine).acos_()
         # By the law of sines, a sum with these weights lies so far from the state and from the direction.
-        left = between.sub_(turn).sin_()
-        turned = (state * left).addcmul_(direction, turn.sin_().mul_(length))
+        turned = torch.addcmul(length * turning, state, between.sub_(angle).sin_())
         return turned.mul_(length / torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min_(_TINY))
 
 
