@@ -11,13 +11,13 @@ fewer bits and fit only a weight that has no more: no number of a model is lost 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .weights import GROUP, Levels, Weight
+from .weights import GROUP, Levels, Weight, slices
 
 # Rows that oneDNN's order of packed weights is chosen for; others run on it as well.
 _PACKED_FOR = 16
@@ -140,10 +140,11 @@ class Bfloat16(Packed):
         # oneDNN compiles this product anew for each number of rows: for thousands that takes ten times as long as the
         # product. The texts of a sweep give another number at each layer, so they are cut into a few numbers.
         output, states = rows.new_empty(len(rows), form.shape[0]), rows.to(self.dtype)
-        for start in range(0, len(rows), _COMPILED_MOST):
-            part = states[start : start + _COMPILED_MOST]
-            padded = nn.functional.pad(part, (0, 0, 0, -len(part) % _COMPILED_STEP))
-            output[start : start + len(part)] = self._product(padded, form)[: len(part)]
+        for part in slices(len(rows), _COMPILED_MOST):
+            some, count = states[part], part.stop - part.start
+            if count % _COMPILED_STEP:
+                some = nn.functional.pad(some, (0, 0, 0, -count % _COMPILED_STEP))
+            output[part] = self._product(some, form)[:count]
         return output
 
 
@@ -166,7 +167,7 @@ class FourBit:
         packed = torch.empty(out, size // 2, dtype=torch.uint8)
         scales = torch.empty(size // GROUP, out, 2, dtype=torch.bfloat16)
         # torch packs numbers of 32 bits: all of a large weight at once would take eight times its own memory.
-        for rows in _some_rows(out):
+        for rows in slices(out, _PREPARED_AT_ONCE):
             levels, scale, low = weight.part(rows).levels()
             packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1)
             # torch counts the levels from -8, so that its offset is the middle of a group.
@@ -216,7 +217,7 @@ class EightBit:
     def prepare(self, weight: Weight) -> tuple[Tensor, Tensor]:
         levels = torch.empty(weight.shape, dtype=torch.int8)
         scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
-        for rows in _some_rows(weight.shape[0]):
+        for rows in slices(weight.shape[0], _PREPARED_AT_ONCE):
             numbers = weight.part(rows).dense()
             scale = (numbers.abs().amax(dim=1) / 127).clamp_min(1e-12).bfloat16()
             levels[rows] = (numbers / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
@@ -240,8 +241,7 @@ class EightBit:
         levels, scale = form
         dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
-        for start in range(0, len(levels), _WIDENED_AT_ONCE):
-            part = slice(start, start + _WIDENED_AT_ONCE)
+        for part in slices(len(levels), _WIDENED_AT_ONCE):
             output[:, part] = nn.functional.linear(states, levels[part].to(dtype))
         return output.mul_(scale.float())
 
@@ -263,8 +263,3 @@ def multiplies_bfloat16() -> bool:
     """Whether this CPU has products of bfloat16 in hardware: without, they are slower than float32's."""
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
-
-
-def _some_rows(out: int) -> Iterator[slice]:
-    """The rows of a weight part by part, as many as are prepared at once."""
-    return (slice(start, start + _PREPARED_AT_ONCE) for start in range(0, out, _PREPARED_AT_ONCE))

@@ -164,7 +164,7 @@ class Kernels:
         for layer in self.layers:
             if more > free or not layer.use(plans[layer.kind]):
                 layer.use(self._light[layer.kind])
-            if more:
+            elif more:
                 self._read()
 
     @property

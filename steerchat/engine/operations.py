@@ -156,16 +156,24 @@ class Rotate(LayerOperation, name="rotate"):
         return self._by(self.tensors["direction"], self.tensors["angle"] * factor)
 
     def _by(self, direction: Tensor, angle: Tensor) -> dict[str, Tensor]:
-        angle = angle.clamp_max(_HALF_TURN)
-        turning = direction * angle.sin()
-        return {"direction": direction, "angle": angle, "cosine": angle.cos(), "turning": turning}
+        turn = angle.clamp_max(_HALF_TURN)
+        # `scaled` takes a share of the whole angle, `apply` knows none beyond half a turn.
+        return {
+            "direction": direction,
+            "angle": angle,
+            "turn": turn,
+            "cosine": turn.cos(),
+            "turning": direction * turn.sin(),
+        }
 
-    def apply(self, state: Tensor, *, direction: Tensor, angle: Tensor, cosine: Tensor, turning: Tensor) -> Tensor:
+    def apply(
+        self, state: Tensor, *, direction: Tensor, turn: Tensor, cosine: Tensor, turning: Tensor, **others: Tensor
+    ) -> Tensor:
         length = torch.linalg.vector_norm(state, dim=-1, keepdim=True).clamp_min_(_TINY)
         # A state that is nearer than the angle counts as that near: nothing of it is left, and the turn ends there.
         between = torch.minimum(_along(state, direction).div_(length), cosine).acos_()
         # By the law of sines, a sum with these weights lies so far from the state and from the direction.
-        turned = torch.addcmul(length * turning, state, between.sub_(angle).sin_())
+        turned = torch.addcmul(length * turning, state, between.sub_(turn).sin_())
         return turned.mul_(length / torch.linalg.vector_norm(turned, dim=-1, keepdim=True).clamp_min_(_TINY))
 
 

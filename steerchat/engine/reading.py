@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from .batch import Batch, Tree
 from .head import head
 from .hooks import StateReader
 from .reuse import Plan
+from .weights import slices
 
 # Logits of one chunk stay below this many numbers (16 MB in float32): the answers of a sweep times a vocabulary
 # would otherwise be the largest tensor of all, and fresh memory of that size costs as much as the product in it.
@@ -120,13 +121,8 @@ def _log_probs(model: Any, hidden: Tensor, starts: Sequence[int], texts: Sequenc
     places = torch.cat([torch.arange(len(text)) + start - 1 for start, text in zip(starts, texts, strict=True)])
     wanted = torch.tensor([token for text in texts for token in text], dtype=torch.long)
     found = torch.empty(len(wanted))
-    for chunk in _chunks(len(wanted), max(1, _LOGITS // model.config.get_text_config().vocab_size)):
+    for chunk in slices(len(wanted), max(1, _LOGITS // model.config.get_text_config().vocab_size)):
         scores = head(model, hidden[rows[chunk].to(hidden.device), places[chunk].to(hidden.device)]).float()
         picked = scores.gather(1, wanted[chunk].to(scores.device)[:, None]).squeeze(1)
         found[chunk] = (picked - scores.logsumexp(dim=-1)).cpu()
     return list(found.split([len(text) for text in texts]))
-
-
-def _chunks(total: int, size: int) -> Iterator[slice]:
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))

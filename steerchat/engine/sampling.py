@@ -98,14 +98,16 @@ class Sampler:
         total, top_p, vocabulary = scores.logsumexp(dim=-1, keepdim=True), self._sampling.top_p, scores.shape[-1]
         size = min(_NUCLEUS, vocabulary)
         values, indices = scores.topk(size, dim=-1)
-        mass = (values - total).exp().cumsum(dim=-1)
-        while size < vocabulary and bool((short := mass[:, -1] < top_p).any()):
+        while True:
+            mass = (values - total).exp().cumsum(dim=-1)
+            short = mass[:, -1] < top_p
+            if size == vocabulary or not bool(short.any()):
+                break
             more = min(size * _GROWTH, vocabulary) - size
             size += more
             values = nn.functional.pad(values, (0, more), value=-torch.inf)
             indices = nn.functional.pad(indices, (0, more))
             values[short], indices[short] = scores[short].topk(size, dim=-1)
-            mass = (values - total).exp().cumsum(dim=-1)
         before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], dim=-1)
         # Equal scores, of which products in sixteen bits make many, come in an order that depends on how many tokens
         # are looked at: those equal to the last one of the nucleus belong to it, so that a row needs no other row.

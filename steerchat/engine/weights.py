@@ -7,7 +7,7 @@ float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,11 @@ from torch import Tensor
 
 # Numbers of a row that share a scale and an offset.
 GROUP = 32
+
+
+def slices(total: int, size: int) -> Iterator[slice]:
+    """`total` rows part by part, `size` of them in each but the last."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
 class Levels(NamedTuple):

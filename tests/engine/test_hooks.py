@@ -276,6 +276,15 @@ def test_a_share_of_every_strength_is_done_and_at_none_nothing() -> None:
     torch.testing.assert_close(result[4], STATES[4] + vector(1))
 
 
+def test_a_share_of_more_than_half_a_turn_is_a_share_of_the_whole_angle() -> None:
+    blocks = blocks_of(PlainBlock)
+    steering = Steering(blocks, [[edit("rotate", 1, size=5.0)]] * 5, HIDDEN)
+    steering.turn(0.3)
+    with steering:
+        result = blocks[1](STATES)
+    torch.testing.assert_close(result, steered([[edit("rotate", 1, size=1.5)]] * 5))
+
+
 def test_rows_that_are_left_alone_for_now_do_not_count_positions() -> None:
     blocks = blocks_of(PlainBlock)
     steering = Steering(blocks, [[Edit(1, "add", vector(1), gate=Gate(first=1))]] * 2, HIDDEN)

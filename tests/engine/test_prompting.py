@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import GREEDY, SPECIALS, answers, tiny_model, tiny_tokenizer
+from engines import CHAT, GREEDY, SPECIALS, answers, tiny_model, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
@@ -157,10 +157,6 @@ LLAMA_3 = (
     "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
     "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +164,7 @@ CHATML = (
     [
         (GEMMA, ["<start_of_turn>", "<end_of_turn>"], "<end_of_turn>"),
         (LLAMA_3, ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "<|eot_id|>"),
-        (CHATML, [], "<|im_end|>"),
+        (CHAT, [], "<|im_end|>"),
     ],
     ids=["Gemma", "Llama 3", "ChatML"],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,11 +19,14 @@ from steerchat.values.results import Answer, Finished, Started
 TEXTS = ["今天天气怎么样", "مرحبا بالعالم", "שלום עולם", "สวัสดีชาวโลก", "cafe\u0301 nai\u0308ve", "🙂 ok 👍", "plain"]
 
 
+def written(width: int, show: Callable[[Screen], object], **options: Any) -> str:
+    file = io.StringIO()
+    show(Screen(Console(file=file, width=width, color_system=None, **options)))
+    return file.getvalue()
+
+
 def lines(width: int, value: object) -> list[str]:
-    screen = Screen(Console(file=io.StringIO(), width=width, color_system=None))
-    screen.show(value)
-    text: str = screen.console.file.getvalue()  # type: ignore[attr-defined]
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in written(width, lambda screen: screen.show(value)).splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -35,12 +40,10 @@ def test_a_tables_columns_begin_at_the_same_cell_in_every_row(width: int) -> Non
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_answers_side_by_side_begin_each_line_at_their_own_cell(text: str) -> None:
-    console = Console(file=io.StringIO(), width=120, color_system=None, force_terminal=True, _environ={"TERM": "xterm"})
-    screen = Screen(console)
     answers = [Answer(f"{text} " * 12, 12, "end", None), Answer(f"# {text}\n" * 4, 4, "end", None)]
-    screen.stream([Started(("normal", "steered")), *(Finished(row, answer) for row, answer in enumerate(answers))])
-    written: str = console.file.getvalue()  # type: ignore[attr-defined]
-    shown = [re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", written)]
+    events = [Started(("normal", "steered")), *(Finished(row, answer) for row, answer in enumerate(answers))]
+    drawn = written(120, lambda screen: screen.stream(events), force_terminal=True, _environ={"TERM": "xterm"})
+    shown = [re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", drawn)]
     beside = [line for line in shown if "#" in line]
     assert len(beside) == 4 and {wcswidth(line[: line.index("#")]) for line in beside} == {61}
     assert max(map(wcswidth, shown)) <= 120
