@@ -101,11 +101,8 @@ class Kernels:
             self._light[layer.kind] = quickest(light, [PLAIN] * len(ROWS))
             self._best[layer.kind] = quickest(seconds, self._light[layer.kind])
         self.precision = sizes.most_common(1)[0][0] if sizes else "float32"
-        for table, output in self._tables:
-            if sizes:
-                table.hold_small(output)
-            else:
-                table.hold_dense(output)
+        for table, output in () if sizes else self._tables:
+            table.hold_dense(output)
         self.shrink()
 
     def _small(self, free: int) -> dict[Kind, list[LinearBackend]]:
@@ -187,9 +184,8 @@ class Kernels:
 
     @property
     def size(self) -> int:
-        """Bytes of weights that are no parameters of the model: joined layers, small tables, and forms of backends."""
+        """Bytes of weights that are no parameters of the model, nor in a file: joined layers, and forms of backends."""
         apart = sum(parameter.nbytes for layer in self._apart for parameter in layer.parameters())
-        apart += sum(table.bytes for table, tied in self._tables if tied is None and isinstance(table, SmallEmbedding))
         return apart + sum(layer.bytes(backend) for layer in self.layers for backend in layer._forms)
 
     @property

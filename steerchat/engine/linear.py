@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import EIGHT_BIT, FOUR_BIT, KEPT, PLAIN, WIDE_FOUR_BIT, LinearBackend
+from .backends import FOUR_BIT, KEPT, PLAIN, WIDE_FOUR_BIT, LinearBackend
+from .likeliest import likeliest
 from .weights import Dense, Weight
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
@@ -27,6 +28,9 @@ def nearest(rows: int) -> int:
 
 # Outputs by which a kept form is recognised, and the largest difference that is rounding, as a share of their length.
 _PROBED, _ROUNDING = 16, 0.05
+
+# So many tokens have exact scores, of batches with at most so many rows: texts that are read have more.
+_EXACT, _ANSWERS = 16, 64
 
 # The place in ROWS for each number of rows; the last one is for all beyond it.
 _PLACES = tuple(nearest(rows) for rows in range(ROWS[-1] + 1))
@@ -188,6 +192,29 @@ class SmallLinear(FastLinear):
         return super().product(rows) if self._by_rows else nn.functional.linear(rows, self.weight, self.bias)
 
 
+class SmallOutput(SmallLinear):
+    """The output layer of a model with small weights, exact for the likeliest tokens.
+
+    Products of few bits give numbers of eight significant bits: between two scores near 20 there is nothing or an
+    eighth, so that the better of two good tokens is often lost. What the product finds likeliest is computed again in
+    float32, with the numbers of the file.
+    """
+
+    @classmethod
+    def in_place_of(cls, layer: SmallLinear) -> None:
+        """`layer`: of a file."""
+        layer.__class__ = cls  # type: ignore[assignment]  # as in `FastLinear.hold_small`
+
+    def product(self, rows: Tensor) -> Tensor:
+        scores = super().product(rows)
+        if self._stored is None or len(rows) > _ANSWERS:
+            return scores
+        _, tokens = likeliest(scores, min(_EXACT, self.out_features))
+        weights = self._stored.part(tokens.flatten()).dense().view(*tokens.shape, -1)
+        exact = (weights * rows[:, None]).sum(dim=-1)
+        return scores.scatter_(1, tokens, exact if self.bias is None else exact + self.bias[tokens])
+
+
 @contextmanager
 def unpacked(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Let layers hold their float32 numbers for many products before `use`; a file takes seconds to unpack."""
@@ -216,14 +243,13 @@ def for_many_rows(layers: Iterable[FastLinear]) -> Iterator[None]:
 
 
 class SmallEmbedding(nn.Embedding):
-    """A table of embeddings without a float32 weight, held in eight bits or as a file holds it."""
+    """A table of embeddings without a float32 weight: the rows that it looks up are computed from those of a file."""
 
     stored: Weight
-    _form: tuple[Tensor, Tensor] | None
 
     @classmethod
     def in_place_of(cls, table: nn.Embedding, stored: Weight) -> SmallEmbedding:
-        """The same table with the weight of a file; it computes the rows that it looks up from that.
+        """The same table with the weight of a file.
 
         A table of a class of its own, such as Gemma's, which scales the rows, goes on to do so.
         """
@@ -232,34 +258,20 @@ class SmallEmbedding(nn.Embedding):
         table.__class__ = cls if kind is nn.Embedding else type(f"Small{kind.__name__}", own, {})
         assert isinstance(table, SmallEmbedding)
         del table._parameters["weight"]
-        table.stored, table._form = stored, None
+        table.stored = stored
         return table
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The table, (words, hidden) float32, computed anew each time."""
-        return self.stored.dense() if self._form is None else EIGHT_BIT.numbers(self._form)
+        return self.stored.dense()
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._form is not None:
-            levels, scale = self._form
-            return levels[input].float() * scale[input, None].float()
-        rows = [self.stored.part(slice(row, row + 1)).dense() for row in input.flatten().tolist()]
-        return torch.cat(rows).reshape(*input.shape, self.embedding_dim)
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the table takes beside parameters, and a file."""
-        return 0 if self._form is None else sum(tensor.nbytes for tensor in self._form)
+        return self.stored.part(input.flatten()).dense().view(*input.shape, self.embedding_dim)
 
     def is_tied_to(self, output: FastLinear) -> bool:
         """Whether an output layer multiplies by the weight of this table."""
         return isinstance(output, SmallLinear) and output._stored is self.stored
-
-    def hold_small(self, output: FastLinear | None) -> None:
-        """Hold eight bits: those of the tied output layer where it has them."""
-        form = None if output is None else output.form(EIGHT_BIT)
-        self._form = EIGHT_BIT.prepare(self.stored) if form is None else form
 
     def hold_dense(self, output: FastLinear | None) -> None:
         """Become a table of float32 numbers: those of the tied output layer if there is one."""

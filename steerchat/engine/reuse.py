@@ -39,7 +39,7 @@ class Lower:
         self._tops = [min((edit.layer for edit in edits), default=last) for edits in rows]
         self._sums: dict[int, Tensor] = {}  # by layer: (rows, hidden) float32, over the answer's own tokens
         self._states: list[Tensor] = []  # by step: (rows, hidden), each row's at its topmost block
-        self._pass: list[Tensor] = []  # by layer: (running rows, hidden), of the pass at hand
+        self._pass: list[Tensor] = []  # by layer: (running rows, 1, hidden), of the pass at hand
         self._passes: list[list[Tensor]] = []  # those that are to be added up, all of the same rows
         self._bare = True  # blocks return a tensor and no tuple
         self._stack = ExitStack()
@@ -72,7 +72,7 @@ class Lower:
             return
         step = self._pass[0].new_zeros(len(self._tops), self._pass[0].shape[-1])
         for top, slots in self._slots.items():
-            state = self._pass[top]
+            state = self._pass[top][:, 0]
             step[self._rows[slots].to(step.device)] = state[slots.to(state.device)].to(step.device)
         # The first pass is of the prompt's last token, which is none of the answer's.
         if self._states:
@@ -84,13 +84,12 @@ class Lower:
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
         # Added up later: thirty small sums in every step would cost more than they save.
         self._bare = isinstance(output, Tensor)
-        self._pass.append(hidden_of(output)[:, 0])
+        self._pass.append(hidden_of(output))
 
     def _add_up(self) -> None:
         for layer in range(max(map(len, self._passes), default=0)):
-            states = (
-                torch.stack([outputs[layer] for outputs in self._passes if layer < len(outputs)]).float().sum(dim=0)
-            )
+            states = torch.stack([outputs[layer] for outputs in self._passes if layer < len(outputs)])
+            states = states[:, :, 0].float().sum(dim=0)
             if layer not in self._sums:
                 self._sums[layer] = states.new_zeros(len(self._tops), states.shape[-1])
             self._sums[layer].index_add_(0, self._rows.to(states.device), states)

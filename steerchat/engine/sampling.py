@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .likeliest import likeliest
+
 # So many of the likeliest tokens nearly always hold the nucleus at temperature 0.7. For a row that needs more, as an
 # incoherent one does, the number grows by this factor: to sort a vocabulary for all rows takes as long as a step.
 _NUCLEUS, _GROWTH = 128, 8
@@ -97,7 +99,7 @@ class Sampler:
         """The likeliest tokens that together hold top_p, and their equals, as (values, indices); -inf beyond them."""
         total, top_p, vocabulary = scores.logsumexp(dim=-1, keepdim=True), self._sampling.top_p, scores.shape[-1]
         size = min(_NUCLEUS, vocabulary)
-        values, indices = scores.topk(size, dim=-1)
+        values, indices = likeliest(scores, size)
         while True:
             mass = (values - total).exp().cumsum(dim=-1)
             short = mass[:, -1] < top_p

@@ -63,8 +63,8 @@ class Weight(Protocol):
         """Only of a weight of four bits."""
         ...
 
-    def part(self, rows: slice) -> Weight:
-        """Some of its outputs."""
+    def part(self, rows: slice | Tensor) -> Weight:
+        """Some of its outputs: a run of them, or those of these numbers, (n,) long, in their order."""
         ...
 
 
@@ -90,7 +90,7 @@ class Dense:
     def levels(self) -> Levels:
         raise TypeError("dense numbers have no levels")
 
-    def part(self, rows: slice) -> Dense:
+    def part(self, rows: slice | Tensor) -> Dense:
         return Dense(self.numbers[rows])
 
 
@@ -108,7 +108,9 @@ class Stack:
     def levels(self) -> Levels:
         return Levels(*map(torch.cat, zip(*(part.levels() for part in self._parts), strict=True)))
 
-    def part(self, rows: slice) -> Weight:
+    def part(self, rows: slice | Tensor) -> Weight:
+        if isinstance(rows, Tensor):
+            return Dense(self.dense()[rows])
         start, parts = 0, []
         for part in self._parts:
             here = range(self.shape[0])[rows]

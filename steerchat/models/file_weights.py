@@ -13,7 +13,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 
-from ..engine.linear import FastLinear, SmallEmbedding
+from ..engine.linear import FastLinear, SmallEmbedding, SmallLinear, SmallOutput
 from ..engine.transformers_api import auto_model, no_init_weights
 from ..engine.weights import GROUP, Levels
 from .gguf_reader import bits
@@ -66,7 +66,7 @@ class FileWeight:
         pairs = blocks[:, {Kind.Q4_K: 16, Kind.Q4_1: 4, Kind.Q4_0: 2}[self._kind] :]
         return scale, low, pairs.reshape(len(blocks), -1, GROUP if self._kind == Kind.Q4_K else GROUP // 2)
 
-    def part(self, rows: slice) -> FileWeight:
+    def part(self, rows: slice | Tensor) -> FileWeight:
         if self._order is None:
             return FileWeight(self._rows[rows], self._kind)
         return FileWeight(self._rows, self._kind, self._order[rows])
@@ -137,7 +137,7 @@ def empty_model(config: Any, dtype: torch.dtype, code: bool = False) -> Any:
 
 
 def complete(model: Any) -> None:
-    """Let the output layer share the embeddings' weight, where the file has one for both.
+    """Let the output layer share the embeddings' weight, where the file has one for both, and be exact for few tokens.
 
     Raises:
         ValueError: naming a weight that the file does not have.
@@ -147,6 +147,9 @@ def complete(model: Any) -> None:
         model.tie_weights()
     elif type(output) is nn.Linear and output.weight.is_meta:
         model.set_output_embeddings(FastLinear.of(table.stored, output.bias))
+    output = model.get_output_embeddings()
+    if isinstance(output, SmallLinear):
+        SmallOutput.in_place_of(output)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise ValueError(f"the file has no {missing[0]}")

@@ -30,7 +30,7 @@ from steerchat.engine.engine import Engine
 from steerchat.engine.hooks import find_blocks
 from steerchat.engine.kernels import Forms, Kernels
 from steerchat.engine.lean import make_lean
-from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, Times, for_many_rows
+from steerchat.engine.linear import ROWS, FastLinear, SmallEmbedding, SmallLinear, SmallOutput, Times, for_many_rows
 from steerchat.engine.sampling import Sampling
 from steerchat.engine.timing import measure
 from steerchat.engine.weights import Dense, Weight
@@ -315,6 +315,35 @@ def test_forms_for_many_rows_go_when_no_large_batch_came_for_a_while(monkeypatch
         assert fast.form(packed) is None
         kernels.prepare(32, 1 << 30)
         assert fast.form(packed) is not None
+
+
+@pytest.mark.parametrize("kind", ["4-bit", "8-bit"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_likeliest_tokens_get_the_scores_of_the_files_numbers(kind: str, bias: bool) -> None:
+    weight = a_weight(kind, 4096, 64)
+    offsets = torch.randn(4096) if bias else None
+    output = FastLinear.of(weight, offsets)
+    assert isinstance(output, SmallLinear)
+    SmallOutput.in_place_of(output)
+    assert output.hold_small(EIGHT_BIT if kind == "8-bit" else FOUR_BIT)
+    for rows in (1, 3, 32):
+        states = torch.randn(rows, 64) * 8
+        with torch.inference_mode():
+            scores = output(states)
+        expected = nn.functional.linear(states, weight.dense(), offsets)
+        top = expected.topk(4).indices
+        torch.testing.assert_close(scores.gather(1, top), expected.gather(1, top), atol=1e-4, rtol=1e-5)
+        assert torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
+        torch.testing.assert_close(scores, expected, atol=0.3, rtol=0.05)
+        assert not torch.allclose(scores, expected, atol=1e-3)  # or the product would round nothing
+
+
+def test_a_table_of_embeddings_has_the_files_numbers() -> None:
+    table = in_a_file(torch.randn(100, 64))
+    embeddings = SmallEmbedding.in_place_of(nn.Embedding(100, 64), table)
+    tokens = torch.tensor([[3, 99, 3], [0, 7, 8]])
+    assert torch.equal(embeddings(tokens), table.dense()[tokens])
+    assert embeddings(tokens[:, :0]).shape == (2, 0, 64)
 
 
 def test_layers_of_small_weights_still_tell_their_numbers() -> None:

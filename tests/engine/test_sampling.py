@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from steerchat.engine.likeliest import likeliest
 from steerchat.engine.sampling import Sampler, Sampling
 
 CPU = torch.device("cpu")
@@ -44,6 +45,16 @@ def test_the_nucleus_equals_that_of_a_full_sort(spread: float, top_p: float) -> 
     found = sampler(seeds, 0.7, top_p).step(scores).tolist()
     assert found == [fully_sorted(scores[0], seed, 0.7, top_p) for seed in seeds]
     assert len(set(found)) > 1 or (spread, top_p) in {(4.0, 0.1), (4.0, 0.5)}
+
+
+@pytest.mark.parametrize("vocabulary", [40, 5000, 49_152])
+@pytest.mark.parametrize("count", [1, 16, 128])
+def test_the_likeliest_are_found_without_a_sort_of_all(vocabulary: int, count: int) -> None:
+    scores = (logits(3, 2.0, vocabulary) * 4).round()  # many are equal
+    count = min(count, vocabulary)
+    values, tokens = likeliest(scores, count)
+    assert torch.equal(values, scores.topk(count).values) and torch.equal(values, scores.gather(1, tokens))
+    assert all(len(set(row)) == count for row in tokens.tolist())
 
 
 def test_rows_of_flat_and_peaked_logits_in_one_batch_each_keep_their_own_nucleus() -> None:

@@ -34,5 +34,5 @@ class Grouped:
         numbers = torch.stack([self._pairs & 15, self._pairs >> 4], dim=-1).reshape(self.shape)
         return Levels(numbers, self._scale, self._low)
 
-    def part(self, rows: slice) -> Grouped:
+    def part(self, rows: slice | Tensor) -> Grouped:
         return Grouped(Levels(*(tensor[rows] for tensor in self.levels())))
