@@ -27,7 +27,8 @@ def serve(model_path: Path, device: str, dtype: str, threads: int) -> None:
         folder, dtype=getattr(torch, dtype), local_files_only=True, **extra
     )
     model.to(device).eval()
-    print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), file=answers, flush=True)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "dtype of generate": dtype}
+    print(json.dumps(versions), file=answers, flush=True)
     for line in sys.stdin:
         task = json.loads(line)
         ids = torch.tensor([task["prompt"]], device=device)

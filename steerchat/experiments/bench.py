@@ -4,7 +4,8 @@ A machine is not equally fast from one minute to the next, so a ratio's two side
 as wholes where they can be interleaved: contestants advance one token each by turns, and the time of each is
 added up. Every figure is measured several times and given with its lowest and highest value.
 
-The figures named `..._vs_generate` compare with transformers' own `generate` in a process that steerchat never touches.
+The figures named `..._vs_generate` compare with transformers' own `generate` in a process that steerchat never touches,
+those named `..._vs_llama_cpp` with llama.cpp in another, where that is installed.
 The others compare steerchat with itself: what a pair costs over an answer says nothing of how fast an answer is.
 """
 
@@ -15,9 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -36,8 +39,9 @@ from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import UNWATCHED, Delta, Progress, Returning, Watch, drain
 from .bench_report import BenchReport, Figure
-from .versus import Generate
+from .versus import OtherProgram, others
 
+T = TypeVar("T")
 Samples = dict[str, float]
 Step = tuple[str, Callable[[], Samples], int]  # a label, what measures once, and how often
 
@@ -88,9 +92,10 @@ def run_bench(
     if operations:
         bench = _Bench(engine, library, settings, size, watch)
         return _measure(bench, [("each operation", bench.operations, size.repeats)])
-    watch.report(Progress("starting transformers alone", 0))
-    with Generate(settings.model, engine) as other:
-        bench = _Bench(engine, library, settings, size, watch, other)
+    watch.report(Progress("starting what steerchat is compared with", 0))
+    with ExitStack() as started:
+        programs = {name: started.enter_context(other) for name, other in others(settings.model, engine).items()}
+        bench = _Bench(engine, library, settings, size, watch, programs)
         return _measure(bench, _everything(bench, size))
 
 
@@ -99,7 +104,7 @@ def _everything(bench: _Bench, size: _Size) -> list[Step]:
         ("a start", bench.start, size.sweeps),
         ("one answer, a pair, and hooks", bench.overheads, size.repeats),
         ("the limit of memory", bench.bandwidth, size.repeats),
-        ("transformers' generate", bench.against_generate, size.repeats),
+        ("other programs", bench.against_others, size.repeats),
         ("ten turns", bench.first_tokens, size.sweeps),
         ("nine strengths", bench.strengths, size.sweeps),
         ("every layer", bench.layers, size.sweeps),
@@ -124,7 +129,7 @@ def _measure(bench: _Bench, plan: Sequence[Step]) -> BenchReport:
         str(engine.device),
         engine.dtype,
         engine.threads,
-        machine() | ({} if bench.other is None else {**bench.other.versions, "dtype of generate": bench.other.dtype}),
+        machine() | {what: version for other in bench.others.values() for what, version in other.versions.items()},
         "" if engine.kernels is None else engine.kernels.description,
         {name: len(values) for name, values in samples.items()},
         {name: Figure(statistics.median(values), min(values), max(values)) for name, values in samples.items()},
@@ -141,10 +146,10 @@ class _Bench:
         settings: Settings,
         size: _Size,
         watch: Watch,
-        other: Generate | None = None,
+        others: Mapping[str, OtherProgram] = {},
     ) -> None:
         self.engine = engine
-        self.other = other
+        self.others = others
         self._library = library
         self._settings = settings
         self.size = size
@@ -223,17 +228,13 @@ class _Bench:
         ones = {(w.shape[1], n): w.new_ones(w.shape[1], n) for w in weights for n in (1, 2)}
         return [lambda n=n: [torch.mm(weight, ones[weight.shape[1], n]) for weight in weights] for n in (1, 2)]
 
-    def against_generate(self) -> Samples:
-        """One answer and a pair, each from prompt to measured answer, against a run of `generate` for each answer."""
+    def against_others(self) -> Samples:
+        """One answer and a pair, each from prompt to measured answer, against another program's run for each answer."""
         self._seed += 1
         alone, pair = [self._row()], [self._row(), self._row(self._one_layer)]
-        if self._seed % 2:
-            generate, ours = self._generate(self.size.tokens), self._ours(alone)
-        else:
-            ours, generate = self._ours(alone), self._generate(self.size.tokens)
-        both = self._ours(pair)
-        generate = (generate + self._generate(self.size.tokens)) / 2
-        return {"vs_generate": ours / generate, "pair_vs_generate": both / (2 * generate)}
+        (one, both), seconds = self._between_others(lambda: (self._ours(alone), self._ours(pair)))
+        ratios = {f"vs_{name}": one / other for name, other in seconds.items()}
+        return ratios | {f"pair_vs_{name}": both / (2 * other) for name, other in seconds.items()}
 
     def first_tokens(self) -> Samples:
         """Both columns of a conversation, each with its own answers, as a chat of ten turns has them."""
@@ -269,13 +270,12 @@ class _Bench:
         return {"strengths_speedup": self._speedup([self._row(self._edits(middle, s)) for s in STRENGTHS])}
 
     def layers(self) -> Samples:
-        """A sweep against its rows one by one, and against a run of `generate` for each of its rows."""
+        """A sweep against its rows one by one, and against another program's run for each of its rows."""
         self._seed += 1
         rows = [self._row(self._edits((layer,))) for layer in range(self.engine.n_layers)]
-        before = self._generate(self.size.tokens)
-        sweep = self._ours(rows)
-        generate = (before + self._generate(self.size.tokens)) / 2
-        return {"layers_speedup": self._speedup(rows), "layers_vs_generate": sweep / (len(rows) * generate)}
+        sweep, seconds = self._between_others(lambda: self._ours(rows))
+        ratios = {f"layers_vs_{name}": sweep / (len(rows) * other) for name, other in seconds.items()}
+        return {"layers_speedup": self._speedup(rows), **ratios}
 
     def extraction(self) -> Samples:
         concept = self._library.get(CONCEPT)
@@ -353,10 +353,15 @@ class _Bench:
         outputs = self._run(rows, self.size.tokens)
         return _per_token(time.perf_counter() - started, outputs)
 
-    def _generate(self, tokens: int) -> float:
-        """Seconds a token of one run of transformers' `generate`, its prompt included."""
-        assert self.other is not None
-        return self.other.seconds(self._prompt, self._sampling(tokens), self._seed)
+    def _between_others(self, measure: Callable[[], T]) -> tuple[T, dict[str, float]]:
+        """What is measured, and seconds a token of the other programs' runs before and after it, prompts included."""
+
+        def run() -> dict[str, float]:
+            task = self._prompt, self._sampling(self.size.tokens), self._seed
+            return {name: other.seconds(*task) for name, other in self.others.items()}
+
+        before, measured, after = run(), measure(), run()
+        return measured, {name: (before[name] + after[name]) / 2 for name in before}
 
     def _weights(self) -> Iterator[torch.Tensor]:
         """Every matrix that a decoding step reads whole: a table of input embeddings is looked up, unless tied."""

@@ -10,11 +10,17 @@ from ..values.page import Page, Table
 from ..values.results import Notice
 
 # For each figure: its name on the screen, and its unit.
-# The first three compare with another program; the other ratios compare steerchat with itself.
+# Those named `vs` compare with another program; the other ratios compare steerchat with itself.
 _FIGURES = {
-    "vs_generate": ("one answer over transformers' generate", "time per token"),
-    "pair_vs_generate": ("a pair over two runs of generate", "time per token"),
-    "layers_vs_generate": ("every layer over as many runs of generate", "time per token"),
+    **{
+        f"{what}vs_{key}": (f"{label} {name}", "time per token")
+        for key, name in (("generate", "transformers' generate"), ("llama_cpp", "llama.cpp"))
+        for what, label in (
+            ("", "one answer over"),
+            ("pair_", "a pair over two runs of"),
+            ("layers_", "every layer over as many runs of"),
+        )
+    },
     "pair_vs_single": ("a pair over one answer of steerchat's", "time per token"),
     "hook_one_layer": ("one layer steered over none", "time per token"),
     "hook_all_layers": ("all layers steered over none", "time per token"),

@@ -1,4 +1,4 @@
-"""What steerchat is compared with: transformers' own generate, in a process that steerchat never touches."""
+"""What steerchat is compared with: other programs that answer, each in a process that steerchat never touches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,27 +20,41 @@ if TYPE_CHECKING:
     from ..engine.sampling import Sampling
 
 
-class Generate:
+def others(model: str, engine: Engine) -> dict[str, OtherProgram]:
+    """What there is on this machine to compare an engine with, by the name in figures.
+
+    transformers gets the same device, precision and number of threads; llama.cpp, where its package for Python is
+    installed and the model is a GGUF, the same file and number of threads.
+    """
+    files = find(model, progress=lambda event: None)
+    threads, dtype = str(engine.threads or 1), str(engine.model.dtype).removeprefix("torch.")
+    device = str(engine.device)
+    path = str(files.gguf or files.path)
+    programs = {"generate": OtherProgram("transformers alone", "baseline.py", [path, device, dtype, threads])}
+    if files.gguf is not None and device == "cpu" and find_spec("llama_cpp") is not None:
+        programs["llama_cpp"] = OtherProgram("llama.cpp", "baseline_llama.py", [path, threads])
+    return programs
+
+
+class OtherProgram:
     """The process, started on entering and ended on leaving.
 
     Args:
-        engine: what is compared with it: it gets the same device, precision and number of threads.
+        name: what errors call it.
+        program: a file beside this one. It prints a line of its versions, then one for each task that it reads.
+        arguments: of the program.
 
     Attributes:
         versions: of what it runs on, once it is entered.
-        dtype: how it holds the weights.
 
     Raises (on entering, and from `seconds`):
         ModelError: it cannot load the model, or ended.
     """
 
-    def __init__(self, model: str, engine: Engine) -> None:
-        files = find(model, progress=lambda event: None)
+    def __init__(self, name: str, program: str, arguments: Sequence[str]) -> None:
         self.versions: dict[str, str] = {}
-        self.dtype = str(engine.model.dtype).removeprefix("torch.")
-        program = str(Path(__file__).with_name("baseline.py"))
-        self._command = [sys.executable, "-P", program, str(files.gguf or files.path), str(engine.device), self.dtype]
-        self._command += [str(engine.threads or 1)]
+        self._name = name
+        self._command = [sys.executable, "-P", str(Path(__file__).with_name(program)), *arguments]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -68,7 +83,7 @@ class Generate:
             process.communicate()
 
     def seconds(self, prompt: Sequence[int], sampling: Sampling, seed: int) -> float:
-        """Seconds a token of one answer, the reading of its prompt included."""
+        """Seconds of a token of one answer, the reading of its prompt included."""
         assert self._process is not None and self._process.stdin is not None
         options = {
             "temperature": sampling.temperature,
@@ -92,5 +107,5 @@ class Generate:
             return json.loads(line)
         errors = self._process.communicate()[1].strip().splitlines() or ["it said nothing"]
         raise ModelError(
-            f"transformers alone, which steerchat is compared with, ended: {errors[-1]}", "bench needs memory for both"
+            f"{self._name}, which steerchat is compared with, ended: {errors[-1]}", "bench needs memory for both"
         )

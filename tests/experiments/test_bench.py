@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from engines import tiny_engine, tiny_model, tiny_tokenizer
+from gguf import GGMLQuantizationType as Kind
+from ggufs import write_gguf
 from tiny import a_library
 
 from steerchat import commands  # noqa: F401  # declares the commands
@@ -21,7 +23,7 @@ from steerchat.engine.sampling import Sampling
 from steerchat.experiments import baseline, bench
 from steerchat.experiments.bench import run_bench
 from steerchat.experiments.bench_report import BenchReport
-from steerchat.experiments.versus import Generate
+from steerchat.experiments.versus import others
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
@@ -72,9 +74,9 @@ def measured(
 
 @pytest.fixture
 def no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers alone is not started: each of its tokens takes a second."""
-    other = SimpleNamespace(versions={}, dtype="float32", seconds=lambda *arguments: 1.0)
-    monkeypatch.setattr(bench, "Generate", lambda *arguments: contextlib.nullcontext(other))
+    """No other program is started: each of its tokens takes a second."""
+    other = contextlib.nullcontext(SimpleNamespace(versions={}, seconds=lambda *arguments: 1.0))
+    monkeypatch.setattr(bench, "others", lambda *arguments: {"generate": other})
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ def test_a_model_that_ends_its_answers_at_once_is_an_error_that_says_so(tmp_path
 def test_the_baseline_is_a_process_without_anything_of_steerchats_and_says_why_it_ends(settings):
     engine = tiny_engine(stops=())
     prompt = engine.prompter.chat([{"role": "user", "content": "Hello"}])
-    with Generate(settings.model, engine) as other:
+    with others(settings.model, engine)["generate"] as other:
         assert other.versions["torch"] == torch.__version__
         assert other.seconds(prompt, Sampling(max_tokens=4), 1) > 0
         with pytest.raises(ModelError, match="transformers alone"):
@@ -146,6 +148,38 @@ def test_the_baseline_is_a_process_without_anything_of_steerchats_and_says_why_i
     tree = ast.parse(Path(baseline.__file__).read_text(encoding="utf-8"))
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert [node.module for node in imported if node.level or "steerchat" in (node.module or "")] == []
+
+
+LLAMA = """
+__version__ = "1.2.3"
+class Llama:
+    def __init__(self, path, **options): print("loaded", path, options["n_threads"])
+    def set_seed(self, seed): self.seed = seed
+    def reset(self): self.ready = True
+    def token_eos(self): return 2
+    def generate(self, prompt, **options):
+        assert self.ready and options["temp"] == 0.7 and options["top_p"] == 0.9 and options["repeat_penalty"] == 1.1
+        self.ready = False
+        yield from prompt if self.seed == 1 else [2]
+"""
+
+
+def test_llama_cpp_is_compared_with_where_it_is_installed_and_the_model_is_a_gguf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a stand-in for the package, which takes minutes to build."""
+    (tmp_path / "llama_cpp.py").write_text(LLAMA, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    engine, file = tiny_engine(), tmp_path / "tiny.gguf"
+    write_gguf(file, Kind.Q4_0, Kind.Q8_0, tied=True)
+    assert set(others(str(file), engine)) == {"generate", "llama_cpp"}
+    with others(str(file), engine)["llama_cpp"] as other:
+        assert other.versions == {"llama_cpp_python": "1.2.3"}
+        assert other.seconds([5, 6, 7, 8], Sampling(max_tokens=3), 1) > 0
+        assert other.seconds([5], Sampling(max_tokens=3), 2) > 0  # it ended at once
+        with pytest.raises(ModelError, match=r"llama\.cpp, which steerchat is compared with, ended"):
+            other.seconds([5], Sampling(max_tokens=3, top_p=0.5), 1)
 
 
 def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path, settings, no_other):
