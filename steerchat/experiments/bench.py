@@ -11,7 +11,6 @@ The others compare steerchat with itself: what a pair costs over an answer says 
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -38,14 +36,14 @@ from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import UNWATCHED, Delta, Progress, Returning, Watch, drain
+from .another import PROMPT
 from .bench_report import BenchReport, Figure
-from .versus import OtherProgram, others
+from .versus import OtherProgram, another, environment, others
 
 T = TypeVar("T")
 Samples = dict[str, float]
 Step = tuple[str, Callable[[], Samples], int]  # a label, what measures once, and how often
 
-PROMPT = "Tell me a long story about a journey by train through the mountains."
 FOLLOW_UP = "Go on, and tell me more about that."
 CONCEPT = "happy"
 STRENGTH = 2.0
@@ -105,6 +103,7 @@ def _everything(bench: _Bench, size: _Size) -> list[Step]:
         ("one answer, a pair, and hooks", bench.overheads, size.repeats),
         ("the limit of memory", bench.bandwidth, size.repeats),
         ("other programs", bench.against_others, size.repeats),
+        ("two chats at once", bench.beside_another, size.sweeps),
         ("ten turns", bench.first_tokens, size.sweeps),
         ("nine strengths", bench.strengths, size.sweeps),
         ("every layer", bench.layers, size.sweeps),
@@ -236,6 +235,16 @@ class _Bench:
         ratios = {f"vs_{name}": one / other for name, other in seconds.items()}
         return ratios | {f"pair_vs_{name}": both / (2 * other) for name, other in seconds.items()}
 
+    def beside_another(self) -> Samples:
+        """A pair while another steerchat answers pairs too, against the same pair alone."""
+        self._seed += 1
+        pair = [self._row(), self._row(self._one_layer)]
+        before = self._ours(pair)
+        with another(self._settings):
+            self._ours(pair)  # until steerchat has seen that the cores are shared
+            beside = self._ours(pair)
+        return {"pair_beside_another": 2 * beside / (before + self._ours(pair))}
+
     def first_tokens(self) -> Samples:
         """Both columns of a conversation, each with its own answers, as a chat of ten turns has them."""
         self._seed += 1
@@ -288,12 +297,9 @@ class _Bench:
         settings = self._settings
         command = [sys.executable, "-P", "-m", "steerchat", "--model", settings.model]
         command += ["--device", settings.device, "--dtype", settings.dtype]
-        here = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         started = time.perf_counter()
-        done = subprocess.run(
-            command, input=b"/steer random 0 1\n/quit\n", capture_output=True, env={**os.environ, "PYTHONPATH": paths}
-        )
+        lines = b"/steer random 0 1\n/quit\n"
+        done = subprocess.run(command, input=lines, capture_output=True, env=environment())
         seconds = time.perf_counter() - started
         if done.returncode:
             errors = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]

@@ -22,6 +22,7 @@ _FIGURES = {
         )
     },
     "pair_vs_single": ("a pair over one answer of steerchat's", "time per token"),
+    "pair_beside_another": ("a pair beside another steerchat's over one alone", "time per token"),
     "hook_one_layer": ("one layer steered over none", "time per token"),
     "hook_all_layers": ("all layers steered over none", "time per token"),
     "hook_operations": ("all operations in turn over none", "time per token"),

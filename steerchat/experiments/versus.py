@@ -18,6 +18,7 @@ from ..values.errors import ModelError
 if TYPE_CHECKING:
     from ..engine.engine import Engine
     from ..engine.sampling import Sampling
+    from ..system.settings import Settings
 
 
 def others(model: str, engine: Engine) -> dict[str, OtherProgram]:
@@ -30,10 +31,24 @@ def others(model: str, engine: Engine) -> dict[str, OtherProgram]:
     threads, dtype = str(engine.threads or 1), str(engine.model.dtype).removeprefix("torch.")
     device = str(engine.device)
     path = str(files.gguf or files.path)
-    programs = {"generate": OtherProgram("transformers alone", "baseline.py", [path, device, dtype, threads])}
+    here = Path(__file__).parent
+    command = [str(here / "baseline.py"), path, device, dtype, threads]
+    programs = {"generate": OtherProgram("transformers alone", command)}
     if files.gguf is not None and device == "cpu" and find_spec("llama_cpp") is not None:
-        programs["llama_cpp"] = OtherProgram("llama.cpp", "baseline_llama.py", [path, threads])
+        programs["llama_cpp"] = OtherProgram("llama.cpp", [str(here / "baseline_llama.py"), path, threads])
     return programs
+
+
+def another(settings: Settings) -> OtherProgram:
+    """Another steerchat with these settings, which answers pair after pair until it is left."""
+    command = ["-m", "steerchat.experiments.another", settings.model, settings.device, settings.dtype]
+    return OtherProgram("another steerchat", command)
+
+
+def environment() -> dict[str, str]:
+    """Of another steerchat: it finds this one's package."""
+    here = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
 class OtherProgram:
@@ -41,8 +56,8 @@ class OtherProgram:
 
     Args:
         name: what errors call it.
-        program: a file beside this one. It prints a line of its versions, then one for each task that it reads.
-        arguments: of the program.
+        arguments: of Python. The program prints a line of its versions when it is ready, then one for each task that it
+            reads.
 
     Attributes:
         versions: of what it runs on, once it is entered.
@@ -51,10 +66,10 @@ class OtherProgram:
         ModelError: it cannot load the model, or ended.
     """
 
-    def __init__(self, name: str, program: str, arguments: Sequence[str]) -> None:
+    def __init__(self, name: str, arguments: Sequence[str]) -> None:
         self.versions: dict[str, str] = {}
         self._name = name
-        self._command = [sys.executable, "-P", str(Path(__file__).with_name(program)), *arguments]
+        self._command = [sys.executable, "-P", *arguments]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -64,7 +79,7 @@ class OtherProgram:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**without_defaults(os.environ), "HF_HUB_OFFLINE": "1"},
+            env={**without_defaults(environment()), "HF_HUB_OFFLINE": "1"},
             text=True,
             encoding="utf-8",
             start_new_session=True,

@@ -45,6 +45,7 @@ PROMISED = [
     "vs_generate",
     "pair_vs_generate",
     "layers_vs_generate",
+    "pair_beside_another",
     "extract_seconds",
     "start_seconds",
 ]
@@ -77,6 +78,7 @@ def no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other program is started: each of its tokens takes a second."""
     other = contextlib.nullcontext(SimpleNamespace(versions={}, seconds=lambda *arguments: 1.0))
     monkeypatch.setattr(bench, "others", lambda *arguments: {"generate": other})
+    monkeypatch.setattr(bench, "another", lambda settings: contextlib.nullcontext())
 
 
 @pytest.fixture
