@@ -22,11 +22,15 @@ class Contexts:
     Args:
         bytes_per_token: what a token's keys and values take.
         free_memory: bytes that may still be allocated on the model's device.
+
+    Attributes:
+        preambles: what most prompts begin with, by what the products that computed it were prepared for.
     """
 
     def __init__(self, bytes_per_token: int, free_memory: Callable[[], int]) -> None:
         self._bytes_per_token = bytes_per_token
         self._free_memory = free_memory
+        self.preambles: dict[int | None, Context] = {}
         self._kept: dict[Hashable, list[Context]] = {}  # the conversation that spoke last at the end
 
     def keep(self, conversation: Hashable, contexts: list[Context]) -> None:
@@ -54,7 +58,7 @@ class Contexts:
         return self._bytes_per_token * sum(map(len, chain.from_iterable(self._kept.values())))
 
     def forget(self) -> None:
-        self._kept = {}
+        self._kept, self.preambles = {}, {}
 
 
 def trees(

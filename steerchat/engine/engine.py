@@ -38,6 +38,8 @@ _MEMORY_SHARE = 0.5
 _PACKED_SHARE = 0.25
 # Texts that are only read go through the model so many tokens at a time: more would fall out of a CPU's cache.
 _POSITIONS = 512
+# A shorter preamble of prompts is not worth a pass of its own.
+_PREAMBLE = 8
 
 
 @dataclass(frozen=True)
@@ -360,12 +362,25 @@ class Engine:
 
     def _prefilled(self, bodies: Sequence[tuple[int, ...]], room: int, start: Context | None = None) -> Batch:
         """A row per body: what is kept of it is reused, the rest goes through the model in one pass."""
-        bases = [start or self.contexts.reusable(body) for body in bodies]
+        bases = [start or self.beginning(body) for body in bodies]
         new = [body[len(base or ()) :] for base, body in zip(bases, bodies, strict=True)]
         batch = Batch(self.passes, bases, max(map(len, new)) + room + 1)
         if any(new):
             batch.forward(new)
         return batch
+
+    def beginning(self, body: tuple[int, ...]) -> Context | None:
+        """What is already computed of the beginning of a text, unsteered: by conversations, or of most prompts."""
+        kept, preamble = self.contexts.reusable(body), self.prompter.preamble
+        if len(preamble) < max(_PREAMBLE, len(kept or ())) or body[: len(preamble)] != preamble:
+            return kept
+        # Apart from what follows, whose length may change how it rounds.
+        way = None if self.kernels is None else self.kernels.prepared
+        if way not in self.contexts.preambles:
+            batch = Batch(self.passes, [None], len(preamble))
+            batch.forward([preamble])
+            self.contexts.preambles[way] = batch.context(0, preamble)
+        return self.contexts.preambles[way]
 
     def steered_prompts(self, rows: Sequence[Row], room: int) -> Batch:
         """As `prompts`, with the prompts of the rows of scope `all` pushed too; nothing is reused or kept."""

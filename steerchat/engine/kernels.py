@@ -37,6 +37,7 @@ class Kernels:
         layers: all layers that a step runs through, the joined ones first.
         times: what the choice is by.
         precision: how the weights are held: `float32`, or the form that takes least memory of most of them.
+        prepared: the place in ROWS that `prepare` was last called for; None before, and after `shrink`.
     """
 
     precision = "float32"
@@ -58,7 +59,7 @@ class Kernels:
         usual: list[LinearBackend] = [PLAIN] * len(ROWS)
         self._best = {layer.kind: usual for layer in self.layers}
         self._light = dict(self._best)
-        self._prepared: int | None = None  # the place in ROWS that `prepare` was last called for
+        self.prepared: int | None = None
         self._many_at = 0.0  # when it was last called for many rows
         self._read: Callable[[], None] = lambda: None  # as of `choose`
 
@@ -145,9 +146,9 @@ class Kernels:
         elif now - self._many_at > _KEPT_FOR and self._has_more:
             self.shrink()
             trim()
-        if place == self._prepared:
+        if place == self.prepared:
             return
-        self._prepared = place
+        self.prepared = place
         plans = {
             kind: [best[place]] * len(ROWS) if best[place] is not self._light[kind][place] else self._light[kind]
             for kind, best in self._best.items()
@@ -172,7 +173,7 @@ class Kernels:
 
     def shrink(self) -> None:
         """Give back the memory of the forms that `prepare` added."""
-        self._prepared = None
+        self.prepared = None
         for layer in self.layers:
             layer.use(self._light[layer.kind])
             layer.keep(self._light[layer.kind])

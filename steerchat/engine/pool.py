@@ -140,7 +140,7 @@ class Pool:
         engine, row = self._engine, seat.row
         body = row.prompt[:-1]
         pushed = row.scope == "all" and bool(row.edits)
-        base = None if pushed else engine.contexts.reusable(body)
+        base = None if pushed else engine.beginning(body)
         new = body[len(base or ()) :]
         batch = Batch(engine.passes, [base], len(new) + 1)
         for start in range(0, len(new), _PIECE):

@@ -200,6 +200,12 @@ class Prompter:
         except TemplateError:
             return False
 
+    @cached_property
+    def preamble(self) -> tuple[int, ...]:
+        """What the prompts of all conversations without a system message begin with: many templates bring one."""
+        first, second = (self.chat([{"role": "user", "content": letter}]) for letter in "ab")
+        return tuple(first[: shared_length(first, second)])
+
     def _opening(self, thought: bool | None) -> tuple[int, ...]:
         """The ids at the end of a prompt whose template began a thought; none where it does not."""
         if thought not in self._openings:

@@ -178,3 +178,23 @@ def test_no_block_is_left_changed() -> None:
     before = [dict(vars(block)) for block in engine.blocks]
     answers(engine, rows([0]), SAMPLED)
     assert [dict(vars(block)) for block in engine.blocks] == before
+
+
+def test_what_most_prompts_begin_with_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, preamble = tiny_engine(), tuple(range(60, 76))
+    prompts = [(*preamble, 80, 81, 82), (*preamble, 90, 91), (*preamble[:-1], 70, 71)]
+    rows = [Row(prompt, edits, 3) for prompt in prompts for edits in ((), (push(1, 2),))]
+    expected = [answers(engine, [row], SAMPLED)[0] for row in rows]
+    engine.forget()
+    monkeypatch.setattr(engine.prompter, "preamble", preamble)
+    positions: list[int] = []
+    handle = engine.blocks[0].register_forward_hook(lambda block, args, output: positions.append(args[0].shape[1]))
+    found = [answers(engine, [row], SAMPLED)[0] for row in rows]
+    handle.remove()
+    assert [output.answer.token_ids for output in found] == [output.answer.token_ids for output in expected]
+    perplexities = ([output.answer.perplexity for output in outputs] for outputs in (found, expected))
+    assert next(perplexities) == pytest.approx(next(perplexities))
+    assert positions.count(len(preamble)) == 3  # once of itself, and twice the prompt that begins otherwise
+    engine.forget()
+    answers(engine, rows[:1], SAMPLED)
+    assert engine.contexts.preambles
