@@ -27,9 +27,9 @@ ALIGNED = 64
 # rows, of 64 at most, which have to lie in one part.
 _PREPARED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
-_COMPILED_STEP, _COMPILED_MOST = 64, 512
-# More rows than a batch of answers has: positions of texts that are read.
-_READ = 64
+COMPILED_STEP, _COMPILED_MOST = 64, 512
+# From so many rows on, eight-bit levels are multiplied as wider numbers: in bfloat16, and in float32.
+_WIDE_FROM = {torch.bfloat16: 16, torch.float32: 64}
 
 
 class LinearBackend(Protocol):
@@ -135,15 +135,15 @@ class Bfloat16(Packed):
         return super().fits(weight) and multiplies_bfloat16() and weight.bits <= 16
 
     def multiply(self, rows: Tensor, form: Tensor) -> Tensor:
-        if len(rows) <= _COMPILED_STEP:
+        if len(rows) <= COMPILED_STEP:
             return super().multiply(rows, form)
         # oneDNN compiles this product anew for each number of rows: for thousands that takes ten times as long as the
         # product. The texts of a sweep give another number at each layer, so they are cut into a few numbers.
         output, states = rows.new_empty(len(rows), form.shape[0]), rows.to(self.dtype)
         for part in slices(len(rows), _COMPILED_MOST):
             some, count = states[part], part.stop - part.start
-            if count % _COMPILED_STEP:
-                some = nn.functional.pad(some, (0, 0, 0, -count % _COMPILED_STEP))
+            if count % COMPILED_STEP:
+                some = nn.functional.pad(some, (0, 0, 0, -count % COMPILED_STEP))
             output[part] = self._product(some, form)[:count]
         return output
 
@@ -235,11 +235,11 @@ class EightBit:
         return (levels, scales) if levels.shape == weight.shape and len(scales) == len(levels) else None
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
-        if len(rows) < _READ:
+        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+        if len(rows) < _WIDE_FROM[dtype]:
             return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
         # torch's product takes as long for each further row: of many, the levels as wider numbers are quicker.
         levels, scale = form
-        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
         for part in slices(len(levels), _WIDENED_AT_ONCE):
             output[:, part] = nn.functional.linear(states, levels[part].to(dtype))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .backends import COMPILED_STEP
 from .batch import Batch, Tree
 from .head import head
 from .hooks import StateReader
@@ -121,7 +122,8 @@ def _log_probs(model: Any, hidden: Tensor, starts: Sequence[int], texts: Sequenc
     places = torch.cat([torch.arange(len(text)) + start - 1 for start, text in zip(starts, texts, strict=True)])
     wanted = torch.tensor([token for text in texts for token in text], dtype=torch.long)
     found = torch.empty(len(wanted))
-    for chunk in slices(len(wanted), max(1, _LOGITS // model.config.get_text_config().vocab_size)):
+    most = max(1, _LOGITS // model.config.get_text_config().vocab_size)
+    for chunk in slices(len(wanted), most // COMPILED_STEP * COMPILED_STEP or most):
         scores = head(model, hidden[rows[chunk].to(hidden.device), places[chunk].to(hidden.device)]).float()
         picked = scores.gather(1, wanted[chunk].to(scores.device)[:, None]).squeeze(1)
         found[chunk] = (picked - scores.logsumexp(dim=-1)).cpu()
