@@ -19,6 +19,7 @@ def serve(model_path: str, threads: int) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")  # C code prints too, which must not come between
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     model = library.Llama(model_path, n_ctx=0, n_threads=threads, n_threads_batch=threads, verbose=False)
+    next(model.generate([model.token_bos()]))  # a package built for another CPU ends here
     print(json.dumps({"llama_cpp_python": library.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         task = json.loads(line)

@@ -35,10 +35,10 @@ from ..system.settings import Settings
 from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
 from ..values.recipe import RANDOM, Recipe, Term
-from ..values.results import UNWATCHED, Delta, Progress, Returning, Watch, drain
+from ..values.results import UNWATCHED, Delta, Notice, Progress, Returning, Watch, drain
 from .another import PROMPT
 from .bench_report import BenchReport, Figure
-from .versus import OtherProgram, another, environment, others
+from .versus import BASELINE, OtherProgram, another, environment, others
 
 T = TypeVar("T")
 Samples = dict[str, float]
@@ -92,7 +92,14 @@ def run_bench(
         return _measure(bench, [("each operation", bench.operations, size.repeats)])
     watch.report(Progress("starting what steerchat is compared with", 0))
     with ExitStack() as started:
-        programs = {name: started.enter_context(other) for name, other in others(settings.model, engine).items()}
+        programs: dict[str, OtherProgram] = {}
+        for name, other in others(settings.model, engine).items():
+            try:
+                programs[name] = started.enter_context(other)
+            except ModelError as error:
+                if name == BASELINE:
+                    raise
+                watch.report(Notice(f"{error}; bench goes on without it"))
         bench = _Bench(engine, library, settings, size, watch, programs)
         return _measure(bench, _everything(bench, size))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ..system.settings import Settings
 
 
+# What bench does not do without.
+BASELINE = "generate"
+
+
 def others(model: str, engine: Engine) -> dict[str, OtherProgram]:
     """What there is on this machine to compare an engine with, by the name in figures.
 
@@ -33,7 +38,7 @@ def others(model: str, engine: Engine) -> dict[str, OtherProgram]:
     path = str(files.gguf or files.path)
     here = Path(__file__).parent
     command = [str(here / "baseline.py"), path, device, dtype, threads]
-    programs = {"generate": OtherProgram("transformers alone", command)}
+    programs = {BASELINE: OtherProgram("transformers alone", command)}
     if files.gguf is not None and device == "cpu" and find_spec("llama_cpp") is not None:
         programs["llama_cpp"] = OtherProgram("llama.cpp", [str(here / "baseline_llama.py"), path, threads])
     return programs
@@ -121,6 +126,8 @@ class OtherProgram:
         if line:
             return json.loads(line)
         errors = self._process.communicate()[1].strip().splitlines() or ["it said nothing"]
+        if (code := self._process.returncode) < 0:
+            errors = [f"by signal {-code}, {signal.strsignal(-code)}"]
         raise ModelError(
             f"{self._name}, which steerchat is compared with, ended: {errors[-1]}", "bench needs memory for both"
         )

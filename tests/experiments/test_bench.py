@@ -23,7 +23,7 @@ from steerchat.engine.sampling import Sampling
 from steerchat.experiments import baseline, bench
 from steerchat.experiments.bench import run_bench
 from steerchat.experiments.bench_report import BenchReport
-from steerchat.experiments.versus import others
+from steerchat.experiments.versus import OtherProgram, others
 from steerchat.slash.registry import registry
 from steerchat.system.settings import Settings
 from steerchat.values.errors import Interrupted, ModelError
@@ -153,13 +153,21 @@ def test_the_baseline_is_a_process_without_anything_of_steerchats_and_says_why_i
 
 
 LLAMA = """
+import os
+CRASH = 0
 __version__ = "1.2.3"
 class Llama:
     def __init__(self, path, **options): print("loaded", path, options["n_threads"])
     def set_seed(self, seed): self.seed = seed
     def reset(self): self.ready = True
+    ready, seed = True, 1
+    def token_bos(self): return 1
     def token_eos(self): return 2
     def generate(self, prompt, **options):
+        if not options:
+            os.kill(os.getpid(), CRASH) if CRASH else None
+            yield 5
+            return
         assert self.ready and options["temp"] == 0.7 and options["top_p"] == 0.9 and options["repeat_penalty"] == 1.1
         self.ready = False
         yield from prompt if self.seed == 1 else [2]
@@ -182,6 +190,24 @@ def test_llama_cpp_is_compared_with_where_it_is_installed_and_the_model_is_a_ggu
         assert other.seconds([5], Sampling(max_tokens=3), 2) > 0  # it ended at once
         with pytest.raises(ModelError, match=r"llama\.cpp, which steerchat is compared with, ended"):
             other.seconds([5], Sampling(max_tokens=3, top_p=0.5), 1)
+
+
+def test_bench_goes_on_without_a_llama_cpp_that_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, no_start: None
+):
+    """Built for another CPU, it ends by a signal."""
+    (tmp_path / "llama_cpp.py").write_text(LLAMA.replace("CRASH = 0", "CRASH = 4"), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    program = str(Path(baseline.__file__).with_name("baseline_llama.py"))
+    stub = contextlib.nullcontext(SimpleNamespace(versions={}, seconds=lambda *arguments: 1.0))
+    programs = {"generate": stub, "llama_cpp": OtherProgram("llama.cpp", [program, "tiny.gguf", "1"])}
+    monkeypatch.setattr(bench, "others", lambda *arguments: programs)
+    monkeypatch.setattr(bench, "another", lambda settings: contextlib.nullcontext())
+    events: list[Notice | Progress] = []
+    report = run_bench(tiny_engine(stops=()), a_library(tmp_path), settings, quick=True, watch=Watch(events.append))
+    assert "vs_generate" in report.figures and "vs_llama_cpp" not in report.figures
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1 and "by signal 4, Illegal instruction; bench goes on without it" in notices[0]
 
 
 def test_another_steerchat_that_does_not_start_is_an_error_that_says_so(tmp_path, settings, no_other):
