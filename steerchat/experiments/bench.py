@@ -49,6 +49,8 @@ CONCEPT = "happy"
 STRENGTH = 2.0
 STRENGTHS = tuple(number * 0.5 for number in range(1, 10))
 TURNS = (2, 10)
+# Seconds after which another program is idle: threads of llama.cpp spin for a third of one after their last product.
+_REST = 0.5
 
 
 @dataclass(frozen=True)
@@ -370,8 +372,11 @@ class _Bench:
         """What is measured, and seconds a token of the other programs' runs before and after it, prompts included."""
 
         def run() -> dict[str, float]:
-            task = self._prompt, self._sampling(self.size.tokens), self._seed
-            return {name: other.seconds(*task) for name, other in self.others.items()}
+            seconds: dict[str, float] = {}
+            for name, other in self.others.items():
+                seconds[name] = other.seconds(self._prompt, self._sampling(self.size.tokens), self._seed)
+                time.sleep(_REST)
+            return seconds
 
         before, measured, after = run(), measure(), run()
         return measured, {name: (before[name] + after[name]) / 2 for name in before}
