@@ -203,7 +203,7 @@ class Prompter:
     @cached_property
     def preamble(self) -> tuple[int, ...]:
         """What the prompts of all conversations without a system message begin with: many templates bring one."""
-        first, second = (self.chat([{"role": "user", "content": letter}]) for letter in "ab")
+        first, second = (self._encode(self._render([{"role": "user", "content": letter}])) for letter in "ab")
         return tuple(first[: shared_length(first, second)])
 
     def _opening(self, thought: bool | None) -> tuple[int, ...]:

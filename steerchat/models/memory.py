@@ -27,6 +27,8 @@ _ITEMSIZE = {Kind.Q4_1: 0.625, Kind.Q8_0: 1.01}
 _ROUNDED = {"int4": 0.66, "int8": 1.02}
 # The usual names of the tables of embeddings and of output layers.
 _TABLES = re.compile(r"embed|wte|lm_head")
+# Those of a GGUF.
+_EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
 # The tokens of a pair's two rows in the estimate.
 _PAIR_TOKENS = 2 * 1024
 # The activations of one block, in numbers per token, as a multiple of the hidden size.
@@ -81,6 +83,9 @@ def needs(files: ModelFiles, precision: Precision) -> Needs:
         entries, four_bits = held.tensors.values(), None
         small = precision.dtype == "auto" or precision.dtype in FORMS
         sizes = [entry.numbers * (_small_itemsize(entry) if small else precision.itemsize) for entry in entries]
+        table = held.tensors.get(_EMBEDDINGS)
+        if small and _OUTPUT in held.tensors and table is not None and table.bits <= 8:
+            sizes.append(-table.numbers * _small_itemsize(table))  # they stay in the file
         count, weights = sum(entry.numbers for entry in entries), round(sum(sizes))
         if not (files.path / "config.json").is_file():
             return Needs(count, weights, 0)
@@ -112,11 +117,16 @@ def form_of(shape: Sequence[int], wanted: Kind) -> Kind | None:
 
 def _rounded_size(shapes: Mapping[str, Sequence[int]], dtype: str) -> int:
     """The bytes that the tensors of a checkpoint will take, with their scales."""
-    size = 0.0
+    size, tables = 0.0, [0.0]
     for name, shape in shapes.items():
-        form = form_of(shape, Kind.Q8_0 if _TABLES.search(name) else FORMS[dtype])
-        size += math.prod(shape) * (4.0 if form is None else _ITEMSIZE[form])
-    return round(size)
+        is_table = _TABLES.search(name)
+        form = form_of(shape, Kind.Q8_0 if is_table else FORMS[dtype])
+        size += (part := math.prod(shape) * (4.0 if form is None else _ITEMSIZE[form]))
+        if is_table and form is not None:
+            tables.append(part)
+    # Embeddings apart from the output layer, which is as large, stay in the file.
+    *_, other, largest = [0.0, *sorted(tables)]
+    return round(size - largest if other == largest else size)
 
 
 def _small_itemsize(entry: Entry) -> float:
