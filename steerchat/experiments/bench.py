@@ -12,8 +12,6 @@ The others compare steerchat with itself: what a pair costs over an answer says 
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -38,7 +36,7 @@ from ..values.recipe import RANDOM, Recipe, Term
 from ..values.results import UNWATCHED, Delta, Notice, Progress, Returning, Watch, drain
 from .another import PROMPT
 from .bench_report import BenchReport, Figure
-from .versus import BASELINE, OtherProgram, another, environment, others
+from .versus import BASELINE, OtherProgram, another, others, start_seconds
 
 T = TypeVar("T")
 Samples = dict[str, float]
@@ -302,18 +300,7 @@ class _Bench:
         return {"extract_seconds": time.perf_counter() - started}
 
     def start(self) -> Samples:
-        """From nothing to an answer that needs the model in memory, and out again."""
-        settings = self._settings
-        command = [sys.executable, "-P", "-m", "steerchat", "--model", settings.model]
-        command += ["--device", settings.device, "--dtype", settings.dtype]
-        started = time.perf_counter()
-        lines = b"/steer random 0 1\n/quit\n"
-        done = subprocess.run(command, input=lines, capture_output=True, env=environment())
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            errors = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise ModelError(f"another steerchat did not start: {errors[0]}", "does `steerchat` alone work?")
-        return {"start_seconds": seconds}
+        return {"start_seconds": start_seconds(self._settings)}
 
     # How
 

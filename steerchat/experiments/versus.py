@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +51,24 @@ def another(settings: Settings) -> OtherProgram:
     return OtherProgram("another steerchat", command)
 
 
-def environment() -> dict[str, str]:
+def start_seconds(settings: Settings) -> float:
+    """Of another steerchat: from nothing to an answer that needs the model in memory, and out again.
+
+    Raises ModelError when it does not start.
+    """
+    command = [sys.executable, "-P", "-m", "steerchat", "--model", settings.model]
+    command += ["--device", settings.device, "--dtype", settings.dtype]
+    lines = b"/steer random 0 1\n/quit\n"
+    started = time.perf_counter()
+    done = subprocess.run(command, input=lines, capture_output=True, env=_environment())
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        errors = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise ModelError(f"another steerchat did not start: {errors[0]}", "does `steerchat` alone work?")
+    return seconds
+
+
+def _environment() -> dict[str, str]:
     """Of another steerchat: it finds this one's package."""
     here = str(Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
@@ -84,7 +102,7 @@ class OtherProgram:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**without_defaults(environment()), "HF_HUB_OFFLINE": "1"},
+            env={**without_defaults(_environment()), "HF_HUB_OFFLINE": "1"},
             text=True,
             encoding="utf-8",
             start_new_session=True,
