@@ -203,12 +203,14 @@ class SmallOutput(SmallLinear):
     @classmethod
     def in_place_of(cls, layer: SmallLinear) -> None:
         """`layer`: of a file."""
-        layer.__class__ = cls  # type: ignore[assignment]  # as in `FastLinear.hold_small`
+        # The module stays where the model has it; the type checker knows no change of class.
+        layer.__class__ = cls  # type: ignore[assignment]
 
     def product(self, rows: Tensor) -> Tensor:
         scores = super().product(rows)
-        if self._stored is None or len(rows) > _ANSWERS:
+        if len(rows) > _ANSWERS:
             return scores
+        assert self._stored is not None
         _, tokens = likeliest(scores, min(_EXACT, self.out_features))
         weights = self._stored.part(tokens.flatten()).dense().view(*tokens.shape, -1)
         exact = (weights * rows[:, None]).sum(dim=-1)

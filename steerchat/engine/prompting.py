@@ -203,7 +203,10 @@ class Prompter:
     @cached_property
     def preamble(self) -> tuple[int, ...]:
         """What the prompts of all conversations without a system message begin with: many templates bring one."""
-        first, second = (self._encode(self._render([{"role": "user", "content": letter}])) for letter in "ab")
+        try:
+            first, second = (self._encode(self._render([{"role": "user", "content": letter}])) for letter in "ab")
+        except ModelError:
+            return ()  # plain texts need no template, so one that refuses all conversations stops none of them
         return tuple(first[: shared_length(first, second)])
 
     def _opening(self, thought: bool | None) -> tuple[int, ...]:

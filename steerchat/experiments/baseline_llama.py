@@ -30,9 +30,11 @@ def serve(model_path: str, threads: int) -> None:
         tokens = 0
         started = time.perf_counter()
         for token in model.generate(prompt, top_k=0, top_p=sampling["top_p"], min_p=0.0, **options):
-            if token == model.token_eos() or tokens == sampling["max_new_tokens"]:
+            if token == model.token_eos():
                 break
             tokens += 1
+            if tokens == sampling["max_new_tokens"]:  # asked for another one, it would compute a step more
+                break
         report = {"seconds": time.perf_counter() - started, "tokens": tokens}
         print(json.dumps(report), file=answers, flush=True)
 

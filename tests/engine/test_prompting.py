@@ -223,6 +223,14 @@ def test_a_template_puts_in_the_time_that_it_is_told(template: str) -> None:
     assert str(datetime.now().year) in prompter.text(prompter.chat(user("rain?")))
 
 
+def test_a_template_that_refuses_every_conversation_stops_no_plain_text() -> None:
+    tokenizer = deepcopy(tiny_tokenizer())
+    tokenizer.chat_template = "{{ raise_exception('never') }}"
+    engine = Engine(tiny_model(), tokenizer, "tiny", "tiny", lambda: 1 << 30)
+    assert engine.prompter.preamble == ()
+    assert engine.read(range(60, 75), range(80, 90)).perplexity
+
+
 def test_a_template_that_refuses_for_good_is_a_model_error() -> None:
     with pytest.raises(ModelError, match="refuses this conversation: never"):
         with_template("{{ raise_exception('never') }}").chat(user("rain?"))
