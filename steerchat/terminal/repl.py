@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.formatted_text import ANSI, FormattedText, StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -37,6 +40,8 @@ from .images import Images
 
 # Prompts on which steering is known to show; "hi" shows little.
 PROMPTS = ("Tell me about the weather", "What should I do this weekend?", "Describe your favourite place")
+# Seconds between two looks at whether the model could be loaded, while the user types.
+_LOOK = 0.2
 # Conversations in the history after which a word about larger models is worth it.
 _CHATS = 3
 _MOST_HISTORY = 64 << 20  # bytes of lines typed in earlier chats
@@ -155,19 +160,44 @@ def run_chat(
     )
     dial = chat.session.dial = Dial(prompt.input, prompt.output)
     screen.images = images(chat, screen, dial.put_back)
+    told: list[SteerchatError] = []
+
+    def run(line: str) -> None:
+        if not run_line(chat, screen, line, dial) and chat.loader.failed is not None:
+            told.append(chat.loader.failed)
+
     for line in first:
-        run_line(chat, screen, line, dial)
+        run(line)
     while not chat.leaving:
         start, chat.editing = chat.editing or "", None
+        watch = partial(_tell_failure, chat, screen, told)
         try:
-            line = prompt.prompt(FormattedText([("class:prompt", "> ")]), default=start)
+            line = prompt.prompt(FormattedText([("class:prompt", "> ")]), default=start, pre_run=watch)
         except KeyboardInterrupt:
             continue
         except EOFError:
             break
         if line.strip() or chat.companion is not None:
-            run_line(chat, screen, line, dial)
+            run(line)
     _suggest(chat, screen)
+
+
+def _tell_failure(chat: Chat, screen: Screen, told: list[SteerchatError]) -> None:
+    """Show above the line that is typed why the model cannot be loaded, as soon as that is known.
+
+    `told`: errors that have been shown; this one joins them.
+    """
+    loader = chat.loader
+
+    async def watch() -> None:
+        while loader.ready is None and loader.failed is None:
+            await asyncio.sleep(_LOOK)
+        error = loader.failed
+        if error is not None and error not in told:
+            told.append(error)
+            await run_in_terminal(lambda: screen.error(error))
+
+    get_app().create_background_task(watch())
 
 
 def _suggest(chat: Chat, screen: Screen) -> None:

@@ -6,6 +6,7 @@ import io
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -369,6 +370,30 @@ def test_typing_is_possible_while_the_model_loads_and_leaving_too(start: Start, 
     text = shown(screen)
     assert "SmolLM2-135M-Instruct  loads while you type" in text
     assert "seed is now 5" in text and "/steer add CONCEPT" in text
+
+
+@pytest.mark.parametrize("typed", ["", "/help\r"])
+def test_why_a_model_cannot_be_loaded_is_told_once_before_it_is_asked_anything(
+    start: Start, tmp_path: Path, typed: str
+):
+    screen = Screen(Console(file=io.StringIO(), width=200, color_system=None))
+    chat = Chat(Settings(model=str(tmp_path / "nothing")), registry, screen.show).start()
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text(typed)
+
+        def leave() -> None:
+            while "error:" not in shown(screen):
+                time.sleep(0.05)
+            time.sleep(0.5)
+            keys.send_text("\x04")
+
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        run_chat(chat, screen, keys, DummyOutput())
+        leaving.join()
+    chat.close()
+    assert shown(screen).count("error:") == 1
+    assert str(tmp_path / "nothing") in shown(screen)
 
 
 @pytest.mark.slow
