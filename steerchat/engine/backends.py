@@ -23,13 +23,16 @@ from .weights import GROUP, Levels, Weight, slices
 _PACKED_FOR = 16
 # Where tensors that products read have to begin: torch puts its own at such addresses.
 ALIGNED = 64
-# Rows of a weight that are prepared at once, or multiplied in more: a vocabulary's table is large. torch packs runs of
-# rows, of 64 at most, which have to lie in one part.
-_PREPARED_AT_ONCE, _WIDENED_AT_ONCE = 4096, 16384
+# Rows of a weight that are prepared at once: a vocabulary's table is large. torch packs runs of rows, of 64 at most,
+# which have to lie in one part.
+_PREPARED_AT_ONCE = 4096
+# Numbers of a weight that are made wider at once: they stay in the CPU's cache, and in memory that the allocator keeps.
+# More than 32 MB it asks of the system each time, which takes thrice as long as the product.
+_WIDENED_AT_ONCE = 1 << 20
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
 COMPILED_STEP, _COMPILED_MOST = 64, 512
-# From so many rows on, eight-bit levels are multiplied as wider numbers: in bfloat16, and in float32.
-_WIDE_FROM = {torch.bfloat16: 16, torch.float32: 64}
+# From so many rows on, eight-bit levels are multiplied as wider numbers.
+_WIDE_FROM = 16
 
 
 class LinearBackend(Protocol):
@@ -235,13 +238,13 @@ class EightBit:
         return (levels, scales) if levels.shape == weight.shape and len(scales) == len(levels) else None
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
-        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
-        if len(rows) < _WIDE_FROM[dtype]:
+        if len(rows) < _WIDE_FROM:
             return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
         # torch's product takes as long for each further row: of many, the levels as wider numbers are quicker.
         levels, scale = form
+        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
-        for part in slices(len(levels), _WIDENED_AT_ONCE):
+        for part in slices(len(levels), max(1, _WIDENED_AT_ONCE // levels.shape[1])):
             output[:, part] = nn.functional.linear(states, levels[part].to(dtype))
         return output.mul_(scale.float())
 
