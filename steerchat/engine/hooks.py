@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
@@ -76,6 +75,29 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
 def streams_of(output: Any) -> Tensor:
     """A block's hidden state with all of its streams, where there are several."""
     return output if isinstance(output, Tensor) else output[0]
+
+
+class BlockHooks:
+    """Forward hooks that are put on and taken off at every step, without what torch's registering takes each time.
+
+    Args:
+        hooks: by the block that they belong to. They run behind those that were put on before.
+    """
+
+    def __init__(self, hooks: Iterable[tuple[nn.Module, Callable[[nn.Module, Any, Any], Any]]]) -> None:
+        self._places: list[tuple[dict[int, Any], int, Any]] = []
+        for block, hook in hooks:
+            handle = block.register_forward_hook(hook)  # for a key of its own
+            handle.remove()
+            self._places.append((block._forward_hooks, handle.id, hook))
+
+    def __enter__(self) -> None:
+        for hooks, key, hook in self._places:
+            hooks[key] = hook
+
+    def __exit__(self, *exc: object) -> None:
+        for hooks, key, _ in self._places:
+            hooks.pop(key, None)
 
 
 class _LayerEdits:
@@ -160,7 +182,7 @@ class Steering:
     def __init__(
         self, blocks: nn.ModuleList, rows: Sequence[Sequence[Edit]], hidden: int, prompt: bool = False
     ) -> None:
-        self.blocks = self._blocks = blocks
+        self.blocks = blocks
         self._layers: dict[int, _LayerEdits] = {}
         gates = [list(dict.fromkeys(edit.gate for edit in edits if edit.gate is not None)) for edits in rows]
         self._gated = torch.tensor([bool(own) for own in gates])
@@ -171,19 +193,17 @@ class Steering:
         for layer in sorted(layers.union(*(gate.layers for gate in self._gates))):
             here = [[edit for edit in edits if edit.layer == layer] for edits in rows]
             self._layers[layer] = _LayerEdits(layer, here, gates, self._gates, hidden, device_of(blocks[layer]))
-        self._handles: list[Any] = []
+        self._hooks = BlockHooks((blocks[layer], edits) for layer, edits in self._layers.items())
         self.place: int | None = None
 
     def __enter__(self) -> Self:
         for edits in self._layers.values():
             edits.place = self.place
-        self._handles = [self._blocks[layer].register_forward_hook(edits) for layer, edits in self._layers.items()]
+        self._hooks.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.__exit__()
         if self._gates:
             factors = [gate.factor().flatten().cpu() for gate in self._gates]
             self.shares = torch.where(self._gated, torch.stack(factors).amax(dim=0), 1.0)
@@ -216,17 +236,15 @@ class OutputReader(ABC):
     """
 
     def __init__(self, blocks: nn.ModuleList, layers: Iterable[int] | None = None) -> None:
-        self._blocks = blocks
         self.layers = tuple(range(len(blocks)) if layers is None else layers)
-        self._stack = ExitStack()
+        self._hooks = BlockHooks((blocks[layer], self._hook(layer)) for layer in self.layers)
 
     def __enter__(self) -> Self:
-        for layer in self.layers:
-            self._stack.callback(self._blocks[layer].register_forward_hook(self._hook(layer)).remove)
+        self._hooks.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        self._hooks.__exit__()
 
     def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, args, output: self.read(layer, output)

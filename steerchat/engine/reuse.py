@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch
-from .hooks import hidden_of, with_hidden
+from .hooks import BlockHooks, hidden_of, with_hidden
 from .operations import Edit
 
 # States that wait to be added up take no more bytes than this.
@@ -42,7 +42,6 @@ class Lower:
         self._pass: list[Tensor] = []  # by layer: (running rows, 1, hidden), of the pass at hand
         self._passes: list[list[Tensor]] = []  # those that are to be added up, all of the same rows
         self._bare = True  # blocks return a tensor and no tuple
-        self._stack = ExitStack()
         self.run_rows(range(len(rows)))
 
     @property
@@ -58,16 +57,16 @@ class Lower:
             top: torch.tensor([slot for slot, row in enumerate(rows) if self._tops[row] == top])
             for top in {self._tops[row] for row in rows}
         }
-        self._highest = max((self._tops[row] for row in rows), default=-1)
+        highest = max((self._tops[row] for row in rows), default=-1)
+        self._hooks = BlockHooks((block, self._note) for block in self._blocks[: highest + 1])
 
     def __enter__(self) -> Self:
         self._pass = []
-        for block in self._blocks[: self._highest + 1]:
-            self._stack.callback(block.register_forward_hook(self._note).remove)
+        self._hooks.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        self._hooks.__exit__()
         if not self._pass or exc[0] is not None:
             return
         step = self._pass[0].new_zeros(len(self._tops), self._pass[0].shape[-1])
