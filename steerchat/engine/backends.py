@@ -31,8 +31,9 @@ _PREPARED_AT_ONCE = 4096
 _WIDENED_AT_ONCE = 1 << 20
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
 COMPILED_STEP, _COMPILED_MOST = 64, 512
-# From so many rows on, eight-bit levels are multiplied as wider numbers.
-_WIDE_FROM = 16
+# From so many rows on, levels of eight and of four bits are multiplied as wider numbers: torch's products of few bits
+# take as long for each further row. Levels of four bits come from the weight's file, so a chat's pair stays below.
+_WIDE_FROM, _WIDE_FOUR_FROM = 16, 512
 
 
 class LinearBackend(Protocol):
@@ -184,26 +185,26 @@ class FourBit:
         return (packed, scales, weight) if fits else None
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), form[0], GROUP, form[1]).float()
+        states = rows.bfloat16()
+        if len(rows) < _WIDE_FOUR_FROM:
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(states, form[0], GROUP, form[1]).float()
+        out, size = form[2].shape
+        output, states = rows.new_empty(len(rows), out), states.float()
+        for part in slices(out, max(1, _WIDENED_AT_ONCE // size)):
+            output[:, part] = nn.functional.linear(states, self._part(form, part))
+        return output.bfloat16().float()
 
     def numbers(self, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
-        scale, middle = form[1].float().transpose(0, 1).unbind(dim=-1)
-        return Levels(form[2].levels().levels, scale, middle - scale * 8).dense()
+        return self._part(form, slice(None))
+
+    def _part(self, form: tuple[Tensor, Tensor, Weight], rows: slice) -> Tensor:
+        """`numbers` of some outputs."""
+        scale, middle = form[1][:, rows].float().transpose(0, 1).unbind(dim=-1)
+        return Levels(form[2].part(rows).levels().levels, scale, middle - scale * 8).dense()
 
     def bytes(self, shape: tuple[int, int]) -> int:
         size = shape[0] * shape[1]
         return size // 2 + size // GROUP * 4
-
-
-class WideFourBit(FourBit):
-    """The four-bit product for very many rows, on the form of `FourBit`: rounds as that does, to bfloat16.
-
-    torch's takes as long for each further row. This one makes the float32 numbers of a weight anew for each product,
-    which reads its file: worth it for hundreds of rows that nobody waits for.
-    """
-
-    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
-        return nn.functional.linear(rows.bfloat16().float(), self.numbers(form)).bfloat16().float()
 
 
 class EightBit:
@@ -240,7 +241,6 @@ class EightBit:
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
         if len(rows) < _WIDE_FROM:
             return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
-        # torch's product takes as long for each further row: of many, the levels as wider numbers are quicker.
         levels, scale = form
         dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
@@ -256,7 +256,7 @@ class EightBit:
         return shape[0] * (shape[1] + 2)
 
 
-PLAIN, FOUR_BIT, WIDE_FOUR_BIT, EIGHT_BIT = Plain(), FourBit(), WideFourBit(), EightBit()
+PLAIN, FOUR_BIT, EIGHT_BIT = Plain(), FourBit(), EightBit()
 BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FOUR_BIT, EIGHT_BIT)
 # Those whose forms take long to prepare, and are two tensors that can be kept in a file.
 KEPT: tuple[FourBit | EightBit, ...] = (FOUR_BIT, EIGHT_BIT)

@@ -37,7 +37,7 @@ _MEMORY_SHARE = 0.5
 # Share of the free memory that a second copy of the weights may take, for the speed of large batches.
 _PACKED_SHARE = 0.25
 # Texts that are only read go through the model so many tokens at a time: more would fall out of a CPU's cache.
-_POSITIONS = 512
+_POSITIONS = 1024
 # A shorter preamble of prompts is not worth a pass of its own.
 _PREAMBLE = 8
 

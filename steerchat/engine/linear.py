@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import FOUR_BIT, KEPT, PLAIN, WIDE_FOUR_BIT, LinearBackend
+from .backends import KEPT, PLAIN, LinearBackend
 from .likeliest import likeliest
 from .weights import Dense, Weight
 
@@ -228,20 +228,6 @@ def unpacked(layers: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for layer in held:
             layer._numbers = None
-
-
-@contextmanager
-def for_many_rows(layers: Iterable[FastLinear]) -> Iterator[None]:
-    """Let layers multiply hundreds of rows quickly, rounded as they round few."""
-    before = [(layer, layer._by_rows) for layer in layers]
-    try:
-        for layer, by_rows in before:
-            pairs = [(WIDE_FOUR_BIT if backend is FOUR_BIT else backend, form) for backend, form in by_rows]
-            layer._by_rows = tuple(pairs)
-        yield
-    finally:
-        for layer, by_rows in before:
-            layer._by_rows = by_rows
 
 
 class SmallEmbedding(nn.Embedding):

@@ -49,7 +49,6 @@ def log_probs(engine: Engine, lines: Sequence[str], check: Callable[[int], None]
     # Late: the chat imports this module for costs that were kept, before it asks for a model.
     from ..engine.batch import Batch
     from ..engine.contexts import common_prefix
-    from ..engine.linear import for_many_rows
     from ..engine.reading import read
 
     texts: list[tuple[tuple[int, ...], list[int]]] = []
@@ -71,8 +70,7 @@ def log_probs(engine: Engine, lines: Sequence[str], check: Callable[[int], None]
             engine.prepare_kernels(1)  # what an answer is computed with
             room = max(len(head) + len(reply) for head, reply in zip(heads, replies, strict=True))
             batch = Batch(engine.passes, [start] * len(group), room)
-            with for_many_rows([] if engine.kernels is None else engine.kernels.layers):
-                readings = read(engine.model, engine.blocks, batch, heads, replies)
+            readings = read(engine.model, engine.blocks, batch, heads, replies)
         for index, reading in zip(order[first:], readings, strict=False):
             found[index] = reading.log_probs.tolist()
     return [log_prob for text in found for log_prob in text]
