@@ -44,12 +44,12 @@ def at_layers(recipe: Recipe, n_layers: int) -> list[Setting]:
     def moved(layer: int) -> Recipe:
         return replace(recipe, terms=tuple(replace(term, layers=(layer,)) for term in recipe.terms))
 
-    strength = recipe.terms[0].strength
+    strength = recipe.graded[0].strength
     return [Setting(str(layer), moved(layer), layer, strength) for layer in range(n_layers)]
 
 
 def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
-    """The recipe at each strength of its first adding term; further terms keep their share."""
+    """The recipe at each strength of its first graded term; further ones keep their share."""
     lead = recipe.graded[0]
 
     def scaled(strength: float) -> Recipe:

@@ -32,12 +32,12 @@ _ROUNDS = 3
 
 
 def grid(recipe: Recipe, layers: Sequence[str], strengths: Sequence[float], n_layers: int) -> list[Setting]:
-    """The recipe's first term at every pair of layers and strength."""
+    """The recipe's first graded term at every pair of layers and strength."""
     places = dict.fromkeys(parse_layers(where, n_layers) for where in layers)
     return [
         Setting(
             format_layers(place),
-            replace(recipe, terms=(replace(recipe.terms[0], layers=place, strength=strength),)),
+            replace(recipe, terms=(replace(recipe.graded[0], layers=place, strength=strength),)),
             place[0] if len(place) == 1 else None,
             strength,
         )

@@ -340,6 +340,14 @@ def test_the_last_layer_of_the_lens_is_what_the_model_says(tiny: Engine):
     assert (steps[-1].guess.text, steps[-1].guess.probability) == (best.text, pytest.approx(best.probability, rel=1e-3))
 
 
+def test_a_term_without_a_strength_does_not_lead_an_experiment_although_it_comes_first():
+    ablated = Term((("sad", 1.0),), (2,), 1.0, operation="ablate")
+    recipe = Recipe((ablated, Term((("happy", 1.0),), (3,), -3.0)))
+    assert [setting.strength for setting in at_layers(recipe, LAYERS)] == [-3.0] * LAYERS
+    assert [setting.strength for setting in at_strengths(recipe, [-3.0, 2.0])] == [-3.0, 2.0]
+    assert [setting.recipe.terms[0].concept for setting in grid(recipe, ["1"], [2.0], LAYERS)] == ["happy"]
+
+
 def test_tune_tries_its_grid_on_every_prompt_and_what_is_kept_is_recommended_from_then_on(session: Session):
     recipe = chosen(session, "happy", "2", 4.0)
     settings = grid(recipe, ["1", "2", "1-2"], [2.0, 8.0], LAYERS)
