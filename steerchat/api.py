@@ -90,7 +90,7 @@ class Model:
 
         engine = self.session.engine
         reference = self.session.library.reference(engine) if method == "centred" else None
-        return extract(engine, Concept(name, "own", "", check_examples(examples)), method, reference=reference)
+        return extract(engine, Concept(name, "custom", "", check_examples(examples)), method, reference=reference)
 
     def keep(self, vector: ConceptVector, name: str = "") -> str:
         """Make a vector a concept of your own, for `steer` and for the chat. Returns its name.
@@ -113,7 +113,7 @@ class Model:
         name = library.check_name(name or vector.name)
         if name in registry.reserved_words():
             raise ConceptError(f"{name} is a word of the commands", "choose another name")
-        concept = Concept(name, "own", "Made in Python.", (), method="imported")
+        concept = Concept(name, "custom", "Made in Python.", (), method="imported")
         library.keep_import(concept, replace(vector, name=name))
         return name
 

@@ -44,11 +44,6 @@ class Entry:
     def read_layer(self) -> int | None:
         return self.report.get("read_layer")
 
-    def at_read_layer(self, figure: str) -> float | None:
-        """`agreement` or `separability` at the read layer."""
-        values, layer = self.report.get(figure), self.read_layer
-        return values[layer] if values and layer is not None and layer < len(values) else None
-
     def to_json(self) -> dict[str, Any]:
         """The JSON object. Keys never change; new ones may be added."""
         concept = self.concept
@@ -59,8 +54,8 @@ class Entry:
             "layer": self.layers,
             "strength": self.strength,
             "tuned": self.tuned,
-            "agreement": self.at_read_layer("agreement"),
-            "separability": self.at_read_layer("separability"),
+            "agreement": at_read_layer(self.report, "agreement"),
+            "separability": at_read_layer(self.report, "separability"),
             "read_layer": self.read_layer,
             "extracted": bool(self.report),
             "examples": len(concept.examples),
@@ -104,7 +99,7 @@ def list_page(listed: Sequence[Entry]) -> Page:
             item.concept.kind,
             item.layers,
             "" if item.error else format_strength(item.strength) + ("" if item.tuned else "?"),
-            _figure(item.at_read_layer("agreement")),
+            _figure(at_read_layer(item.report, "agreement")),
             f"{item.measured['gain'][0]:+.1f}" if item.measured else "",
             f"x{item.measured['perplexity_ratio']:.1f}" if item.measured else "",
             item.error or item.concept.description.removeprefix("The reply "),  # all shipped ones begin so
@@ -157,7 +152,7 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     parts.append("\n".join(facts))
     if shown.shadows:
         parts.append(Notice(f"It hides the shipped {concept.name}; /concept delete {concept.name} brings that back."))
-    parts += _taken_out(shown)
+    parts += _taken_out(shown.report)
     parts += _charts(shown)
     if similar:
         rows = [(name, f"{cosine:+.2f}") for name, cosine in similar[:_SHOWN_SIMILAR]]
@@ -185,30 +180,35 @@ def show_page(shown: Entry, vector: ConceptVector, similar: Sequence[tuple[str, 
     return Page(parts, [data])
 
 
+def at_read_layer(report: dict[str, Any], figure: str) -> float | None:
+    """A figure of an extraction, such as `agreement`, at the layer that the concept is read at; None where unknown."""
+    values, layer = report.get(figure), report.get("read_layer")
+    return values[layer] if values and layer is not None and layer < len(values) else None
+
+
 def extraction_lines(concept: Concept, vector: ConceptVector) -> list[object]:
     """The result of an extraction: the number of pairs, how well they agree and separate, and the warnings."""
-    extracted = Entry(concept, "", 0.0, False, vector.report, False)
     pairs = sum(not example.held_out for example in concept.examples)
     line = f"{concept.name} is extracted from {counted(pairs, 'pair')}"
     if pairs > 1:
-        line += f"; their agreement is {_figure(extracted.at_read_layer('agreement'))} (1: all point the same way)"
-    if (separability := extracted.at_read_layer("separability")) is not None:
+        line += f"; their agreement is {_figure(at_read_layer(vector.report, 'agreement'))} (1: all point the same way)"
+    if (separability := at_read_layer(vector.report, "separability")) is not None:
         line += f"; it separates {separability:.0%} of the held-out pairs (chance is 50%)"
     return [
         line + ".",
-        *_taken_out(extracted),
+        *_taken_out(vector.report),
         *(Notice(f"Warning: {warning}.") for warning in vector.report.get("warnings", [])),
     ]
 
 
-def _taken_out(shown: Entry) -> list[object]:
+def _taken_out(report: dict[str, Any]) -> list[object]:
     """What `centred` took out of the vector, in a sentence; empty for other methods."""
-    before, after = shown.at_read_layer("shared_before"), shown.at_read_layer("shared")
+    before, after = at_read_layer(report, "shared_before"), at_read_layer(report, "shared")
     if before is None or after is None:
         return []
     return [
         f"What all tones share is taken out (mean-centring), and most of what single ones do: at layer "
-        f"{shown.read_layer}, the cosine with all was {before:+.2f} and is {after:+.2f}."
+        f"{report['read_layer']}, the cosine with all was {before:+.2f} and is {after:+.2f}."
     ]
 
 

@@ -49,7 +49,7 @@ class ConceptVector:
         directions: (layers, hidden) float32, each row of unit length, or zero where there is no direction.
         raw_lengths: (layers,) length of the mean difference before it was made a unit vector.
         fingerprint: the model's.
-        method: of extraction: `mean`, `pca`, `end` or `last`; else `random` or `imported`.
+        method: of extraction: `mean`, `centred`, `pca`, `end` or `last`; else `random` or `imported`.
         report: figures of the extraction (agreement, separability, levels per layer), as plain numbers.
     """
 

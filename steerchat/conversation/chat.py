@@ -22,7 +22,12 @@ from .app import App, history_path
 
 
 class Companion(Protocol):
-    """A tutor: it may reword a line before the command runs, and look at what came of it."""
+    """A tutor: while a lesson runs, it may reword a line before the command runs, and look at what came of it."""
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a lesson runs."""
+        ...
 
     def meant(self, line: str) -> str: ...
 
@@ -56,13 +61,17 @@ class Chat(App):
         self.single = False  # one command of the shell: there is no conversation after it
         self.editing: str | None = None  # a text that the next prompt starts with
         self.tutor: Companion | None = None  # the course, once it was asked for
-        self.companion: Companion | None = None  # asked what a line means and told when it worked, while a lesson runs
         self._ask = ask
         self.store = self._open_store(history) if is_first() else None
         self.session = self.conversation()
         self.stopped = self.session.stop.is_set
         if team is not None:
             team.stopped = self.session.stop.set
+
+    @property
+    def companion(self) -> Companion | None:
+        """The tutor while a lesson runs."""
+        return self.tutor if self.tutor is not None and self.tutor.teaches else None
 
     def ask(self, question: str, choices: Sequence[str] = ()) -> str:
         """The user's choice, or what they type where there are no choices.

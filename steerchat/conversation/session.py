@@ -356,7 +356,7 @@ class Session:
 
     @property
     def watch(self) -> Watch:
-        """Whoever waits for long work in this conversation."""
+        """How long work in this conversation reports its progress and learns that it must end."""
         return Watch(self.report, self.stop.is_set)
 
     @property

@@ -46,6 +46,10 @@ class Tutor:
 
     # Where the learner is
 
+    @property
+    def teaches(self) -> bool:
+        return self.lesson is not None
+
     def running(self) -> Lesson:
         """Raises UsageError when no lesson runs."""
         if self.lesson is None:
@@ -86,7 +90,6 @@ class Tutor:
 
     def start(self, name: str) -> list[object]:
         self.lesson = self.course.find(name)
-        self._chat.companion = self
         lesson = self.lesson
         head = f"Lesson {self.course.number(lesson)}: {lesson.title} ({lesson.minutes} min). {lesson.about}"
         keys = Notice(
@@ -182,14 +185,14 @@ class Tutor:
     def quit(self) -> list[object]:
         """Leaves the lesson; the progress stays."""
         lesson = self.running()
-        self.lesson, self._chat.companion = None, None
+        self.lesson = None
         return [f"Left {lesson.name}; /lesson {lesson.name} goes on where you were."]
 
     def reset(self, name: str) -> list[object]:
         lesson = self.course.find(name) if name else self.running()
         self.progress.reset(lesson.name)
         if self.lesson == lesson:
-            self.lesson, self._chat.companion = None, None
+            self.lesson = None
         return [f"{lesson.name} starts from the beginning; its progress is deleted."]
 
     def track(self, name: str) -> list[object]:
@@ -313,7 +316,7 @@ class Tutor:
         index = lesson.steps.index(step)
         if index + 1 < len(lesson.steps):
             return self._go(lesson.steps[index + 1])
-        self.lesson, self._chat.companion = None, None
+        self.lesson = None
         self.progress.at.pop(lesson.name, None)
         self._save()
         skipped = [step.title for step in lesson.steps if self.progress.record(lesson.name, step.id).state == "skipped"]

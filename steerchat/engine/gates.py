@@ -1,4 +1,4 @@
-"""Gates of edits: at which positions they are done, and how strongly, for all rows of a batch at once.
+"""Gates of edits: at which positions they are applied, and how strongly, for all rows of a batch at once.
 
 Conditional Activation Steering (Lee et al. 2025, arXiv 2409.05907) pushes only where a reading of the prompt says so.
 Here the answer is read too, at a layer below the push in the same pass.
@@ -28,7 +28,7 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """When an edit is done.
+    """When an edit is applied.
 
     Attributes:
         probe: only while this reading says so; never before the answer's first token is read.

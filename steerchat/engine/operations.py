@@ -29,7 +29,7 @@ class Edit:
         operation: its name in `values.operation`.
         vector: (hidden,) float32, as long as the operation's `size` says.
         level: how far a state shall lie along the vector, for an operation with a level.
-        gate: when it is done; None always. Edits of one term share their gate.
+        gate: when it is applied; None always. Edits of one term share their gate.
     """
 
     layer: int

@@ -1,4 +1,4 @@
-"""Gates: at which positions a term of a recipe is done."""
+"""Gates: at which positions a term of a recipe is applied."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Gate:
-    """When a term is done; by default always.
+    """When a term is applied; by default always.
 
     Positions count from 1, which is the one that the answer's first token is chosen at.
 

@@ -16,13 +16,11 @@ class TextMeasure:
 
     Attributes:
         name: in the log and in JSON; `/expect` calls it `pair-NAME`.
-        unit: what it counts.
         of: the figure of an answer without its thought.
         form: how the lines under an answer show it, such as `{:.0%}`; empty where they do not.
     """
 
     name: str
-    unit: str
     of: Callable[[str], float]
     form: str = ""
 
@@ -31,7 +29,7 @@ MEASURES: dict[str, TextMeasure] = {
     measure.name: measure
     for measure in (
         # brief and verbose change it, and hardly the effect.
-        TextMeasure("words", "words of the answer", lambda text: len(text.split())),
+        TextMeasure("words", lambda text: len(text.split())),
     )
 }
 

@@ -56,7 +56,7 @@ _LEVELS = (
     "average, those without it at 0.0."
 )
 
-# In the order in which they are done at a layer.
+# In the order in which they are applied at a layer.
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (

@@ -309,18 +309,18 @@ Report = Callable[[Notice | Progress], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """Whoever waits for long work: it is told how far the work is, and `stopped` is asked whether it shall end."""
+    """How long work reports its progress, and learns from `stopped` that it must end."""
 
     report: Report = lambda event: None
     stopped: Callable[[], bool] = lambda: False
 
     def check(self, what: str) -> None:
-        """Raises Interrupted, naming the work, once it shall end."""
+        """Raises Interrupted, naming the work, once it must end."""
         if self.stopped():
             raise Interrupted(what)
 
     def progress(self, label: str, done: float, total: float | None = None) -> None:
-        """Report how far the work is. Raises Interrupted once it shall end."""
+        """Report how far the work is. Raises Interrupted once it must end."""
         self.check(label)
         self.report(Progress(label, done, total))
 
