@@ -184,11 +184,11 @@ def deep_home(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def described_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """GGUF files are described in this process: the program of its own would import transformers first."""
-    from steerchat.models.describe import describe
+    from steerchat.models.gguf_describer import describe
 
     def run(command: Sequence[str], environment: Mapping[str, str], log: Path, tick: Callable[[], None]) -> int:
         tick()
-        architecture, folder, *files = command[command.index("steerchat.models.describe") + 1 :]
+        architecture, folder, *files = command[command.index("steerchat.models.gguf_describer") + 1 :]
         with log.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
                 describe(architecture, Path(folder), *map(Path, files))

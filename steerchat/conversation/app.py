@@ -69,7 +69,7 @@ class App:
         try:
             return self.loader.wait(self.report, self.stopped)
         except TooLarge as error:
-            smaller = self._instead(error)
+            smaller = self._smaller_model(error)
             if smaller is None:
                 raise
             self.report(Notice(f"{error.message}; {smaller} is loaded instead"))
@@ -77,7 +77,7 @@ class App:
             self.loader = self._loader(smaller).start()
             return self.engine()
 
-    def _instead(self, error: TooLarge) -> str | None:
+    def _smaller_model(self, error: TooLarge) -> str | None:
         """The smaller model to load in place of one that does not fit; None for none."""
         return error.smaller if self.settings.fallback == "on" else None
 

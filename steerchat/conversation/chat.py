@@ -89,9 +89,9 @@ class Chat(App):
     def close(self) -> None:
         self.session.close()
 
-    def _instead(self, error: TooLarge) -> str | None:
+    def _smaller_model(self, error: TooLarge) -> str | None:
         """The smaller model that is wanted in place of one that does not fit: by --fallback, or asked for."""
-        smaller = super()._instead(error)
+        smaller = super()._smaller_model(error)
         if error.smaller is None or smaller is not None:
             return smaller
         question = f"{error.message}. Load {error.smaller} instead?"

@@ -207,12 +207,12 @@ class Session:
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
         turn = self._last_turn()
-        return self._instead(turn.prompt, turn.seed, turn.recipe) if same else self._instead(turn.prompt)
+        return self._answer_in_place(turn.prompt, turn.seed, turn.recipe) if same else self._answer_in_place(turn.prompt)
 
     def edit(self, text: str) -> Iterator[Event]:
         """Replace the last message by `text` and answer it."""
         self._last_turn()
-        return self._instead(text)
+        return self._answer_in_place(text)
 
     def undo(self) -> Pair:
         """Take back the last turn; it stays in the history, marked."""
@@ -256,7 +256,7 @@ class Session:
             raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
         return self.turns[-1]
 
-    def _instead(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:
+    def _answer_in_place(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:
         """Answer `text` in place of the last turn, which stays when nothing comes of it."""
         old = self.turns.pop()
         kept = len(self.turns)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .gguf_reader import Contents
 
 _TENSORS = "tensors.json"
-# How `describe.py` ends when transformers does not know the architecture.
+# How `gguf_describer.py` ends when transformers does not know the architecture.
 UNKNOWN = 3
 _NO_MODELS = {
     "controlvector": ("a control vector and no model", "/concept import NAME FILE reads it"),
@@ -56,7 +56,7 @@ def describe(gguf: Path, name: str, work: Path, progress: Report) -> Path:
     # This steerchat, wherever it was imported from.
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     code = run(
-        [sys.executable, "-P", "-m", "steerchat.models.describe", held.architecture, str(folder), *files],
+        [sys.executable, "-P", "-m", "steerchat.models.gguf_describer", held.architecture, str(folder), *files],
         {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
         log,
         lambda: progress(Progress(label, time.monotonic() - start)),
