@@ -259,7 +259,8 @@ class Engine:
     ) -> Generator[Delta | Finished, None, list[Output]]:
         room = min(sampling.max_tokens, self.context_size - max(len(row.prompt) for row in rows))
         steered_prompt = any(row.scope == "all" and row.edits for row in rows)
-        batch = self.steered_prompts(rows, room) if steered_prompt else self.prompts(rows, room)
+        with self.turn:
+            batch = self.steered_prompts(rows, room) if steered_prompt else self.prompts(rows, room)
         width, lengths = batch.width, batch.lengths.clone()
         # A pushed prompt changes every layer's keys and values.
         lower = None
@@ -273,28 +274,31 @@ class Engine:
                 break
             if run.dial is not None:
                 decode.turn(run.dial(decode.step_number))
-            try:
-                yield from decode.step()
-            except NoNumbers as found:
-                raise self._overflowed(rows, found.args[0]) from None
+            with self.turn:
+                try:
+                    events = list(decode.step())
+                except NoNumbers as found:
+                    raise self._overflowed(rows, found.args[0]) from None
+            yield from events
         opened = [self.prompter.opened(row.prompt) for row in rows]
         parts = [self.prompter.answer(said.text, begun) for said, begun in zip(decode.answers(), opened, strict=True)]
         heads = [[row.prompt[-1], *thought] for row, (thought, _) in zip(rows, parts, strict=True)]
         texts = [reply for _, reply in parts]
-        if not reads:
-            order, readings = range(len(rows)), [unread(self.n_layers, self.hidden) for _ in rows]
-        elif steered_prompt:
-            # Its keys and values hold the push: an unsteered reading needs prompts without.
-            batch = self.prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
-            order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)
-        else:
-            order, readings = self._read_on(decode, lower, batch, width, lengths, heads, texts)
-        if run.keep:
-            contexts = {
-                row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
-                for place, row in enumerate(order)
-            }
-            self.contexts.keep(run.keep, [contexts[row] for row in range(len(rows))])
+        with self.turn:
+            if not reads:
+                order, readings = range(len(rows)), [unread(self.n_layers, self.hidden) for _ in rows]
+            elif steered_prompt:
+                # Its keys and values hold the push: an unsteered reading needs prompts without.
+                batch = self.prompts(rows, max(len(thought) + len(reply) for thought, reply in parts) + 1)
+                order, readings = range(len(rows)), read(self.model, self.blocks, batch, heads, texts)
+            else:
+                order, readings = self._read_on(decode, lower, batch, width, lengths, heads, texts)
+            if run.keep:
+                contexts = {
+                    row: batch.context(place, [*rows[row].prompt, *heads[row][1:], *texts[row]])
+                    for place, row in enumerate(order)
+                }
+                self.contexts.keep(run.keep, [contexts[row] for row in range(len(rows))])
         by_row = dict(zip(order, readings, strict=True))
         return [
             Output(replace(answer, perplexity=by_row[row].perplexity), by_row[row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
 from steerchat.values.errors import Interrupted, ModelError
 from steerchat.values.recipe import Recipe, Term
-from steerchat.values.results import Delta, Finished
+from steerchat.values.results import Answer, Delta, Finished
 
 ARCHITECTURES = ["llama", "gpt2", "mistral", "gemma3", "qwen3"]
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.1, max_tokens=20)
@@ -445,6 +446,28 @@ def test_hooks_are_gone_after_an_exception_inside_the_model(
             answers(engine, [Row(ids(8), RECIPES[3], scope=scope), Row(ids(5))], SAMPLED)
     assert torch.equal(logits_now(engine), before)
     assert all(not block._forward_hooks for block in engine.blocks)
+
+
+def test_threads_that_share_a_model_get_the_answers_that_they_get_alone() -> None:
+    engine = tiny_engine()
+    asked = [[Row(ids(6, number), RECIPES[3]), Row(ids(6, number))] for number in range(4)]
+
+    def said(number: int) -> list[Answer]:
+        return [output.answer for output in answers(engine, asked[number], SAMPLED)]
+
+    expected = [said(number) for number in range(4)]
+    found: dict[int, list[Answer]] = {}
+
+    def ask(number: int) -> None:
+        found[number] = said(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found.get(number) for number in range(4)] == expected
+    assert said(0) == expected[0]
 
 
 def test_a_stopped_answer_is_the_beginning_of_the_whole_one() -> None:
