@@ -19,10 +19,10 @@ from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
 from .reports import cells  # noqa: F401  # declares what notebooks show
 from .storage.records import Filters, StoredPair
 from .storage.store import Store
-from .system.settings import load_settings
+from .system.settings import description, load_settings
 from .values.chart import Matrix, Points, Tokens
 from .values.errors import ConceptError, UsageError
-from .values.recipe import Recipe, parse_term
+from .values.recipe import Recipe, parse_strength, parse_term
 from .values.results import Event, Pair, PairDone
 from .values.setting import Setting
 
@@ -100,7 +100,7 @@ class Model:
             name: the vector's own when empty; a concept of yours of that name is replaced.
 
         Raises:
-            ConceptError: for a name that it may not have, or a vector of another model.
+            ConceptError: for a name that it may not have, or a vector of another model, of zeros, or with NaN.
         """
         engine, library = self.session.engine, self.session.library
         if vector.fingerprint != engine.fingerprint:
@@ -113,6 +113,7 @@ class Model:
         name = library.check_name(name or vector.name)
         if name in registry.reserved_words():
             raise ConceptError(f"{name} is a word of the commands", "choose another name")
+        vector.from_raw(name, vector.raw, vector.fingerprint)  # for its errors
         concept = Concept(name, "custom", "Made in Python.", (), method="imported")
         library.keep_import(concept, replace(vector, name=name))
         return name
@@ -157,6 +158,8 @@ class Model:
             `Started`, then a `Delta` for each new piece of text (row 0 is normal, row 1 steered), `Finished` for each
             answer, and `PairDone` with the measured pair. `Notice` and `Progress` can come in between.
         """
+        if seed is not None:
+            seed = description("seed").parse(seed)
         return self.session.compare(prompt, raw=raw, seed=seed)
 
     def pair(self, prompt: str, *, seed: int | None = None, raw: bool = False) -> Pair:
@@ -199,7 +202,7 @@ class Model:
             concept: in place of what is steered; a mix (`happy:1,sad:-1`) is one too.
             strength: in units of a layer's typical length; the recipe's or the recommended one when None.
         """
-        recipe = chosen(self.session, concept, None, strength)
+        recipe = chosen(self.session, concept, None, None if strength is None else parse_strength(str(strength)))
         settings = at_layers(recipe, self.n_layers)
         return experiment(self.session, "layers", prompt, settings, repeats, tokens=tokens)
 
@@ -207,7 +210,7 @@ class Model:
         self,
         prompt: str,
         concept: str | None = None,
-        layer: str | None = None,
+        layer: str | int | None = None,
         *,
         repeats: int = 4,
         tokens: int = 40,
@@ -219,13 +222,13 @@ class Model:
             layer: a number, a range `12-20` or a depth `55%`; the recipe's or the recommended ones when None.
             strengths: those to try; a negative one pushes away.
         """
-        settings = at_strengths(chosen(self.session, concept, layer), strengths)
+        settings = at_strengths(chosen(self.session, concept, None if layer is None else str(layer)), strengths)
         return experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens)
 
     def at_budget(
         self,
         concept: str | None = None,
-        layer: str | None = None,
+        layer: str | int | None = None,
         *,
         cost: float | None = None,
         kl: float | None = None,
@@ -253,7 +256,7 @@ class Model:
         budget = budget_of(cost, kl)
         if budget is None:
             raise UsageError("no budget is given", "cost=1.5, or kl=1.0")
-        recipe = chosen(self.session, concept, layer)
+        recipe = chosen(self.session, concept, None if layer is None else str(layer))
         result = at_budget(self.session, recipe, budget, prompts or shipped_prompts("tuning")[:4], tokens)
         return within(result.outcomes, budget)
 
@@ -330,11 +333,14 @@ def load(model: str | None = None, *, log: bool = True, **settings: Any) -> Mode
     Raises:
         ModelError: when it cannot be found or loaded.
         UsageError: for an unknown setting or a value that does not fit.
+        StoreError: when the history cannot be written; `log=False` does without.
     """
     chosen_settings = load_settings({"model": model, **settings}, config_path())
     app = App(chosen_settings).start()
     app.engine()
     app.store = Store.open(history_path()) if log else None
+    if app.store is not None and app.store.refused is not None:
+        raise app.store.refused
     return Model(app.conversation())
 
 

@@ -115,7 +115,7 @@ def history(
     else:
         pairs = store.pairs(filters, limit + 1, before)
         ids, objects = [stored.id for stored in pairs], [stored.to_json() for stored in pairs[:limit]]
-        parts = [pair_table(pairs[:limit])]
+        parts = [pair_table(pairs[:limit], filtered=filters != Filters() or before is not None)]
     if len(ids) > limit:
         parts.append(Notice(f"Older pairs: --before {ids[limit - 1]}"))
     return Page(parts, objects)

@@ -11,6 +11,7 @@ before anything is allocated; nothing in it is executed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,7 +152,10 @@ def _from_safetensors(path: Path, engine: Engine) -> tuple[Tensor, Layout | None
                 shown = shorten(", ".join(names) or "none", 80)
                 raise ConceptError(f"{path.name} has {len(names)} tensors: {shown}", "save the direction alone")
             for name in names:
-                _check_shape(path.name, file.get_slice(name).get_shape(), engine)
+                shape = file.get_slice(name).get_shape()
+                _check_shape(path.name, shape, engine)
+                if known is not None and math.prod(shape) != engine.hidden:
+                    raise ConceptError(f"{path.name}: {name} has shape {tuple(shape)}", f"({engine.hidden},)")
             if known is not None:
                 _check_block(path.name, max(known.tensors), engine)
         with safe_open(path, framework="pt") as file:  # numpy knows no bfloat16
@@ -234,7 +238,8 @@ def _from_gguf(path: Path, engine: Engine) -> tuple[Tensor, dict[str, str], tupl
         raise ConceptError(f"{path.name} has no direction.N", "a control vector has one for each block from 1 on")
     if fingerprint and fingerprint != engine.fingerprint:
         raise ConceptError(f"{path.name} was read from another model than {engine.name}", "use it with that model")
-    notes = [f"It has directions for blocks {format_layers(sorted(layers))}; the format cannot store block 0."]
+    lacks = "" if 0 in layers else "; the format cannot store block 0"
+    notes = [f"It has directions for blocks {format_layers(sorted(layers))}{lacks}."]
     own = engine.model.config.model_type
     if hint and hint != own:
         notes.append(f"It was made for {shorten(hint, 40)}, and this model is {own}: it may not steer this one.")

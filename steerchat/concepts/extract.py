@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..engine.engine import Engine
-from ..values.errors import ConceptError
+from ..values.errors import ConceptError, unknown
 from ..values.results import UNWATCHED, Progress, Watch
 from ..values.text import counted
-from .concept import Concept, Example, Extraction, Method
+from .concept import METHODS, Concept, Example, Extraction, Method
 from .reference import CENTRED, Reference, examples_digest
 from .vector import LEVELS, ConceptVector
 
@@ -51,9 +51,12 @@ def extract(
         what all tones share, of the mean difference (`shared_before`) and of the vector (`shared`).
 
     Raises:
+        UnknownName: for a method that does not exist.
         ConceptError: when the examples give no direction.
         Interrupted: when the watch stops it, between two blocks.
     """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS, ", ".join(METHODS))
     examples = concept.examples
     if method == "last":
         examples = tuple(e for e in examples if not e.held_out)[:1] + tuple(e for e in examples if e.held_out)

@@ -58,7 +58,8 @@ class Library:
 
     def names(self) -> list[str]:
         """The names of all concepts, `random` last."""
-        names = {path.stem for folder in (self.shipped, self._user) for path in folder.glob("*.toml")}
+        files = (path for folder in (self.shipped, self._user) for path in folder.glob("*.toml"))
+        names = {path.stem for path in files if path.is_file()}
         return [*sorted(filter(_is_name, names)), RANDOM]
 
     def get(self, name: str) -> Concept:

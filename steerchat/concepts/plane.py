@@ -24,10 +24,15 @@ def pairs_in_plane(
     Along is the projection on the direction. Across is the first principal component of what is left without it. Both
     count from the middle between the two sides' means, in lengths of the mean difference, so that layers compare.
 
-    Raises ConceptError when the concept has no examples, Interrupted when the watch stops it.
+    Raises:
+        ConceptError: when the concept has no examples, or the model no such layer.
+        Interrupted: when the watch stops it.
     """
     if not concept.examples:
         raise ConceptError(f"{concept.name} has no examples to draw", "choose a concept that was made from pairs")
+    for layer in layers:
+        if not 0 <= layer < engine.n_layers:
+            raise ConceptError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "choose another")
     positive, negative, _ = read_texts(engine, concept.name, concept.examples, concept.method, watch)
     held_out = torch.tensor([example.held_out for example in concept.examples])
     clouds = [

@@ -33,7 +33,7 @@ _CANCELLED = 1e-3
 _FORMAT = "steerchat-concept-1"
 # More than any model has: a larger claim in a header is not a concept vector, and must not be allocated.
 _MAX_ELEMENTS = 512 * 65536
-_DELETE = "delete it, and it is extracted again"
+_DELETE = "delete it: a concept with examples is then extracted again"
 # In a vector's report, a number for each layer: the mean projection of the examples without the concept, and with it.
 LEVELS = ("level_0", "level_1")
 # The read layer of random and imported vectors, as a share of the depth.
@@ -68,12 +68,11 @@ class ConceptVector:
         """
         raw = raw.detach().to("cpu", torch.float32)
         if not torch.isfinite(raw).all():
-            raise ConceptError(f"the vector of {name} contains NaN or infinity", "extract it again from its examples")
-        lengths = raw.norm(dim=-1)
-        if not (lengths > 0).any():
-            raise ConceptError(f"the vector of {name} is zero", "its texts with and without the concept must differ")
-        unit = raw / lengths.clamp_min(1e-12).unsqueeze(-1)
-        return cls(name, torch.where(lengths.unsqueeze(-1) > 0, unit, 0.0), lengths, fingerprint, method, report)
+            raise ConceptError(f"the vector of {name} contains NaN or infinity", "all of its numbers must be finite")
+        directions, lengths = _unit(raw)
+        if not lengths.any():
+            raise ConceptError(f"the vector of {name} is zero", "texts with and without the concept must differ")
+        return cls(name, directions, lengths, fingerprint, method, report)
 
     def plot(self) -> Any:
         """What is known of each layer, as a figure of matplotlib. Raises UsageError without the extra `plot`."""
@@ -137,9 +136,7 @@ class ConceptVector:
 
     def _sum(self, name: str, raw: Tensor) -> ConceptVector:
         # v - v is a valid value, unlike an extraction whose result is zero.
-        lengths = raw.norm(dim=-1)
-        unit = raw / lengths.clamp_min(1e-12).unsqueeze(-1)
-        return ConceptVector(name, unit, lengths, self.fingerprint, self.method)
+        return ConceptVector(name, *_unit(raw), self.fingerprint, self.method)
 
     def _check_same_model(self, other: ConceptVector) -> None:
         if self.fingerprint != other.fingerprint or self.directions.shape != other.directions.shape:
@@ -281,3 +278,11 @@ def term_vector(term: Term, vectors: dict[str, ConceptVector], lengths: Tensor, 
     """A term's vector at one layer, (hidden,), as long as its operation says."""
     direction = combine([(vectors[name], weight) for name, weight in term.parts], layer)
     return direction * term.how.size(term.strength, len(term.layers), float(lengths[layer]))
+
+
+def _unit(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of unit length, or zero, and their lengths. `raw`: (layers, hidden) float32."""
+    # The squares of small numbers are zero in float32.
+    lengths = raw.double().norm(dim=-1)
+    unit = raw / torch.where(lengths > 0, lengths, 1.0)[:, None]
+    return unit.float(), lengths.float()

@@ -99,10 +99,14 @@ class Chat(App):
 
     def _open_store(self, path: Path | None) -> Store | None:
         try:
-            return Store.open(path or history_path())
+            store = Store.open(path or history_path())
         except StoreError as error:
-            self.report(Notice(f"{error.message}; this chat is not logged. {error.hint}"))
-            return None
+            store, refused = None, error
+        else:
+            refused = store.refused
+        if refused is not None:
+            self.report(Notice(f"{refused.message}; this chat is not logged. {refused.hint}"))
+        return store
 
 
 class Menu:

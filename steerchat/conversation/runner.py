@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..measures.pair import Reader, measured
 from ..storage.journal import Journal
@@ -213,6 +213,7 @@ class Runner:
         jobs: list[_Job] = []
         normals: dict[int, int | None] = {}  # stored normal answers that pairs share, by their row
         trials: list[Trial] = []
+        ended: Literal["failed", "interrupted"] = "failed"  # how pairs do that have no answer yet
 
         def tell() -> None:
             if plan.label:
@@ -252,13 +253,16 @@ class Runner:
                 of_pair = tuple(rows[place] for place in job.places)
                 trials.append(Trial(job.question, job.setting, pair, of_pair, outputs))
                 yield PairDone(pair)
+        except GeneratorExit:  # nobody reads the events any more
+            ended = "interrupted"
+            raise
         finally:
             # Whatever broke this off, what came is kept, and no row of the history stays `running`.
             for job in jobs[len(trials) :]:
-                answers = (Answer(texts[place], 0, "failed") for place in job.places)
+                answers = (Answer(texts[place], 0, ended) for place in job.places)
                 columns = ("steered",) if groups[0].question.alone else ("normal", "steered")
                 broken = replace(job.pair, **dict(zip(columns, answers, strict=False)))
-                _finish(plan, job, broken, "failed", normals)
+                _finish(plan, job, broken, ended, normals)
         return trials
 
     def _generate(self, rows: Sequence[Row], plan: Plan) -> Generator[Delta | Finished, None, list[Output]]:

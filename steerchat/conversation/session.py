@@ -207,7 +207,9 @@ class Session:
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
         turn = self._last_turn()
-        return self._answer_in_place(turn.prompt, turn.seed, turn.recipe) if same else self._answer_in_place(turn.prompt)
+        return (
+            self._answer_in_place(turn.prompt, turn.seed, turn.recipe) if same else self._answer_in_place(turn.prompt)
+        )
 
     def edit(self, text: str) -> Iterator[Event]:
         """Replace the last message by `text` and answer it."""

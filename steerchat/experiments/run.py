@@ -38,6 +38,8 @@ def experiment(
     """
     if not prompt.strip():
         raise UsageError("the prompt is empty", f"/{kind} Tell me about the weather")
+    if repeats < 1 or not settings:
+        raise UsageError("there is nothing to answer", "at least one setting and one repeat")
     reader, journal, sampling = session.reader, session.journal, session.sampling()
     engine = reader.engine
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, tokens or sampling.max_tokens))

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 from ..conversation.session import Session
 from ..values.errors import UsageError
-from ..values.recipe import RANDOM, Recipe, Term, TermRequest, format_strength, parse_layers, parse_parts
+from ..values.recipe import (
+    RANDOM,
+    Recipe,
+    Term,
+    TermRequest,
+    format_strength,
+    parse_layers,
+    parse_parts,
+    parse_strength,
+)
 from ..values.setting import Setting
 
 # From pushing away to too much.
@@ -51,6 +60,7 @@ def at_layers(recipe: Recipe, n_layers: int) -> list[Setting]:
 def at_strengths(recipe: Recipe, strengths: Sequence[float]) -> list[Setting]:
     """The recipe at each strength of its first graded term; further ones keep their share."""
     lead = recipe.graded[0]
+    strengths = [parse_strength(str(strength)) for strength in strengths]
 
     def scaled(strength: float) -> Recipe:
         terms = [

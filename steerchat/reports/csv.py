@@ -13,14 +13,11 @@ from .markdown import to_markdown
 
 
 def as_csv(store: Store, pair_ids: Sequence[int]) -> str:
-    """A header and one line for each pair, with texts quoted as RFC 4180 says; an empty text without pairs."""
-    rows = store.rows(pair_ids)
-    if not rows:
-        return ""
+    """A header and one line for each pair, with texts quoted as RFC 4180 says."""
     out = io.StringIO()
-    table = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    table = csv.DictWriter(out, store.columns, lineterminator="\n")
     table.writeheader()
-    for row in rows:
+    for row in store.rows(pair_ids):
         table.writerow({name: only_text(value) if isinstance(value, str) else value for name, value in row.items()})
     return out.getvalue()
 

@@ -12,6 +12,7 @@ Three kinds of lock, all held by the operating system, so that none outlives its
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import uuid
@@ -98,6 +99,47 @@ def _open_locked(path: Path) -> tuple[Database, Owner]:
         _end_orphans(db, owner)
         undo.pop_all()
     return db, owner
+
+
+def open_to_read(path: Path) -> Database:
+    """A connection to a history that this process may not write; it changes nothing.
+
+    Raises StoreError when it cannot be read, or is no history of this version.
+    """
+    from sqlite_utils import Database
+
+    with explained(path), contextlib.ExitStack() as undo:
+        try:
+            conn = _connect_to_read(path, "mode=ro")
+        except sqlite3.OperationalError:
+            # SQLite wants to create files beside one that another process may write, and here it cannot.
+            conn = _connect_to_read(path, "immutable=1")
+        undo.callback(conn.close)
+        conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
+        db = Database(conn, execute_plugins=False)
+        migrate(db, path, MIGRATIONS[: _number(db, "PRAGMA user_version")])  # checks it, and has nothing to do
+        if _number(db, "PRAGMA user_version") < len(MIGRATIONS):
+            raise StoreError(f"history {path}: it is of an older steerchat, and cannot be written", _WRITABLE)
+        undo.pop_all()
+    return db
+
+
+def _connect_to_read(path: Path, how: str) -> sqlite3.Connection:
+    conn = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def is_unwritable(error: StoreError) -> bool:
+    """Whether a history was refused because this process may not write it, or nothing beside it."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return getattr(cause, "sqlite_errorname", "").startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN"))
 
 
 def connect(path: Path) -> Database:
@@ -261,21 +303,33 @@ def check(path: Path) -> list[str]:
 
     Slow on a large file.
 
-    Raises StoreError when the file does not exist, is locked, or is too damaged to be read.
+    Raises StoreError when the file does not exist, is locked, or is no history.
     """
     _require_file(path)
+    damage: list[str] = []
     with explained(path), contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as conn:
-        damage = [line for (line,) in conn.execute("PRAGMA integrity_check") if line != "ok"]
-        for table, row, parent, _ in conn.execute("PRAGMA foreign_key_check"):
-            damage.append(f"{table} row {row} refers to a missing row of {parent}")
-        try:
+        if conn.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise StoreError(f"{path} is another program's database", "it is no history of steerchat")
+        with _noted(damage, "the tables cannot be read to their end"):
+            damage += [line for (line,) in conn.execute("PRAGMA integrity_check") if line != "ok"]
+        with _noted(damage, "the references between tables cannot be read"):
+            for table, row, parent, _ in conn.execute("PRAGMA foreign_key_check"):
+                damage.append(f"{table} row {row} refers to a missing row of {parent}")
+        with _noted(damage, "the full-text index does not match the texts"):
             # Rank 1 also compares the index with the texts.
             conn.execute("INSERT INTO pair_search(pair_search, rank) VALUES ('integrity-check', 1)")
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorname != "SQLITE_CORRUPT_VTAB":
-                raise
-            damage.append("the full-text index does not match the texts")
     return damage
+
+
+@contextlib.contextmanager
+def _noted(damage: list[str], what: str) -> Iterator[None]:
+    """Add `what` to the damage where SQLite finds the file damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not error.sqlite_errorname.startswith("SQLITE_CORRUPT"):
+            raise
+        damage.append(what)
 
 
 def _require_file(path: Path) -> None:

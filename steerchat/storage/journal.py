@@ -27,7 +27,7 @@ class Journal:
     """One conversation's place in the history.
 
     Args:
-        store: the history; None: nothing is logged.
+        store: the history; None: nothing is logged. Whoever opened one that cannot be written has said so.
         report: called when writing starts to fail, and when it works again.
 
     Attributes:
@@ -40,7 +40,7 @@ class Journal:
         self.store = store
         self.logged = 0
         self.session_id: int | None = None
-        self.failing = False
+        self.failing = store is not None and store.refused is not None
         self._retry_at = 0.0  # no write is tried before this time
         self._pending: list[Callable[[Store], Any]] = []  # failed writes of finished pairs, to be repeated
         self._report = report

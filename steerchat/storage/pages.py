@@ -28,7 +28,7 @@ def pair_page(stored: StoredPair, now: datetime | None = None) -> Page:
     return Page([Notice("   ".join(facts)), pair], [stored.to_json()])
 
 
-def pair_table(rows: Sequence[StoredPair], now: datetime | None = None) -> Table:
+def pair_table(rows: Sequence[StoredPair], now: datetime | None = None, filtered: bool = False) -> Table:
     """Stored pairs, one in each row, in the order given. `now` as for `when`."""
     with_kind = any(stored.kind != "chat" for stored in rows)
     with_client = any(stored.client for stored in rows)
@@ -55,7 +55,9 @@ def pair_table(rows: Sequence[StoredPair], now: datetime | None = None) -> Table
         cells,
         right=frozenset({0, len(headings) - 2, len(headings) - 1}),
         dim=frozenset(index for index, stored in enumerate(rows) if stored.undone),
-        empty="no pairs yet; type a message, with /steer happy 16 2.0 before it for a steered answer",
+        empty="No pair passes the filters."
+        if filtered
+        else "no pairs yet; type a message, with /steer happy 16 2.0 before it for a steered answer",
     )
 
 

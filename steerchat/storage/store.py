@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..values.errors import StoreError, UnknownName, UsageError, shorten
 from ..values.results import Pair
-from .file import Owner, end_running, explained, open_file, timestamp, transaction
+from .file import Owner, end_running, explained, is_unwritable, open_file, open_to_read, timestamp, transaction
 from .queries import find_excerpts, match_words, search_ids, select_ids
 from .records import (
     PAIR_QUERY,
@@ -43,10 +43,14 @@ class Store:
 
     Every method raises StoreError when the file cannot be read or written, on a full disk for example; no write is
     partial, and the caller may go on without logging. An id that does not exist raises UnknownName.
+
+    Attributes:
+        refused: why nothing can be written, where the file can only be read: every write raises it.
     """
 
-    def __init__(self, path: Path, db: Database, owner: Owner) -> None:
+    def __init__(self, path: Path, db: Database, owner: Owner | None, refused: StoreError | None = None) -> None:
         self.path = path
+        self.refused = refused
         self._db = db
         self._owner = owner
         self._lock = threading.RLock()
@@ -56,11 +60,18 @@ class Store:
     def open(cls, path: Path | str) -> Store:
         """Open the file, created or migrated where needed; rows that dead processes left running become interrupted.
 
-        Raises StoreError when the file cannot be opened or written, is not SQLite, belongs to another program or to a
+        A file of this version that cannot be written is opened to be read.
+
+        Raises StoreError when the file cannot be opened or created, is not SQLite, belongs to another program or to a
         newer steerchat, or the disk is full.
         """
         path = Path(path).absolute()
-        db, owner = open_file(path)
+        try:
+            db, owner = open_file(path)
+        except StoreError as error:
+            if not is_unwritable(error) or not path.is_file():
+                raise
+            return cls(path, open_to_read(path), None, error)
         return cls(path, db, owner)
 
     def close(self) -> None:
@@ -69,6 +80,9 @@ class Store:
             if self._closed:
                 return
             self._closed = True
+            if self._owner is None:
+                self._db.close()
+                return
             try:
                 with explained(self.path), transaction(self._db):
                     end_running(self._db, self._owner.token)
@@ -81,6 +95,10 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _token(self) -> str | None:
+        return None if self._owner is None else self._owner.token
 
     # Sessions and experiments
 
@@ -117,7 +135,7 @@ class Store:
             "spec": to_json(spec),
             "status": "running",
             "started": timestamp(),
-            "owner": self._owner.token,
+            "owner": self._token,
         }
         with self._write() as db:
             return _insert(db, "experiments", row)
@@ -140,7 +158,7 @@ class Store:
         """Log a pair before it is generated, so that a killed process leaves a trace of it. Returns its id."""
         with self._write() as db:
             # The time is taken inside the transaction, so that ids and times have the same order.
-            row = {**begin_row(pair, origin), "status": "running", "created": timestamp(), "owner": self._owner.token}
+            row = {**begin_row(pair, origin), "status": "running", "created": timestamp(), "owner": self._token}
             pair_id = _insert(db, "pairs", row)
             db.conn.executemany(
                 "INSERT INTO pair_concepts VALUES (?, ?, ?, ?, ?)", [(pair_id, *r) for r in concept_rows(pair.recipe)]
@@ -235,6 +253,12 @@ class Store:
         with self._read() as db:
             return _fetch(db, pair_ids)
 
+    @property
+    def columns(self) -> list[str]:
+        """Those of `rows`."""
+        with self._read() as db:
+            return [row["name"] for row in db.query("PRAGMA table_info(pair_view)")]
+
     def rows(self, pair_ids: Sequence[int]) -> list[dict[str, Any]]:
         """The same pairs as `chosen`, as rows of `pair_view`."""
         sql = "SELECT * FROM pair_view WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"
@@ -273,6 +297,8 @@ class Store:
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[Database]:
+        if self.refused is not None:
+            raise StoreError(self.refused.message, self.refused.hint)
         with self._read() as db, transaction(db):
             yield db
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+# Editors on Windows put it before a text.
+BYTE_ORDER_MARK = "\ufeff"
 # Bytes of the header of a safetensors file with a few tensors; the format allows a hundred times as much.
 MAX_HEADER = 1 << 20
 MAX_TOML = 2 << 20
@@ -43,7 +45,7 @@ def read_stream(stream: IO[str], most: int = 32 << 20) -> str:
     text = stream.read(most + 1)
     if len(text) > most:
         raise OSError(f"it is larger than {_size(most)}")
-    return text
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def check_toml(text: str, most: int = MAX_TOML) -> None:

@@ -9,7 +9,7 @@ import click
 from ..conversation.app import history_path
 from ..models.find import fetch_default
 from ..storage import file as storage
-from ..values.errors import ExitCode
+from ..values.errors import ExitCode, StoreError
 from ..values.text import clean
 from .start import new_screen
 
@@ -63,7 +63,10 @@ def db_group() -> click.Group:
     @db.command(help="Write a whole copy to FILE, also while a chat is running.")
     @click.argument("file", metavar="FILE")
     def backup(file: str) -> None:
-        click.echo(storage.backup(history_path(), Path(file)))
+        copy = storage.backup(history_path(), Path(file))
+        click.echo(copy)
+        if storage.check(copy):
+            raise StoreError("the history is damaged, and so is its copy", "steerchat db check lists the damage")
 
     @db.command(help="Look for damage. Exit code 1 when there is some.")
     def check() -> None:

@@ -31,6 +31,7 @@ from ..models.catalogue import KNOWN
 from ..screen.render import Screen
 from ..slash.registry import is_command, message_text
 from ..system import folders
+from ..system.untrusted import BYTE_ORDER_MARK
 from ..values.errors import Interrupted, SteerchatError, UsageError
 from ..values.results import Notice
 from ..values.text import REPLACEMENT, cell_len, clean, fit
@@ -250,10 +251,12 @@ def read_lines(stream: TextIO) -> Iterator[str]:
     """
     with suppress(AttributeError, ValueError):
         stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
+    first = True
     while line := stream.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:
             raise UsageError(f"a line of more than {_LONGEST_LINE:,} characters", "lines are messages or commands")
-        yield line
+        yield line.removeprefix(BYTE_ORDER_MARK) if first else line
+        first = False
 
 
 def _history(path: Path) -> History:

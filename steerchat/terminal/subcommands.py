@@ -116,6 +116,8 @@ def run_command(
     forms = [name for name, wanted in (("json", as_json), ("csv", csv), ("markdown", markdown)) if wanted]
     if len(forms) > 1:
         raise UsageError("a result has one form", "use one of --json, --csv and --markdown")
+    if prompts is not None and values.get("prompt"):
+        raise UsageError("both a prompt and a file of prompts are given", "put the prompt into the file")
     others = {name: settings.pop(f"operation_{name}", ()) for name in OPERATIONS}
     terms = [*steer, *(f"{name} {term}" for name, given in others.items() for term in given)]
     requests = [parse_term(term) for term in terms]

@@ -638,6 +638,9 @@ def test_a_profile_of_saklas_has_a_direction_for_each_of_its_blocks(chat: FakeCh
     save_file({"layer_1": expected[1], "layer_9": expected[3]}, tmp_path / "more.safetensors")
     with pytest.raises(ConceptError, match="steers block 9"):
         chat.do(f"/concept import more {tmp_path}/more.safetensors")
+    save_file({"layer_0": torch.randn(LAYERS, HIDDEN), "layer_1": expected[1]}, tmp_path / "flat.safetensors")
+    with pytest.raises(ConceptError, match="layer_0 has shape"):
+        chat.do(f"/concept import flat {tmp_path}/flat.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -786,6 +789,18 @@ def test_a_pickle_is_never_opened_whatever_its_name(name: str, tmp_path: Path, c
         chat.do(f"/concept import evil {path} --layer 1")
     assert not (tmp_path / "pwned").exists()
     assert "torch.load" in caught.value.hint and "weights_only=True" in caught.value.hint
+
+
+def test_the_line_that_converts_several_arrays_does(
+    tmp_path: Path, chat: FakeChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "v.npz", np.full(HIDDEN, 1e-30, np.float32))  # whose squares are zero in float32
+    with pytest.raises(ConceptError, match="several arrays") as caught:
+        chat.do(f"/concept import dir {tmp_path}/v.npz --layer 1")
+    monkeypatch.chdir(tmp_path)
+    exec(caught.value.hint.partition('-c "')[2].removesuffix('"'), {})
+    chat.do(f"/concept import dir {tmp_path}/v.npy --layer 1")
+    assert float(chat.library.vector("dir", chat.session.engine).directions[1].norm()) == pytest.approx(1.0)
 
 
 def test_the_line_that_converts_a_pickle_does(tmp_path: Path, chat: FakeChat, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def test_names_are_sorted_with_random_last_and_other_files_left_out(tmp_path: Pa
     # Copied with the shipped concepts of an earlier version, beside which it lay.
     (tmp_path / "concepts" / "lexicons.toml").write_text("x = 1")
     (tmp_path / "shipped" / "No Name.toml").write_text(OWN)
+    (tmp_path / "concepts" / "folder.toml").mkdir()
+    with contextlib.suppress(OSError):  # Windows asks for a right
+        (tmp_path / "concepts" / "dangling.toml").symlink_to(tmp_path / "nothing")
     assert library.names() == [*sorted(CONCEPTS), RANDOM]
 
 

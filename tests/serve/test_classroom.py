@@ -176,7 +176,7 @@ def test_a_pause_breaks_off_what_students_ask_and_not_the_teachers(lesson: Runni
     def ask(who: str, key: str, tokens: int) -> None:
         answers[who] = say(lesson, key, "A long one", max_tokens=tokens, n=4)  # one may end early
 
-    asking = [threading.Thread(target=ask, args=given) for given in (("student", key, 400), ("teacher", TOKEN, 60))]
+    asking = [threading.Thread(target=ask, args=given) for given in (("student", key, 400), ("teacher", TOKEN, 400))]
     for thread in asking:
         thread.start()
     lesson.wait(lambda: lesson.service.rows.running > 4)

@@ -261,6 +261,25 @@ def test_check_reports_an_index_that_lost_its_text(store: Store) -> None:
     assert check(store.path) == ["the full-text index does not match the texts"]
 
 
+def test_check_lists_the_damage_of_a_file_that_cannot_be_read_to_its_end(store: Store) -> None:
+    for _ in range(50):
+        log(store, "weather " * 200)
+    store.close()
+    with store.path.open("r+b") as file:
+        size = store.path.stat().st_size
+        for page in range(5 * 4096, size, 2 * 4096):
+            file.seek(page)
+            file.write(b"\xff" * 200)
+    assert check(store.path)
+
+
+def test_check_says_whose_another_programs_database_is(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as conn:
+        conn.execute("CREATE TABLE x (y)")
+    with pytest.raises(StoreError, match="another program's"):
+        check(tmp_path / "other.db")
+
+
 def test_a_verdict_is_kept_and_a_later_one_replaces_it(store: Store) -> None:
     pair_id, waiting = log(store), log(store)
     store.rate(pair_id, "tie")
@@ -676,13 +695,27 @@ def test_a_read_only_folder_is_refused_with_what_to_do(unprivileged: Path) -> No
     assert "STEERCHAT_HOME" in caught.value.hint
 
 
-def test_a_read_only_file_is_refused_with_what_to_do(unprivileged: Path) -> None:
+@pytest.mark.parametrize("folder", [0o755, 0o555])
+def test_a_file_that_cannot_be_written_is_read_and_every_write_says_what_to_do(unprivileged: Path, folder: int) -> None:
     path = unprivileged / "history.db"
-    Store.open(path).close()
+    with Store.open(path) as store:
+        log(store)
     path.chmod(0o444)
-    with pytest.raises(StoreError, match="cannot be written") as caught:
+    unprivileged.chmod(folder)
+    with Store.open(path) as store:
+        assert store.refused is not None and "written" in store.refused.message
+        assert ids(store.pairs()) == ids(store.search("weather")) == [1]
+        with pytest.raises(StoreError, match="written") as caught:
+            log(store)
+        assert "permissions" in caught.value.hint
+
+
+def test_an_older_file_that_cannot_be_written_is_refused(unprivileged: Path) -> None:
+    path = unprivileged / "history.db"
+    migrate(Database(path), path, MIGRATIONS[:1])
+    path.chmod(0o444)
+    with pytest.raises(StoreError, match="written"):
         Store.open(path)
-    assert "permissions" in caught.value.hint
 
 
 FULL_DISK = """

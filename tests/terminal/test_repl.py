@@ -328,6 +328,7 @@ def test_a_script_with_a_failed_line_goes_on_and_says_that_it_failed(start: Star
 def test_lines_that_are_no_text_are_read_all_the_same():
     stream = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nnext\n"), encoding="utf-8")
     assert list(read_lines(stream)) == ["caf\ufffd\n", "next\n"]
+    assert list(read_lines(io.StringIO("\ufeff/help\nnext\n"))) == ["/help\n", "next\n"]
 
 
 def test_control_codes_in_a_script_do_not_reach_the_screen(start: Start):

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -91,15 +92,15 @@ def test_what_was_promised_once_stays():
         "say": "(self, text: 'str')",
         "layers": "(self, prompt: 'str', concept: 'str | None' = None, strength: 'float | None' = None, *, "
         "repeats: 'int' = 4, tokens: 'int' = 40)",
-        "strengths": "(self, prompt: 'str', concept: 'str | None' = None, layer: 'str | None' = None, *, "
+        "strengths": "(self, prompt: 'str', concept: 'str | None' = None, layer: 'str | int | None' = None, *, "
         "repeats: 'int' = 4, tokens: 'int' = 40, strengths: 'Sequence[float]' = "
         "(-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))",
         "contrast": "(self, name: 'str', layers: 'Sequence[int]')",
         "cosines": "(self, layer: 'int | None' = None)",
         "compare_methods": "(self, *concepts: 'str', cost: 'float' = 1.5, seeds: 'int' = 2, "
         "prompts: 'Sequence[str]' = (), asked: 'Sequence[Quiz]' = (), kl: 'float | None' = None)",
-        "at_budget": "(self, concept: 'str | None' = None, layer: 'str | None' = None, *, cost: 'float | None' = None, "
-        "kl: 'float | None' = None, prompts: 'Sequence[str]' = (), tokens: 'int' = 40)",
+        "at_budget": "(self, concept: 'str | None' = None, layer: 'str | int | None' = None, *, "
+        "cost: 'float | None' = None, kl: 'float | None' = None, prompts: 'Sequence[str]' = (), tokens: 'int' = 40)",
         "capability": "(self, asked: 'Sequence[Quiz]' = ())",
         "why": "(self, pair: 'Pair', *concepts: 'str')",
         "close": "(self)",
@@ -157,12 +158,36 @@ def test_a_vector_made_in_python_steers_and_stays(home: Path):
             model.keep(model.concept("happy"), "off")  # /steer off would hide it
         with pytest.raises(steerchat.SteerchatError, match="cannot be a concept's name"):
             model.keep(model.concept("happy") + model.concept("sad"))  # happy+sad
+        for factor, message in ((float("nan"), "NaN"), (float("inf"), "NaN"), (0.0, "zero")):
+            with pytest.raises(steerchat.SteerchatError, match=message):
+                model.keep(model.concept("happy") * factor, "useless")
+        assert "useless" not in model.concepts()
         with pytest.raises(steerchat.SteerchatError, match="another model"):
             model.keep(replace(model.concept("happy"), fingerprint="another"), "foreign")
     with steerchat.load(log=False, max_tokens=6) as model:
         assert "brighter" in model.concepts()
         model.steer("brighter 2 4.0")
         assert model.pair("How are you?", seed=3).steered == pair.steered
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.extract("x", [steerchat.Example("Well?", "love", "table")], "PCA"), "no method"),
+        (lambda model: model.pair("Hi", seed=-1), "seed is a whole number"),
+        (lambda model: model.pair("Hi", seed=2**63), "seed is a whole number"),
+        (lambda model: model.pair("Hi", seed=1.5), "seed is a whole number"),
+        (lambda model: model.layers("Hi", "sad", 2.0, repeats=0), "nothing to answer"),
+        (lambda model: model.layers("Hi", "sad", float("nan")), "finite"),
+        (lambda model: model.strengths("Hi", "sad", 1, strengths=[]), "nothing to answer"),
+        (lambda model: model.strengths("Hi", "sad", "1", strengths=[float("nan")]), "finite"),
+        (lambda model: model.contrast("sad", [99]), "no layer 99"),
+        (lambda model: model.contrast("sad", [-1]), "no layer -1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_an_error_of_ours(home: Path, call: Callable[[steerchat.Model], Any], message):
+    with steerchat.load(log=False, max_tokens=4) as model, pytest.raises(steerchat.SteerchatError, match=message):
+        call(model)
 
 
 ASKED = questions()[::40]  # read before a test's home has no questions

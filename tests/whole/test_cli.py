@@ -184,7 +184,8 @@ def test_history_as_csv_and_markdown_has_the_same_pairs_as_json(shell: Shell):
     page = shell("history", "--markdown")[0]
     assert "## \\# No \\*heading\\*" in page and page.index("heading") < page.index("comma")
     assert shell("history", "1", "--markdown")[0].count("## ") == 1
-    assert shell("history", "--csv", "--concept", "sad")[0] == ""
+    assert shell("history", "--csv", "--concept", "sad")[0] == shell("history", "--csv")[0].splitlines(True)[0]
+    assert "No pair passes the filters." in shell("history", "--concept", "sad")[0]
     assert "one form" in shell("history", "--csv", "--json", code=2)[1]
 
 
@@ -196,6 +197,18 @@ def test_a_search_shows_where_its_words_are(shell: Shell):
     [pair] = shell.json("history", "--search", "quantum")
     assert pair["hits"] == [{"where": "prompt", "text": "The quantum\nweather of Norway", "spans": [[4, 11]]}]
     assert "No pair contains all" in shell("history", "--search", "snow")[0]
+
+
+def test_a_prompt_beside_a_file_of_prompts_is_not_dropped_in_silence(shell: Shell):
+    assert "both a prompt and a file" in shell("compare", "Mine?", "--prompts", "-", stdin="One?\n", code=2)[1]
+
+
+def test_a_byte_order_mark_belongs_to_no_prompt_and_no_command(shell: Shell, tmp_path: Path):
+    shell("compare", "--prompts", "-", stdin="\ufeffOne?\n")
+    assert shell.json("history", "1")[0]["prompt"] == "One?"
+    script = tmp_path / "b.steer"
+    script.write_text("\ufeff/history\n", encoding="utf-8")
+    assert "One?" in shell("run", str(script))[0] and len(shell.json("history")) == 1
 
 
 def test_a_full_page_says_how_to_get_the_next(shell: Shell):
