@@ -21,6 +21,7 @@ from ..values.operation import ADD
 from ..values.page import Page
 from ..values.recipe import RANDOM, TermRequest, format_layers, name_layers, parse_layers
 from ..values.results import Event, Notice
+from ..values.text import counted
 from .asking import Replace, Yes, confirm, confirm_replacing
 
 command = partial(registry.command, group="Concepts")
@@ -90,8 +91,8 @@ def new(
     component of the differences; end, the mean difference at the replies' last tokens; last, the difference at the
     first pair's last tokens, as textbooks show it.
     """
-    if name is None:
-        return _wizard(chat)
+    if name is None or (positive is None and examples is None and chat.can_ask):
+        return _wizard(chat, name)
     name = chat.library.check_name(name)
     if examples is not None:
         # With a file, the only further argument is the layer.
@@ -105,7 +106,8 @@ def new(
         method = method or ("" if examples.suffix.lower() == ".toml" else "centred")
     elif positive is None or negative is None:
         raise UsageError(
-            "two texts are needed: one shows the concept, one does not", f'/concept new {name} "I love it" "It is here"'
+            "two texts are needed: one shows the concept, one does not",
+            f'/concept new {name} "I love it" "It is here"; in the chat, /concept new asks for them',
         )
     else:
         concept = ConceptValue(name, "custom", "", check_examples([Example("", positive, negative)]))
@@ -274,14 +276,15 @@ def _add(chat: Chat, concept: ConceptValue, layer: str | None, method: str) -> P
     return Page(parts, [added.to_json()])
 
 
-def _wizard(chat: Chat) -> Iterator[Event]:
-    """Asks for a concept's name and pairs, extracts it, and offers to try it."""
+def _wizard(chat: Chat, name: str | None) -> Iterator[Event]:
+    """Asks for a concept's name, unless it is given, and pairs, extracts it, and offers to try it."""
     if not chat.can_ask:
         texts = '/concept new NAME "a text with it" "a text without"'
         raise UsageError("/concept new alone asks questions, and nobody is there to answer", texts)
     # The model comes first: if it does not load, the user has not typed the examples in vain.
     engine = chat.session.engine
-    name = _until(chat, "What is the concept called?", chat.library.check_name)
+    check = chat.library.check_name
+    name = check(name) if name else _until(chat, "What is the concept called?", check)
     if name is None:
         yield Notice("No concept was made.")
         return
@@ -289,8 +292,13 @@ def _wizard(chat: Chat) -> Iterator[Event]:
     description = chat.ask("In a sentence, what does it do to a reply? (empty: skip)")
     yield Notice("Now pairs: two replies alike in everything but the concept. An empty reply ends.")
     examples: list[Example] = []
-    while (example := _ask_for_pair(chat, len(examples) + 1)) is not None:
-        examples.append(example)
+    try:
+        while (example := _ask_for_pair(chat, len(examples) + 1)) is not None:
+            examples.append(example)
+    except Interrupted:
+        typed = counted(len(examples), "pair")
+        if not examples or chat.ask(f"Make {name} from the {typed} typed so far?", ["yes", "no"]) == "no":
+            raise
     if not examples:
         yield Notice("No concept was made: at least one pair is needed.")
         return

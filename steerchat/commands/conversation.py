@@ -59,8 +59,9 @@ def carry_on(chat: Chat, text: Annotated[str, Rest("the text to continue")]) -> 
 
 
 @command("system", examples=["/system You answer in one sentence.", "/system"])
-def system(chat: Chat, text: Annotated[str | None, Rest("the system message; - removes it")] = None) -> str:
+def system(chat: Chat, text: Annotated[str | None, Rest("the system message; off removes it")] = None) -> str:
     """Sets the system message, or shows it."""
     if text:
-        chat.session.system = "" if text == "-" else text
-    return f"System message: {chat.session.system}" if chat.session.system else "No system message is set."
+        chat.session.system = "" if text.lower() in ("off", "clear", "-") else text
+    system = chat.session.system
+    return f"System message: {system}   (/system off removes it)" if system else "No system message is set."

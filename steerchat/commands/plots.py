@@ -145,7 +145,9 @@ def _experiment(chat: Chat, kind: str, number: int | None) -> Drawn:
 
 
 def _over_turns(chat: Chat, number: int | None, concept: str | None) -> Drawn:
-    turns = pairs_of(chat.session.store, Filters(kind="chat", session=number or conversation_number(chat.session)))
+    turns = pairs_of(
+        chat.session.store, Filters(kind="chat", session=number or conversation_number(chat.session, chat.single))
+    )
     steered = [name for stored in turns for name in stored.pair.recipe.concepts]
     named = (concept,) if concept else chat.session.probes or tuple(dict.fromkeys(steered))
     if not named:

@@ -63,7 +63,9 @@ def report(
     elif experiment is not None:
         content = experiment_report(chat.session.calibration, store, store.experiment(experiment))
     else:
-        content = session_report(chat.session.calibration, store, session or conversation_number(chat.session), extra)
+        content = session_report(
+            chat.session.calibration, store, session or conversation_number(chat.session, chat.single), extra
+        )
     if file.is_dir():
         raise UsageError(f"{file} is a folder", f"/report {file / 'report.html'}")
     confirm_replacing(chat, file, replace)

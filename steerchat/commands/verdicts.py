@@ -75,10 +75,15 @@ def _review(chat: Chat, store: Store, pairs: Sequence[Blind]) -> Iterator[Event]
             break
         if shows == "skip":
             continue
-        reads = chat.ask("Which one reads better?", ("a", "b", "tie"))
-        store.rate(blind.stored.id, sides[shows], reads_better=sides[reads], shown_first=blind.order[0])
+        reads = "end"  # also when the question is left
+        try:
+            reads = chat.ask("Which one reads better?", ("a", "b", "tie", "skip", "end"))
+        finally:
+            store.rate(blind.stored.id, sides[shows], reads_better=sides.get(reads), shown_first=blind.order[0])
         rated += 1
         yield Notice(_revealed(pair, "ab"[blind.order.index("steered")]))
+        if reads == "end":
+            break
     if pairs:
         yield Notice(f"{rated} rated. /stats shows how often the steered answer won.")
     else:

@@ -271,17 +271,25 @@ def logged(session: Session, pair_id: int | None, earlier: bool = False) -> Stor
     return stored
 
 
-def conversation_number(session: Session) -> int:
-    """This conversation's number in the history, or that of the newest one while this one is empty.
+def conversation_number(session: Session, newest: bool) -> int:
+    """This conversation's number in the history.
 
-    Raises UsageError when the history has no conversation.
+    Args:
+        newest: while this one is empty, take the newest one, which may be of another chat.
+
+    Raises:
+        UsageError: when there is none.
     """
     if session.journal.session_id is not None:
         return session.journal.session_id
-    newest = next((stored.id for stored in session.store.sessions(limit=1000) if stored.pairs), None)
-    if newest is None:
+    if not newest:
+        raise UsageError(
+            "nothing was said in this conversation yet", "--session 3 names an earlier one; /session lists them"
+        )
+    number = next((stored.id for stored in session.store.sessions(limit=1000) if stored.pairs), None)
+    if number is None:
         raise UsageError("the history is empty, so there is nothing to report", "say something first")
-    return newest
+    return number
 
 
 def prompt_of(session: Session, stored: StoredPair, column: str) -> list[int]:

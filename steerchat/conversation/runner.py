@@ -246,6 +246,9 @@ class Runner:
             for job in jobs:
                 outputs = tuple(run.value[place] for place in job.places)
                 pair = measured(self.reader, settings[job.setting], job.pair, outputs, seconds)
+                gated = bool(pair.recipe.terms) and all(term.gate for term in pair.recipe.terms)
+                if pair.steered is not None and gated and not rows[job.places[-1]].edits:
+                    pair = replace(pair, steered=replace(pair.steered, gate=((0, 0.0),)))  # its prompt opened none
                 if groups[0].question.alone:
                     pair = replace(pair, normal=UNASKED, steered=pair.normal)
                 cut = any(output.answer.finish == "interrupted" for output in outputs)

@@ -251,11 +251,13 @@ class Session:
 
     def last_prompt(self) -> str:
         """The last message, for experiments without a prompt. Raises UsageError when there is none."""
+        if not self.turns:
+            raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
         return self._last_turn().prompt
 
     def _last_turn(self) -> Pair:
         if not self.turns:
-            raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
+            raise UsageError("nothing was said yet", "say something first")
         return self.turns[-1]
 
     def _answer_in_place(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:

@@ -24,6 +24,7 @@ from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, parse_layers
 from ..values.results import Pair
 from ..values.setting import Setting
+from ..values.text import counted
 
 if TYPE_CHECKING:
     from ..conversation.session import Session
@@ -92,7 +93,7 @@ class Lab:
 
     def pairs(self, settings: Sequence[Setting], prompts: Sequence[str] = PROMPTS) -> list[list[Pair]]:
         """The pairs of each setting, over every prompt and seed. Remembered answers are not generated again."""
-        label = f"answering under {len(settings)} settings"
+        label = f"answering {counted(len(prompts) * len(SEEDS) * (len(settings) + 1), 'time')}"
         trials = Runner(self.reader, self._memo).measure(prompts, settings, SEEDS, TOKENS, label)
         return [[trial.pair for trial in trials if trial.setting == index] for index in range(len(settings))]
 

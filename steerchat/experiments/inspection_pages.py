@@ -123,12 +123,20 @@ def concept_lens(name: str, readings: Sequence[LayerReading], layer: int | None)
         noted=f"a push towards {name} promotes",
     )
     parts: list[object] = [chart]
-    parts.append(Notice("Read by the output layer, which early layers are not trained to speak to."))
+    parts.append(
+        Notice(
+            "Read by the output layer, which early layers are not trained to speak to. as before: the cosine with the "
+            "direction at the layer before."
+        )
+    )
     if readings[0].step is None:
         parts.append(f"{name} has no examples, so nothing is predicted.")
     else:
         best = ", ".join(map(str, predicted_order(readings)[:3]))
-        parts.append(f"Predicted: strongest at layers {best}. /layers --concept {name} tries them all.")
+        parts.append(
+            f"Predicted: strongest at layers {best}. A guess, no measurement: on the default model, the depth alone "
+            f"guesses as well. /layers --concept {name} tries them all."
+        )
     return Page(parts, [{"concept": name, **reading.to_json()} for reading in shown])
 
 

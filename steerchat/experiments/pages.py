@@ -16,6 +16,7 @@ from .outcomes import Outcome, Result, alike, best
 from .tuning import Budget, tuned, within
 
 _READ = 220  # characters of an answer below a chart
+_TOO_EARLY = "It was stopped too early to say which setting works."
 
 
 def page(result: Result, kept: str = "", budget: Budget | None = None) -> Page:
@@ -54,6 +55,10 @@ def parts_of(result: Result, kept: str = "") -> list[object]:
     parts: list[object] = _stopped(result)
     if not result.outcomes:
         return parts
+    pairs = [pair for outcome in result.outcomes if outcome.setting.along is None for pair in outcome.pairs]
+    if pairs and all(pair.never_pushed for pair in pairs):
+        gates = ", ".join(dict.fromkeys(str(term.gate) for term in pairs[0].recipe.terms))
+        return [*parts, f"Nothing was pushed: the gate ({gates}) never opened. Another prompt may open it."]
     match result.kind:
         case "layers":
             return parts + _layers(result)
@@ -86,6 +91,8 @@ def _layers(result: Result) -> list[object]:
     parts: list[object] = [charts.layers(result), _legend(outcomes)]
     peak = best(outcomes)
     parts.append(_to_read(peak, outcomes))
+    if peak is None and result.stopped:
+        return [*parts, _TOO_EARLY]
     if peak is None:
         return [
             *parts,
@@ -93,10 +100,9 @@ def _layers(result: Result) -> list[object]:
         ]
     where = name_layers([outcome.setting.layer or 0 for outcome in alike(outcomes, peak)])
     hint = " A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else ""
-    parts.append(
-        f"Best at {where}, each by itself: effect {_signed(peak.effect)} "
-        f"at cost {_ratio(peak.cost)} at layer {peak.setting.label} ({peak.verdict}).{hint}"
-    )
+    if where != f"layer {peak.setting.label}":
+        where += f", each by itself; at layer {peak.setting.label}"
+    parts.append(f"Best at {where}: effect {_signed(peak.effect)}, cost {_ratio(peak.cost)} ({peak.verdict}).{hint}")
     return [*parts, Notice(_try(peak.setting.recipe))]
 
 
@@ -107,7 +113,7 @@ def _strengths(result: Result) -> list[object]:
         charts.strengths(result),
         _legend(outcomes),
         _to_read(peak, outcomes),
-        _window(result),
+        _TOO_EARLY if peak is None and result.stopped else _window(result),
         *([] if peak is None else [Notice(_try(peak.setting.recipe))]),
     ]
 

@@ -124,6 +124,8 @@ def verdict(pair: Pair) -> str | None:
     """One pair in words, and what to try next; None when it was not steered or there is no band to judge it by."""
     if pair.steered is None or pair.effect is None or pair.chance is None or pair.perplexity_ratio is None:
         return None
+    if pair.never_pushed:
+        return "not pushed: its gate never opened"
     seen = clarity([pair.effect], pair.chance)
     if seen != "within chance" and pair.effect < pair.chance[0]:
         seen = "the wrong way"

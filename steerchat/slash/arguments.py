@@ -348,7 +348,10 @@ class Choice(Kind):
 
     def parse(self, text: str) -> str:
         if text.lower() not in self.choices:
-            raise UsageError(f"{shorten(text, 20)!r} is not one of {', '.join(self.choices)}")
+            word = shorten(text, 20)
+            if len(self.choices) == 1:
+                raise UsageError(f"{word!r} is not the word {self.choices[0]}")
+            raise UsageError(f"{word!r} is not one of {', '.join(self.choices)}")
         return text.lower()
 
     def completions(self, chat: Completions, word: str, earlier: Mapping[str, str]) -> Iterable[Candidate]:

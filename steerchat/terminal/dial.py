@@ -46,6 +46,7 @@ def silent(terminal: int, key_by_key: bool = False, resumed: Callable[[], None] 
     before = termios.tcgetattr(terminal)
     changed = [*before]
     changed[3] &= ~(termios.ECHO | (termios.ICANON if key_by_key else 0))
+    changed[3] |= termios.NOFLSH  # Ctrl-C stops the answer, and not what was typed for the next prompt
 
     def again(*_: object) -> None:
         termios.tcsetattr(terminal, termios.TCSANOW, changed)

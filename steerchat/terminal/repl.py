@@ -239,7 +239,7 @@ def asker(screen: Screen) -> Callable[[str, Sequence[str]], str]:
             fitting = [choice for choice in choices if answer and choice.startswith(answer.lower())]
             if len(fitting) == 1:
                 return fitting[0]
-            screen.show(Notice("answer with one of: " + ", ".join(choices)))
+            screen.show(Notice(f"answer with one of: {', '.join(choices)}; Ctrl-C leaves the question"))
 
     return ask
 

@@ -86,7 +86,9 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> Unk
     """
     import difflib  # late: an interrupt while the program starts needs ExitCode alone
 
-    near = difflib.get_close_matches(name.lower(), sorted(choices), n=1, cutoff=0.6)
+    known, lowered = sorted(choices), name.lower()
+    longer = [choice for choice in known if len(lowered) > 2 and choice.startswith(lowered)]
+    near = longer or difflib.get_close_matches(lowered, known, n=1, cutoff=0.6)
     return UnknownName(f"no {kind} called {shorten(name)!r}", f"did you mean {near[0]}?" if near else hint)
 
 

@@ -153,6 +153,12 @@ class Pair:
         return (self.normal,) if self.steered is None else (self.normal, self.steered)
 
     @property
+    def never_pushed(self) -> bool:
+        """Whether each term of its recipe has a gate, and none of them opened."""
+        gated = bool(self.recipe.terms) and all(term.gate for term in self.recipe.terms)
+        return gated and self.steered is not None and self.steered.tokens > 0 and not self.steered.pushed
+
+    @property
     def measures(self) -> dict[str, float]:
         """The figures of its texts by name: of the normal answer as `normal_NAME`, of the steered one as NAME."""
         return measures(self.normal.reply, None if self.steered is None else self.steered.reply)

@@ -178,6 +178,14 @@ def test_a_concept_read_where_texts_end_is_said_to_show_in_their_length(start: S
 # Stopped
 
 
+@pytest.mark.parametrize("line", ["/strengths --repeats 1 Hi", "/layers --repeats 1 Hi", "/compare --repeats 2 Hi"])
+def test_a_gate_that_never_opened_is_not_called_too_weak(start: Start, line: str):
+    chat, screen = start()
+    say(chat, screen, "/steer happy 2 4.0 --when prompt:sad>99")
+    out = " ".join(say(chat, screen, line).split())
+    assert "Nothing was pushed: the gate (when prompt:sad>99) never opened" in out and "strength moves" not in out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "stop_at"),

@@ -44,6 +44,9 @@ HIDDEN = 64
 JOY = '/concept new joyful "What joy, what a day!" "There is a day." 2'
 
 
+CTRL_C = "\x03"
+
+
 class FakeChat:
     """What commands are given, on the tiny model: a real session and library, and a person with prepared answers."""
 
@@ -70,6 +73,8 @@ class FakeChat:
         assert self.answers is not None
         self.asked.append(question)
         answer = self.answers.pop(0)
+        if answer == CTRL_C:
+            raise Interrupted("the question")
         assert not choices or answer in choices
         return answer
 
@@ -313,6 +318,17 @@ def test_the_wizard_asks_for_pairs_and_tries_the_concept(tmp_path: Path, tiny: E
     assert [note for note in chat.notices if "../x" in note or "equal" in note or "no layer 77" in note]
     assert chat.session.recipe.concepts == ("sunny",) and chat.session.recipe.terms[0].layers == (3,)
     assert "normal" in said and "steered: sunny 3 x 2" in said
+
+
+def test_ctrl_c_in_the_wizard_can_keep_the_pairs_that_were_typed(tmp_path: Path, tiny: Engine) -> None:
+    pair = ["Well?", "Sun!", "Rain."]
+    chat = FakeChat(tmp_path, tiny, ["", *pair, CTRL_C, "yes", "", "no"])
+    assert "sunny is extracted from 1 pair" in chat.do("/concept new sunny") and chat.answers == []
+    assert "Make sunny from the 1 pair typed so far?" in chat.asked
+    for answers in (["", CTRL_C], ["", *pair, CTRL_C, "no"], ["", *pair, CTRL_C, CTRL_C]):
+        with pytest.raises(Interrupted):
+            FakeChat(tmp_path, tiny, answers).do("/concept new rainy")
+    assert not chat.library.owns("rainy")
 
 
 def test_the_wizard_makes_nothing_without_a_pair(tmp_path: Path, tiny: Engine) -> None:

@@ -98,7 +98,7 @@ def test_a_gate_that_never_opens_gives_the_normal_answer_token_for_token(session
     steer(session, f"happy 2 30.0 {gate}", f"aim sad 1 5.0 {gate}", f"replace sad 3 8.0 {gate}")
     pair = drawn(session.compare("Well?"))
     assert pair.steered is not None and pair.steered.token_ids == pair.normal.token_ids
-    assert pair.steered.gate == (() if "prompt" in gate else ((0, 0.0),))
+    assert pair.steered.gate == ((0, 0.0),) and pair.never_pushed
     steer(session, "happy 2 30.0")
     assert drawn(session.compare("Well?")).diverges_at == 0
 

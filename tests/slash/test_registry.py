@@ -194,7 +194,7 @@ def test_a_value_that_does_not_parse_names_its_argument():
     assert fails("/history --max-cost inf").message == "--max-cost: 'inf' is not a number"
     assert fails("/history three").message == "ID: 'three' is not the id of a pair"
     assert fails("/mix happy:1,sad:0.x").message.startswith("SPEC: ")
-    assert fails("/retry sam").message == "same: 'sam' is not one of same"
+    assert fails("/retry sam").message == "same: 'sam' is not the word same"
 
 
 def test_a_noun_that_is_no_command_lists_its_subcommands():

@@ -196,9 +196,10 @@ def test_settings_are_shown_changed_and_refused(start: Start):
 
 def test_a_system_message_is_set_shown_and_taken_away(start: Start):
     chat, screen = start()
-    assert say(chat, screen, "/system Don't rhyme.") == "  System message: Don't rhyme.\n"
-    assert say(chat, screen, "/system") == "  System message: Don't rhyme.\n"
-    assert say(chat, screen, "/system -") == "  No system message is set.\n"
+    for word in ("-", "off", "Clear"):
+        said = "  System message: Don't rhyme.   (/system off removes it)\n"
+        assert say(chat, screen, "/system Don't rhyme.") == say(chat, screen, "/system") == said
+        assert say(chat, screen, f"/system {word}") == "  No system message is set.\n"
 
 
 def test_a_message_may_begin_with_a_slash(start: Start):
