@@ -1,4 +1,4 @@
-"""The paths of concepts: listed, shown, made, deleted, and exported as files."""
+"""The handlers of concepts: listed, shown, made, deleted, and exported as files."""
 
 from __future__ import annotations
 
@@ -16,76 +16,71 @@ from ..conversation.session import Session
 from ..values.errors import ConceptError
 from ..values.recipe import parse_layers
 from .classroom import Client
-from .guard import Json, read_body
-from .requests import CONCEPT, BadRequest, parse_body
+from .requests import BadRequest
 from .service import Service
 
 
-class ConceptPaths:
-    """The handlers."""
+async def listed(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    def rows(session: Session) -> list[dict[str, Any]]:
+        library = session.library
+        return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    concepts = await service.call(lambda: service.with_concepts(rows))
+    layers = service.engine.n_layers
+    return {"object": "list", "model": service.base, "layers": layers, "data": concepts}
 
-    async def list(self, request: Request) -> Response:
-        def listed(session: Session) -> list[dict[str, Any]]:
-            library = session.library
-            return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
 
-        concepts = await self._service.call(lambda: self._service.with_concepts(listed))
-        layers = self._service.engine.n_layers
-        return Json({"object": "list", "model": self._service.base, "layers": layers, "data": concepts})
+async def show(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    name = request.path_params["name"]
+    library, engine = service.app.library, service.engine
+    return await service.call(lambda: _concept(library, name, engine.fingerprint))
 
-    async def show(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        library, engine = self._service.app.library, self._service.engine
-        return Json(await self._service.call(lambda: _concept(library, name, engine.fingerprint)))
 
-    async def make(self, request: Request) -> Response:
-        body = parse_body(await read_body(request.scope, request.receive), CONCEPT)
+async def make(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    def add(session: Session) -> dict[str, Any]:
+        library = session.library
+        name = library.check_name(body["name"])
+        if library.owns(name) and not body.get("replace"):
+            raise BadRequest(f"there is a concept {name} already: replace", "name", 409)
+        concept = Concept(name, "custom", body.get("description", ""), _examples(body), method="centred")
+        library.add(concept, session.engine)
+        return _concept(library, name, session.engine.fingerprint)
 
-        def add(session: Session) -> dict[str, Any]:
-            library = session.library
-            name = library.check_name(body["name"])
-            if library.owns(name) and not body.get("replace"):
-                raise BadRequest(f"there is a concept {name} already: replace", "name", 409)
-            concept = Concept(name, "custom", body.get("description", ""), _examples(body), method="centred")
-            library.add(concept, session.engine)
-            return _concept(library, name, session.engine.fingerprint)
+    with service.room(1, Client("concepts")):
+        return await service.call(lambda: service.with_concepts(add))
 
-        with self._service.room(1, Client("concepts")):
-            return Json(await self._service.call(lambda: self._service.with_concepts(add)), 201)
 
-    async def delete(self, request: Request) -> Response:
-        name = request.path_params["name"]
+async def delete(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    name = request.path_params["name"]
 
-        def delete(session: Session) -> dict[str, Any]:
-            return {"id": name, "deleted": True, "shipped": session.library.delete(name)}
+    def delete(session: Session) -> dict[str, Any]:
+        return {"id": name, "deleted": True, "shipped": session.library.delete(name)}
 
-        return Json(await self._service.call(lambda: self._service.with_concepts(delete)))
+    return await service.call(lambda: service.with_concepts(delete))
 
-    async def export(self, request: Request) -> Response:
-        from ..concepts.export import Push, check_suffix, export_vector
 
-        name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
-        suffix = check_suffix(Path(f"vector.{form[:20]}"))
+async def export(service: Service, request: Request, body: dict[str, Any]) -> Response:
+    from ..concepts.export import Push, check_suffix, export_vector
 
-        def export(session: Session) -> bytes:
-            library, engine = session.library, session.engine
-            concept = library.get(name)
-            lengths = session.calibration.profile(engine).lengths
-            facts = {"kind": concept.kind, "description": concept.description}
-            layers, strength, _ = library.recommended(name, engine.fingerprint)
-            push = Push(parse_layers(layers, engine.n_layers), strength)
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / f"vector{suffix}"
-                vector, model_type = library.vector(name, engine), engine.model.config.model_type
-                export_vector(vector, file, lengths, model_type, facts, push)
-                return file.read_bytes()
+    name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
+    suffix = check_suffix(Path(f"vector.{form[:20]}"))
 
-        data = await self._service.call(lambda: self._service.with_concepts(export))
-        attached = {"content-disposition": f'attachment; filename="{self._service.app.library.get(name).name}{suffix}"'}
-        return Response(data, 200, attached, "application/octet-stream")
+    def export(session: Session) -> bytes:
+        library, engine = session.library, session.engine
+        concept = library.get(name)
+        lengths = session.calibration.profile(engine).lengths
+        facts = {"kind": concept.kind, "description": concept.description}
+        layers, strength, _ = library.recommended(name, engine.fingerprint)
+        push = Push(parse_layers(layers, engine.n_layers), strength)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"vector{suffix}"
+            vector, model_type = library.vector(name, engine), engine.model.config.model_type
+            export_vector(vector, file, lengths, model_type, facts, push)
+            return file.read_bytes()
+
+    data = await service.call(lambda: service.with_concepts(export))
+    attached = {"content-disposition": f'attachment; filename="{service.app.library.get(name).name}{suffix}"'}
+    return Response(data, 200, attached, "application/octet-stream")
 
 
 def _concept(library: Library, name: str, fingerprint: str) -> dict[str, Any]:
