@@ -180,7 +180,9 @@ class Runner:
         """The normal row and, if there are prompts for it, one for each setting."""
         from ..engine.decoding import Row
 
-        rows = [Row(normal, (), seed)]
+        # Steered rows are compared with the normal one, which is read for all of them.
+        read = bool(prompts) or any(setting.read for setting in settings)
+        rows = [Row(normal, (), seed, read=read)]
         for prompt, setting in zip(prompts, settings, strict=False):
             recipe = setting.recipe
             edits = self.reader.edits(recipe, setting.drawn(seed), question.prompt) if recipe.active else ()

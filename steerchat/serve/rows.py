@@ -147,7 +147,6 @@ class ServedEngine(Engine):
     Args:
         client: among whom places are shared fairly.
         stops: texts at which an answer ends, without them.
-        read: whether the unsteered model reads the answers afterwards; without, they have no perplexity and no states.
         likeliest: as of `Row`.
     """
 
@@ -157,14 +156,12 @@ class ServedEngine(Engine):
         rows: RowQueue,
         client: str = "",
         stops: Sequence[str] = (),
-        read: bool = True,
         likeliest: int | None = None,
     ) -> None:
         vars(self).update(vars(engine))
         self._rows = rows
         self._client = client
         self._texts = tuple(stops)
-        self._reads = read
         self._likeliest = likeliest
 
     def generate(
@@ -214,7 +211,7 @@ class ServedEngine(Engine):
         return [self._output(seat, seat.answer or _so_far(seat)) for seat in seats]
 
     def _output(self, seat: Seat, answer: Answer) -> Output:
-        if not self._reads or answer.finish == "interrupted":
+        if not seat.row.read or answer.finish == "interrupted":
             return Output(answer, unread(self.n_layers, self.hidden))
         thought, reply = self.prompter.answer(answer.text, self.prompter.opened(seat.row.prompt))
         reading = self.read([*seat.row.prompt, *thought], reply)

@@ -105,11 +105,10 @@ class Service:
         client: Client,
         changes: Mapping[str, Any] | None = None,
         stops: tuple[str, ...] = (),
-        read: bool = True,
         likeliest: int | None = None,
     ) -> Session:
         """A conversation of one request; those of a client are one in the history."""
-        engine = ServedEngine(self.engine, self.rows, f"{client.name} {client.joined}", stops, read, likeliest)
+        engine = ServedEngine(self.engine, self.rows, f"{client.name} {client.joined}", stops, likeliest)
         settings = replace(self.app.settings, **(changes or {}))
         session = Session(settings, self.app.library, lambda: engine, None, lambda event: None)
         session.calibration, session.journal = self._calibration, self.journal(client)
@@ -134,7 +133,8 @@ class Service:
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
         plan = self._plan(session, ask.client)
         plan = replace(plan, system=system, raw=not ask.messages, keep=bool(ask.messages))
-        yield from Runner(session.reader).run([question], [Setting("", recipe)], ask.seeds, plan)
+        setting = Setting("", recipe, read=ask.compare)  # an answer alone has nothing to be measured against
+        yield from Runner(session.reader).run([question], [setting], ask.seeds, plan)
 
     def _recipe(self, ask: Ask, session: Session) -> Recipe:
         with self._concepts:

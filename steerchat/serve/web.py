@@ -44,7 +44,7 @@ async def _answer(service: Service, request: Request, body: dict[str, Any]) -> R
     service.check_model(body["model"])
     client, ask = _client(request, body), read_ask(body, service.base)
     ask = replace(ask, client=client.name)
-    session = service.session(client, ask.sampling, ask.stops, ask.compare, ask.likeliest)
+    session = service.session(client, ask.sampling, ask.stops, ask.likeliest)
     prompter, thought = service.engine.prompter, session.settings.thought
 
     def tokens() -> int:

@@ -244,6 +244,8 @@ def test_every_answer_is_in_the_history_with_the_clients_name(serving: Serving):
     assert (anna.sampling["client"], ben.sampling["client"]) == ("anna b", "ben")
     assert anna.pair.steered is not None and anna.pair.steered.text and anna.pair.normal.finish == "unasked"
     assert ben.pair.steered is None and ben.pair.normal.text and ben.status == "complete"
+    # Only pairs are read once more: an answer alone shows no cost.
+    assert anna.pair.steered.perplexity is None and ben.pair.normal.perplexity is None
     assert anna.session_id != ben.session_id
 
 
