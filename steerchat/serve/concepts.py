@@ -11,8 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..concepts.concept import Concept, Example, check_examples
-from ..concepts.library import Library
-from ..conversation.session import Session
 from ..values.errors import ConceptError
 from ..values.recipe import parse_layers
 from .classroom import Client
@@ -21,42 +19,32 @@ from .service import Service
 
 
 async def listed(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-    def rows(session: Session) -> list[dict[str, Any]]:
-        library = session.library
-        return [_concept(library, name, session.engine.fingerprint) for name in library.names()]
-
-    concepts = await service.call(lambda: service.with_concepts(rows))
-    layers = service.engine.n_layers
-    return {"object": "list", "model": service.base, "layers": layers, "data": concepts}
+    concepts = await service.call_alone(lambda: [_concept(service, name) for name in service.app.library.names()])
+    return {"object": "list", "model": service.base, "layers": service.engine.n_layers, "data": concepts}
 
 
 async def show(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-    name = request.path_params["name"]
-    library, engine = service.app.library, service.engine
-    return await service.call(lambda: _concept(library, name, engine.fingerprint))
+    return await service.call_alone(lambda: _concept(service, request.path_params["name"]))
 
 
 async def make(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-    def add(session: Session) -> dict[str, Any]:
-        library = session.library
+    def add() -> dict[str, Any]:
+        library = service.app.library
         name = library.check_name(body["name"])
         if library.owns(name) and not body.get("replace"):
             raise BadRequest(f"there is a concept {name} already: replace", "name", 409)
         concept = Concept(name, "custom", body.get("description", ""), _examples(body), method="centred")
-        library.add(concept, session.engine)
-        return _concept(library, name, session.engine.fingerprint)
+        library.add(concept, service.engine)
+        return _concept(service, name)
 
     with service.room(1, Client("concepts")):
-        return await service.call(lambda: service.with_concepts(add))
+        return await service.call_alone(add)
 
 
 async def delete(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
     name = request.path_params["name"]
-
-    def delete(session: Session) -> dict[str, Any]:
-        return {"id": name, "deleted": True, "shipped": session.library.delete(name)}
-
-    return await service.call(lambda: service.with_concepts(delete))
+    shipped = await service.call_alone(lambda: service.app.library.delete(name))
+    return {"id": name, "deleted": True, "shipped": shipped}
 
 
 async def export(service: Service, request: Request, body: dict[str, Any]) -> Response:
@@ -65,10 +53,10 @@ async def export(service: Service, request: Request, body: dict[str, Any]) -> Re
     name, form = request.path_params["name"], request.query_params.get("format", "safetensors")
     suffix = check_suffix(Path(f"vector.{form[:20]}"))
 
-    def export(session: Session) -> bytes:
-        library, engine = session.library, session.engine
+    def export() -> bytes:
+        library, engine = service.app.library, service.engine
         concept = library.get(name)
-        lengths = session.calibration.profile(engine).lengths
+        lengths = service.calibration.profile(engine).lengths
         facts = {"kind": concept.kind, "description": concept.description}
         layers, strength, _ = library.recommended(name, engine.fingerprint)
         push = Push(parse_layers(layers, engine.n_layers), strength)
@@ -78,19 +66,21 @@ async def export(service: Service, request: Request, body: dict[str, Any]) -> Re
             export_vector(vector, file, lengths, model_type, facts, push)
             return file.read_bytes()
 
-    data = await service.call(lambda: service.with_concepts(export))
-    attached = {"content-disposition": f'attachment; filename="{service.app.library.get(name).name}{suffix}"'}
+    data = await service.call_alone(export)
+    # The name is a concept's, so nothing in it can end the header.
+    attached = {"content-disposition": f'attachment; filename="{name}{suffix}"'}
     return Response(data, 200, attached, "application/octet-stream")
 
 
-def _concept(library: Library, name: str, fingerprint: str) -> dict[str, Any]:
+def _concept(service: Service, name: str) -> dict[str, Any]:
+    library = service.app.library
     try:
         concept = library.get(name)
     except ConceptError as error:
         if name not in library.names():
             raise
         return {"id": name, "object": "concept", "error": error.message}
-    layers, strength, tuned = library.recommended(name, fingerprint)
+    layers, strength, tuned = library.recommended(name, service.engine.fingerprint)
     about = {"kind": concept.kind, "description": concept.description, "own": concept.source == "user"}
     return {"id": name, "object": "concept", **about, "layers": layers, "strength": strength, "tuned": tuned}
 

@@ -78,13 +78,13 @@ class Service:
         self._most = size + waiting
         self._asked: Counter[Client] = Counter()  # rows of the requests that are answered or wait
         self._threads = ThreadPoolExecutor(self._most + 8, "request")
-        self._calibration = Calibration(app.library)
+        self.calibration = Calibration(app.library)
         self._concepts = threading.RLock()  # held while concepts are read, extracted or changed
         self._journals: OrderedDict[Client, Journal] = OrderedDict()
         self._answering: dict[Session, Client] = {}
         self._broken_off: dict[Session, BadRequest] = {}  # why
         # Measured now: its hooks must not see the rows of clients.
-        self._calibration.profile(self.engine, Watch(app.report))
+        self.calibration.profile(self.engine, Watch(app.report))
         self.rows.start()
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Service:
         engine = ServedEngine(self.engine, self.rows, f"{client.name} {client.joined}", stops, likeliest)
         settings = replace(self.app.settings, **(changes or {}))
         session = Session(settings, self.app.library, lambda: engine, None, lambda event: None)
-        session.calibration, session.journal = self._calibration, self.journal(client)
+        session.calibration, session.journal = self.calibration, self.journal(client)
         return session
 
     def check_model(self, name: str) -> None:
@@ -161,11 +161,6 @@ class Service:
         if outcomes := outcomes_of(session.reader.chance, pairs):
             yield Result("layers", body["prompt"], outcomes, 1, session.stop.is_set())
 
-    def with_concepts(self, work: Callable[[Session], T]) -> T:
-        """Reads or changes concepts while nobody else does."""
-        with self._concepts:
-            return work(self.session(Client("concepts")))
-
     def _plan(self, session: Session, client: str) -> Plan:
         plan = Plan(session.sampling(), session.journal, kind=KIND, thought=session.settings.thought, client=client)
         return replace(plan, pool=self.rows.size)
@@ -205,6 +200,15 @@ class Service:
     async def call(self, work: Callable[[], T]) -> T:
         """What `work` returns, from a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def call_alone(self, work: Callable[[], T]) -> T:
+        """As `call`, while nobody else reads or changes concepts."""
+
+        def alone() -> T:
+            with self._concepts:
+                return work()
+
+        return await self.call(alone)
 
     def break_off(self, whose: Callable[[Client], bool], error: BadRequest) -> None:
         """End the requests of some clients with an error; what came of their answers is kept."""
