@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +18,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..values.errors import SteerchatError
 from .classroom import Classroom, Client
-from .requests import BadRequest
+from .requests import BadRequest, Field, parse_body
 from .shapes import failure
 
 MAX_BODY = 1 << 20
@@ -47,6 +48,12 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False).encode()
+
+
+def refused(error: SteerchatError) -> Json:
+    """An error as a response."""
+    status, body = failure(error)
+    return Json(body, status, error.headers if isinstance(error, BadRequest) else None)
 
 
 class Guard:
@@ -93,9 +100,7 @@ class Guard:
         try:
             self._check(scope, headers, origin)
         except BadRequest as error:
-            status, body = failure(error)
-            bearer = {"www-authenticate": "Bearer"} if status == 401 else None
-            await Json(body, status, bearer)(scope, receive, answer)
+            await refused(error)(scope, receive, answer)
             return
         if named and scope["method"] == "OPTIONS":
             allowed = {"access-control-allow-methods": "GET, POST, DELETE", "access-control-max-age": "600"}
@@ -131,7 +136,8 @@ class Guard:
         student = None if self._classroom is None else self._classroom.find(given)
         if student is None:
             needed = "a token is needed" if self._classroom is None else "the token or a student's key is needed"
-            raise BadRequest(f"{needed}: Authorization: Bearer TOKEN", status=401, code="invalid_api_key")
+            headers = {"www-authenticate": "Bearer"}
+            raise BadRequest(f"{needed}: Authorization: Bearer TOKEN", None, 401, "invalid_api_key", headers)
         return student
 
     def _is_ours(self, host: str) -> bool:
@@ -147,10 +153,10 @@ class Guard:
         return True
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The body of a request that says it is JSON, which a form on another site cannot say.
+async def read_body(scope: Scope, receive: Receive, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """The fields of a request that says it is JSON, which a form on another site cannot say.
 
-    Raises BadRequest when it is too large, too slow, or something else.
+    Raises BadRequest when the body is too large, too slow, or something else than these fields.
     """
     headers = Headers(scope=scope)
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -168,6 +174,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
                 if len(body) > MAX_BODY:
                     raise BadRequest(f"the body is larger than {MAX_BODY} bytes", status=413)
                 if not message.get("more_body"):
-                    return bytes(body)
+                    break
     except TimeoutError:
         raise BadRequest("the body came too slowly", status=408) from None
+    return parse_body(bytes(body), fields)

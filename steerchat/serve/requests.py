@@ -28,11 +28,19 @@ class BadRequest(SteerchatError):
         message: one sentence.
         param: the field that it is about.
         status, code: as OpenAI has them.
+        headers: of the response.
     """
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        status: int = 400,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.param, self.status, self.code = param, status, code
+        self.param, self.status, self.code, self.headers = param, status, code, headers
 
 
 @dataclass(frozen=True)

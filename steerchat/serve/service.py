@@ -45,14 +45,6 @@ _ROWS_OF_STUDENT = 16
 _CLIENTS = 256
 
 
-class Busy(BadRequest):
-    """More wait than may. `after`: seconds until it is worth to ask again."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__("too many answers wait already", status=429, code="rate_limit_exceeded")
-        self.after = after
-
-
 class Service:
     """One model for many clients.
 
@@ -184,11 +176,13 @@ class Service:
 
     @contextmanager
     def room(self, rows: int, client: Client) -> Iterator[None]:
-        """Room for a request's rows among those that run or wait. Raises Busy when there is none."""
+        """Room for a request's rows among those that run or wait. Raises BadRequest when there is none."""
         asked = self._asked.total()
         if asked + rows > self._most or (client.joined and self._asked[client] + rows > _ROWS_OF_STUDENT):
             self.meter.refused.inc()
-            raise Busy(max(1, round(self.meter.seconds_per_row * asked / self.rows.size)))
+            after = max(1, round(self.meter.seconds_per_row * asked / self.rows.size))  # seconds
+            headers = {"retry-after": str(after)}
+            raise BadRequest("too many answers wait already", None, 429, "rate_limit_exceeded", headers)
         self._asked[client] += rows
         try:
             yield

@@ -27,10 +27,10 @@ from ..values.results import Answer, Chosen, Delta, Finished, Pair, PairDone
 from . import concepts
 from .classroom import JOIN, PAUSE, Classroom, Client, paused
 from .describe import Endpoint, openapi
-from .guard import CLIENT, JOIN_PATH, Guard, Json, read_body
-from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Ask, BadRequest, client_name, parse_body, read_ask
-from .service import KIND, Busy, Service
-from .shapes import Shape, comparison, failure, measured, summary
+from .guard import CLIENT, JOIN_PATH, Guard, Json, read_body, refused
+from .requests import CHAT, COMPLETION, CONCEPT, SWEEP, Ask, BadRequest, client_name, read_ask
+from .service import KIND, Service
+from .shapes import Shape, comparison, measured, summary
 from .streams import stream, unless_gone
 
 _PAGE = Path(__file__).parent / "page"
@@ -275,26 +275,17 @@ def _told(service: Service, path: str, endpoints: Mapping[str, Endpoint]) -> Cal
 
     async def handle(request: Request) -> Response:
         began = time.monotonic()
-        extra: dict[str, str] = {}
         endpoint = endpoints["GET" if request.method == "HEAD" else request.method]
         client: Client | None = request.scope.get(CLIENT)
         try:
             if service.classroom is not None and client is not None and client.joined:
                 service.classroom.admit(client, request.method, endpoint.students)
-            body: dict[str, Any] = {}
-            if endpoint.body is not None:
-                body = parse_body(await read_body(request.scope, request.receive), endpoint.body)
+            fields = endpoint.body
+            body = {} if fields is None else await read_body(request.scope, request.receive, fields)
             answer = await endpoint.handle(service, request, body)
             response = answer if isinstance(answer, Response) else Json(answer, endpoint.status)
-        except Busy as error:
-            extra["retry-after"] = str(error.after)
-            response = Json(failure(error)[1], failure(error)[0], extra)
-        except SteerchatError as error:
-            status, body = failure(error)
-            response = Json(body, status)
         except Exception as error:
-            status, body = failure(unexpected(error))
-            response = Json(body, status)
+            response = refused(error if isinstance(error, SteerchatError) else unexpected(error))
         service.meter.requests.labels(path, str(response.status_code)).inc()
         facts = {"path": path, "status": response.status_code, "seconds": round(time.monotonic() - began, 3)}
         _log.info("request %s", {"method": request.method} | facts)
@@ -313,4 +304,4 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
 async def _missing(request: Request, error: Exception | None = None) -> Response:
     status = getattr(error, "status_code", 404)
     message = "no such path" if status == 404 else "this path does not take that method"
-    return Json(failure(BadRequest(message, status=status))[1], status, getattr(error, "headers", None))
+    return refused(BadRequest(message, status=status, headers=getattr(error, "headers", None)))
