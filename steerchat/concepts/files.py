@@ -37,7 +37,7 @@ def read_concept(path: Path) -> Concept:
         raise ConceptError(f"{path.name} cannot be read: {error}", "correct the file, or delete the concept") from None
     try:
         method = _method(_string(data, "method", "mean"))
-        examples = tuple(_example(f"example {n}", entry) for n, entry in enumerate(data.get("examples", []), 1))
+        examples = tuple(read_example(f"example {n}", entry) for n, entry in enumerate(data.get("examples", []), 1))
         return Concept(
             name=path.stem,
             kind=_string(data, "kind", "custom"),
@@ -129,7 +129,7 @@ def _jsonl(name: str, text: str) -> Iterator[Example]:
             entry = parse_json(line)
         except ValueError:
             raise ConceptError(f"{where} is not JSON", "write one object a line") from None
-        yield _example(where, entry)
+        yield read_example(where, entry)
 
 
 def _csv(name: str, text: str) -> Iterator[Example]:
@@ -151,7 +151,7 @@ def _csv(name: str, text: str) -> Iterator[Example]:
             held_out = entry.get("held_out", "").strip().lower()
             if held_out not in _BOOLEANS:
                 raise ConceptError(f"{where}: held_out is {shorten(held_out, 20)!r}", "use true or false")
-            yield _example(where, entry | {"held_out": _BOOLEANS[held_out]})
+            yield read_example(where, entry | {"held_out": _BOOLEANS[held_out]})
     except csv.Error as error:
         raise ConceptError(
             f"{name}, line {reader.line_num}: {error}", 'put texts with commas or line breaks into "..."'
@@ -162,7 +162,8 @@ def _fields(line: str, delimiter: str) -> list[str]:
     return [field.strip().strip('"').lower() for field in line.split(delimiter)]
 
 
-def _example(where: str, entry: Any) -> Example:
+def read_example(where: str, entry: Any) -> Example:
+    """An example of a file or a request. Raises ConceptError, whose message begins with `where`."""
     if not isinstance(entry, dict):
         raise ConceptError(f"{where} is not an example", _FORMS)
     for key in ("positive", "negative"):

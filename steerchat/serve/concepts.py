@@ -11,11 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..concepts.concept import Concept, Example, check_examples
+from ..concepts.files import read_example
 from ..values.errors import ConceptError
 from ..values.recipe import parse_layers
 from .classroom import Client
 from .requests import BadRequest
 from .service import Service
+
+_LONGEST = 10_000  # characters of a text
 
 
 async def listed(service: Service, request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -93,12 +96,12 @@ def _examples(body: Mapping[str, Any]) -> tuple[Example, ...]:
             raise BadRequest("a concept needs positive and negative, or examples", "examples")
         examples = [{"positive": body["positive"], "negative": body["negative"]}]
     checked = []
-    for number, example in enumerate(examples, 1):
-        texts = [
-            example.get(key, "") if isinstance(example, dict) else None for key in ("prompt", "positive", "negative")
-        ]
-        held_out = isinstance(example, dict) and example.get("held_out", False)
-        if not all(isinstance(text, str) and len(text) <= 10_000 for text in texts) or not isinstance(held_out, bool):
-            raise BadRequest(f"example {number} has prompt, positive, negative and held_out", "examples")
-        checked.append(Example(*texts, held_out))  # type: ignore[arg-type]  # all are texts
+    for number, entry in enumerate(examples, 1):
+        try:
+            example = read_example(f"example {number}", entry)
+        except ConceptError as error:  # its hint is about files
+            raise BadRequest(error.message, "examples") from None
+        if max(map(len, (example.prompt, example.positive, example.negative))) > _LONGEST:
+            raise BadRequest(f"a text of example {number} has more than {_LONGEST} characters", "examples")
+        checked.append(example)
     return check_examples(checked)

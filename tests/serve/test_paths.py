@@ -51,7 +51,10 @@ def test_examples_make_a_concept_too_and_broken_ones_are_named(serving: Serving)
             ([], "1 to"),
             ([good, {}], "example 2"),
             ([1], "example 1"),
-            ([good | {"prompt": 1}], "1"),
+            ([good, good | {"prompt": 1}], "example 2: prompt"),
+            ([good | {"held_out": 1}], "example 1: held_out"),
+            ([good, good | {"negative": "x" * 10_001}], "example 2"),
+            ([good | {"negative": " "}], "example 1"),
         ):
             refused = http.post("/v1/concepts", json={"name": "other", "examples": examples})
             assert refused.status_code == 400 and said in refused.json()["error"]["message"]
