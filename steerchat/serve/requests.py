@@ -184,7 +184,6 @@ class Ask:
     stops: tuple[str, ...]
     stream: bool
     usage: bool
-    client: str  # who asks
     likeliest: int | None  # how many of the likeliest tokens are told with each token; None tells no log-probabilities
 
     @property
@@ -259,7 +258,6 @@ def read_ask(body: Mapping[str, Any], base: str) -> Ask:
         stops=stops,
         stream=body.get("stream", False),
         usage=bool(stream_options.get("include_usage")),
-        client=client_name(body),
         likeliest=_likeliest(body),
     )
 

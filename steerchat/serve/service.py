@@ -113,7 +113,7 @@ class Service:
 
     # What requests ask for; runs in their threads
 
-    def answer(self, ask: Ask, session: Session) -> Iterator[Event]:
+    def answer(self, ask: Ask, session: Session, client: Client) -> Iterator[Event]:
         """`Delta` and `Finished` with the number of the choice, and `PairDone` for each pair."""
         recipe = self._recipe(ask, session)
         if ask.compare and not recipe.active:
@@ -123,7 +123,7 @@ class Service:
             ask.prompt, messages, messages if recipe.active else None, alone=recipe.active and not ask.compare
         )
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-        plan = self._plan(session, ask.client)
+        plan = self._plan(session, client)
         plan = replace(plan, system=system, raw=not ask.messages, keep=bool(ask.messages))
         setting = Setting("", recipe, read=ask.compare)  # an answer alone has nothing to be measured against
         yield from Runner(session.reader).run([question], [setting], ask.seeds, plan)
@@ -143,7 +143,7 @@ class Service:
         settings = at_layers(recipe, self.engine.n_layers)
         seed = body.get("seed", secrets.randbelow(2**31)) % 2**63
         runner = Runner(session.reader, memo={})  # the normal answer is the same for all
-        question, plan = session.question(body["prompt"], steered=True), self._plan(session, client.name)
+        question, plan = session.question(body["prompt"], steered=True), self._plan(session, client)
         pairs: dict[Setting, list[Pair]] = {}
         for first in range(0, len(settings), _LAYERS):
             if not session.stop.is_set():
@@ -153,9 +153,9 @@ class Service:
         if outcomes := outcomes_of(session.reader.chance, pairs):
             yield Result("layers", body["prompt"], outcomes, 1, session.stop.is_set())
 
-    def _plan(self, session: Session, client: str) -> Plan:
-        plan = Plan(session.sampling(), session.journal, kind=KIND, thought=session.settings.thought, client=client)
-        return replace(plan, pool=self.rows.size)
+    def _plan(self, session: Session, client: Client) -> Plan:
+        thought, size = session.settings.thought, self.rows.size
+        return Plan(session.sampling(), session.journal, kind=KIND, thought=thought, client=client.name, pool=size)
 
     def journal(self, client: Client) -> Journal:
         """The conversation of a client in the history."""

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,6 @@ async def _answer(service: Service, request: Request, body: dict[str, Any]) -> R
     """To a chat or a completion."""
     service.check_model(body["model"])
     client, ask = _client(request, body), read_ask(body, service.base)
-    ask = replace(ask, client=client.name)
     session = service.session(client, ask.sampling, ask.stops, ask.likeliest)
     prompter, thought = service.engine.prompter, session.settings.thought
 
@@ -68,7 +66,7 @@ async def _chunks(
     chosen: dict[int, list[Chosen]] = {}
     pairs: list[Pair] = []
     with service.room(ask.rows, client):
-        async with aclosing(service.events(session, client, service.answer(ask, session))) as events:
+        async with aclosing(service.events(session, client, service.answer(ask, session, client))) as events:
             async for event in events:
                 if first:
                     service.meter.first.observe(time.monotonic() - began)
