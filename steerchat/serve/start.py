@@ -14,9 +14,7 @@ from typing import Any, TextIO
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..conversation.app import App
 from ..values.errors import UsageError
-from .classroom import Classroom
 from .service import Service
 from .web import web
 
@@ -30,7 +28,7 @@ _FINISH = 30
 _PATIENCE = 20.0
 
 
-def check_address(host: str, token: str | None, classroom: bool = False) -> None:
+def check_address(host: str, token: str | None, classroom: bool) -> None:
     """Raises UsageError for an address that others can reach, or for a class, without a token."""
     if classroom and not token:
         raise UsageError(
@@ -45,29 +43,22 @@ def check_address(host: str, token: str | None, classroom: bool = False) -> None
 
 
 def serve(
-    app: App,
+    service: Service,
     host: str,
     port: int,
     token: str | None,
     hosts: Sequence[str],
     origins: Sequence[str],
-    rows: int,
-    waiting: int,
-    deadline: float,
-    classroom: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Serve a model until Ctrl-C or SIGTERM; what runs then is finished.
+    """Serve a model until Ctrl-C or SIGTERM; what runs then is finished, and the service is closed.
 
     Args:
+        host: where to listen; `check_address` has let it pass with this token.
         token, hosts, origins: as of `Guard`.
-        rows, waiting, deadline: as of `Service`.
-        classroom: whether students may join with a code.
         say: told in a sentence when it is ready, and when it stops.
     """
-    check_address(host, token, classroom)
     _log_lines(sys.stderr)
-    service = Service(app, rows, waiting, deadline, Classroom() if classroom else None)
     names = [*hosts, *([] if host in ("0.0.0.0", "::") else [host])]
     config = uvicorn.Config(
         web(service, token, names, origins),

@@ -63,11 +63,13 @@ def _serve(
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"the server needs {', '.join(missing)}", "pip install 'steerchat[serve]'")
+    from ..serve.classroom import Classroom
+    from ..serve.service import Service
     from ..serve.start import check_address, serve
 
     check_address(host, token, classroom)
     screen = new_screen()
     with open_chat("serve", given_settings(settings), screen.aside) as chat:
         chat.start()
-        say = lambda text: screen.aside(Notice(text))  # noqa: E731
-        serve(chat, host, port, token, allow_host, allow_origin, rows, waiting, deadline, classroom, say)
+        service = Service(chat, rows, waiting, deadline, Classroom() if classroom else None)
+        serve(service, host, port, token, allow_host, allow_origin, lambda text: screen.aside(Notice(text)))
