@@ -52,7 +52,8 @@ class Field:
     low: float | None = None  # of a number; of a text or a list, its length
     high: float | None = None  # of a number; of a text or a list, its length
     required: bool = False
-    only: tuple[Any, ...] = ()  # the values that mean nothing special: others ask for what this server does not do
+    # The values that are accepted, where others ask for what this server cannot do; empty where every value is.
+    only: tuple[Any, ...] = ()
     items: str | None = None  # what a list has; None for objects
     # The schema of the objects in a list, for the description; whoever uses them checks them.
     object: Mapping[str, Any] | None = None

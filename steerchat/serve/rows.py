@@ -105,7 +105,9 @@ class RowQueue(threading.Thread):
             self._tell(events)
 
     def _move(self) -> None:
-        """Let out who has hung up, and let in who waits: of the client with the fewest rows in it, who came first."""
+        """Remove the rows that were dropped. Then admit waiting rows: first from the client with the fewest running
+        rows, in order of arrival.
+        """
         for seat in self._leaving:
             self._pool.leave(seat)
         self._running = [entry for entry in self._running if entry.seat not in self._leaving]
@@ -167,7 +169,10 @@ class ServedEngine(Engine):
     def generate(
         self, rows: Sequence[Row], sampling: Sampling, run: Run = Run()
     ) -> Generator[Delta | Finished, None, list[Output]]:
-        """As `Engine.generate`, beside the rows of other requests, which settle the product; there is no dial."""
+        """As `Engine.generate`, beside the rows of other requests.
+
+        `run.dial` is ignored, and so is `run.like`: the pool chooses the matrix products.
+        """
         arrived: queue.SimpleQueue[tuple[Seat, str, tuple[Chosen, ...], bool]] = queue.SimpleQueue()
         seats = [Seat(replace(row, likeliest=self._likeliest), sampling, bool(run.keep)) for row in rows]
         texts = {seat: StopText(self._texts) for seat in seats}

@@ -60,7 +60,7 @@ async def _answer(service: Service, request: Request, body: dict[str, Any]) -> R
 async def _chunks(
     service: Service, ask: Ask, session: Session, client: Client, shape: Shape
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of an answer, and last the whole of it."""
+    """The chunks of an answer. If it is not to be streamed, the last one is the whole answer."""
     began, first = time.monotonic(), True
     answers: dict[int, Answer] = {}
     chosen: dict[int, list[Chosen]] = {}
