@@ -143,12 +143,15 @@ class Runner:
         tokens: int,
         label: str,
         rows: int | None = None,
-    ) -> list[Trial]:
+    ) -> list[list[Trial]]:
         """The trials of prompts that belong to no conversation. Nothing is logged.
 
         Args:
             prompts: each is answered without a system message.
             tokens: the longest answer.
+
+        Returns:
+            those of each setting, question by question and seed by seed.
 
         Raises:
             Interrupted: with the label, when the reader was stopped.
@@ -160,7 +163,7 @@ class Runner:
         plan = Plan(Sampling(max_tokens=tokens), thought=False, label=label, rows=rows)
         trials = drain(self.run(questions, settings, seeds, plan))
         self.reader.watch.check(label)
-        return trials
+        return [trials[place :: len(settings)] for place in range(len(settings))]
 
     def _encode(self, question: Question, messages: Sequence[Message], plan: Plan) -> tuple[int, ...]:
         engine = self.reader.engine

@@ -95,7 +95,7 @@ class Lab:
         """The pairs of each setting, over every prompt and seed. Remembered answers are not generated again."""
         label = f"answering {counted(len(prompts) * len(SEEDS) * (len(settings) + 1), 'time')}"
         trials = Runner(self.reader, self._memo).measure(prompts, settings, SEEDS, TOKENS, label)
-        return [[trial.pair for trial in trials if trial.setting == index] for index in range(len(settings))]
+        return [[trial.pair for trial in of_setting] for of_setting in trials]
 
     def compare(
         self, terms: Sequence[Term], prompts: Sequence[str] = PROMPTS, chance: bool = True, words: bool = False

@@ -39,7 +39,7 @@ def measure_chance(
         for strength in CHANCE_STRENGTHS:
             settings = random_settings(Term(((RANDOM, 1.0),), layers, strength), directions)
             trials = runner.measure(prompts, settings, seeds, tokens, label)
-            effects = np.stack([_effects(profile, vector, trials, directions) for vector in vectors])
+            effects = np.stack([_effects(profile, vector, trials) for vector in vectors])
             by_prompt = effects.reshape(*effects.shape[:2], len(prompts), -1)
             cells.append(ChanceCell(strength, tokens, *(round(value, 3) for value in spreads(by_prompt))))
     return Chance(engine.fingerprint, tuple(cells))
@@ -54,7 +54,7 @@ def spreads(effects: np.ndarray) -> tuple[float, float, float]:
     return float(effects.mean()), between, within
 
 
-def _effects(profile: Profile, vector: ConceptVector, trials: Sequence[Trial], directions: int) -> np.ndarray:
+def _effects(profile: Profile, vector: ConceptVector, trials: Sequence[Sequence[Trial]]) -> np.ndarray:
     """(directions, answers) how far each pushed answer moved along a vector's direction."""
     layer = read_layer(vector)
     direction = vector.directions[layer]
@@ -63,4 +63,4 @@ def _effects(profile: Profile, vector: ConceptVector, trials: Sequence[Trial], d
         normal, pushed = (profile.score(direction, layer, output.reading.states[layer]) for output in trial.outputs)
         return pushed - normal
 
-    return np.array([[moved(trial) for trial in trials if trial.setting == number] for number in range(directions)])
+    return np.array([[moved(trial) for trial in of_direction] for of_direction in trials])

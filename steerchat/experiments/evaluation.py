@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -114,17 +115,9 @@ def evaluate(
 
 
 def _evaluation(
-    measure: Measure, layers: str, term: Term, prompts: Sequence[str], trials: Sequence[Trial]
+    measure: Measure, layers: str, term: Term, prompts: Sequence[str], trials: Sequence[Sequence[Trial]]
 ) -> Evaluation:
-    def pairs(*settings: int) -> list[list[Pair]]:
-        """The pairs of some settings, prompt by prompt."""
-        return [
-            [trial.pair for trial in trials if trial.question == prompt and trial.setting in settings]
-            for prompt in range(len(prompts))
-        ]
-
-    steered, asked = pairs(0), pairs(1)
-    others = pairs(*range(2, 1 + max(trial.setting for trial in trials)))
+    steered, asked, others = by_prompt(trials[0]), by_prompt(trials[1]), by_prompt(*trials[2:])
     normal = _means(measure, [[pair.normal for pair in group] for group in steered])
     moved, by_asking, chance = (
         _means(measure, [[_steered(pair) for pair in group] for group in groups]) for groups in (steered, asked, others)
@@ -158,6 +151,14 @@ def _evaluation(
             for prompt, group in zip(prompts[:3], steered, strict=False)
         ],
     )
+
+
+def by_prompt(*trials: Sequence[Trial]) -> list[list[Pair]]:
+    """The pairs of one or more settings, prompt by prompt. `trials`: of each setting."""
+    pairs: dict[int, list[Pair]] = {}
+    for trial in chain.from_iterable(zip(*trials, strict=True)):
+        pairs.setdefault(trial.question, []).append(trial.pair)
+    return list(pairs.values())
 
 
 def word_gains(concept: str, steered: Sequence[Sequence[Pair]]) -> dict[str, np.ndarray]:

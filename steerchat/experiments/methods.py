@@ -24,7 +24,7 @@ from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, format_layers, parse_layers
 from ..values.results import Pair, mean_cost
 from ..values.setting import Setting
-from .evaluation import interval, measure_of, word_gains
+from .evaluation import by_prompt, interval, measure_of, word_gains
 from .tuning import Budget
 
 TOKENS = 40
@@ -155,10 +155,10 @@ def compare_methods(
         compared = ways(reader, concept, layers)
         dials = _calibrated(runner, compared, along, budget, prompts, seeds[0])
         settings = [_setting(method, dial, along) for method, dial in zip(compared, dials, strict=True)]
-        trials = _answered(runner, settings, prompts, seeds, f"{name}: methods at {budget}")
+        trials = runner.measure(prompts, settings, seeds, TOKENS, f"{name}: methods at {budget}", ROWS)
         moved = _kl(reader, trials) if budget.of == "kl" else [None] * len(trials)
         measured = capability(reader, [Setting("normal", Recipe()), *settings], asked, label=f"{name}: questions")
-        yield _rows(name, compared, settings, _by_prompt(trials), moved, measured)
+        yield _rows(name, compared, settings, [by_prompt(of_setting) for of_setting in trials], moved, measured)
 
 
 def _setting(method: Method, number: float, along: Recipe) -> Setting:
@@ -176,7 +176,7 @@ def _calibrated(
     for number in range(_ROUNDS):
         settings = [_setting(compared[place], dials[place], along) for place in turned]
         label = f"{along.concepts[0]}: {budget}, round {number + 1} of {_ROUNDS}"
-        trials = _answered(runner, settings, prompts, (seed,), label)
+        trials = runner.measure(prompts, settings, (seed,), TOKENS, label, ROWS)
         for place, taken in zip(turned, _taken(runner.reader, budget, trials), strict=True):
             tried[place].append((dials[place], taken))
             dials[place] = _crossing(tried[place], most)
@@ -208,23 +208,6 @@ def _crossing(tried: Sequence[tuple[float, float]], budget: float) -> float:
         return under[0] + (over[0] - under[0]) * (budget - under[1]) / (over[1] - under[1])
     number, cost = over or under or (_START, budget)
     return number * min(2.0, max(0.4, (budget / max(cost, 1e-3)) ** (1 / _POWER)))
-
-
-def _answered(
-    runner: Runner, settings: Sequence[Setting], prompts: Sequence[str], seeds: Sequence[int], label: str
-) -> list[list[Trial]]:
-    """The trials of each setting."""
-    trials = runner.measure(prompts, settings, seeds, TOKENS, label, ROWS)
-    return [[trial for trial in trials if trial.setting == place] for place in range(len(settings))]
-
-
-def _by_prompt(trials: Sequence[Sequence[Trial]]) -> list[list[list[Pair]]]:
-    """The pairs of each setting, prompt by prompt."""
-    prompts = sorted({trial.question for of_setting in trials for trial in of_setting})
-    return [
-        [[trial.pair for trial in of_setting if trial.question == prompt] for prompt in prompts]
-        for of_setting in trials
-    ]
 
 
 def _rows(

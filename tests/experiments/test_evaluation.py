@@ -46,8 +46,7 @@ def test_a_setting_that_is_not_read_has_the_same_answers_without_cost_and_effect
 ) -> None:
     recipe = Recipe((Term((("happy", 1.0),), (1,), 2.0),))
     settings = [Setting("read", recipe), Setting("not read", recipe, read=False)]
-    trials = runner_of(tiny, library).measure(PROMPTS, settings, SEEDS, 12, "both")
-    for read, unread in zip(trials[::2], trials[1::2], strict=True):
+    for read, unread in zip(*runner_of(tiny, library).measure(PROMPTS, settings, SEEDS, 12, "both"), strict=True):
         assert read.pair.steered is not None and unread.pair.steered is not None
         assert (read.setting, unread.setting) == (0, 1)
         assert unread.pair.steered.token_ids == read.pair.steered.token_ids

@@ -25,8 +25,6 @@ from steerchat.experiments.settings import at_layers, chosen
 from steerchat.measures.pair import Reader
 from steerchat.measures.prediction import STRENGTH, rank_correlation, read_layers
 from steerchat.measures.words import INDEPENDENT
-from steerchat.values.results import Pair
-from steerchat.values.setting import Setting
 
 TOKENS = 30
 
@@ -34,9 +32,8 @@ TOKENS = 30
 def measured(session: Session, runner: Runner, name: str, prompts: Sequence[str]) -> dict[str, Any]:
     """What a push at each layer did, over the layers."""
     settings = at_layers(chosen(session, name, None, STRENGTH), session.engine.n_layers)
-    pairs: dict[Setting, list[Pair]] = {setting: [] for setting in settings}
-    for trial in runner.measure(prompts, settings, [0], TOKENS, name, ROWS):
-        pairs[settings[trial.setting]].append(trial.pair)
+    trials = runner.measure(prompts, settings, [0], TOKENS, name, ROWS)
+    pairs = {setting: [trial.pair for trial in own] for setting, own in zip(settings, trials, strict=True)}
     outcomes = outcomes_of(runner.reader.chance, pairs)
     figures = {"effects": "effect", "words": "words", "costs": "cost"}
     found = {key: [round(getattr(outcome, each) or 0.0, 3) for outcome in outcomes] for key, each in figures.items()}

@@ -19,7 +19,7 @@ from measuring import default_session, shipped_prompts
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # pyright: ignore[reportMissingImports]
 
 from steerchat.conversation.runner import Runner
-from steerchat.experiments.evaluation import TOKENS, interval
+from steerchat.experiments.evaluation import TOKENS, by_prompt, interval
 from steerchat.experiments.settings import chosen
 from steerchat.values.results import Pair
 from steerchat.values.setting import Setting
@@ -80,8 +80,8 @@ def main() -> None:
         for name in sorted(CATEGORIES):
             print(f"  {name} ...", file=sys.stderr, flush=True)
             recipe = chosen(session, name)
-            trials = runner.measure(prompts, [Setting("steered", recipe)], range(SEEDS), TOKENS, name)
-            pairs = [[trial.pair for trial in trials if trial.question == number] for number in range(len(prompts))]
+            [trials] = runner.measure(prompts, [Setting("steered", recipe)], range(SEEDS), TOKENS, name)
+            pairs = by_prompt(trials)
             normal = np.array([topic(name)(pair.normal.reply) for group in pairs for pair in group])
             by_topic = {other: float(gains(pairs, topic(other)).mean()) for other in CATEGORIES}
             row = {
