@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..engine.engine import Engine
 from ..values.errors import ConceptError, unknown
-from ..values.results import UNWATCHED, Progress, Watch
+from ..values.results import UNWATCHED, Watch
 from ..values.text import counted
 from .concept import METHODS, Concept, Example, Extraction, Method
 from .reference import CENTRED, Reference, examples_digest
@@ -132,14 +132,9 @@ def read_texts(
         )
     if any(not text for _, text in texts):
         raise ConceptError(f"a text of {name} has no tokens", "write at least one word")
-    label = f"extracting {name} from {counted(len(examples), 'pair')}"
-    watch.report(Progress(label, 0, len(texts)))
-    states = engine.states(
-        texts,
-        "last" if method in ("last", "end") else "mean",
-        lambda done: watch.report(Progress(label, done, len(texts))),
-        lambda: watch.check(f"extracting {name}"),
-    )
+    position = "last" if method in ("last", "end") else "mean"
+    pairs = f" from {counted(len(examples), 'pair')}"
+    states = engine.states(texts, position, watch, f"extracting {name}", pairs)
     lengths = torch.tensor([len(text) for _, text in texts]).view(-1, 2)
     return states[0::2], states[1::2], lengths
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..values.errors import ModelError
-from ..values.results import Answer, Delta, Finished
+from ..values.results import UNWATCHED, Answer, Delta, Finished, Progress, Watch
 from .batch import Batch, Context
 from .configuration import bytes_per_token, context_size, stop_ids
 from .contexts import Contexts, common_prefix, trees
@@ -174,20 +174,19 @@ class Engine:
         self,
         texts: Sequence[tuple[Sequence[int], Sequence[int]]],
         position: Position = "mean",
-        report: Callable[[int], None] = lambda done: None,
-        check: Callable[[], None] = lambda: None,
+        watch: Watch = UNWATCHED,
+        what: str = "",
+        more: str = "",
     ) -> torch.Tensor:
-        """The unsteered model's states while it reads texts after their prompts.
+        """The unsteered model's states while it reads texts after their prompts: (texts, layers, hidden) float32.
 
         Args:
             texts: (prompt ids, text ids); neither is empty.
             position: see `reading.read_states`.
-            report: told after every batch how many texts are read.
-            check: as in `read_states`. A pass of a large model takes long: whoever waits can leave in its middle.
-
-        Returns:
-            (texts, layers, hidden) float32.
+            watch: told after every batch how far the work is, which `what` and `more` name. A pass of a large model
+                takes long, so it is asked after every block: once it stops `what`, that raises Interrupted.
         """
+        watch.report(Progress(what + more, 0, len(texts)))
         # What all prompts begin with is computed once, and so is a prompt that several texts reply to.
         shared = common_prefix([tuple(prompt) for prompt, _ in texts])
         with self.turn:
@@ -201,11 +200,11 @@ class Engine:
             batch = Batch(self.passes, [start] * len(group), longest)
             with self.turn:
                 self.prepare_kernels(_POSITIONS)
-                read = read_states(self.blocks, batch, [tree for tree, _ in group], position, check)
+                read = read_states(self.blocks, batch, [tree for tree, _ in group], position, lambda: watch.check(what))
             for index, state in zip(chain.from_iterable(members for _, members in group), read, strict=True):
                 states[index] = state
             done += len(read)
-            report(done)
+            watch.report(Progress(what + more, done, len(texts)))
         return states
 
     def check(self, prompt: Sequence[int]) -> None:

@@ -43,7 +43,7 @@ class Calibration:
                 if profile is not None:
                     break
             else:
-                profile = measure_profile(engine, corpus, watch.report, watch.stopped)
+                profile = measure_profile(engine, corpus, watch)
                 try:
                     profile.save(kept)
                 except SteerchatError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from ..engine.engine import Engine
 from ..engine.hooks import LengthReader
 from ..system.folders import write_whole
 from ..system.untrusted import kept_tensors
-from ..values.errors import ConceptError, Interrupted
-from ..values.results import Notice, Progress
+from ..values.errors import ConceptError
+from ..values.results import Watch
 
 # Texts whose positions are measured for the typical length: thousands of positions, and the median is steady.
 _LENGTH_TEXTS = 24
@@ -81,17 +81,12 @@ def load_profile(path: Path, fingerprint: str, corpus: Path) -> Profile | None:
     return Profile(fingerprint, _digest(corpus), lengths, states) if sound else None
 
 
-def measure_profile(
-    engine: Engine,
-    corpus: Path,
-    report: Callable[[Notice | Progress], None],
-    stopped: Callable[[], bool] = lambda: False,
-) -> Profile:
+def measure_profile(engine: Engine, corpus: Path, watch: Watch) -> Profile:
     """Read the corpus with the unsteered model.
 
     Raises:
         ConceptError: when the file cannot be read.
-        Interrupted: when `stopped`, asked after every block, said so.
+        Interrupted: when the watch stops it, between two blocks.
     """
     texts: list[tuple[list[int], list[int]]] = []
     try:
@@ -101,14 +96,7 @@ def measure_profile(
             texts.append((prompt, engine.prompter.reply(entry["reply"])))
     except (OSError, ValueError, KeyError) as error:
         raise ConceptError(f"{corpus.name} cannot be read: {error}", "install steerchat again") from None
-    label = f"measuring {engine.name}'s typical activations, once"
-    report(Progress(label, 0, len(texts)))
-
-    def check() -> None:
-        if stopped():
-            raise Interrupted(label.partition(",")[0])
-
-    states = engine.states(texts, report=lambda done: report(Progress(label, done, len(texts))), check=check)
+    states = engine.states(texts, "mean", watch, f"measuring {engine.name}'s typical activations", ", once")
     # Kept in sixteen bits, and used so from the start: a score is the same before and after a restart.
     return Profile(engine.fingerprint, _digest(corpus), _lengths(engine, texts), states.to(torch.float16))
 

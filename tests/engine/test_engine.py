@@ -36,7 +36,7 @@ from steerchat.engine.operations import Edit
 from steerchat.engine.sampling import Sampling
 from steerchat.values.errors import Interrupted, ModelError
 from steerchat.values.recipe import Recipe, Term
-from steerchat.values.results import Answer, Delta, Finished
+from steerchat.values.results import Answer, Delta, Finished, Watch
 
 ARCHITECTURES = ["llama", "gpt2", "mistral", "gemma3", "qwen3"]
 SAMPLED = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.1, max_tokens=20)
@@ -829,8 +829,8 @@ def test_states_of_texts_read_side_by_side_are_those_of_plain_passes(
     texts = list(zip(prompts, [ids(5, 2), ids(9, 4), ids(1, 5), ids(7, 7), ids(4, 8)], strict=True))
     # More than one row holds: they stand on the same prompt in another.
     texts += [(head + ids(2, 6), ids(80, 9 + place)) for place in range(3)]
-    done: list[int] = []
-    found = engine.states(texts, position, done.append)
+    told: list[Any] = []
+    found = engine.states(texts, position, Watch(told.append), "reading", " all")
     for (prompt, text), states in zip(texts, found, strict=True):
         for layer in range(LAYERS - 1):
             with recording_blocks(engine, layer) as (computed, _):
@@ -838,7 +838,9 @@ def test_states_of_texts_read_side_by_side_are_those_of_plain_passes(
             tail = computed[0][0, len(prompt) :]
             expected = tail[-1] if position == "last" else tail.mean(dim=0)
             torch.testing.assert_close(states[layer], expected, atol=1e-4, rtol=1e-4)
-    assert done[-1] == len(texts) and done == sorted(set(done))
+    done = [event.done for event in told]
+    assert done[0] == 0 and done[-1] == len(texts) and done == sorted(set(done))
+    assert {(event.label, event.total) for event in told} == {("reading all", len(texts))}
 
 
 def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> None:
@@ -852,13 +854,9 @@ def test_a_prompt_of_many_texts_and_the_beginning_of_all_are_computed_once() -> 
 
 def test_reading_ends_in_the_middle_of_a_pass_when_it_is_told_to() -> None:
     engine, calls = tiny_engine(), itertools.count(1)
-
-    def check() -> None:
-        if next(calls) == 2:
-            raise Interrupted("reading")
-
-    with pytest.raises(Interrupted):
-        engine.states([(ids(4), ids(3, 1)), (ids(5, 2), ids(3, 3))], check=check)
+    texts = [(ids(4), ids(3, 1)), (ids(5, 2), ids(3, 3))]
+    with pytest.raises(Interrupted, match="reading stopped"):
+        engine.states(texts, "mean", Watch(stopped=lambda: next(calls) == 2), "reading", " both")
     assert next(calls) == 3
     assert not any(block._forward_hooks for block in engine.blocks)
 
