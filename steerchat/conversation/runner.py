@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..measures.pair import Reader, measured
+from ..measures.pair import measured
+from ..measures.reader import Reader
 from ..storage.journal import Journal
 from ..storage.records import Origin, Status
 from ..system.memory import trim

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..concepts.library import Library
 from ..measures.calibration import Calibration
-from ..measures.pair import Reader, probe
+from ..measures.reader import Reader
 from ..storage.journal import Journal
 from ..storage.store import Store
 from ..system.settings import Settings
@@ -349,6 +349,8 @@ class Session:
 
     def _probed(self, trial: Trial, reader: Reader) -> Iterator[Event]:
         """The strips of a new pair. A concept that was deleted meanwhile ends the probing, not the turn."""
+        from ..measures.inspection import probe
+
         try:
             strips = probe(reader, self.probes, trial.pair, [row.prompt for row in trial.rows])
         except SteerchatError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.decoding import Row
 from ..engine.sampling import Sampling
-from ..measures.pair import Reader
+from ..measures.reader import Reader
 from ..values.recipe import Recipe, Term
 from ..values.results import drain
 

@@ -19,7 +19,7 @@ from ..experiments.chance import spreads
 from ..experiments.evaluation import random_settings
 from ..experiments.outcomes import Outcome
 from ..measures.chance import Chance, ChanceCell, total_strength
-from ..measures.pair import Reader
+from ..measures.reader import Reader
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, parse_layers
 from ..values.results import Pair

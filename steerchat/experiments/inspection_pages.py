@@ -13,8 +13,8 @@ from ..values.text import fit
 
 if TYPE_CHECKING:
     from ..measures.inspection import Step
-    from ..measures.pair import Reader
     from ..measures.prediction import LayerReading
+    from ..measures.reader import Reader
     from .outcomes import Result
     from .readings import Why
 

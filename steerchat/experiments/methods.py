@@ -18,7 +18,7 @@ import numpy as np
 from ..concepts.concept import METHODS, Concept
 from ..conversation.runner import ROWS, Runner, Trial
 from ..measures.capability import Capability, Quiz, capability
-from ..measures.pair import Reader
+from ..measures.reader import Reader
 from ..measures.shift import token_kl
 from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, format_layers, parse_layers

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..conversation.rerun import prompt_of
 from ..conversation.session import Session
-from ..measures import pair as measuring
 from ..storage.records import StoredPair
 from ..values.chart import Chart, Series, Tokens
 from ..values.errors import UsageError, shorten
@@ -68,7 +67,9 @@ def why(session: Session, stored: StoredPair, concepts: Sequence[str] = ()) -> W
 def strips(session: Session, concepts: Sequence[str], stored: StoredPair) -> tuple[Strip, ...]:
     """Concepts along a pair's answers; none where one is too short."""
     prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
-    return measuring.probe(session.reader, concepts, stored.pair, prompts)
+    from ..measures.inspection import probe
+
+    return probe(session.reader, concepts, stored.pair, prompts)
 
 
 def over_turns(session: Session, concepts: Sequence[str], turns: Sequence[StoredPair]) -> Chart:

@@ -15,7 +15,7 @@ from ..system import folders
 from ..system.untrusted import read_toml
 from ..values.errors import SteerchatError
 from ..values.setting import Setting
-from .pair import Reader
+from .reader import Reader
 
 CHANCE = 0.25
 """The share that is right by chance."""

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..concepts.vector import ConceptVector, read_layer
+from ..concepts.vector import read_layer
 from ..engine.engine import Engine
 from ..engine.head import ending, head
 from ..engine.hooks import LastOutputs, hidden_of, streams_of
-from ..values.results import Column, Strip
-from .profile import Profile
+from ..values.results import Column, Pair, Strip
+from .reader import Reader
 
 _WANTED = 5
 
@@ -62,32 +62,43 @@ def wanted(engine: Engine, tokens: Sequence[int], count: int = _WANTED) -> list[
     ]
 
 
-@torch.inference_mode()
-def probe(
-    engine: Engine,
-    profile: Profile,
-    vectors: Sequence[ConceptVector],
-    answers: Sequence[tuple[Column, Sequence[int], Sequence[int]]],
-) -> list[Strip]:
-    """Concepts read over answers.
+def probe(reader: Reader, concepts: Sequence[str], pair: Pair, prompts: Sequence[Sequence[int]]) -> tuple[Strip, ...]:
+    """Concepts read off a pair's answers, token by token, by the unsteered model.
 
-    `answers`: (column, prompt ids, answer ids), the normal one first; each with at least two tokens.
+    Args:
+        prompts: the ids that the normal and the steered answer go on from.
+
+    Returns:
+        a strip for each concept and answer; none when an answer is too short to tell its tokens apart.
+
+    Raises:
+        UnknownName: for a concept that does not exist.
     """
+    engine = reader.engine
+    vectors = [reader.vector(name, pair.seed) for name in concepts]
+    # As scores are taken: off the text, which may be other tokens than the sampled ones.
+    replies = [engine.prompter.reply(answer.text) for answer in pair.answers]
+    if any(len(reply) < 2 for reply in replies):
+        return ()
     layers = {read_layer(vector) for vector in vectors}
-    states = [_states(engine, [*prompt, *answer], layers, len(prompt)) for _, prompt, answer in answers]
+    states = [
+        _states(engine, [*prompt, *reply], layers, len(prompt)) for prompt, reply in zip(prompts, replies, strict=False)
+    ]
+    columns: tuple[Column, ...] = ("normal", "steered")
     strips = []
     for vector in vectors:
         layer = read_layer(vector)
         direction = vector.directions[layer]
         along = [read[layer] @ direction for read in states]
         mean, spread = along[0].mean(), along[0].std().clamp_min(1e-9)
-        for (column, _, answer), read, values in zip(answers, states, along, strict=True):
-            score = profile.score(direction, layer, read[layer].mean(dim=0))
-            pieces = _pieces(engine, answer)
+        for column, reply, read, values in zip(columns, replies, states, along, strict=False):
+            score = reader.profile.score(direction, layer, read[layer].mean(dim=0))
+            pieces = _pieces(engine, reply)
             strips.append(Strip(vector.name, column, pieces, ((values - mean) / spread).tolist(), score))
-    return strips
+    return tuple(strips)
 
 
+@torch.inference_mode()
 def _states(engine: Engine, tokens: Sequence[int], layers: Collection[int], start: int) -> dict[int, Tensor]:
     """(tokens, hidden) after each of `layers`, from position `start` on."""
     with LastOutputs(engine.blocks, layers) as last:

@@ -24,7 +24,7 @@ from ..engine.engine import Engine
 from ..engine.head import ending, head
 from ..engine.operations import Edit
 from ..values.operation import ADD, OPERATIONS
-from .pair import Reader
+from .reader import Reader
 
 STRENGTH = 2.0
 """Of the push whose reading is shown."""

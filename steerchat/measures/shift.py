@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .pair import Reader
+from .reader import Reader
 
 if TYPE_CHECKING:
     from ..engine.decoding import Row

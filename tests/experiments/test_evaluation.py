@@ -17,7 +17,7 @@ from steerchat.experiments.chance import measure_chance, spreads
 from steerchat.experiments.evaluation import Evaluation, evaluate, random_settings
 from steerchat.measures.calibration import Calibration
 from steerchat.measures.chance import Chance, ChanceCell
-from steerchat.measures.pair import Reader
+from steerchat.measures.reader import Reader
 from steerchat.measures.words import INDEPENDENT, RATES
 from steerchat.values.errors import ConceptError, Interrupted
 from steerchat.values.recipe import Recipe, Term, parse_term

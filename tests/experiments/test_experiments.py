@@ -32,8 +32,7 @@ from steerchat.experiments.settings import at_layers, at_strengths, chosen, mix_
 from steerchat.experiments.tuning import Budget, at_budget, budget_of, grid, tune, tuned, within
 from steerchat.experiments.tuning import keep as keep_setting
 from steerchat.measures.chance import Chance, ChanceCell
-from steerchat.measures.inspection import lens, likelihoods, wanted
-from steerchat.measures.pair import probe
+from steerchat.measures.inspection import lens, likelihoods, probe, wanted
 from steerchat.storage.records import Filters
 from steerchat.values.chart import Chart, Matrix
 from steerchat.values.errors import UsageError

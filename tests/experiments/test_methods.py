@@ -14,7 +14,7 @@ from steerchat.experiments.methods import MethodRow, compare_methods, summaries
 from steerchat.experiments.tuning import Budget
 from steerchat.measures.calibration import Calibration
 from steerchat.measures.capability import questions
-from steerchat.measures.pair import Reader
+from steerchat.measures.reader import Reader
 from steerchat.values.errors import ConceptError, Interrupted
 from steerchat.values.results import Watch
 

@@ -13,8 +13,8 @@ from steerchat.concepts.concept import Concept, Example
 from steerchat.concepts.vector import ConceptVector
 from steerchat.engine.engine import Engine
 from steerchat.measures.calibration import Calibration
-from steerchat.measures.pair import Reader
 from steerchat.measures.prediction import STRENGTH, predicted_order, rank_correlation, read_layers
+from steerchat.measures.reader import Reader
 from steerchat.values.errors import Interrupted
 from steerchat.values.operation import UNIT
 from steerchat.values.results import Watch

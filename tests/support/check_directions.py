@@ -31,7 +31,7 @@ from steerchat.conversation.runner import Runner
 from steerchat.experiments.methods import Method, compare_methods
 from steerchat.experiments.tuning import DEFAULT_BUDGET
 from steerchat.measures.capability import questions
-from steerchat.measures.pair import Reader
+from steerchat.measures.reader import Reader
 from steerchat.values.recipe import Term
 
 CONCEPTS = ("happy", "formal", "pirate", "sad", "technical", "calm", "casual", "angry")

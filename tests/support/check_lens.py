@@ -22,8 +22,8 @@ from steerchat.conversation.runner import ROWS, Runner
 from steerchat.conversation.session import Session
 from steerchat.experiments.outcomes import outcomes_of
 from steerchat.experiments.settings import at_layers, chosen
-from steerchat.measures.pair import Reader
 from steerchat.measures.prediction import STRENGTH, rank_correlation, read_layers
+from steerchat.measures.reader import Reader
 from steerchat.measures.words import INDEPENDENT
 
 TOKENS = 30

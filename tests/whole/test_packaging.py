@@ -108,6 +108,7 @@ WITHOUT_TORCH = (
     "measures.chance",
     "measures.format_cost",
     "measures.pair",
+    "measures.reader",
     "measures.words",
 )
 
