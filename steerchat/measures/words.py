@@ -106,22 +106,6 @@ _MARKS = {"#": r"\d+(?:[.,]\d+)*", "*!": r"[^\W_][\w']*(?=[\"')*_]*!)"}
 _WILD = {"*": "[a-z]*", "?": "[a-z]", "_": r"\s+"}
 
 
-def measures(path: Path | None = None) -> dict[str, Measure]:
-    """The independent measure of each of the seventeen shipped concepts, by the concept's name.
-
-    Nothing is read before the first score.
-
-    Args:
-        path: another file of word lists with the same names; the shipped one without it.
-    """
-    rates = [
-        Measure(name, f"{counted}, per 100 words", partial(_rate, parts=parts, path=path))
-        for name, (counted, parts) in RATES.items()
-    ]
-    lengths = [Measure("brief", "words", _length, -1), Measure("verbose", "words", _length)]
-    return {measure.name: measure for measure in (*rates, *lengths)}
-
-
 def spread(measure: Measure, texts: Sequence[str]) -> float:
     """The unit in which gains by different measures compare: a measure's standard deviation over normal answers.
 
@@ -178,7 +162,7 @@ def counted_words(name: str, text: str) -> list[tuple[int, int]]:
         match.span(1)
         for part in RATES[name][1]
         if part.weight > 0
-        for match in _pattern(None, part.words).finditer(plain)
+        for match in _pattern(part.words).finditer(plain)
         if match[1] not in (lists[part.unless] if part.unless else ())
     )
 
@@ -187,23 +171,23 @@ def _length(text: str) -> float:
     return float(word_count(text))
 
 
-def _rate(text: str, parts: tuple[Part, ...], path: Path | None) -> float:
+def _rate(text: str, parts: tuple[Part, ...]) -> float:
     """Weighted hits per 100 words."""
     plain = _plain(text)
-    total = sum(part.weight * _hits(plain, part, path) for part in parts)
+    total = sum(part.weight * _hits(plain, part) for part in parts)
     return 100.0 * total / max(len(_WORD.findall(plain)), FEWEST_WORDS)
 
 
-def _hits(plain: str, part: Part, path: Path | None) -> int:
-    found = Counter(_pattern(path, part.words).findall(plain))
-    excluded = word_lists(path)[part.unless] if part.unless else ()
+def _hits(plain: str, part: Part) -> int:
+    found = Counter(_pattern(part.words).findall(plain))
+    excluded = word_lists()[part.unless] if part.unless else ()
     return sum(min(count, MOST_PER_WORD) for word, count in found.items() if word not in excluded)
 
 
 @cache
-def _pattern(path: Path | None, name: str) -> re.Pattern[str]:
+def _pattern(name: str) -> re.Pattern[str]:
     """Finds the entries of one list in a plain text, longer entries first so that a phrase wins over its first word."""
-    entries = sorted(word_lists(path)[name], key=len, reverse=True)
+    entries = sorted(word_lists()[name], key=len, reverse=True)
     marks = [_MARKS[entry] for entry in entries if entry in _MARKS]
     words = [_expression(entry) for entry in entries if entry not in _MARKS]
     # Quotation marks and a possessive may stand around a word; a number may run into its unit (10kg).
@@ -223,5 +207,9 @@ def _plain(text: str) -> str:
     return _LIST_NUMBER.sub(lambda match: " " * len(match[0]), small.replace("\u2019", "'").replace("\u2018", "'"))
 
 
-INDEPENDENT: dict[str, Measure] = measures()
-"""The measures with the shipped word lists."""
+INDEPENDENT: dict[str, Measure] = {
+    name: Measure(name, f"{counted}, per 100 words", partial(_rate, parts=parts))
+    for name, (counted, parts) in RATES.items()
+}
+INDEPENDENT |= {"brief": Measure("brief", "words", _length, -1), "verbose": Measure("verbose", "words", _length)}
+"""The measure of each of the seventeen shipped concepts, by the concept's name. Word lists are read when one scores."""

@@ -15,7 +15,6 @@ from steerchat.measures.words import (
     RATES,
     counted_words,
     is_english,
-    measures,
     spread,
     word_count,
     word_lists,
@@ -161,6 +160,7 @@ def test_a_rate_is_finite_and_bounded_on_any_text(concept: str, text: str) -> No
         ("technical", "It weighs 10kg", "1. It is heavy"),
         ("happy", "the 'happy' one", "unhappyish"),
         ("happy", "Heaven's joys", "a killjoy"),
+        ("happy", "Blissfully", "blis"),
         ("excited", '"Run!"', '"Run."'),
         ("pessimistic", "no point", "no pointers"),
         ("fearful", "a ghost's voice", "a host's voice"),
@@ -175,21 +175,13 @@ def test_words_are_counted_without_the_numbers_of_a_list() -> None:
     assert word_count("1. Don't run.\n2) Walk 3 miles\n") == 5
 
 
-def test_other_word_lists_can_be_given(tmp_path: Path) -> None:
-    path = tmp_path / "lists.toml"
-    path.write_text('rage = "grr* no_way"\n', "utf-8")
-    angry = measures(path)["angry"]
-    assert angry.score("Grrr, no way") == pytest.approx(10.0)
-    assert angry.score("furious") == 0.0
-
-
 @pytest.mark.parametrize("content", [None, "rage = ["])
 def test_unreadable_word_lists_are_said_to_be_so(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "lists.toml"
     if content is not None:
         path.write_text(content, "utf-8")
     with pytest.raises(SteerchatError, match="cannot be read"):
-        measures(path)["angry"].score("furious")
+        word_lists(path)
 
 
 def test_no_entry_is_a_sentence_or_stands_twice_in_its_list() -> None:
