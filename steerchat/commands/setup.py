@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,7 +156,7 @@ def model_cost(chat: Chat) -> Page:
     session = chat.session
     cost = format_cost(session.engine, chat.loader.name, chat.library, session.watch)
     session.calibration.keep_format_cost(session.engine.fingerprint, cost)
-    return Page([str(cost)], [asdict(cost)])
+    return Page([str(cost)], [cost.to_json()])
 
 
 def _format_cost(chat: Chat) -> str | None:

@@ -45,10 +45,14 @@ class Library:
         user: the folder of the user's own concepts, which hide shipped ones of the same name.
         cache: the folder for vectors that were extracted on other models.
         reserved: names that no concept may have.
+
+    Attributes:
+        neutral: the file of prompts with ordinary replies, on which models are measured.
     """
 
     def __init__(self, shipped: Path, user: Path, cache: Path, reserved: Collection[str] = ()) -> None:
         self.shipped = shipped
+        self.neutral = shipped / "texts" / "neutral.jsonl"
         self._user = user
         self._cache = cache
         self._reserved = RESERVED | set(reserved)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +13,15 @@ from typing import Any
 from ..concepts.extract import extract
 from ..concepts.library import Library
 from ..concepts.vector import edits
+from ..engine.batch import Batch
+from ..engine.contexts import common_prefix
 from ..engine.decoding import Row, Run
 from ..engine.engine import Engine
+from ..engine.reading import read
 from ..engine.sampling import Sampling
 from ..measures.calibration import Calibration
-from ..measures.format_cost import FormatCost, log_probs, perplexity_of
+from ..measures.format_cost import FormatCost
+from ..measures.profile import neutral_texts
 from ..models.find import find
 from ..models.kernel_times import machine
 from ..models.load import load
@@ -25,6 +31,8 @@ from ..values.recipe import Recipe, Term
 from ..values.results import Watch, drain
 from .bench import CONCEPT, STRENGTH
 
+# Neutral texts that are read side by side: they wait for a key as long as one batch takes.
+_TEXTS = 50
 # Rows of one batch: so many round as one row does.
 _TOGETHER = 8
 _TOKENS = 40
@@ -89,16 +97,18 @@ def compare_with_float32(
     exact = load(find(model, progress=watch.report), str(engine.device), "float32")
     float32_megabytes = exact.size / 1e6
     names = [name for name in library.names() if library.ships(name)]
-    corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
-    total, done = len(corpus) + len(names) + answers, 0
+    texts = neutral_texts(engine, library.neutral)
+    total, done = len(texts) + len(names) + answers, 0
 
     def step(label: str, size: int = 1) -> None:
         nonlocal done
         watch.progress(f"comparing with float32: {label}", done, total)
         done += size
 
-    likelihoods = [log_probs(held, corpus, lambda read: step("perplexity", 0)) for held in (engine, exact)]
-    done += len(corpus)
+    perplexity, float32_perplexity = (
+        _perplexity(held, texts, lambda read: step("perplexity", 0)) for held in (engine, exact)
+    )
+    done += len(texts)
     cosine, silent = 1.0, Watch(stopped=watch.stopped)
     for name in names:
         step("vectors")
@@ -113,14 +123,13 @@ def compare_with_float32(
         alone = [_answers(engine, [row], watch)[0] for row in batch]
         same += sum(a == b for a, b in zip(ours, theirs, strict=True))
         same_alone += sum(a == b for a, b in zip(ours, alone, strict=True))
-    perplexity, float32_perplexity = map(perplexity_of, likelihoods)
     return Precision(
         engine.name,
         engine.dtype,
         machine(),
         megabytes,
         float32_megabytes,
-        len(corpus),
+        len(texts),
         perplexity,
         float32_perplexity,
         len(names),
@@ -141,13 +150,41 @@ def format_cost(engine: Engine, model: str, library: Library, watch: Watch) -> F
     held: list[Engine] = [engine]
     with suppress(TooLarge):
         held.append(load(files, str(engine.device), "float32"))
-    corpus = (library.shipped / "texts" / "neutral.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = neutral_texts(engine, library.neutral)
     perplexities: list[float] = []
     for number, engine_held in enumerate(held):
-        check = partial(_read, watch, number * len(corpus), len(held) * len(corpus))
-        perplexities.append(perplexity_of(log_probs(engine_held, corpus, check)))
+        check = partial(_read, watch, number * len(texts), len(held) * len(texts))
+        perplexities.append(_perplexity(engine_held, texts, check))
     own, *others = perplexities
-    return FormatCost(engine.dtype, len(corpus), own, others[0] if others else None, files.gguf is not None)
+    return FormatCost(engine.dtype, len(texts), own, others[0] if others else None, files.gguf is not None)
+
+
+def _perplexity(
+    engine: Engine, texts: Sequence[tuple[tuple[int, ...], Sequence[int]]], check: Callable[[int], None]
+) -> float:
+    """Of all tokens of replies after their prompts.
+
+    Args:
+        check: told before every batch how many texts are read; what it raises ends the work.
+    """
+    # What all prompts begin with is computed once, and texts of one length are read side by side.
+    shared = common_prefix([prompt[:-1] for prompt, _ in texts])
+    with engine.turn:
+        start = engine.prefill([shared])[0] if shared else None
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]) + len(texts[index][1]))
+    found: list[list[float]] = [[] for _ in texts]
+    for first in range(0, len(order), _TEXTS):
+        check(first)
+        group = [texts[index] for index in order[first : first + _TEXTS]]
+        heads, replies = [prompt[len(shared) :] for prompt, _ in group], [reply for _, reply in group]
+        with engine.turn:
+            engine.prepare_kernels(1)  # what an answer is computed with
+            room = max(len(head) + len(reply) for head, reply in zip(heads, replies, strict=True))
+            batch = Batch(engine.passes, [start] * len(group), room)
+            readings = read(engine.model, engine.blocks, batch, heads, replies)
+        for index, reading in zip(order[first:], readings, strict=False):
+            found[index] = reading.log_probs.tolist()
+    return math.exp(-statistics.fmean(log_prob for text in found for log_prob in text))
 
 
 def _read(watch: Watch, before: int, total: int, read: int) -> None:

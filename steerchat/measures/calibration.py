@@ -11,7 +11,7 @@ from ..system.folders import write_whole
 from ..values.errors import SteerchatError
 from ..values.results import UNWATCHED, Notice, Watch
 from .chance import Chance, load_chance
-from .format_cost import FORMAT_COST, FormatCost, from_json, to_json
+from .format_cost import FORMAT_COST, FormatCost, load_format_cost
 
 if TYPE_CHECKING:
     from ..engine.engine import Engine
@@ -36,7 +36,7 @@ class Calibration:
         from .profile import load_profile, measure_profile
 
         if engine.fingerprint not in self._profiles:
-            corpus = self._library.shipped / "texts" / "neutral.jsonl"
+            corpus = self._library.neutral
             kept = self._library.folder(engine.fingerprint) / "profile.safetensors"
             for path in (self._library.shipped / "measured" / "profile.safetensors", kept):
                 profile = load_profile(path, engine.fingerprint, corpus) if path.is_file() else None
@@ -60,12 +60,12 @@ class Calibration:
 
     def format_cost(self, fingerprint: str, dtype: str) -> FormatCost | None:
         """What a format costs a model, if it was measured; needs no torch."""
-        path = self._library.folder(fingerprint) / FORMAT_COST
-        return from_json(path.read_text(encoding="utf-8"), dtype) if path.is_file() else None
+        return load_format_cost(self._library.folder(fingerprint) / FORMAT_COST, dtype)
 
     def keep_format_cost(self, fingerprint: str, cost: FormatCost) -> None:
         """Store what a format costs a model. Raises SteerchatError when it cannot be written."""
-        write_whole(self._library.folder(fingerprint) / FORMAT_COST, to_json(cost))
+        path = self._library.folder(fingerprint) / FORMAT_COST
+        write_whole(path, (json.dumps(cost.to_json(), indent=1) + "\n").encode())
 
     def keep_chance(self, chance: Chance) -> Path:
         """Store a measured chance band; it takes the place of the shipped one. Returns the file.

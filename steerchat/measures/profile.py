@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,19 @@ def load_profile(path: Path, fingerprint: str, corpus: Path) -> Profile | None:
     return Profile(fingerprint, _digest(corpus), lengths, states) if sound else None
 
 
+def neutral_texts(engine: Engine, corpus: Path) -> list[tuple[tuple[int, ...], list[int]]]:
+    """The ids of each neutral prompt and of its reply. Raises ConceptError when the file cannot be read."""
+    texts: list[tuple[tuple[int, ...], list[int]]] = []
+    try:
+        for line in corpus.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
+            texts.append((tuple(prompt), engine.prompter.reply(entry["reply"])))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConceptError(f"{corpus.name} cannot be read: {error}", "install steerchat again") from None
+    return texts
+
+
 def measure_profile(engine: Engine, corpus: Path, watch: Watch) -> Profile:
     """Read the corpus with the unsteered model.
 
@@ -88,20 +101,13 @@ def measure_profile(engine: Engine, corpus: Path, watch: Watch) -> Profile:
         ConceptError: when the file cannot be read.
         Interrupted: when the watch stops it, between two blocks.
     """
-    texts: list[tuple[list[int], list[int]]] = []
-    try:
-        for line in corpus.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            prompt = engine.prompter.chat([{"role": "user", "content": entry["prompt"]}], thought=False)
-            texts.append((prompt, engine.prompter.reply(entry["reply"])))
-    except (OSError, ValueError, KeyError) as error:
-        raise ConceptError(f"{corpus.name} cannot be read: {error}", "install steerchat again") from None
+    texts = neutral_texts(engine, corpus)
     states = engine.states(texts, "mean", watch, f"measuring {engine.name}'s typical activations", ", once")
     # Kept in sixteen bits, and used so from the start: a score is the same before and after a restart.
     return Profile(engine.fingerprint, _digest(corpus), _lengths(engine, texts), states.to(torch.float16))
 
 
-def _lengths(engine: Engine, texts: list[tuple[list[int], list[int]]]) -> Tensor:
+def _lengths(engine: Engine, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
     step = max(1, len(texts) // _LENGTH_TEXTS)
     with LengthReader(engine.blocks) as reader:
         for prompt, text in texts[::step]:
