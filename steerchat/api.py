@@ -306,10 +306,8 @@ class Model:
         """
         from .measures.capability import capability, questions
 
-        settings = [Setting("normal", Recipe())]
-        settings += [Setting("steered", self.recipe)] if self.recipe.active else []
-        counted = capability(self.session.reader, settings, asked or questions(), self.session.settings.seed)
-        return dict(zip((setting.label for setting in settings), counted, strict=True))
+        settings = [Setting("steered", self.recipe)] if self.recipe.active else []
+        return capability(self.session.reader, settings, asked or questions(), self.session.settings.seed)
 
     def close(self) -> None:
         """Close the history."""

@@ -22,7 +22,6 @@ from ..slash.registry import registry
 from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
-from ..values.recipe import Recipe
 from ..values.results import Event, Notice
 from ..values.setting import Setting
 
@@ -72,10 +71,8 @@ def compare(
     page = experiment_pages.page(result)
     if not capability or result.stopped:
         return page
-    settings = [Setting("normal", Recipe()), *settings]
     shares = measured_capability(session.reader, settings, questions(), session.settings.seed)
-    named = dict(zip([setting.label for setting in settings], shares, strict=True))
-    return experiment_pages.with_capability(page, named)
+    return experiment_pages.with_capability(page, shares)
 
 
 @command(

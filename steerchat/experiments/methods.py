@@ -157,7 +157,7 @@ def compare_methods(
         settings = [_setting(method, dial, along) for method, dial in zip(compared, dials, strict=True)]
         trials = runner.measure(prompts, settings, seeds, TOKENS, f"{name}: methods at {budget}", ROWS)
         moved = _kl(reader, trials) if budget.of == "kl" else [None] * len(trials)
-        measured = capability(reader, [Setting("normal", Recipe()), *settings], asked, label=f"{name}: questions")
+        measured = capability(reader, settings, asked, label=f"{name}: questions")
         yield _rows(name, compared, settings, [by_prompt(of_setting) for of_setting in trials], moved, measured)
 
 
@@ -216,13 +216,12 @@ def _rows(
     settings: Sequence[Setting],
     pairs: Sequence[list[list[Pair]]],
     moved: Sequence[float | None],
-    measured: Sequence[Capability],
+    measured: Mapping[str, Capability],
 ) -> list[MethodRow]:
-    normal = np.array(measured[0].all, dtype=float)
+    normal = np.array(measured["normal"].all, dtype=float)
     gains = [word_gains(name, groups) for groups in pairs]
     rows = []
-    figures = zip(compared, settings, pairs, gains, moved, measured[1:], strict=True)
-    for method, setting, groups, gained, kl, able in figures:
+    for method, setting, groups, gained, kl in zip(compared, settings, pairs, gains, moved, strict=True):
         flat = [pair for group in groups for pair in group]
         own = gained[name]
         other = max((concept for concept in gained if concept != name), key=lambda concept: gained[concept].mean())
@@ -241,8 +240,8 @@ def _rows(
                 specificity=interval(own - gained[other]),
                 cost=math.inf if cost is None else cost,
                 repetition=float(np.mean([pair.steered.repetition or 0.0 for pair in flat if pair.steered])),
-                right=able.share,
-                kept=interval(np.array(able.all, dtype=float) - normal),
+                right=measured[method.name].share,
+                kept=interval(np.array(measured[method.name].all, dtype=float) - normal),
                 answers=len(flat),
                 kl=kl,
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..system import folders
 from ..system.untrusted import read_toml
 from ..values.errors import SteerchatError
+from ..values.recipe import Recipe
 from ..values.setting import Setting
 from .reader import Reader
 
@@ -69,12 +70,15 @@ def questions(path: Path | None = None) -> tuple[Quiz, ...]:
 
 def capability(
     reader: Reader, settings: Sequence[Setting], asked: Sequence[Quiz], seed: int = 0, label: str = "asking questions"
-) -> list[Capability]:
-    """Ask every question under every setting, each by itself, without a system message or a thought.
+) -> dict[str, Capability]:
+    """Ask the normal model, and it under each setting, every question by itself, without a system message or a thought.
 
     Args:
-        settings: a recipe that is not active gives the normal model.
+        settings: no two have the same label.
         seed: of the concept `random`.
+
+    Returns:
+        for `normal`, and for the label of each setting.
 
     Raises:
         Interrupted: when the reader is stopped.
@@ -82,6 +86,7 @@ def capability(
     from ..engine.choices import likelihoods
     from ..engine.decoding import Row
 
+    settings = [Setting("normal", Recipe()), *settings]
     prompter = reader.engine.prompter
     rows, choices = [], []
     # Settings side by side: what they ask alike is computed once.
@@ -97,8 +102,8 @@ def capability(
     scores = likelihoods(reader.engine, rows, choices, lambda done: reader.watch.progress(label, done, len(rows)))
     right = [all(first > other for other in others) for first, *others in scores]
     categories = dict.fromkeys(quiz.category for quiz in asked)
-    return [
-        Capability(
+    return {
+        setting.label: Capability(
             {
                 category: tuple(
                     right[number * len(settings) + place]
@@ -108,5 +113,5 @@ def capability(
                 for category in categories
             }
         )
-        for place in range(len(settings))
-    ]
+        for place, setting in enumerate(settings)
+    }

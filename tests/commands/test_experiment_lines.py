@@ -27,7 +27,6 @@ from steerchat.system import folders
 from steerchat.terminal.subcommands import _json
 from steerchat.values.errors import Interrupted, UsageError
 from steerchat.values.page import Page
-from steerchat.values.recipe import Recipe
 from steerchat.values.results import Notice, Progress
 from steerchat.values.setting import Setting
 
@@ -350,9 +349,9 @@ def test_compare_counts_the_right_answers_of_each_way_of_answering(start: Start,
     assert all(list(share) == [*categories, "all"] and 0 <= share["all"] <= 1 for share in shares.values())
     # A push that leaves nothing of the state but one direction gives the same answer to everything.
     [term] = chat.session.recipe.terms
-    broken = Setting("", replace(chat.session.recipe, terms=(replace(term, strength=1000.0),)))
-    settings = [Setting("", Recipe()), Setting("", chat.session.recipe), broken]
-    normal, steered, stuck = capability(chat.session.reader, settings, ASKED)
+    broken = Setting("stuck", replace(chat.session.recipe, terms=(replace(term, strength=1000.0),)))
+    settings = [Setting("steered", chat.session.recipe), broken]
+    normal, steered, stuck = capability(chat.session.reader, settings, ASKED).values()
     assert [normal.to_json(), steered.to_json()] == [shares["normal"], shares["steered"]]
     assert stuck.all != normal.all
 
@@ -363,4 +362,4 @@ def test_capability_needs_a_recipe_and_stops_at_ctrl_c(start: Start):
         objects(chat, f"/compare --capability {PROMPT}")
     chat.session.stop.set()
     with pytest.raises(Interrupted):
-        capability(chat.session.reader, [Setting("", Recipe())], ASKED)
+        capability(chat.session.reader, [], ASKED)
