@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..concepts.library import DEFAULT_LAYERS
-from ..concepts.vector import ConceptVector, read_layer
-from ..conversation.runner import Runner, Trial
+from ..conversation.runner import Runner
 from ..measures.chance import Chance, ChanceCell
-from ..measures.profile import Profile
+from ..measures.effect import moved
 from ..values.recipe import RANDOM, Term, parse_layers
 from .evaluation import random_settings
 
@@ -39,7 +38,11 @@ def measure_chance(
         for strength in CHANCE_STRENGTHS:
             settings = random_settings(Term(((RANDOM, 1.0),), layers, strength), directions)
             trials = runner.measure(prompts, settings, seeds, tokens, label)
-            effects = np.stack([_effects(profile, vector, trials) for vector in vectors])
+            states = [[[output.reading.states for output in trial.outputs] for trial in own] for own in trials]
+            # (concepts, directions, answers)
+            effects = np.array(
+                [[[moved(vector, profile, *both) for both in own] for own in states] for vector in vectors]
+            )
             by_prompt = effects.reshape(*effects.shape[:2], len(prompts), -1)
             cells.append(ChanceCell(strength, tokens, *(round(value, 3) for value in spreads(by_prompt))))
     return Chance(engine.fingerprint, tuple(cells))
@@ -52,15 +55,3 @@ def spreads(effects: np.ndarray) -> tuple[float, float, float]:
     # An observed mean differs from the true one by what single pairs add to it.
     between = math.sqrt(max(0.0, float(means.var(ddof=1)) - within**2 / effects.shape[-1]))
     return float(effects.mean()), between, within
-
-
-def _effects(profile: Profile, vector: ConceptVector, trials: Sequence[Sequence[Trial]]) -> np.ndarray:
-    """(directions, answers) how far each pushed answer moved along a vector's direction."""
-    layer = read_layer(vector)
-    direction = vector.directions[layer]
-
-    def moved(trial: Trial) -> float:
-        normal, pushed = (profile.score(direction, layer, output.reading.states[layer]) for output in trial.outputs)
-        return pushed - normal
-
-    return np.array([[moved(trial) for trial in of_direction] for of_direction in trials])

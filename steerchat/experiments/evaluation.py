@@ -7,7 +7,7 @@ same size, and asking for the concept in the prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -124,8 +124,7 @@ def _evaluation(
     )
     flat = [pair for group in steered for pair in group]
     gains = word_gains(term.concept, steered)
-    own = gains[term.concept]
-    other = max((name for name in gains if name != term.concept), key=lambda name: gains[name].mean())
+    other, specificity = specific(term.concept, gains)
     cost = mean_cost(flat)
     sign = measure.direction
     return Evaluation(
@@ -142,7 +141,7 @@ def _evaluation(
         over_asking=interval(moved - by_asking),
         gains={name: round(float(gain.mean()), 3) for name, gain in gains.items()},
         other=other,
-        specificity=interval(own - gains[other]),
+        specificity=specificity,
         perplexity_ratio=math.inf if cost is None else cost,
         repetition=float(np.mean([_steered(pair).repetition or 0.0 for pair in flat])),
         answers=len(flat),
@@ -170,6 +169,15 @@ def word_gains(concept: str, steered: Sequence[Sequence[Pair]]) -> dict[str, np.
         unit = spread(measure, [answer.reply for group in normal for answer in group])
         gains[name] = (_means(measure, moved) - _means(measure, normal)) / unit
     return gains
+
+
+def specific(concept: str, gains: Mapping[str, np.ndarray]) -> tuple[str, tuple[float, float, float]]:
+    """The other concept whose measure gained most, and the interval of the concept's own gain less the other's.
+
+    `gains`: what `word_gains` gave.
+    """
+    other = max((name for name in gains if name != concept), key=lambda name: gains[name].mean())
+    return other, interval(gains[concept] - gains[other])
 
 
 def measure_of(name: str) -> Measure:

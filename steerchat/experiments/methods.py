@@ -24,7 +24,7 @@ from ..values.operation import ADD
 from ..values.recipe import Recipe, Term, format_layers, parse_layers
 from ..values.results import Pair, mean_cost
 from ..values.setting import Setting
-from .evaluation import by_prompt, interval, measure_of, word_gains
+from .evaluation import by_prompt, interval, measure_of, specific, word_gains
 from .tuning import Budget
 
 TOKENS = 40
@@ -223,8 +223,7 @@ def _rows(
     rows = []
     for method, setting, groups, gained, kl in zip(compared, settings, pairs, gains, moved, strict=True):
         flat = [pair for group in groups for pair in group]
-        own = gained[name]
-        other = max((concept for concept in gained if concept != name), key=lambda concept: gained[concept].mean())
+        other, specificity = specific(name, gained)
         cost = mean_cost(flat)
         [term] = setting.recipe.terms
         where = format_layers(term.layers)
@@ -233,11 +232,11 @@ def _rows(
                 concept=name,
                 method=method.name,
                 typed=f"{where} x {term.strength:.2f}" if method.dial else where,
-                gain=interval(own),
-                against_add=interval(own - gains[0][name]),
+                gain=interval(gained[name]),
+                against_add=interval(gained[name] - gains[0][name]),
                 effect=float(np.mean([pair.effect or 0.0 for pair in flat])),
                 other=other,
-                specificity=interval(own - gained[other]),
+                specificity=specificity,
                 cost=math.inf if cost is None else cost,
                 repetition=float(np.mean([pair.steered.repetition or 0.0 for pair in flat if pair.steered])),
                 right=measured[method.name].share,

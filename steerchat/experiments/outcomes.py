@@ -95,10 +95,7 @@ class Outcome:
     @property
     def clarity(self) -> str | None:
         """The effect in a word or two; None without a chance band."""
-        if self.chance is None or self.effect is None:
-            return None
-        seen = clarity(self.effects, self.chance)
-        return "the wrong way" if seen != "within chance" and self.effect < self.chance[0] else seen
+        return clarity(self.effects, self.chance) if self.effects and self.chance is not None else None
 
     @property
     def fluency(self) -> str:

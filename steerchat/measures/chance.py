@@ -98,19 +98,23 @@ def total_strength(recipe: Recipe) -> float:
 
 
 def clarity(effects: Sequence[float], band: tuple[float, float]) -> str:
-    """A mean effect in words: within the band, outside (likely), or outside by more than its own uncertainty (clear).
+    """A mean effect in words: below the band (the wrong way), within chance, above (likely), or clear.
+
+    A clear one is above the band by more than its own uncertainty.
 
     Args:
         effects: of the repeats, at least one.
         band: for as many repeats.
     """
     mean, (low, high) = statistics.fmean(effects), band
-    if low <= mean <= high:
+    if mean < low:
+        return "the wrong way"
+    if mean <= high:
         return "within chance"
     if len(effects) < 4:
         return "likely"
     error = _Z * statistics.stdev(effects) / math.sqrt(len(effects))
-    return "clear" if mean - error > high or mean + error < low else "likely"
+    return "clear" if mean - error > high else "likely"
 
 
 def fluency(perplexity_ratio: float, repetition: float = 0.0) -> str:
@@ -127,8 +131,6 @@ def verdict(pair: Pair) -> str | None:
     if pair.never_pushed:
         return "not pushed: its gate never opened"
     seen = clarity([pair.effect], pair.chance)
-    if seen != "within chance" and pair.effect < pair.chance[0]:
-        seen = "the wrong way"
     reads = fluency(pair.perplexity_ratio, pair.steered.repetition or 0.0)
     if not any(term.strength for term in pair.recipe.graded) or pair.recipe.concepts == (RANDOM,):
         return f"{seen}, {reads}"

@@ -54,9 +54,11 @@ def concept_effects(
     recipe: Recipe, vectors: Mapping[str, ConceptVector], profile: Profile, normal: Tensor, steered: Tensor
 ) -> dict[str, float]:
     """How far the steered text moved along each of the recipe's concepts, by itself."""
-    effects = {}
-    for name in recipe.concepts:
-        layer = read_layer(vectors[name])
-        direction = vectors[name].directions[layer]
-        effects[name] = profile.score(direction, layer, steered[layer]) - profile.score(direction, layer, normal[layer])
-    return effects
+    return {name: moved(vectors[name], profile, normal, steered) for name in recipe.concepts}
+
+
+def moved(vector: ConceptVector, profile: Profile, normal: Tensor, steered: Tensor) -> float:
+    """The effect along a concept, by both texts' mean states (layers, hidden)."""
+    layer = read_layer(vector)
+    direction = vector.directions[layer]
+    return profile.score(direction, layer, steered[layer]) - profile.score(direction, layer, normal[layer])

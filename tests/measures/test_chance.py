@@ -70,7 +70,7 @@ def test_an_effect_is_clear_only_when_its_own_uncertainty_is_outside_the_band_to
     assert clarity([1.5], (-1, 1)) == "likely"
     assert clarity([5.0, 0.2, 4.0, 0.1], (-1, 1)) == "likely"
     assert clarity([3.0, 3.1, 2.9, 3.2], (-1, 1)) == "clear"
-    assert clarity([-3.0, -3.1, -2.9, -3.2], (-1, 1)) == "clear"
+    assert clarity([-3.0, -3.1, -2.9, -3.2], (-1, 1)) == clarity([-1.5], (-1, 1)) == "the wrong way"
 
 
 def test_fluency_has_three_steps_and_repetition_breaks_it() -> None:
