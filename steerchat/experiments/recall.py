@@ -45,6 +45,7 @@ def recalled(calibration: Calibration, experiment: StoredExperiment, pairs: list
                 setting = Setting(spec["label"], recipe, own[0].layer, own[0].strength, along, spec.get("asking", ""))
                 by_setting[setting] = own
         stopped = experiment.status in ("interrupted", "failed")
+        # Reports read the seed and the tokens of the spec as well, where a wrong one would be no StoreError any more.
         seeds, _, _ = (int(experiment.spec[name]) for name in ("repeats", "seed", "tokens"))
     chance = calibration.chance(pairs[0].fingerprint) if pairs else None
     outcomes = outcomes_of(chance, by_setting)

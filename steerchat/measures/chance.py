@@ -17,7 +17,7 @@ from ..system.untrusted import read_json
 from ..values.recipe import MAX_STRENGTH, RANDOM, Recipe
 from ..values.results import Pair
 
-# Of the file: far more cells than anybody measures.
+# Largest file that is read, in bytes.
 MOST = 1 << 20
 # Two-sided 95% of a normal distribution.
 _Z = 1.96

@@ -1,7 +1,7 @@
 """What steering did and what it cost: each measure has its one definition here.
 
 An effect is the difference of two concept scores (`Profile.score`), read by the unsteered model at the
-concept's read layer; a perplexity ratio is the cost (`Pair.perplexity_ratio`). Both with a verdict in words.
+concept's read layer; a perplexity ratio is the cost (`Pair.perplexity_ratio`).
 """
 
 from __future__ import annotations

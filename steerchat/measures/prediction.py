@@ -30,7 +30,7 @@ STRENGTH = 2.0
 """Of the push whose reading is shown."""
 
 _SHOWN = 6  # tokens of a layer
-_USUAL = 1 / 6  # of the vocabulary, the likeliest at a layer, from which they are
+_USUAL = 1 / 6  # only this share of the vocabulary, the likeliest tokens at a layer, can be shown
 _TEXTS = 4  # of the concept's examples, in whose replies the next token is looked at
 
 
