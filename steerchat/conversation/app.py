@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -13,7 +11,7 @@ from ..engine.processes import Team
 from ..models.background import Loader
 from ..storage.store import Store
 from ..system import folders
-from ..system.memory import trim
+from ..system.memory import give_back
 from ..system.settings import Settings
 from ..values.errors import SteerchatError, TooLarge
 from ..values.results import Notice, Report
@@ -92,7 +90,7 @@ class App:
             engine = self._take_alone(before, name)
         before.drop()
         self.settings.change("model", self.loader.name)
-        free()
+        give_back()
         return engine
 
     def _take(self, name: str) -> Engine:
@@ -104,7 +102,7 @@ class App:
     def _take_alone(self, before: Loader, name: str) -> Engine:
         """Where two models do not fit at once, the one at hand goes first, and is loaded again if need be."""
         before.drop()
-        free()
+        give_back()
         try:
             return self._take(name)
         except SteerchatError:
@@ -113,14 +111,6 @@ class App:
 
     def _loader(self, name: str) -> Loader:
         return Loader(name, self.settings, self.team)
-
-
-def free() -> None:
-    """Give back what nobody refers to any more: modules and their hooks refer to each other."""
-    gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    trim()
 
 
 def history_path() -> Path:

@@ -7,7 +7,6 @@ model: it gives perplexities and hidden states, and what it leaves in the cache 
 
 from __future__ import annotations
 
-import gc
 import platform
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..system.memory import give_back
 from ..values.errors import ModelError
 from ..values.results import UNWATCHED, Answer, Delta, Finished, Progress, Watch
 from .batch import Batch, Context
@@ -229,11 +229,7 @@ class Engine:
     def forget(self) -> None:
         """Drop what is kept between turns, and give the memory back."""
         self.contexts.forget()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        elif self.device.type == "mps":
-            torch.mps.empty_cache()
+        give_back()
 
     @property
     def size(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
+import sys
 from contextlib import suppress
 
 from ..values.errors import UsageError
@@ -32,3 +34,15 @@ def trim() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back() -> None:
+    """Free what nobody refers to any more, modules and their hooks for example, which refer to each other."""
+    gc.collect()
+    # Without torch nothing was computed.
+    if (torch := sys.modules.get("torch")) is not None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+    trim()
