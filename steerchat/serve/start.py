@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,7 @@ from typing import Any, TextIO
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..values.errors import UsageError
+from ..values.errors import SteerchatError, UsageError
 from .service import Service
 from .web import web
 
@@ -40,6 +42,18 @@ def check_address(host: str, token: str | None, classroom: bool) -> None:
             f"whoever reaches {host} could use this server",
             "--token TEXT, or STEERCHAT_TOKEN in the environment, lets in only those who know it",
         )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises SteerchatError when nothing can listen there: before a model is loaded for it."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
+            probe.bind(place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SteerchatError(f"nothing can listen at {host}:{port}: {reason}", "--port 8001 names another") from None
 
 
 def serve(

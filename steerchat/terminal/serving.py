@@ -65,9 +65,10 @@ def _serve(
         raise UsageError(f"the server needs {', '.join(missing)}", "pip install 'steerchat[serve]'")
     from ..serve.classroom import Classroom
     from ..serve.service import Service
-    from ..serve.start import check_address, serve
+    from ..serve.start import check_address, check_port, serve
 
     check_address(host, token, classroom)
+    check_port(host, port)
     screen = new_screen()
     with open_chat("serve", given_settings(settings), screen.aside) as chat:
         chat.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -146,6 +147,10 @@ def test_another_address_needs_a_token(shell: Shell):
     assert "whoever reaches 0.0.0.0 could use this server" in error and "--token" in error
     _, error = shell("serve", "--class", code=2)
     assert "a class needs a token" in error
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = shell("serve", "--port", str(port), code=1)[1]
+    assert f"nothing can listen at 127.0.0.1:{port}" in error and "--port" in error and "loading" not in error
 
 
 def test_without_the_extra_the_shell_says_how_to_install_it(shell: Shell, monkeypatch: pytest.MonkeyPatch):
