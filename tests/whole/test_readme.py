@@ -315,7 +315,7 @@ def test_controls_are_told_apart(shell: Shell):
     assert set(found[0]) == PAIR | row("with `compare") and set(found[1]) == PAIR | row("beside it")
 
 
-@pytest.mark.parametrize("name", ["bench.json", "bench-avx2.json"])
+@pytest.mark.parametrize("name", ["bench.json", "bench-avx512.json", "bench-avx2.json"])
 def test_bench_gives_what_is_documented(name: str):
     """A committed run is one object of it."""
     told = json.loads((ROOT / "vectors" / "measured" / name).read_text(encoding="utf-8"))
