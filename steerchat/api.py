@@ -19,6 +19,7 @@ from .experiments.settings import STRENGTHS, at_layers, at_strengths, chosen
 from .reports import cells  # noqa: F401  # declares what notebooks show
 from .storage.records import Filters, StoredPair
 from .storage.store import Store
+from .system.folders import shipped_prompts
 from .system.settings import description, load_settings
 from .values.chart import Matrix, Points, Tokens
 from .values.errors import ConceptError, UsageError
@@ -250,7 +251,6 @@ class Model:
         Raises:
             UsageError: unless one of both budgets is given.
         """
-        from .commands.experiments import shipped_prompts
         from .experiments.tuning import at_budget, budget_of, within
 
         budget = budget_of(cost, kl)
@@ -286,7 +286,6 @@ class Model:
             ConceptError: for a concept that nothing measures but its own vector.
             UsageError: for a single prompt, which gives no interval.
         """
-        from .commands.experiments import shipped_prompts
         from .experiments.methods import compare_methods
         from .experiments.tuning import Budget
         from .measures.capability import questions

@@ -22,7 +22,6 @@ from ..values.errors import Interrupted, UsageError
 from ..values.page import Page, Table
 from ..values.recipe import TermRequest, format_strength, parse_term
 from ..values.results import Event, Notice
-from .experiments import shipped_prompts
 
 if TYPE_CHECKING:
     from ..experiments.evaluation import Evaluation
@@ -60,7 +59,7 @@ def evaluate(
     from ..experiments.evaluation import evaluate as evaluate_each
 
     named = concepts or tuple(parse_term(name) for name in chat.library.names() if name in INDEPENDENT)
-    chosen = folders.read_prompts(prompts) if prompts else shipped_prompts("evaluation")
+    chosen = folders.read_prompts(prompts) if prompts else folders.shipped_prompts("evaluation")
     if len(chosen) < 2:
         raise UsageError(f"{prompts} holds one prompt", "an interval over prompts needs at least two")
     options = f"--seeds {seeds} --prompts-used {prompts_used} --directions {directions}"
@@ -131,7 +130,7 @@ def compare_methods(
     budget = budget_of(cost, kl) or DEFAULT_BUDGET
     named = concepts or tuple(name for name in chat.library.names() if name in INDEPENDENT)
     options = f"--{budget.of} {budget.most:g} --seeds {seeds} --prompts-used {prompts_used}"
-    judged = shipped_prompts("evaluation")[:prompts_used]
+    judged = folders.shipped_prompts("evaluation")[:prompts_used]
     run = compare_each(_runner(chat), named, budget, judged, range(seeds), capability_questions()[::4])
 
     def summary(rows: Sequence[MethodRow]) -> list[object]:
@@ -201,7 +200,9 @@ def chance(chat: Chat, *, quick: Annotated[bool, "use fewer directions, for a ro
 
     names = [name for name in chat.library.names() if chat.library.ships(name)]
     prompts, seeds, directions = (4, 2, 4) if quick else (6, 4, 6)
-    measured = measure_chance(_runner(chat), shipped_prompts("tuning")[:prompts], range(seeds), names, directions)
+    measured = measure_chance(
+        _runner(chat), folders.shipped_prompts("tuning")[:prompts], range(seeds), names, directions
+    )
     path = chat.session.calibration.keep_chance(measured)
     cells = []
     for cell in measured.cells:

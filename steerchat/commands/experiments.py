@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -255,7 +254,7 @@ def tune(
     temperature and penalties: KL(steered || unsteered). 95% of the tokens have less.
     """
     session = chat.session
-    prompts = shipped_prompts("tuning")[:prompts_used]
+    prompts = folders.shipped_prompts("tuning")[:prompts_used]
     if (budget := tuning.budget_of(cost, kl)) is not None:
         result = tuning.at_budget(session, chosen(session, concept, layer), budget, prompts, tokens)
         allowed = tuning.within(result.outcomes, budget)
@@ -300,13 +299,7 @@ def bench(
     if kernels:
         return choose_again(chat)
     if precision:
-        prompts = shipped_prompts("evaluation")
+        prompts = folders.shipped_prompts("evaluation")
         compared = compare_with_float32(session.engine, chat.loader.name, chat.library, prompts, answers, session.watch)
         return compared.page()
     return run_bench(session.engine, chat.library, chat.settings, quick, operations, session.watch).page()
-
-
-def shipped_prompts(part: str) -> list[str]:
-    """The shipped prompts for `evaluation` or for `tuning`."""
-    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)[part]

@@ -151,10 +151,10 @@ def model_cost(chat: Chat) -> Page:
 
     The model is loaded once more in float32 for it, where memory holds both. /model and /config show the result.
     """
-    from ..experiments.precision import format_cost
+    from ..experiments.precision import measured_format_cost
 
     session = chat.session
-    cost = format_cost(session.engine, chat.loader.name, chat.library, session.watch)
+    cost = measured_format_cost(session.engine, chat.loader.name, chat.library, session.watch)
     session.calibration.keep_format_cost(session.engine.fingerprint, cost)
     return Page([str(cost)], [cost.to_json()])
 
@@ -190,8 +190,7 @@ def _suggestion(chat: Chat, choices: Sequence[ModelChoice], free: int, bandwidth
 def _choices(chat: Chat) -> tuple[list[ModelChoice], int, float | None]:
     """The models to choose from, the bytes of memory that one may take, and how many are read in a second."""
     from ..models.installed import model_choices
-    from ..models.load import free_memory, target
-    from ..models.memory import Precision
+    from ..models.load import free_memory, held, target
 
     dtype = chat.settings.dtype
     where, kind = target(chat.settings.device, dtype)
@@ -199,8 +198,7 @@ def _choices(chat: Chat) -> tuple[list[ModelChoice], int, float | None]:
     if engine is not None:
         free += engine.size  # loading another model unloads this one
         bandwidth = None if engine.kernels is None else engine.kernels.bandwidth
-    precision = Precision(kind.itemsize, dtype if where.type == "cpu" else "")
-    return model_choices(precision, Path.cwd()), free, bandwidth
+    return model_choices(held(where, kind, dtype), Path.cwd()), free, bandwidth
 
 
 _TO_FETCH = ("name", "licence", "download", "memory", "fits", "int4", "tok/s")

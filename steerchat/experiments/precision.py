@@ -39,7 +39,7 @@ _TOKENS = 40
 
 
 @dataclass(frozen=True)
-class Precision:
+class PrecisionReport:
     """The same model held in two ways.
 
     Attributes:
@@ -79,7 +79,7 @@ class Precision:
 
 def compare_with_float32(
     engine: Engine, model: str, library: Library, prompts: Sequence[str], answers: int, watch: Watch
-) -> Precision:
+) -> PrecisionReport:
     """Load a model once more in float32 and compare it with how it is held now.
 
     Args:
@@ -123,7 +123,7 @@ def compare_with_float32(
         alone = [_answers(engine, [row], watch)[0] for row in batch]
         same += sum(a == b for a, b in zip(ours, theirs, strict=True))
         same_alone += sum(a == b for a, b in zip(ours, alone, strict=True))
-    return Precision(
+    return PrecisionReport(
         engine.name,
         engine.dtype,
         machine(),
@@ -140,7 +140,7 @@ def compare_with_float32(
     )
 
 
-def format_cost(engine: Engine, model: str, library: Library, watch: Watch) -> FormatCost:
+def measured_format_cost(engine: Engine, model: str, library: Library, watch: Watch) -> FormatCost:
     """The perplexity of the neutral texts by the model as it is held, and in float32 where that fits beside it.
 
     Raises: as `compare_with_float32`, but for a model that does not fit once more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -98,3 +99,9 @@ def read_prompts(file: str | Path) -> list[str]:
     if not lines:
         raise UsageError(f"{file} has no prompt", "write one prompt on each line")
     return lines
+
+
+def shipped_prompts(part: str) -> list[str]:
+    """The shipped prompts for `evaluation` or for `tuning`."""
+    text = (packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)[part]

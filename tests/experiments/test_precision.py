@@ -11,7 +11,7 @@ from ggufs import write_gguf
 from tiny import a_library
 
 from steerchat.concepts.library import Library
-from steerchat.experiments.precision import compare_with_float32, format_cost
+from steerchat.experiments.precision import compare_with_float32, measured_format_cost
 from steerchat.measures.calibration import Calibration
 from steerchat.models.find import find
 from steerchat.models.load import load
@@ -58,7 +58,7 @@ def test_the_cost_of_a_format_is_measured_once_and_kept(
     library = a_library(tmp_path)
     engine = load(find(model, progress=lambda event: None), "cpu", "auto")
     ask = engine, model, library
-    cost = format_cost(*ask, UNWATCHED)
+    cost = measured_format_cost(*ask, UNWATCHED)
     assert cost.rounded_before and cost.texts == 8 and cost.exact is not None
     assert cost.perplexity == pytest.approx(cost.exact, rel=0.05) and cost.perplexity != cost.exact
     assert f"{cost.exact:.2f} with the file's numbers in float32" in str(cost)
@@ -68,11 +68,11 @@ def test_the_cost_of_a_format_is_measured_once_and_kept(
     assert Calibration(library).format_cost(engine.fingerprint, "4-bit") == cost
     assert Calibration(library).format_cost(engine.fingerprint, "8-bit") is None
     with pytest.raises(Interrupted):
-        format_cost(*ask, Watch(stopped=lambda: True))
+        measured_format_cost(*ask, Watch(stopped=lambda: True))
 
     def too_large(*args: Any) -> Any:
         raise TooLarge("too large", "a smaller one", None, 1)
 
     monkeypatch.setattr("steerchat.experiments.precision.load", too_large)
-    alone = format_cost(*ask, UNWATCHED)
+    alone = measured_format_cost(*ask, UNWATCHED)
     assert alone.exact is None and alone.perplexity == cost.perplexity and "is not known" in str(alone)

@@ -19,7 +19,6 @@ from engines import GREEDY, answers
 from gguf import GGMLQuantizationType as Kind
 from ggufs import write_gguf
 from grouped import Grouped
-from measuring import shipped_prompts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from steerchat.models.gguf_reader import FOUR_BITS, contents
 from steerchat.models.gguf_weights import load_gguf
 from steerchat.models.kernel_times import MachineRecord
 from steerchat.models.load import load
+from steerchat.system.folders import shipped_prompts
 from steerchat.values.errors import ModelError
 
 

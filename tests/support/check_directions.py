@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import default_session, shipped_prompts
+from measuring import default_session
 from torch import Tensor, nn
 
 from steerchat.concepts.concept import Concept
@@ -32,6 +32,7 @@ from steerchat.experiments.methods import Method, compare_methods
 from steerchat.experiments.tuning import DEFAULT_BUDGET
 from steerchat.measures.capability import questions
 from steerchat.measures.reader import Reader
+from steerchat.system.folders import shipped_prompts
 from steerchat.values.recipe import Term
 
 CONCEPTS = ("happy", "formal", "pirate", "sad", "technical", "calm", "casual", "angry")

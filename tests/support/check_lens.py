@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring import default_session, shipped_prompts
+from measuring import default_session
 
 from steerchat.conversation.runner import ROWS, Runner
 from steerchat.conversation.session import Session
@@ -25,6 +25,7 @@ from steerchat.experiments.settings import at_layers, chosen
 from steerchat.measures.prediction import STRENGTH, rank_correlation, read_layers
 from steerchat.measures.reader import Reader
 from steerchat.measures.words import INDEPENDENT
+from steerchat.system.folders import shipped_prompts
 
 TOKENS = 30
 

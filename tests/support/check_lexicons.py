@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from empath import Empath  # pyright: ignore[reportMissingImports]
-from measuring import default_session, shipped_prompts
+from measuring import default_session
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # pyright: ignore[reportMissingImports]
 
 from steerchat.conversation.runner import Runner
 from steerchat.experiments.evaluation import TOKENS, by_prompt, interval
 from steerchat.experiments.settings import chosen
+from steerchat.system.folders import shipped_prompts
 from steerchat.values.results import Pair
 from steerchat.values.setting import Setting
 

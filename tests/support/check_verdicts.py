@@ -13,13 +13,14 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
-from measuring import default_session, shipped_prompts
+from measuring import default_session
 
 from steerchat.concepts.concept import Concept
 from steerchat.concepts.library import DEFAULT_LAYERS
 from steerchat.concepts.vector import random_vector
 from steerchat.experiments.run import experiment
 from steerchat.experiments.settings import chosen
+from steerchat.system.folders import shipped_prompts
 from steerchat.values.recipe import Recipe, Term, parse_layers
 from steerchat.values.setting import Setting
 

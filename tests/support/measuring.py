@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,6 @@ from steerchat.models.find import find
 from steerchat.models.load import load
 from steerchat.system import folders
 from steerchat.system.settings import Settings
-
-
-def shipped_prompts(purpose: str) -> list[str]:
-    """The prompts for `tuning` or for `evaluation`."""
-    text = (folders.packaged("vectors") / "texts" / "prompts.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)[purpose]
 
 
 @contextmanager
