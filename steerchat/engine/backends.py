@@ -190,7 +190,7 @@ class FourBit:
             return torch.ops.aten._weight_int4pack_mm_for_cpu(states, form[0], GROUP, form[1]).float()
         out, size = form[2].shape
         output, states = rows.new_empty(len(rows), out), states.float()
-        for part in slices(out, max(1, _WIDENED_AT_ONCE // size)):
+        for part in slices(out, _wide_rows(size)):
             output[:, part] = nn.functional.linear(states, self._part(form, part))
         return output.bfloat16().float()
 
@@ -244,7 +244,7 @@ class EightBit:
         levels, scale = form
         dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
-        for part in slices(len(levels), max(1, _WIDENED_AT_ONCE // levels.shape[1])):
+        for part in slices(len(levels), _wide_rows(levels.shape[1])):
             output[:, part] = nn.functional.linear(states, levels[part].to(dtype))
         return output.mul_(scale.float())
 
@@ -260,6 +260,11 @@ PLAIN, FOUR_BIT, EIGHT_BIT = Plain(), FourBit(), EightBit()
 BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FOUR_BIT, EIGHT_BIT)
 # Those whose forms take long to prepare, and are two tensors that can be kept in a file.
 KEPT: tuple[FourBit | EightBit, ...] = (FOUR_BIT, EIGHT_BIT)
+
+
+def _wide_rows(size: int) -> int:
+    """How many rows of a weight, each of `size` numbers, are made wider at once: a multiple of what products like."""
+    return max(1, _WIDENED_AT_ONCE // size // COMPILED_STEP) * COMPILED_STEP
 
 
 def multiplies_bfloat16() -> bool:
