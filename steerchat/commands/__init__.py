@@ -5,5 +5,5 @@ Start reading: steering.py.
 """
 
 # ruff: noqa: F401, I001  # help and the menu list them in this order, the most used first
-from . import steering, concepts, evaluation, conversation, experiments, notebook, verdicts, sessions, reports, plots
+from . import steering, concepts, experiments, evaluation, conversation, notebook, verdicts, sessions, reports, plots
 from . import learning, setup, doctor
