@@ -124,15 +124,19 @@ def fluency(perplexity_ratio: float, repetition: float = 0.0) -> str:
     return "fluent" if perplexity_ratio <= _FLUENT else "losing fluency"
 
 
-def verdict(pair: Pair) -> str | None:
-    """One pair in words, and what to try next; None when it was not steered or there is no band to judge it by."""
+def verdict(pair: Pair, advise: bool = True) -> str | None:
+    """One pair in words; None when it was not steered or there is no band to judge it by.
+
+    `advise`: say what to try next.
+    """
     if pair.steered is None or pair.effect is None or pair.chance is None or pair.perplexity_ratio is None:
         return None
     if pair.never_pushed:
         return "not pushed: its gate never opened"
     seen = clarity([pair.effect], pair.chance)
     reads = fluency(pair.perplexity_ratio, pair.steered.repetition or 0.0)
-    if not any(term.strength for term in pair.recipe.graded) or pair.recipe.concepts == (RANDOM,):
+    graded = any(term.strength for term in pair.recipe.graded)
+    if not advise or not graded or pair.recipe.concepts == (RANDOM,):
         return f"{seen}, {reads}"
     advice = "one pair; /compare --repeats 5 for more"
     if reads != "fluent":

@@ -33,7 +33,7 @@ class Screen:
     Args:
         console: the output; None for standard output, with errors and progress on standard error.
         plain: no colour and no cursor movement; None: plain unless the console is a terminal.
-        verdict: gives a pair's measures in words, or None for a pair that has none.
+        verdict: gives a pair's measures in words, with what to try next if that is wanted; None for a pair without.
         images: gives what shows a chart as an image on this terminal, or None where it can only be text.
         marks: gives what stands out in both answers of a pair, of the pair and the two texts as they are shown.
         speed: whether to show a pair's tokens per second.
@@ -45,7 +45,7 @@ class Screen:
         console: Console | None = None,
         plain: bool | None = None,
         *,
-        verdict: Callable[[Pair], str | None] = lambda pair: None,
+        verdict: Callable[[Pair, bool], str | None] = lambda pair, advise: None,
         marks: Callable[[Pair, str, str], Marks] = lambda pair, normal, steered: ([], []),
         images: Callable[[Drawn], str | None] = lambda drawn: None,
         speed: bool = True,
@@ -227,11 +227,11 @@ class Screen:
                 column.marks += [(low, high, "underline" if parting else counted) for low, high, parting in marked]
             column.feed(text)
             column.close(_note(answer.ending))
-        self._print([*block.take(), *self._measures(pair, block.extent)])
+        self._print([*block.take(), *self._measures(pair, block.extent, advise=False)])
 
-    def _measures(self, pair: Pair, width: int) -> list[Text]:
+    def _measures(self, pair: Pair, width: int, advise: bool = True) -> list[Text]:
         shown = pair if self.speed else replace(pair, tokens_per_second=0.0)
-        return measure_lines(shown, width, self.verdict(pair))
+        return measure_lines(shown, width, self.verdict(pair, advise))
 
     def _print(self, lines: Iterable[Text]) -> None:
         self._bar.clear()

@@ -101,5 +101,6 @@ def test_a_verdict_says_what_to_try_next() -> None:
     assert "incoherent" in said["broken"] and "smaller strength" in said["broken"]
     assert said["backwards"].startswith("the wrong way")
     assert said["none"] == said["control"] == "within chance, fluent"
+    assert "/compare" in (verdict(pair(2.0)) or "") and "(" not in (verdict(pair(2.0), False) or "(")
     assert verdict(replace(pair(2.0), chance=None)) is None
     assert verdict(replace(pair(2.0), steered=None)) is None

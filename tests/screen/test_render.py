@@ -429,7 +429,7 @@ def test_an_answer_that_did_not_stream_is_drawn_when_it_is_finished():
 def test_the_measures_line_says_all_that_is_known():
     pair = a_pair(effect=0.94, chance=(-0.2, 0.3), diverges_at=2, tokens_per_second=25.3)
     pair = replace(pair, normal=answer("a", perplexity=10.0), steered=answer("b", perplexity=16.0))
-    screen, lines = drawn(120, verdict=lambda _: "clear, still fluent")
+    screen, lines = drawn(120, verdict=lambda pair, advise: "clear, still fluent")
     screen.stream([PairDone(pair)])
     expected = (
         "  effect +0.9 (random pushes -0.2 .. +0.3)   cost x1.6   clear, still fluent   diverges at token 3   25 tok/s"
