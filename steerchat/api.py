@@ -23,7 +23,7 @@ from .system.folders import shipped_prompts
 from .system.settings import description, load_settings
 from .values.chart import Matrix, Points, Tokens
 from .values.errors import ConceptError, UsageError
-from .values.recipe import Recipe, parse_strength, parse_term
+from .values.recipe import Recipe, parse_term
 from .values.results import Event, Pair, PairDone
 from .values.setting import Setting
 
@@ -114,7 +114,6 @@ class Model:
         name = library.check_name(name or vector.name)
         if name in registry.reserved_words():
             raise ConceptError(f"{name} is a word of the commands", "choose another name")
-        vector.from_raw(name, vector.raw, vector.fingerprint)  # for its errors
         concept = Concept(name, "custom", "Made in Python.", (), method="imported")
         library.keep_import(concept, replace(vector, name=name))
         return name
@@ -203,7 +202,7 @@ class Model:
             concept: in place of what is steered; a mix (`happy:1,sad:-1`) is one too.
             strength: in units of a layer's typical length; the recipe's or the recommended one when None.
         """
-        recipe = chosen(self.session, concept, None, None if strength is None else parse_strength(str(strength)))
+        recipe = chosen(self.session, concept, None, strength)
         settings = at_layers(recipe, self.n_layers)
         return experiment(self.session, "layers", prompt, settings, repeats, tokens=tokens)
 
@@ -223,7 +222,7 @@ class Model:
             layer: a number, a range `12-20` or a depth `55%`; the recipe's or the recommended ones when None.
             strengths: those to try; a negative one pushes away.
         """
-        settings = at_strengths(chosen(self.session, concept, None if layer is None else str(layer)), strengths)
+        settings = at_strengths(chosen(self.session, concept, layer), strengths)
         return experiment(self.session, "strengths", prompt, settings, repeats, tokens=tokens)
 
     def at_budget(
@@ -256,7 +255,7 @@ class Model:
         budget = budget_of(cost, kl)
         if budget is None:
             raise UsageError("no budget is given", "cost=1.5, or kl=1.0")
-        recipe = chosen(self.session, concept, None if layer is None else str(layer))
+        recipe = chosen(self.session, concept, layer)
         result = at_budget(self.session, recipe, budget, prompts or shipped_prompts("tuning")[:4], tokens)
         return within(result.outcomes, budget)
 

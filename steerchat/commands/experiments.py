@@ -21,6 +21,7 @@ from ..slash.registry import registry
 from ..system import folders
 from ..values.errors import UsageError
 from ..values.page import Page
+from ..values.recipe import check_layer
 from ..values.results import Event, Notice
 from ..values.setting import Setting
 
@@ -213,8 +214,8 @@ def lens(
 
     session = chat.session
     engine = session.engine
-    if layer is not None and layer >= engine.n_layers:
-        raise UsageError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "/lens shows all")
+    if layer is not None:
+        check_layer(layer, engine.n_layers, "/lens shows all")
     if prompt in chat.library.names():
         return inspection_pages.concept_lens(prompt, read_layers(session.reader, prompt), layer)
     text = prompt or session.last_prompt()

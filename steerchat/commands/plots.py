@@ -182,8 +182,6 @@ def _pairs(chat: Chat, name: str | None, layer: int | None, page: bool) -> Drawn
 
     name, reader = _named(chat, name), chat.session.reader
     last = reader.engine.n_layers - 1
-    if layer is not None and layer > last:
-        raise UsageError(f"no layer {layer}: this model has layers 0 to {last}", "choose another")
     some = sorted({round(share * last / (_CLOUDS - 1)) for share in range(_CLOUDS)})
     layers = [layer] if layer is not None else range(last + 1) if page else some
     concept, vector = reader.library.get(name), reader.vector(name)

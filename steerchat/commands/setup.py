@@ -190,7 +190,7 @@ def _suggestion(chat: Chat, choices: Sequence[ModelChoice], free: int, bandwidth
 def _choices(chat: Chat) -> tuple[list[ModelChoice], int, float | None]:
     """The models to choose from, the bytes of memory that one may take, and how many are read in a second."""
     from ..models.installed import model_choices
-    from ..models.load import free_memory, held, target
+    from ..models.load import free_memory, precision_of, target
 
     dtype = chat.settings.dtype
     where, kind = target(chat.settings.device, dtype)
@@ -198,7 +198,7 @@ def _choices(chat: Chat) -> tuple[list[ModelChoice], int, float | None]:
     if engine is not None:
         free += engine.size  # loading another model unloads this one
         bandwidth = None if engine.kernels is None else engine.kernels.bandwidth
-    return model_choices(held(where, kind, dtype), Path.cwd()), free, bandwidth
+    return model_choices(precision_of(where, kind, dtype), Path.cwd()), free, bandwidth
 
 
 _TO_FETCH = ("name", "licence", "download", "memory", "fits", "int4", "tok/s")

@@ -29,7 +29,7 @@ from ..engine.engine import Engine
 from ..models.gguf_reader import BoundedReader
 from ..values.errors import ConceptError, shorten
 from ..values.recipe import format_layers
-from .foreign import Layout, glp_ablates, layout, pickle_error
+from .foreign import Layout, archive_error, glp_ablates, layout, pickle_error
 from .vector import LEVELS, ConceptVector
 
 ARCHITECTURE = "controlvector"
@@ -114,7 +114,7 @@ def _magic(path: Path, engine: Engine) -> bytes:
     if path.suffix.lower() in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt") or is_pickle:
         raise pickle_error(path)
     if magic.startswith(b"PK\x03\x04"):
-        raise pickle_error(path)
+        raise archive_error(path) if path.suffix.lower() == ".npz" else pickle_error(path)
     most = engine.n_layers * engine.hidden * 8 + 2 * _HEADER_BYTES
     if size > most:
         raise ConceptError(

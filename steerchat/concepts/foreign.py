@@ -90,12 +90,16 @@ def glp_ablates(file: str, field: Callable[[str], Any]) -> bool:
     return mode == "project"
 
 
+def archive_error(path: Path) -> ConceptError:
+    """What to say of several arrays in one file: how to save one of them alone."""
+    source, target = path.name, path.with_suffix(".npy").name
+    line = f"import numpy; v = numpy.load({source!r}); numpy.save({target!r}, v[v.files[0]])"
+    return ConceptError(f"{source} may hold several arrays", f'save the one that it is: python -c "{line}"')
+
+
 def pickle_error(path: Path) -> ConceptError:
-    """What to say of a pickle, or of several arrays in one file: how to turn it into a file that can be read."""
+    """What to say of a pickle: how to turn it into safetensors."""
     source, target = path.name, path.with_suffix(".safetensors").name
-    if path.suffix.lower() == ".npz":
-        line = f"import numpy; v = numpy.load({source!r}); numpy.save({path.with_suffix('.npy').name!r}, v[v.files[0]])"
-        return ConceptError(f"{source} may hold several arrays", f'save the one that it is: python -c "{line}"')
     line = (
         "import torch; from safetensors.torch import save_file; "
         f"v = torch.load({source!r}, weights_only=True); save_file({{'direction': v.float().contiguous()}}, {target!r})"

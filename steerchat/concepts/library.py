@@ -281,9 +281,9 @@ class Library:
         return path
 
     def keep_import(self, concept: Concept, vector: ConceptVector) -> None:
-        """Keep a concept that has a vector and no examples. Raises as `save`."""
+        """Keep a concept that has a vector and no examples. Raises as `save`, and as `ConceptVector.checked`."""
         report = {**vector.report, "examples": concept.digest, "warnings": []}
-        self.save(concept, replace(vector, report=report))
+        self.save(concept, replace(vector.checked(), report=report))
 
     def owns(self, name: str) -> bool:
         """Whether the user has a concept of this name, even one whose file is broken."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..values.chart import Cloud, Dot, Points
 from ..values.errors import ConceptError
+from ..values.recipe import check_layer
 from ..values.results import UNWATCHED, Watch
 from .concept import Concept
 from .extract import read_texts
@@ -25,14 +26,14 @@ def pairs_in_plane(
     count from the middle between the two sides' means, in lengths of the mean difference, so that layers compare.
 
     Raises:
-        ConceptError: when the concept has no examples, or the model no such layer.
+        ConceptError: when the concept has no examples.
+        UsageError: when the model has no such layer.
         Interrupted: when the watch stops it.
     """
     if not concept.examples:
         raise ConceptError(f"{concept.name} has no examples to draw", "choose a concept that was made from pairs")
     for layer in layers:
-        if not 0 <= layer < engine.n_layers:
-            raise ConceptError(f"no layer {layer}: this model has layers 0 to {engine.n_layers - 1}", "choose another")
+        check_layer(layer, engine.n_layers)
     positive, negative, _ = read_texts(engine, concept.name, concept.examples, concept.method, watch)
     held_out = torch.tensor([example.held_out for example in concept.examples])
     clouds = [

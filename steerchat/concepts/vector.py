@@ -62,17 +62,17 @@ class ConceptVector:
 
     @classmethod
     def from_raw(cls, name: str, raw: Tensor, fingerprint: str, method: str = "mean", **report: Any) -> ConceptVector:
-        """A vector from raw differences, (layers, hidden).
-
-        Raises ConceptError when they contain NaN or infinity, or are zero everywhere.
-        """
+        """A vector from raw differences, (layers, hidden). Raises as `checked`."""
         raw = raw.detach().to("cpu", torch.float32)
-        if not torch.isfinite(raw).all():
-            raise ConceptError(f"the vector of {name} contains NaN or infinity", "all of its numbers must be finite")
-        directions, lengths = _unit(raw)
-        if not lengths.any():
-            raise ConceptError(f"the vector of {name} is zero", "texts with and without the concept must differ")
-        return cls(name, directions, lengths, fingerprint, method, report)
+        return cls(name, *_unit(raw), fingerprint, method, report).checked()
+
+    def checked(self) -> ConceptVector:
+        """Itself. Raises ConceptError when it contains NaN or infinity, or is zero everywhere."""
+        if not self.raw.isfinite().all():
+            raise ConceptError(f"the vector of {self.name} contains NaN or infinity", "all numbers must be finite")
+        if not self.raw_lengths.any():
+            raise ConceptError(f"the vector of {self.name} is zero", "texts with and without the concept must differ")
+        return self
 
     def plot(self) -> Any:
         """What is known of each layer, as a figure of matplotlib. Raises UsageError without the extra `plot`."""
@@ -282,7 +282,7 @@ def term_vector(term: Term, vectors: dict[str, ConceptVector], lengths: Tensor, 
 
 def _unit(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of unit length, or zero, and their lengths. `raw`: (layers, hidden) float32."""
+    lengths = raw.norm(dim=-1)
     # The squares of small numbers are zero in float32.
-    lengths = raw.double().norm(dim=-1)
-    unit = raw / torch.where(lengths > 0, lengths, 1.0)[:, None]
-    return unit.float(), lengths.float()
+    lengths = torch.where(lengths > 0, lengths, raw.double().norm(dim=-1).float())
+    return raw / torch.where(lengths > 0, lengths, 1.0)[:, None], lengths

@@ -100,10 +100,9 @@ class Chat(App):
     def _open_store(self, path: Path | None) -> Store | None:
         try:
             store = Store.open(path or history_path())
+            refused = store.refused
         except StoreError as error:
             store, refused = None, error
-        else:
-            refused = store.refused
         if refused is not None:
             self.report(Notice(f"{refused.message}; this chat is not logged. {refused.hint}"))
         return store

@@ -252,8 +252,7 @@ class Runner:
             for job in jobs:
                 outputs = tuple(run.value[place] for place in job.places)
                 pair = measured(self.reader, settings[job.setting], job.pair, outputs, seconds)
-                gated = bool(pair.recipe.terms) and all(term.gate for term in pair.recipe.terms)
-                if pair.steered is not None and gated and not rows[job.places[-1]].edits:
+                if pair.steered is not None and pair.recipe.gated and not rows[job.places[-1]].edits:
                     pair = replace(pair, steered=replace(pair.steered, gate=((0, 0.0),)))  # its prompt opened none
                 if groups[0].question.alone:
                     pair = replace(pair, normal=UNASKED, steered=pair.normal)

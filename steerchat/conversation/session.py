@@ -207,9 +207,8 @@ class Session:
     def retry(self, same: bool = False) -> Iterator[Event]:
         """Answer the last message again: freshly, or with the same seed and recipe."""
         turn = self._last_turn()
-        return (
-            self._answer_in_place(turn.prompt, turn.seed, turn.recipe) if same else self._answer_in_place(turn.prompt)
-        )
+        seed, recipe = (turn.seed, turn.recipe) if same else (None, None)
+        return self._answer_in_place(turn.prompt, seed, recipe)
 
     def edit(self, text: str) -> Iterator[Event]:
         """Replace the last message by `text` and answer it."""
@@ -251,13 +250,11 @@ class Session:
 
     def last_prompt(self) -> str:
         """The last message, for experiments without a prompt. Raises UsageError when there is none."""
-        if not self.turns:
-            raise UsageError("nothing was said yet", "say something first, or put a prompt on the line")
-        return self._last_turn().prompt
+        return self._last_turn("say something first, or put a prompt on the line").prompt
 
-    def _last_turn(self) -> Pair:
+    def _last_turn(self, hint: str = "say something first") -> Pair:
         if not self.turns:
-            raise UsageError("nothing was said yet", "say something first")
+            raise UsageError("nothing was said yet", hint)
         return self.turns[-1]
 
     def _answer_in_place(self, text: str, seed: int | None = None, recipe: Recipe | None = None) -> Iterator[Event]:

@@ -11,7 +11,7 @@ fewer bits and fit only a weight that has no more: no number of a model is lost 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -188,17 +188,9 @@ class FourBit:
         states = rows.bfloat16()
         if len(rows) < _WIDE_FOUR_FROM:
             return torch.ops.aten._weight_int4pack_mm_for_cpu(states, form[0], GROUP, form[1]).float()
-        out, size = form[2].shape
-        output, states = rows.new_empty(len(rows), out), states.float()
-        for part in slices(out, _wide_rows(size)):
-            output[:, part] = nn.functional.linear(states, self._part(form, part))
-        return output.bfloat16().float()
+        return _widened(states.float(), form[2].shape, lambda part: self.numbers(form, part)).bfloat16().float()
 
-    def numbers(self, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
-        return self._part(form, slice(None))
-
-    def _part(self, form: tuple[Tensor, Tensor, Weight], rows: slice) -> Tensor:
-        """`numbers` of some outputs."""
+    def numbers(self, form: tuple[Tensor, Tensor, Weight], rows: slice = slice(None)) -> Tensor:
         scale, middle = form[1][:, rows].float().transpose(0, 1).unbind(dim=-1)
         return Levels(form[2].part(rows).levels().levels, scale, middle - scale * 8).dense()
 
@@ -243,10 +235,7 @@ class EightBit:
             return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
         levels, scale = form
         dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
-        output, states = rows.new_empty(len(rows), len(levels)), rows.to(dtype)
-        for part in slices(len(levels), _wide_rows(levels.shape[1])):
-            output[:, part] = nn.functional.linear(states, levels[part].to(dtype))
-        return output.mul_(scale.float())
+        return _widened(rows.to(dtype), levels.shape, lambda part: levels[part].to(dtype)).mul_(scale.float())
 
     def numbers(self, form: tuple[Tensor, Tensor]) -> Tensor:
         levels, scale = form
@@ -262,9 +251,17 @@ BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), F
 KEPT: tuple[FourBit | EightBit, ...] = (FOUR_BIT, EIGHT_BIT)
 
 
-def _wide_rows(size: int) -> int:
-    """How many rows of a weight, each of `size` numbers, are made wider at once: a multiple of what products like."""
-    return max(1, _WIDENED_AT_ONCE // size // COMPILED_STEP) * COMPILED_STEP
+def _widened(states: Tensor, shape: Sequence[int], numbers: Callable[[slice], Tensor]) -> Tensor:
+    """The product of states with a weight (out, in) whose wider numbers are made part by part: (n, out) float32.
+
+    `numbers`: gives those of some outputs, in the precision of the states.
+    """
+    out, size = shape
+    output = states.new_empty(len(states), out, dtype=torch.float32)
+    # A multiple of the rows that products like.
+    for part in slices(out, max(1, _WIDENED_AT_ONCE // size // COMPILED_STEP) * COMPILED_STEP):
+        output[:, part] = nn.functional.linear(states, numbers(part))
+    return output
 
 
 def multiplies_bfloat16() -> bool:

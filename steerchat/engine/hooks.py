@@ -91,11 +91,11 @@ class BlockHooks:
             handle.remove()
             self._places.append((block._forward_hooks, handle.id, hook))
 
-    def __enter__(self) -> None:
+    def put_on(self) -> None:
         for hooks, key, hook in self._places:
             hooks[key] = hook
 
-    def __exit__(self, *exc: object) -> None:
+    def take_off(self) -> None:
         for hooks, key, _ in self._places:
             hooks.pop(key, None)
 
@@ -199,11 +199,11 @@ class Steering:
     def __enter__(self) -> Self:
         for edits in self._layers.values():
             edits.place = self.place
-        self._hooks.__enter__()
+        self._hooks.put_on()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._hooks.__exit__()
+        self._hooks.take_off()
         if self._gates:
             factors = [gate.factor().flatten().cpu() for gate in self._gates]
             self.shares = torch.where(self._gated, torch.stack(factors).amax(dim=0), 1.0)
@@ -240,11 +240,11 @@ class OutputReader(ABC):
         self._hooks = BlockHooks((blocks[layer], self._hook(layer)) for layer in self.layers)
 
     def __enter__(self) -> Self:
-        self._hooks.__enter__()
+        self._hooks.put_on()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._hooks.__exit__()
+        self._hooks.take_off()
 
     def _hook(self, layer: int) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, args, output: self.read(layer, output)

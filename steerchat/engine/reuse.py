@@ -62,11 +62,11 @@ class Lower:
 
     def __enter__(self) -> Self:
         self._pass = []
-        self._hooks.__enter__()
+        self._hooks.put_on()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._hooks.__exit__()
+        self._hooks.take_off()
         if not self._pass or exc[0] is not None:
             return
         step = self._pass[0].new_zeros(len(self._tops), self._pass[0].shape[-1])

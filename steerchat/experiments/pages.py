@@ -91,13 +91,10 @@ def _layers(result: Result) -> list[object]:
     parts: list[object] = [charts.layers(result), _legend(outcomes)]
     peak = best(outcomes)
     parts.append(_to_read(peak, outcomes))
-    if peak is None and result.stopped:
-        return [*parts, _TOO_EARLY]
     if peak is None:
-        return [
-            *parts,
-            f"No layer moves {name} by more than {_bar_to_clear(outcomes)} and stays fluent. Try another strength.",
-        ]
+        bar = _bar_to_clear(outcomes)
+        nothing = f"No layer moves {name} by more than {bar} and stays fluent. Try another strength."
+        return [*parts, _TOO_EARLY if result.stopped else nothing]
     where = name_layers([outcome.setting.layer or 0 for outcome in alike(outcomes, peak)])
     hint = " A hint, no more: so few seeds leave much to chance." if len(peak.pairs) < 4 else ""
     if where != f"layer {peak.setting.label}":

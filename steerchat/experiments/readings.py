@@ -66,9 +66,9 @@ def why(session: Session, stored: StoredPair, concepts: Sequence[str] = ()) -> W
 
 def strips(session: Session, concepts: Sequence[str], stored: StoredPair) -> tuple[Strip, ...]:
     """Concepts along a pair's answers; none where one is too short."""
-    prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
     from ..measures.inspection import probe
 
+    prompts = [prompt_of(session, stored, side) for side in ("normal", "steered")]
     return probe(session.reader, concepts, stored.pair, prompts)
 
 

@@ -25,11 +25,15 @@ from ..values.setting import Setting
 STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def chosen(session: Session, concept: str | None, layer: str | None = None, strength: float | None = None) -> Recipe:
+def chosen(
+    session: Session, concept: str | None, layer: str | int | None = None, strength: float | None = None
+) -> Recipe:
     """The recipe that an experiment is about: a concept's or a mix's own, else the session's.
 
-    Raises UsageError when nothing is steered, or what is steered adds nothing.
+    Raises UsageError when nothing is steered, or what is steered adds nothing, and for a strength out of bounds.
     """
+    layer = None if layer is None else str(layer)
+    strength = None if strength is None else parse_strength(str(strength))
     if concept is None:
         recipe = replace(session.recipe, on=True, scope=session.settings.scope)
         terms = [_at(term, layer, strength, session) for term in recipe.terms]

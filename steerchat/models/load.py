@@ -92,7 +92,7 @@ def load(
                 "--dtype bfloat16, or a checkpoint of few bits (AWQ, GPTQ, bitsandbytes), or --device cpu",
             )
         files = replace(files, fingerprint=f"{dtype} {files.fingerprint}")
-    needs = memory.needs(files, held(where, kind, dtype))
+    needs = memory.needs(files, precision_of(where, kind, dtype))
     place = _placement(files.name, needs, where, kind, most, offload)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(files.path, **options)
@@ -228,10 +228,10 @@ def _quick(model: Any, fingerprint: str, small: bool, free: int, bytes_: Sequenc
 def check_size(name: str, parameters: int, device: str, dtype: str, most: int | None, offload: str | None) -> None:
     """Raises TooLarge when a model that is not fetched yet would not fit into memory."""
     where, kind = target(device, dtype)
-    _placement(name, memory.needs_of(parameters, held(where, kind, dtype)), where, kind, most, offload)
+    _placement(name, memory.needs_of(parameters, precision_of(where, kind, dtype)), where, kind, most, offload)
 
 
-def held(where: torch.device, kind: torch.dtype, dtype: str) -> memory.Precision:
+def precision_of(where: torch.device, kind: torch.dtype, dtype: str) -> memory.Precision:
     """How weights will be held on a device. `dtype`: the setting, of which `kind` is the precision of numbers."""
     return memory.Precision(kind.itemsize, dtype if where.type == "cpu" else "")
 

@@ -117,8 +117,7 @@ def open_to_read(path: Path) -> Database:
         undo.callback(conn.close)
         conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
         db = Database(conn, execute_plugins=False)
-        migrate(db, path, MIGRATIONS[: _number(db, "PRAGMA user_version")])  # checks it, and has nothing to do
-        if _number(db, "PRAGMA user_version") < len(MIGRATIONS):
+        if _version(db, path, MIGRATIONS) != len(MIGRATIONS):
             raise StoreError(f"history {path}: it is of an older steerchat, and cannot be written", _WRITABLE)
         undo.pop_all()
     return db
@@ -175,6 +174,28 @@ def migrate(db: Database, path: Path, migrations: Sequence[str] = MIGRATIONS) ->
         StoreError: the file belongs to another program, or to a newer version of this one.
         sqlite3.Error: it cannot be read or written; it is unchanged.
     """
+    version = _version(db, path, migrations)
+    if version == len(migrations):
+        return
+    if version is not None:
+        _copy(path, path.with_name(f"{path.name}.v{version}.backup"))
+    # A migration may rebuild a table, which must not delete rows by cascade; inside a transaction the pragma has no
+    # effect.
+    db.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with transaction(db):
+            for migration in migrations[version or 0 :]:
+                db.executescript(migration)
+            if db.execute("PRAGMA foreign_key_check").fetchone():
+                raise StoreError(f"{path} could not be migrated", "it is unchanged; please report this")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {len(migrations)}")
+    finally:
+        db.execute("PRAGMA foreign_keys = ON")
+
+
+def _version(db: Database, path: Path, migrations: Sequence[str]) -> int | None:
+    """How many of the migrations a file has; None for an empty one. Raises StoreError as `migrate`."""
     version = _number(db, "PRAGMA user_version")
     empty = _number(db, "SELECT count(*) FROM sqlite_master") == 0
     if not empty and _number(db, "PRAGMA application_id") != APPLICATION_ID:
@@ -184,25 +205,10 @@ def migrate(db: Database, path: Path, migrations: Sequence[str] = MIGRATIONS) ->
             f"{path} was written by a newer steerchat (version {version}; this one reads up to {len(migrations)})",
             "upgrade with: pip install -U steerchat",
         )
-    if not empty:
-        _check_schema(db, path, migrations[:version])
-    if version == len(migrations):
-        return
-    if not empty:
-        _copy(path, path.with_name(f"{path.name}.v{version}.backup"))
-    # A migration may rebuild a table, which must not delete rows by cascade; inside a transaction the pragma has no
-    # effect.
-    db.execute("PRAGMA foreign_keys = OFF")
-    try:
-        with transaction(db):
-            for migration in migrations[version:]:
-                db.executescript(migration)
-            if db.execute("PRAGMA foreign_key_check").fetchone():
-                raise StoreError(f"{path} could not be migrated", "it is unchanged; please report this")
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {len(migrations)}")
-    finally:
-        db.execute("PRAGMA foreign_keys = ON")
+    if empty:
+        return None
+    _check_schema(db, path, migrations[:version])
+    return version
 
 
 def _check_schema(db: Database, path: Path, migrations: Sequence[str]) -> None:

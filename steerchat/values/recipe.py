@@ -122,6 +122,11 @@ class Recipe:
         return tuple(term for term in self.terms if term.how.graded)
 
     @property
+    def gated(self) -> bool:
+        """Whether there are terms, and each has a gate."""
+        return bool(self.terms) and all(term.gate for term in self.terms)
+
+    @property
     def concepts(self) -> tuple[str, ...]:
         """The name of each concept that is steered, once, in order."""
         return tuple(dict.fromkeys(name for term in self.terms for name, _ in term.parts))
@@ -237,6 +242,12 @@ def _parse_layer(text: str, n_layers: int) -> int:
             f"the middle is {last // 2}; a depth such as 55% fits any model",
         )
     return int(text)
+
+
+def check_layer(layer: int, n_layers: int, hint: str = "choose another") -> None:
+    """Raises UsageError for a layer that the model does not have."""
+    if not 0 <= layer < n_layers:
+        raise UsageError(f"no layer {layer}: this model has layers 0 to {n_layers - 1}", hint)
 
 
 def layer_runs(layers: Sequence[int]) -> list[tuple[int, int]]:

@@ -155,8 +155,8 @@ class Pair:
     @property
     def never_pushed(self) -> bool:
         """Whether each term of its recipe has a gate, and none of them opened."""
-        gated = bool(self.recipe.terms) and all(term.gate for term in self.recipe.terms)
-        return gated and self.steered is not None and self.steered.tokens > 0 and not self.steered.pushed
+        steered = self.steered
+        return self.recipe.gated and steered is not None and steered.tokens > 0 and not steered.pushed
 
     @property
     def measures(self) -> dict[str, float]:
