@@ -11,13 +11,16 @@ fewer bits and fit only a weight that has no more: no number of a model is lost 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .weights import GROUP, Levels, Weight, slices
+from . import few_bits
+from .machine_code import LANES
+from .weights import GROUP, Weight, slices
 
 # Rows that oneDNN's order of packed weights is chosen for; others run on it as well.
 _PACKED_FOR = 16
@@ -31,9 +34,8 @@ _PREPARED_AT_ONCE = 4096
 _WIDENED_AT_ONCE = 1 << 20
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
 COMPILED_STEP, _COMPILED_MOST = 64, 512
-# From so many rows on, levels of eight and of four bits are multiplied as wider numbers: torch's products of few bits
-# take as long for each further row. Levels of four bits come from the weight's file, so a chat's pair stays below.
-_WIDE_FROM, _WIDE_FOUR_FROM = 16, 512
+# From so many rows on, levels of few bits are multiplied as float32: for each further row, torch's product is quicker.
+_WIDE_FROM = 128
 
 
 class LinearBackend(Protocol):
@@ -152,103 +154,62 @@ class Bfloat16(Packed):
         return output
 
 
-class FourBit:
-    """Groups of four-bit numbers, w = scale * level + low, whose scale and middle are rounded to bfloat16.
+class FewBits:
+    """Whole numbers of few bits in groups of 32 with a scale: weight = scale * level, and those of four bits with a
+    lowest number that is added. The scales are rounded to float16, and the product is float32's.
 
-    torch keeps the levels in an order that depends on the CPU, and to ask the product for them takes seconds: they come
-    from the weight again.
+    A form is levels and scales in the order of `product_code`, filled up to whole runs of outputs, and how many outputs
+    there are.
+
+    `bits`: of a level.
     """
 
-    name, exact = "4-bit", False
+    exact = False
+
+    def __init__(self, bits: int) -> None:
+        self.name, self.bits = f"{bits}-bit", bits
 
     def fits(self, weight: Weight) -> bool:
-        out, size = weight.shape
-        has_product = hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
-        return has_product and weight.bits == 4 and not out % 16 and not size % GROUP
+        return weight.bits == self.bits and not weight.shape[1] % GROUP and few_bits.works()
 
-    def prepare(self, weight: Weight) -> tuple[Tensor, Tensor, Weight]:
-        out, size = weight.shape
-        packed = torch.empty(out, size // 2, dtype=torch.uint8)
-        scales = torch.empty(size // GROUP, out, 2, dtype=torch.bfloat16)
-        # torch packs numbers of 32 bits: all of a large weight at once would take eight times its own memory.
+    def prepare(self, weight: Weight) -> tuple[Tensor, Tensor, int]:
+        out, parts = weight.shape[0], []
+        # Levels are wider before they are packed: all of a large weight at once would take eight times its own memory.
         for rows in slices(out, _PREPARED_AT_ONCE):
-            levels, scale, low = weight.part(rows).levels()
-            packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1)
-            # torch counts the levels from -8, so that its offset is the middle of a group.
-            scales[:, rows] = torch.stack([scale, low + scale * 8], dim=-1).transpose(0, 1).bfloat16()
-        return packed, scales, weight
+            part = weight.part(rows)
+            parts.append(few_bits.packed(part.levels() if self.bits == 4 else few_bits.eight_bits(part.dense())))
+        levels, scales = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return levels, scales, out
 
-    def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor, Weight] | None:
+    def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor, int] | None:
         """The form whose tensors were kept; None when they are of another weight."""
-        (out, size), (packed, scales) = weight.shape, kept
-        fits = packed.numel() * packed.itemsize == out * size // 2 and scales.shape == (size // GROUP, out, 2)
-        return (packed, scales, weight) if fits else None
-
-    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, Weight]) -> Tensor:
-        states = rows.bfloat16()
-        if len(rows) < _WIDE_FOUR_FROM:
-            return torch.ops.aten._weight_int4pack_mm_for_cpu(states, form[0], GROUP, form[1]).float()
-        return _widened(states.float(), form[2].shape, lambda part: self.numbers(form, part)).bfloat16().float()
-
-    def numbers(self, form: tuple[Tensor, Tensor, Weight], rows: slice = slice(None)) -> Tensor:
-        scale, middle = form[1][:, rows].float().transpose(0, 1).unbind(dim=-1)
-        return Levels(form[2].part(rows).levels().levels, scale, middle - scale * 8).dense()
-
-    def bytes(self, shape: tuple[int, int]) -> int:
-        size = shape[0] * shape[1]
-        return size // 2 + size // GROUP * 4
-
-
-class EightBit:
-    """Whole numbers of eight bits with a scale for each output.
-
-    A file has a scale for every 16 or 32 numbers, so this one rounds: by 1/254 of a row's largest number at most.
-    """
-
-    name, exact = "8-bit", False
-
-    def fits(self, weight: Weight) -> bool:
-        return hasattr(torch.ops.aten, "_weight_int8pack_mm") and weight.bits == 8
-
-    def prepare(self, weight: Weight) -> tuple[Tensor, Tensor]:
-        levels = torch.empty(weight.shape, dtype=torch.int8)
-        scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
-        for rows in slices(weight.shape[0], _PREPARED_AT_ONCE):
-            numbers = weight.part(rows).dense()
-            scale = (numbers.abs().amax(dim=1) / 127).clamp_min(1e-12).bfloat16()
-            levels[rows] = (numbers / scale[:, None].float()).round_().clamp_(-127, 127).to(torch.int8)
-            scales[rows] = scale
-        return levels, scales
-
-    def restored(self, kept: Sequence[Tensor], weight: Weight) -> tuple[Tensor, Tensor] | None:
-        """As `FourBit.restored`.
-
-        torch's product of four and more rows ends the program when the levels do not begin at a multiple of 16 bytes.
-        """
         levels, scales = kept
-        if levels.data_ptr() % ALIGNED:
-            levels = levels.clone()
-        return (levels, scales) if levels.shape == weight.shape and len(scales) == len(levels) else None
+        shapes = few_bits.shapes(self.bits, *weight.shape)
+        fits = scales.dtype == torch.float16 and (levels.shape, scales.shape) == shapes
+        return (levels, scales, weight.shape[0]) if fits else None
 
-    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor]) -> Tensor:
+    def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, int]) -> Tensor:
+        levels, scales, out = form
         if len(rows) < _WIDE_FROM:
-            return torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), *form).float()
-        levels, scale = form
-        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
-        return _widened(rows.to(dtype), levels.shape, lambda part: levels[part].to(dtype)).mul_(scale.float())
+            return few_bits.multiply(rows, levels, scales)[:, :out]
+        return _widened(rows, (out, rows.shape[1]), lambda part: self.numbers(form, part))
 
-    def numbers(self, form: tuple[Tensor, Tensor]) -> Tensor:
-        levels, scale = form
-        return levels.float().mul_(scale.float()[:, None])
+    def numbers(self, form: tuple[Tensor, Tensor, int], rows: slice = slice(None)) -> Tensor:
+        levels, scales, out = form
+        start, stop, _ = rows.indices(out)
+        runs = slice(start // LANES, -(-stop // LANES))
+        first = runs.start * LANES
+        return few_bits.unpacked(levels[runs], scales[runs])[:, start - first : stop - first].T
 
     def bytes(self, shape: tuple[int, int]) -> int:
-        return shape[0] * (shape[1] + 2)
+        (levels, scales), size = few_bits.shapes(self.bits, *shape), 4 if self.bits == 4 else 1
+        return math.prod(levels) * size + math.prod(scales) * 2
 
 
-PLAIN, FOUR_BIT, EIGHT_BIT = Plain(), FourBit(), EightBit()
+PLAIN, FOUR_BIT, EIGHT_BIT = Plain(), FewBits(4), FewBits(8)
 BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FOUR_BIT, EIGHT_BIT)
 # Those whose forms take long to prepare, and are two tensors that can be kept in a file.
-KEPT: tuple[FourBit | EightBit, ...] = (FOUR_BIT, EIGHT_BIT)
+KEPT: tuple[FewBits, ...] = (FOUR_BIT, EIGHT_BIT)
 
 
 def _widened(states: Tensor, shape: Sequence[int], numbers: Callable[[slice], Tensor]) -> Tensor:

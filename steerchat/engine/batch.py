@@ -44,7 +44,7 @@ class Context:
         return Context(self.tokens[:length], cut)
 
 
-class _RowLayer(DynamicLayer):
+class RowLayer(DynamicLayer):
     """One layer's keys and values in buffers that are written in place: concatenating them anew at every
     token, as DynamicLayer does, costs a copy of the whole cache per step.
 
@@ -81,7 +81,7 @@ class _RowLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         end = self.length + key_states.shape[-2]
         if self.keys is None or end > self.keys.shape[-2]:
-            self.reserve(key_states, value_states, max(end + _GROWTH, self.length * 3 // 2))
+            self.reserve(key_states, value_states, self._more(end))
         assert self.keys is not None and self.values is not None
         keys, values = self.keys, self.values
         if self.rows != self._size:
@@ -90,6 +90,17 @@ class _RowLayer(DynamicLayer):
         values.narrow(2, self.length, end - self.length).copy_(value_states)
         self.length = end
         return keys.narrow(2, 0, end), values.narrow(2, 0, end)
+
+    def append(self) -> tuple[Tensor, Tensor]:
+        """The buffers with one more column, which the caller writes. There must be buffers."""
+        assert self.keys is not None and self.values is not None
+        if self.length == self.keys.shape[2]:
+            self.reserve(self.keys, self.values, self._more(self.length + 1))
+        self.length += 1
+        return self.keys, self.values
+
+    def _more(self, end: int) -> int:
+        return max(end + _GROWTH, self.length * 3 // 2)
 
     def get_seq_length(self) -> int:
         return self.length
@@ -127,7 +138,7 @@ class Batch:
         self._width = int(self.lengths.max())
         # Position of the token in each column, -1 where a row has none: masks follow from this alone.
         self._columns = torch.full((self.size, self._width + extra), -1)
-        self._layers = [_RowLayer(self.size) for _ in range(passes.layers)]
+        self._layers = [RowLayer(self.size) for _ in range(passes.layers)]
         self._cache = Cache(layers=list(self._layers))
         self._active = self.size
         for row, context in enumerate(contexts):

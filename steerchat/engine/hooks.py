@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
 from .gates import Gate, RowGates, row_gates
 from .operations import Edit, LayerOperation
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
@@ -75,6 +77,17 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
 def streams_of(output: Any) -> Tensor:
     """A block's hidden state with all of its streams, where there are several."""
     return output if isinstance(output, Tensor) else output[0]
+
+
+def reads(hook: Hook) -> Hook:
+    """Marks a hook that never changes a block's output."""
+    hook.only_reads = True  # type: ignore[attr-defined]
+    return hook
+
+
+def only_reads(hook: Callable[..., Any]) -> bool:
+    """Whether a hook never changes a block's output, so that the next block need not wait for it."""
+    return getattr(hook, "only_reads", False)
 
 
 class BlockHooks:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .backends import KEPT, PLAIN, LinearBackend
-from .likeliest import likeliest
 from .weights import Dense, Weight
 
 # Rows that backends are timed with: one answer, a pair, a few seeds, a small sweep, a sweep of every layer.
@@ -29,9 +28,6 @@ def nearest(rows: int) -> int:
 # Outputs by which a kept form is recognised, and the largest difference that is rounding, as a share of their length.
 _PROBED, _ROUNDING = 16, 0.05
 
-# So many tokens have exact scores, of batches with at most so many rows: texts that are read have more.
-_EXACT, _ANSWERS = 16, 64
-
 # The place in ROWS for each number of rows; the last one is for all beyond it.
 _PLACES = tuple(nearest(rows) for rows in range(ROWS[-1] + 1))
 
@@ -42,6 +38,7 @@ class FastLinear(nn.Linear):
     `kind`: what products are timed by: outputs, inputs, bits of a number.
     """
 
+    uses: ClassVar[int] = 0  # how often any layer was given other backends
     kind: Kind
     _by_rows: tuple[tuple[LinearBackend, Any], ...]
     _forms: dict[LinearBackend, Any]  # every prepared weight that there is
@@ -94,6 +91,7 @@ class FastLinear(nn.Linear):
             return False
         by_rows = [(backend, self._forms[backend]) for backend in backends]
         self._by_rows = tuple([by_rows[place] for place in _PLACES])
+        FastLinear.uses += 1
         return True
 
     def keep(self, backends: Iterable[LinearBackend]) -> None:
@@ -103,6 +101,11 @@ class FastLinear(nn.Linear):
     def form(self, backend: LinearBackend) -> Any:
         """The prepared weight of a backend; None while there is none."""
         return self._forms.get(backend)
+
+    def form_for(self, rows: int, backend: LinearBackend) -> Any:
+        """The prepared weight that so many rows are multiplied with; None where another backend does."""
+        own, form = self._by_rows[min(rows, ROWS[-1])] if self._by_rows else (None, None)
+        return form if own is backend else None
 
     def kept_form(self) -> tuple[str, tuple[Tensor, Tensor]] | None:
         """The name of a backend, and the tensors of its form that can be kept for the next start; None without."""
@@ -190,31 +193,6 @@ class SmallLinear(FastLinear):
 
     def product(self, rows: Tensor) -> Tensor:
         return super().product(rows) if self._by_rows else nn.functional.linear(rows, self.weight, self.bias)
-
-
-class SmallOutput(SmallLinear):
-    """The output layer of a model with small weights, exact for the likeliest tokens.
-
-    Products of few bits give numbers of eight significant bits: between two scores near 20 there is nothing or an
-    eighth, so that the better of two good tokens is often lost. What the product finds likeliest is computed again in
-    float32, with the numbers of the file.
-    """
-
-    @classmethod
-    def in_place_of(cls, layer: SmallLinear) -> None:
-        """`layer`: of a file."""
-        # The module stays where the model has it; the type checker knows no change of class.
-        layer.__class__ = cls  # type: ignore[assignment]
-
-    def product(self, rows: Tensor) -> Tensor:
-        scores = super().product(rows)
-        if len(rows) > _ANSWERS:
-            return scores
-        assert self._stored is not None
-        _, tokens = likeliest(scores, min(_EXACT, self.out_features))
-        weights = self._stored.part(tokens.flatten()).dense().view(*tokens.shape, -1)
-        exact = (weights * rows[:, None]).sum(dim=-1)
-        return scores.scatter_(1, tokens, exact if self.bias is None else exact + self.bias[tokens])
 
 
 @contextmanager

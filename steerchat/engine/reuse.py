@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Batch
-from .hooks import BlockHooks, hidden_of, with_hidden
+from .hooks import BlockHooks, hidden_of, reads, with_hidden
 from .operations import Edit
 
 # States that wait to be added up take no more bytes than this.
@@ -80,6 +80,7 @@ class Lower:
                 self._add_up()
         self._states.append(step)
 
+    @reads
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
         # Added up later: thirty small sums in every step would cost more than they save.
         self._bare = isinstance(output, Tensor)

@@ -13,7 +13,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 
-from ..engine.linear import FastLinear, SmallEmbedding, SmallLinear, SmallOutput
+from ..engine.linear import FastLinear, SmallEmbedding
 from ..engine.transformers_api import auto_model, no_init_weights
 from ..engine.weights import GROUP, Levels
 from .gguf_reader import bits
@@ -137,7 +137,7 @@ def empty_model(config: Any, dtype: torch.dtype, code: bool = False) -> Any:
 
 
 def complete(model: Any) -> None:
-    """Let the output layer share the embeddings' weight, where the file has one for both, and be exact for few tokens.
+    """Let the output layer share the embeddings' weight, where the file has one for both.
 
     Raises:
         ValueError: naming a weight that the file does not have.
@@ -147,9 +147,6 @@ def complete(model: Any) -> None:
         model.tie_weights()
     elif type(output) is nn.Linear and output.weight.is_meta:
         model.set_output_embeddings(FastLinear.of(table.stored, output.bias))
-    output = model.get_output_embeddings()
-    if isinstance(output, SmallLinear):
-        SmallOutput.in_place_of(output)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise ValueError(f"the file has no {missing[0]}")

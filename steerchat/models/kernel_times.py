@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import psutil
 import torch
 from torch import Tensor
@@ -145,6 +146,7 @@ def machine() -> dict[str, Any]:
         "instructions": instructions(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "llvmlite": llvmlite.__version__,
         "threads": torch.get_num_threads(),
     }
 

@@ -93,11 +93,12 @@ def test_rows_in_another_order_and_joined_weights_have_their_numbers() -> None:
 
 
 def test_numbers_rounded_to_four_bits_are_off_by_half_a_level_at_most() -> None:
+    # But for the rounding of scales and lowest numbers to sixteen bits.
     numbers = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     grouped = Grouped.of(numbers)
     groups = numbers.reshape(32, -1, 32)
     half = (groups.amax(-1) - groups.amin(-1)) / 30
-    assert bool(((grouped.dense() - numbers).abs().reshape(groups.shape) <= half[..., None] + 1e-6).all())
+    assert bool(((grouped.dense() - numbers).abs().reshape(groups.shape) <= half[..., None] * 1.01 + 2e-3).all())
     assert torch.equal(grouped.part(slice(4, 9)).dense(), grouped.dense()[4:9])
 
 

@@ -68,6 +68,8 @@ def tiny_model(kind: str = "llama", seed: int = 0) -> Any:
     }
     configs: dict[str, Callable[[], Any]] = {
         "llama": lambda: transformers.LlamaConfig(**modern),
+        # Heads, sizes and offsets for which there is machine code.
+        "wide": lambda: transformers.LlamaConfig(**{**modern, "head_dim": 32}, attention_bias=True, mlp_bias=True),
         "gpt2": lambda: transformers.GPT2Config(
             **common, n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=1024, initializer_range=0.15
         ),

@@ -20,11 +20,14 @@ class Grouped:
 
     @classmethod
     def of(cls, numbers: Tensor) -> Grouped:
-        """Round (out, in) float32 to 16 levels between the lowest and the highest number of each group."""
+        """Round (out, in) float32 to 16 levels between the lowest and the highest number of each group.
+
+        As in a file, scales and lowest numbers have sixteen bits.
+        """
         groups = numbers.detach().reshape(len(numbers), -1, GROUP)
         low, high = groups.aminmax(dim=-1)
-        scale = ((high - low) / 15).clamp_min(1e-12)
-        levels = ((groups - low[..., None]) / scale[..., None]).round_().to(torch.uint8)
+        low, scale = (part.half().float() for part in (low, ((high - low) / 15).clamp_min(1e-6)))
+        levels = ((groups - low[..., None]) / scale[..., None]).round_().clamp_(0, 15).to(torch.uint8)
         return cls(Levels(levels.reshape(numbers.shape), scale, low))
 
     def dense(self) -> Tensor:

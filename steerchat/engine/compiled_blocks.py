@@ -1,0 +1,125 @@
+"""Blocks of the Llama shape computed by machine code, for one token of each row."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import struct
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .block_code import BLOCK, STEP
+from .few_bits import rounded
+from .machine_code import LANES
+from .native import native
+from .weights import GROUP
+
+
+class BlockWeights(NamedTuple):
+    """What a compiled block has of its own.
+
+    Attributes:
+        products: levels and scales of four bits: of queries, keys and values; out of attention; gate and up; down.
+        biases: theirs.
+        norms: the weights of its two RMSNorms.
+        epsilons: theirs.
+        heads: of queries, and of keys.
+        size: of a head.
+        scaling: of scores.
+    """
+
+    products: Sequence[tuple[Tensor, Tensor]]
+    biases: Sequence[Tensor | None]
+    norms: Sequence[Tensor]
+    epsilons: Sequence[float]
+    heads: tuple[int, int]
+    size: int
+    scaling: float
+
+
+class CompiledBlocks:
+    """Blocks of a model for one token of each row.
+
+    Args:
+        count: of blocks.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._weights: list[BlockWeights | None] = [None] * count
+        self._values = (ctypes.c_int64 * (len(BLOCK) * count))()
+        self._step = (ctypes.c_int64 * len(STEP))()
+        self._sizes = [0, 0, 0, 0]  # the most outputs of each product
+        self._inputs = self._size = 0  # the most of any product and of a head
+        self._run = native("step")
+
+    def use(self, number: int, weights: BlockWeights) -> None:
+        """Compute block `number` with these weights."""
+        if self._weights[number] is weights:
+            return
+        self._weights[number] = weights
+        values = {"step": ctypes.addressof(self._step), "size": weights.size, "scaling": _bits(weights.scaling)}
+        values |= zip(("heads", "shared"), weights.heads, strict=True)
+        for product, ((levels, scales), bias) in enumerate(zip(weights.products, weights.biases, strict=True)):
+            outputs, inputs = len(levels) * LANES, scales.shape[1] * GROUP
+            self._sizes[product] = max(self._sizes[product], outputs)
+            self._inputs = max(self._inputs, inputs)
+            own = (inputs, outputs, levels.data_ptr(), scales.data_ptr(), 0 if bias is None else bias.data_ptr())
+            names = ("inputs", "outputs", "levels", "scales", "bias")
+            values |= {f"{name}_{product}": value for name, value in zip(names, own, strict=True)}
+        for product, norm, epsilon in zip((0, 2), weights.norms, weights.epsilons, strict=True):
+            values |= {f"norm_{product}": norm.data_ptr(), f"epsilon_{product}": _bits(epsilon)}
+        self._size = max(self._size, weights.size)
+        for name, value in values.items():
+            self._values[len(BLOCK) * number + BLOCK.index(name)] = value
+
+    def run(
+        self,
+        blocks: range,
+        states: Tensor,
+        turn: tuple[Tensor, Tensor],
+        caches: Sequence[tuple[Tensor, Tensor]],
+        length: int,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """The states that leave each of some blocks, (blocks, rows, 1, hidden).
+
+        Args:
+            blocks: one after the other.
+            states: (rows, 1, hidden) that enter the first.
+            turn: cosines and sines, (rows, 1, 1, head size), as of `lean.Rotation`.
+            caches: each block's keys and values, (rows or more, heads, columns, head size): it adds the token's.
+            length: columns in use before it, less than there are.
+            mask: (rows, 1, 1, length + 1) added to scores.
+        """
+        states = states.contiguous()
+        (rows, _, hidden), threads = states.shape, torch.get_num_threads()
+        share = rounded(max(rows * (self._inputs + self._inputs // GROUP), self._size + length + 3 * LANES))
+        inward, _, wide, _ = self._sizes
+        sizes = [rows * inward, rows * self._inputs, rows * hidden, rows * wide, threads * share]
+        room, result = torch.empty(sum(sizes)), torch.empty(len(blocks), *states.shape)
+        places = [room.data_ptr() + 4 * start for start in accumulate(sizes[:-1], initial=0)]
+        cosines, sines = turn
+        masked = (0, 0) if mask is None else (mask.data_ptr(), mask.stride(0) * 4)
+        first = len(BLOCK) * blocks.start
+        self._step[:] = (
+            *(rows, ctypes.addressof(self._values) + 8 * first, len(blocks)),
+            *(cosines.data_ptr(), sines.data_ptr(), cosines.stride(0) * 4),
+            *(length, *masked, *places, share * 4, threads),
+        )
+        before, after, step = states.data_ptr(), result.data_ptr(), result.stride(0) * 4
+        for start, (keys, values) in zip(itertools.count(first, len(BLOCK)), caches, strict=False):
+            self._values[start + 1 : start + 3] = before, after
+            own = (keys.data_ptr(), values.data_ptr(), keys.stride(0) * 4, keys.stride(1) * 4)
+            self._values[start + len(BLOCK) - len(own) : start + len(BLOCK)] = own
+            before, after = after, after + step
+        self._run(self._step)
+        return result
+
+
+def _bits(number: float) -> int:
+    """A float32's bits as a whole number."""
+    return int.from_bytes(struct.pack("<f", number), "little")

@@ -1,0 +1,90 @@
+"""Weights of few bits in the order of machine code, and products with them."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from .machine_code import LANES
+from .native import native
+from .product_code import PRODUCT
+from .weights import GROUP, Levels
+
+# The least scale of a group: half a float16 above zero.
+_LEAST = 2.0**-24
+_Product = ctypes.c_int64 * len(PRODUCT)
+
+
+def multiply(rows: Tensor, levels: Tensor, scales: Tensor) -> Tensor:
+    """The product of rows (n, in) float32 with a weight that lies as above: (n, whole runs of outputs) float32."""
+    rows = rows.contiguous()
+    (count, size), outputs, threads = rows.shape, len(levels) * LANES, torch.get_num_threads()
+    result = rows.new_empty(count, outputs)
+    share = rounded(count * (size + size // GROUP))
+    scratch = rows.new_empty(threads, share)
+    given = (count, size, outputs, rows.data_ptr(), levels.data_ptr(), scales.data_ptr(), 0, 0)
+    call = native("multiply 4" if levels.dtype == torch.int32 else "multiply 8")
+    call(_Product(*given, result.data_ptr(), scratch.data_ptr(), share * 4, threads))
+    return result
+
+
+@cache
+def works() -> bool:
+    """Whether this machine has the machine code, and it computes what torch does."""
+    levels, scale = torch.arange(LANES * 2 * GROUP).remainder(13).view(LANES, -1), torch.full((LANES, 2), 0.25)
+    rows = torch.arange(3 * 2 * GROUP).remainder(7).sub(3).view(3, -1).float()
+    try:
+        for kind in (torch.uint8, torch.int8):
+            weight = Levels(levels.to(kind), scale, scale * -4 if kind == torch.uint8 else torch.zeros_like(scale))
+            if not torch.equal(multiply(rows, *packed(weight)), rows @ weight.dense().T):
+                return False
+    except (OSError, RuntimeError, AttributeError):
+        return False
+    return True
+
+
+def rounded(numbers: int) -> int:
+    """So many float32, and some more for the next to begin where a vector does."""
+    return -(-numbers // LANES) * LANES
+
+
+def shapes(bits: int, out: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the levels, in int32 where they have four bits and in int8 where they have eight, and of the scales."""
+    runs = -(-out // LANES)
+    return (runs, size // 8 if bits == 4 else size, LANES), (runs, size // GROUP, 8 // bits, LANES)
+
+
+def packed(weight: Levels) -> tuple[Tensor, Tensor]:
+    """A weight in the order of products: levels of int8 have eight bits and no lowest number, the others four."""
+    short = -len(weight.levels) % LANES
+    levels, scale, low = (nn.functional.pad(part, (0, 0, 0, short)) for part in weight)
+    runs = levels.view(-1, LANES, levels.shape[1])
+    parts = [scale] if levels.dtype == torch.int8 else [scale, low]
+    scales = torch.stack(parts).view(len(parts), len(runs), LANES, -1).permute(1, 3, 0, 2).half().contiguous()
+    if levels.dtype == torch.int8:
+        return runs.transpose(1, 2).contiguous(), scales
+    eights = runs.unflatten(2, (-1, 8)).to(torch.int32)
+    words = torch.zeros(eights.shape[:3], dtype=torch.int32)
+    for place in range(8):
+        words |= eights[..., place] << 4 * place
+    return words.transpose(1, 2).contiguous(), scales
+
+
+def eight_bits(numbers: Tensor) -> Levels:
+    """Numbers (out, in) float32 rounded to levels of eight bits: by 1/254 of a group's largest number at most."""
+    groups = numbers.unflatten(1, (-1, GROUP))
+    scale = (groups.abs().amax(dim=-1) / 127).clamp_min(_LEAST).half().float()
+    levels = (groups / scale[..., None]).round_().clamp_(-127, 127).to(torch.int8)
+    return Levels(levels.view(numbers.shape), scale, torch.zeros_like(scale))
+
+
+def unpacked(levels: Tensor, scales: Tensor) -> Tensor:
+    """The numbers (in, outputs of whole runs) float32 of a weight in the order of products."""
+    runs, groups, parts, _ = scales.shape
+    result, threads = torch.empty(groups * GROUP, runs * LANES), torch.get_num_threads()
+    given = (0, len(result), result.shape[1], 0, levels.data_ptr(), scales.data_ptr(), 0, 0, result.data_ptr(), 0, 0)
+    native("numbers 4" if parts == 2 else "numbers 8")(_Product(*given, threads))
+    return result

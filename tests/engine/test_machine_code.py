@@ -1,0 +1,177 @@
+"""Machine code computes what torch computes, alone and beside other rows, and is not believed where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import LAYERS, answers, push, recording_blocks, tiny_tokenizer
+from small_models import a_small_model, small_engine
+from torch import Tensor
+
+from steerchat.engine import few_bits, machine_code, native
+from steerchat.engine.backends import FOUR_BIT
+from steerchat.engine.compiled_blocks import CompiledBlocks
+from steerchat.engine.decoding import Row
+from steerchat.engine.engine import Engine
+from steerchat.engine.machine_code import FLOATS, LANES, Code, Machine
+from steerchat.engine.sampling import Sampling
+from steerchat.values.errors import SteerchatError
+
+PROMPT = tuple(range(60, 80))
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[range]:
+    """The blocks that machine code computes at once, for each time that it does."""
+    seen: list[range] = []
+    usual = CompiledBlocks.run
+
+    def noted(self: CompiledBlocks, blocks: range, *args: Any) -> Tensor:
+        seen.append(blocks)
+        return usual(self, blocks, *args)
+
+    monkeypatch.setattr(CompiledBlocks, "run", noted)
+    return seen
+
+
+@pytest.mark.parametrize("scope", ["generated", "all"])
+def test_answers_are_those_of_the_same_numbers_in_float32(runs: list[range], scope: Any) -> None:
+    usual = Engine(a_small_model(True, "wide"), tiny_tokenizer(), "tiny", "tiny", lambda: 1 << 32)
+    small = small_engine(True, "wide")
+    # Rows of different lengths have gaps in their keys, and so a mask.
+    rows = [Row(PROMPT[: 12 + index], (push(index % LAYERS, index),), index, scope) for index in range(6)]
+    rows.append(Row(PROMPT))
+    sampling = Sampling(max_tokens=150)  # more than the buffers' first room
+    expected, got = answers(usual, rows, sampling), answers(small, rows, sampling)
+    assert any(len(output.answer.token_ids) > 128 for output in got)
+    for own, other in zip(got, expected, strict=True):
+        assert own.answer.token_ids == other.answer.token_ids
+        torch.testing.assert_close(own.reading.states, other.reading.states, atol=1e-3, rtol=1e-3)
+    assert runs
+
+
+def test_blocks_run_together_up_to_the_next_one_that_is_edited(runs: list[range]) -> None:
+    engine = small_engine(True, "wide")
+    answers(engine, [Row(PROMPT)], Sampling(max_tokens=4))
+    compared = {range(1)}
+    assert set(runs) == {range(LAYERS)} | compared  # hooks that only read do not part them
+    runs.clear()
+    answers(engine, [Row(PROMPT, (push(1, 1, 5.0),))], Sampling(max_tokens=4))
+    assert {range(2), range(2, LAYERS)} <= set(runs)
+    with recording_blocks(engine, 1) as (computed, handed_on):
+        answers(engine, [Row(PROMPT, (push(1, 1, 5.0),))], Sampling(max_tokens=4))
+    steps = [(before, after) for before, after in zip(computed, handed_on, strict=True) if before.shape[1] == 1]
+    assert [float((after - before).norm()) for before, after in steps[:3]] == pytest.approx([5.0] * 3, rel=1e-3)
+
+
+def test_a_block_that_somebody_else_replaced_is_computed_by_what_replaced_it(runs: list[range]) -> None:
+    engine = small_engine(True, "wide")
+    block = engine.blocks[2]
+    lean, calls = block.forward, []
+
+    def replaced(*args: Any, **options: Any) -> Any:
+        calls.append(args[0].shape)
+        return lean(*args, **options)
+
+    block.forward = replaced
+    answers(engine, [Row(PROMPT)], Sampling(max_tokens=4))
+    assert torch.Size([1, 1, 64]) in calls and {range(2), range(3, LAYERS)} <= set(runs)
+
+
+def test_blocks_that_machine_code_computes_otherwise_are_left_to_torch(
+    runs: list[range], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = CompiledBlocks.run
+    monkeypatch.setattr(CompiledBlocks, "run", lambda *args: usual(*args) * 1.01)
+    engine = small_engine(True, "wide")
+    expected = answers(small_engine(False, "wide"), [Row(PROMPT)], Sampling(max_tokens=8))[0].answer
+    runs.clear()
+    assert answers(engine, [Row(PROMPT)], Sampling(max_tokens=8))[0].answer.token_ids == expected.token_ids
+    assert set(runs) == {range(1)}  # the comparison
+
+
+def test_another_activation_is_left_to_torch(runs: list[range]) -> None:
+    engine = small_engine(True, "wide")
+    for block in engine.blocks:
+        block.forward._compiles = False
+    assert answers(engine, [Row(PROMPT)], Sampling(max_tokens=4))[0].answer.tokens == 4
+    assert not runs
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 200.0])
+@torch.inference_mode()
+def test_exponentials_are_float32s(size: float, tmp_path: Path) -> None:
+    values = torch.cat([torch.linspace(-size, size, 61).clamp(-87, 87), torch.tensor([0.0, -0.0, float("nan")])])
+    result = torch.empty_like(values)
+
+    def write(code: Code) -> None:
+        with code.function("exponentials", 1) as f, f.loop(0, f.value(64 * 4), 4 * LANES) as at:
+            f.store(f.exp(f.load(FLOATS, f.arguments[0] + at)), f.value(result.data_ptr()) + at)
+
+    machine, source = Machine(), tmp_path / "source"
+    source.write_text(str(result.data_ptr()))
+    address = machine.compile((write,), ("exponentials",), (str(source),))["exponentials"]
+    machine_code.ctypes.CFUNCTYPE(None, machine_code.ctypes.c_void_p)(address)(values.data_ptr())
+    torch.testing.assert_close(result, values.exp(), rtol=3e-7, atol=0, equal_nan=True)
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    caches = (native._compiled, few_bits.works)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_kept_code_that_is_not_whole_is_compiled_again(
+    compiled_anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERCHAT_HOME", str(tmp_path))
+    assert few_bits.works()
+    (kept,) = (tmp_path / "cache" / "kernels").glob("code-*")
+    whole = kept.read_bytes()
+    for cache in (native._compiled, few_bits.works):
+        cache.cache_clear()
+    kept.write_bytes(whole[:-100])
+    assert few_bits.works()
+    assert kept.read_bytes() == whole
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "wrong numbers"])
+def test_without_machine_code_that_computes_right_no_weight_is_held_in_few_bits(
+    fault: str, compiled_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "no compiler":
+        monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    else:
+        monkeypatch.setattr(few_bits, "multiply", lambda rows, levels, scales: rows @ torch.zeros(rows.shape[1], 16))
+    engine = small_engine(True, "wide")
+    assert not few_bits.works() and engine.dtype in ("float32", "bfloat16")
+    assert answers(engine, [Row(PROMPT)], Sampling(max_tokens=4))[0].answer.tokens == 4
+
+
+def test_one_thread_computes_where_torch_has_no_threads_that_are_known(
+    compiled_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = answers(small_engine(True, "wide"), [Row(PROMPT)], Sampling(max_tokens=6))[0].answer.token_ids
+    monkeypatch.setattr(machine_code, "_OPENMP", ())
+    native._compiled.cache_clear()
+    assert answers(small_engine(True, "wide"), [Row(PROMPT)], Sampling(max_tokens=6))[0].answer.token_ids == expected
+
+
+@torch.inference_mode()
+def test_what_is_no_number_stays_none() -> None:
+    engine = small_engine(True, "wide")
+    assert engine.kernels is not None
+    layer = next(layer for layer in engine.kernels.layers if layer.form(FOUR_BIT) is not None)
+    states = torch.full((2, layer.in_features), float("nan"))
+    assert bool(layer(states).isnan().all())
+    with pytest.raises(SteerchatError):
+        answers(engine, [Row(PROMPT, (replace(push(1, 1), vector=torch.full((64,), float("inf"))),))], Sampling())
