@@ -6,13 +6,14 @@ long as the worst of another: `kernels` times them. A backend keeps a weight in 
 oneDNN, and multiplies with that.
 
 `exact` ones compute with the float32 numbers of the weight, so that they differ by rounding alone. The others hold
-fewer bits and fit only a weight that has no more: no number of a model is lost by how it is multiplied.
+fewer bits and fit only a weight that has no more: no number of a model is lost by how it is multiplied. torch has no
+product of float32 with few bits, so those are machine code of ours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,10 +25,9 @@ from .weights import GROUP, Weight, slices
 
 # Rows that oneDNN's order of packed weights is chosen for; others run on it as well.
 _PACKED_FOR = 16
-# Where tensors that products read have to begin: torch puts its own at such addresses.
+# Where tensors that products read begin, as torch's own do: a vector in two lines of the cache takes longer to read.
 ALIGNED = 64
-# Rows of a weight that are prepared at once: a vocabulary's table is large. torch packs runs of rows, of 64 at most,
-# which have to lie in one part.
+# Rows of a weight that are prepared at once, a multiple of a run: a vocabulary's table is large.
 _PREPARED_AT_ONCE = 4096
 # Numbers of a weight that are made wider at once: they stay in the CPU's cache, and in memory that the allocator keeps.
 # More than 32 MB it asks of the system each time, which takes thrice as long as the product.
@@ -192,7 +192,11 @@ class FewBits:
         levels, scales, out = form
         if len(rows) < _WIDE_FROM:
             return few_bits.multiply(rows, levels, scales)[:, :out]
-        return _widened(rows, (out, rows.shape[1]), lambda part: self.numbers(form, part))
+        output = rows.new_empty(len(rows), out)
+        # A multiple of the rows that products like.
+        for part in slices(out, max(1, _WIDENED_AT_ONCE // rows.shape[1] // COMPILED_STEP) * COMPILED_STEP):
+            output[:, part] = nn.functional.linear(rows, self.numbers(form, part))
+        return output
 
     def numbers(self, form: tuple[Tensor, Tensor, int], rows: slice = slice(None)) -> Tensor:
         levels, scales, out = form
@@ -210,19 +214,6 @@ PLAIN, FOUR_BIT, EIGHT_BIT = Plain(), FewBits(4), FewBits(8)
 BACKENDS: tuple[LinearBackend, ...] = (PLAIN, Flipped(), Packed(), Bfloat16(), FOUR_BIT, EIGHT_BIT)
 # Those whose forms take long to prepare, and are two tensors that can be kept in a file.
 KEPT: tuple[FewBits, ...] = (FOUR_BIT, EIGHT_BIT)
-
-
-def _widened(states: Tensor, shape: Sequence[int], numbers: Callable[[slice], Tensor]) -> Tensor:
-    """The product of states with a weight (out, in) whose wider numbers are made part by part: (n, out) float32.
-
-    `numbers`: gives those of some outputs, in the precision of the states.
-    """
-    out, size = shape
-    output = states.new_empty(len(states), out, dtype=torch.float32)
-    # A multiple of the rows that products like.
-    for part in slices(out, max(1, _WIDENED_AT_ONCE // size // COMPILED_STEP) * COMPILED_STEP):
-        output[:, part] = nn.functional.linear(states, numbers(part))
-    return output
 
 
 def multiplies_bfloat16() -> bool:

@@ -34,6 +34,8 @@ BLOCK = (
     "step",  # where the values of all blocks are
     "before",  # the states that enter, (rows, hidden)
     "after",  # for those that leave
+    "push",  # added to them; zero for nothing
+    "pushed",  # for the sums
     *(f"{name}_{number}" for number in range(4) for name in ("inputs", "outputs", "levels", "scales", "bias")),
     *(f"{name}_{number}" for number in (0, 2) for name in ("norm", "epsilon")),  # epsilon: float32
     "heads",
@@ -63,12 +65,17 @@ def write_blocks(code: Code) -> None:
             product(f, _of_product(f, number), fill, 4)
     with code.function("attention", 1) as f:
         _attention(f, _of_block(f))
+    with code.function("push", 1) as f:
+        _push(f, _of_block(f))
     with code.function("blocks", 1) as f:
         step = values(f, STEP, f.arguments[0])
         with f.loop(0, step("count")) as number:
             block = step("blocks") + number * (8 * len(BLOCK))
             for part in ("product of block 0", "attention", *(f"product of block {number}" for number in (1, 2, 3))):
                 f.call(part, block)
+                f.wait()
+            with f.where(values(f, BLOCK, block)("push")):
+                f.call("push", block)
                 f.wait()
     with code.function("step", 1) as f:
         f.parallel("blocks", f.arguments[0], values(f, STEP, f.arguments[0])("threads"))
@@ -92,6 +99,13 @@ def _of_product(f: Function, number: int) -> Arguments:
         return given(places.get(name) or (name if name in STEP else f"{name}_{number}"))
 
     return value
+
+
+def _push(f: Function, given: Arguments) -> None:
+    """A thread's part of the push: of its rows' numbers, outputs of the last product."""
+    start, end = f.share(given("rows") * given("outputs_3") // LANES)
+    with f.loop(start * (4 * LANES), end * (4 * LANES), 4 * LANES) as at:
+        f.store(f.load(FLOATS, given("after") + at) + f.load(FLOATS, given("push") + at), given("pushed") + at)
 
 
 def _normed(f: Function, given: Arguments, row: Value, states: Value) -> None:

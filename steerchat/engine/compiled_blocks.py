@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -84,8 +84,9 @@ class CompiledBlocks:
         caches: Sequence[tuple[Tensor, Tensor]],
         length: int,
         mask: Tensor | None,
-    ) -> Tensor:
-        """The states that leave each of some blocks, (blocks, rows, 1, hidden).
+        pushes: Mapping[int, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The states that leave each of some blocks, (blocks, rows, 1, hidden), before its push; and the last, pushed.
 
         Args:
             blocks: one after the other.
@@ -94,6 +95,7 @@ class CompiledBlocks:
             caches: each block's keys and values, (rows or more, heads, columns, head size): it adds the token's.
             length: columns in use before it, less than there are.
             mask: (rows, 1, 1, length + 1) added to scores.
+            pushes: by block, (rows, 1, hidden) added to the states that leave it.
         """
         states = states.contiguous()
         (rows, _, hidden), threads = states.shape, torch.get_num_threads()
@@ -110,14 +112,23 @@ class CompiledBlocks:
             *(cosines.data_ptr(), sines.data_ptr(), cosines.stride(0) * 4),
             *(length, *masked, *places, share * 4, threads),
         )
-        before, after, step = states.data_ptr(), result.data_ptr(), result.stride(0) * 4
-        for start, (keys, values) in zip(itertools.count(first, len(BLOCK)), caches, strict=False):
-            self._values[start + 1 : start + 3] = before, after
+        before, last = states.data_ptr(), states
+        held = []  # in memory while the code runs
+        for start, block, output, (keys, values) in zip(
+            itertools.count(first, len(BLOCK)), blocks, result.unbind(), caches, strict=False
+        ):
+            push, after, last = pushes.get(block), output.data_ptr(), output
+            if push is None:
+                self._values[start + 1 : start + 5] = before, after, 0, 0
+            else:
+                last, push = torch.empty_like(output), push.contiguous()
+                held += [push, last]
+                self._values[start + 1 : start + 5] = before, after, push.data_ptr(), last.data_ptr()
             own = (keys.data_ptr(), values.data_ptr(), keys.stride(0) * 4, keys.stride(1) * 4)
             self._values[start + len(BLOCK) - len(own) : start + len(BLOCK)] = own
-            before, after = after, after + step
+            before = last.data_ptr()
         self._run(self._step)
-        return result
+        return result, last
 
 
 def _bits(number: float) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..values.errors import ModelError
 from ..values.operation import OPERATIONS
 from .gates import Gate, RowGates, row_gates
-from .operations import Edit, LayerOperation
+from .operations import Add, Edit, LayerOperation
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
@@ -88,6 +88,11 @@ def reads(hook: Hook) -> Hook:
 def only_reads(hook: Callable[..., Any]) -> bool:
     """Whether a hook never changes a block's output, so that the next block need not wait for it."""
     return getattr(hook, "only_reads", False)
+
+
+def pushed_by(hook: Callable[..., Any]) -> Tensor | None:
+    """What a hook adds to one position of every row, (rows, 1, hidden), if that is all it does; None else."""
+    return hook.push if isinstance(hook, _LayerEdits) else None
 
 
 class BlockHooks:
@@ -167,6 +172,19 @@ class _LayerEdits:
             whole[self.place] = state[0]
             state = whole
         return with_hidden(output, state)
+
+    @property
+    def push(self) -> Tensor | None:
+        """As of `pushed_by`."""
+        if self.place is not None or self._read or len(self._operations) > 1:
+            return None
+        operation, opens = self._operations[0]
+        if opens is not None or not isinstance(operation, Add):
+            return None
+        push = operation.tensors["push"]
+        if self.share is not None:
+            push = push * self.share
+        return push if self.open is None else torch.where(self.open, push, 0.0)
 
     def select(self, rows: Tensor) -> None:
         for operation, _ in self._operations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .batch import RowLayer
 from .compiled_blocks import BlockWeights, CompiledBlocks
-from .hooks import only_reads
+from .hooks import only_reads, pushed_by
 from .lean_block import LeanBlock, Rotation
 from .linear import FastLinear
 from .transformers_api import States, cached
@@ -65,30 +65,36 @@ class LeanDecoder:
         turn = Rotation.prepared(*self._decoder.rotary_emb(states, position_ids=position_ids))
         blocks, first = [*self._decoder.layers], 0
         while first < len(blocks):
-            run = self._run(blocks, first, kept, states)
+            run, pushes = self._run(blocks, first, kept, states)
             if run:
-                states = self._compute(blocks, run, states, turn, kept, attention_mask)
+                states = self._compute(blocks, run, pushes, states, turn, kept, attention_mask)
                 first = run.stop
             else:
                 states = blocks[first](states, attention_mask=attention_mask, position_embeddings=turn, cache=kept)
                 first += 1
         return States(last_hidden_state=self._decoder.norm(states))
 
-    def _run(self, blocks: Sequence[Any], first: int, kept: Any, states: Tensor) -> range:
-        """The blocks from `first` on that machine code computes at once: for one token, up to one that is edited."""
+    def _run(self, blocks: Sequence[Any], first: int, kept: Any, states: Tensor) -> tuple[range, Mapping[int, Tensor]]:
+        """The blocks from `first` on that machine code computes at once, and what is added to the outputs of some.
+
+        It does so for one token, up to a block whose output is changed in another way.
+        """
         rows, positions, _ = states.shape
-        number = first
-        if positions == 1 and isinstance(kept.layers[first], RowLayer) and kept.layers[first].keys is not None:
-            for number, weights in enumerate(self._weights(blocks, rows)[first:], first):
-                block = blocks[number]
-                if weights is None or block._forward_pre_hooks or not isinstance(vars(block).get("forward"), LeanBlock):
-                    break
-                if block._forward_hooks and not all(map(only_reads, block._forward_hooks.values())):
-                    number += 1
-                    break
-            else:
-                number = len(blocks)
-        return range(first, number)
+        pushes: dict[int, Tensor] = {}
+        if positions > 1 or not isinstance(kept.layers[first], RowLayer) or kept.layers[first].keys is None:
+            return range(first, first), pushes
+        for number, weights in enumerate(self._weights(blocks, rows)[first:], first):
+            block = blocks[number]
+            if weights is None or block._forward_pre_hooks or not isinstance(vars(block).get("forward"), LeanBlock):
+                return range(first, number), pushes
+            *before, last = block._forward_hooks.values() or (None,)
+            if last is None or (only_reads(last) and all(map(only_reads, before))):
+                continue
+            push = pushed_by(last)
+            if push is None or not all(map(only_reads, before)):
+                return range(first, number + 1), pushes
+            pushes[number] = push
+        return range(first, len(blocks)), pushes
 
     def _weights(self, blocks: Sequence[Any], rows: int) -> Sequence[BlockWeights | None]:
         """What machine code needs for so many rows of each block; None for one that it does not compute."""
@@ -106,18 +112,29 @@ class LeanDecoder:
         return self._known[1]
 
     def _compute(
-        self, blocks: Sequence[Any], run: range, states: Tensor, turn: Rotation, kept: Any, mask: Tensor | None
+        self,
+        blocks: Sequence[Any],
+        run: range,
+        pushes: Mapping[int, Tensor],
+        states: Tensor,
+        turn: Rotation,
+        kept: Any,
+        mask: Tensor | None,
     ) -> Tensor:
-        """The states that leave a run of blocks; the hooks of each are called."""
+        """The states that leave a run of blocks; the hooks of each are called, but for those that push."""
         assert self._compiled is not None
-        length = kept.layers[run.start].length
-        outputs = self._compiled.run(run, states, turn, [kept.layers[number].append() for number in run], length, mask)
+        length, caches = kept.layers[run.start].length, [kept.layers[number].append() for number in run]
+        outputs, last = self._compiled.run(run, states, turn, caches, length, mask, pushes)
         for number, output in zip(run, outputs.unbind(), strict=True):
-            for hook in blocks[number]._forward_hooks.values():
-                changed = hook(blocks[number], (states,), output)
-                output = output if changed is None else changed
+            block = blocks[number]
+            for hook in block._forward_hooks.values():
+                if number in pushes and not only_reads(hook):
+                    continue
+                changed = hook(block, (states,), output)
+                if changed is not None:
+                    output = last = changed
             states = output
-        return states
+        return last
 
 
 def _agree(block: LeanBlock, weights: BlockWeights) -> bool:
@@ -136,6 +153,6 @@ def _agree(block: LeanBlock, weights: BlockWeights) -> bool:
     expected = block(states, mask, position_embeddings=turn, cache=SimpleNamespace(layers={block.number: kept}))
     compiled = CompiledBlocks(1)
     compiled.use(0, weights)
-    (got,) = compiled.run(range(1), states, turn, [own.append()], past, mask)
+    _, got = compiled.run(range(1), states, turn, [own.append()], past, mask, {})
     pairs = [(got, expected), *zip(own.tensors, kept.tensors, strict=True)]
     return all(bool((left - right).abs().max() <= _ROUNDING * right.abs().max()) for left, right in pairs)

@@ -568,11 +568,11 @@ def test_prepared_weights_are_kept_for_this_machine_and_say_the_same(
     assert not file.exists()
 
 
-def test_kept_weights_begin_where_products_can_read_them(
+def test_kept_weights_begin_where_products_read_them_quickest(
     big: list[FastLinear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel_times, "_TINY", 0)
-    # Headers of several lengths. The product of four rows of eight bits ended the program at an address of 8 or 24.
+    # Headers of several lengths.
     for count in range(1, 9):
         forms = {
             (10**number, "8-bit"): (torch.zeros(64, 32, dtype=torch.int8), torch.ones(64, dtype=torch.bfloat16))

@@ -13,7 +13,7 @@ from engines import LAYERS, answers, push, recording_blocks, tiny_tokenizer
 from small_models import a_small_model, small_engine
 from torch import Tensor
 
-from steerchat.engine import few_bits, machine_code, native
+from steerchat.engine import few_bits, lean_decoder, machine_code, native
 from steerchat.engine.backends import FOUR_BIT
 from steerchat.engine.compiled_blocks import CompiledBlocks
 from steerchat.engine.decoding import Row
@@ -31,7 +31,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[range]:
     seen: list[range] = []
     usual = CompiledBlocks.run
 
-    def noted(self: CompiledBlocks, blocks: range, *args: Any) -> Tensor:
+    def noted(self: CompiledBlocks, blocks: range, *args: Any) -> tuple[Tensor, Tensor]:
         seen.append(blocks)
         return usual(self, blocks, *args)
 
@@ -61,12 +61,26 @@ def test_blocks_run_together_up_to_the_next_one_that_is_edited(runs: list[range]
     compared = {range(1)}
     assert set(runs) == {range(LAYERS)} | compared  # hooks that only read do not part them
     runs.clear()
-    answers(engine, [Row(PROMPT, (push(1, 1, 5.0),))], Sampling(max_tokens=4))
+    answers(engine, [Row(PROMPT, (push(1, 1, 5.0), push(2, 2)))], Sampling(max_tokens=4))
+    assert set(runs) == {range(LAYERS)}  # nor do pushes
+    runs.clear()
+    answers(engine, [Row(PROMPT, (replace(push(1, 1), operation="rotate"),))], Sampling(max_tokens=4))
     assert {range(2), range(2, LAYERS)} <= set(runs)
     with recording_blocks(engine, 1) as (computed, handed_on):
         answers(engine, [Row(PROMPT, (push(1, 1, 5.0),))], Sampling(max_tokens=4))
     steps = [(before, after) for before, after in zip(computed, handed_on, strict=True) if before.shape[1] == 1]
     assert [float((after - before).norm()) for before, after in steps[:3]] == pytest.approx([5.0] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("dial", [None, lambda step: [1.0, 0.5, 0.0, 1.25][step % 4]])
+def test_a_push_by_machine_code_is_that_of_the_hook(dial: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(PROMPT, (push(1, 1, 5.0), push(3, 2))), Row(PROMPT), Row(PROMPT[:9], (push(3, 3),))]
+    sampling = Sampling(max_tokens=30)
+    together = answers(small_engine(True, "wide"), rows, sampling, dial=dial)
+    monkeypatch.setattr(lean_decoder, "pushed_by", lambda hook: None)
+    for own, by_hook in zip(together, answers(small_engine(True, "wide"), rows, sampling, dial=dial), strict=True):
+        assert own.answer == by_hook.answer
+        assert torch.equal(own.reading.states, by_hook.reading.states)
 
 
 def test_a_block_that_somebody_else_replaced_is_computed_by_what_replaced_it(runs: list[range]) -> None:
@@ -87,7 +101,7 @@ def test_blocks_that_machine_code_computes_otherwise_are_left_to_torch(
     runs: list[range], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = CompiledBlocks.run
-    monkeypatch.setattr(CompiledBlocks, "run", lambda *args: usual(*args) * 1.01)
+    monkeypatch.setattr(CompiledBlocks, "run", lambda *args: [states * 1.01 for states in usual(*args)])
     engine = small_engine(True, "wide")
     expected = answers(small_engine(False, "wide"), [Row(PROMPT)], Sampling(max_tokens=8))[0].answer
     runs.clear()
