@@ -35,7 +35,7 @@ _WIDENED_AT_ONCE = 1 << 20
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
 COMPILED_STEP, _COMPILED_MOST = 64, 512
 # From so many rows on, levels of few bits are multiplied as float32: for each further row, torch's product is quicker.
-_WIDE_FROM = 128
+_WIDE_FROM = 256
 
 
 class LinearBackend(Protocol):

@@ -16,6 +16,7 @@ from .block_code import BLOCK, STEP
 from .few_bits import rounded
 from .machine_code import LANES
 from .native import native
+from .product_code import scratch
 from .weights import GROUP
 
 
@@ -99,7 +100,7 @@ class CompiledBlocks:
         """
         states = states.contiguous()
         (rows, _, hidden), threads = states.shape, torch.get_num_threads()
-        share = rounded(max(rows * (self._inputs + self._inputs // GROUP), self._size + length + 3 * LANES))
+        share = rounded(max(scratch(rows, self._inputs), self._size + length + 3 * LANES))
         inward, _, wide, _ = self._sizes
         sizes = [rows * inward, rows * self._inputs, rows * hidden, rows * wide, threads * share]
         room, result = torch.empty(sum(sizes)), torch.empty(len(blocks), *states.shape)

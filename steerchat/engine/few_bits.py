@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .machine_code import LANES
 from .native import native
-from .product_code import PRODUCT
+from .product_code import PRODUCT, scratch
 from .weights import GROUP, Levels
 
 # The least scale of a group: half a float16 above zero.
@@ -23,11 +23,11 @@ def multiply(rows: Tensor, levels: Tensor, scales: Tensor) -> Tensor:
     rows = rows.contiguous()
     (count, size), outputs, threads = rows.shape, len(levels) * LANES, torch.get_num_threads()
     result = rows.new_empty(count, outputs)
-    share = rounded(count * (size + size // GROUP))
-    scratch = rows.new_empty(threads, share)
+    share = rounded(scratch(count, size))
+    room = rows.new_empty(threads, share)
     given = (count, size, outputs, rows.data_ptr(), levels.data_ptr(), scales.data_ptr(), 0, 0)
     call = native("multiply 4" if levels.dtype == torch.int32 else "multiply 8")
-    call(_Product(*given, result.data_ptr(), scratch.data_ptr(), share * 4, threads))
+    call(_Product(*given, result.data_ptr(), room.data_ptr(), share * 4, threads))
     return result
 
 

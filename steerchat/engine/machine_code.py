@@ -159,10 +159,18 @@ class Function:
         stored = self.builder.store(value.value, self.builder.inttoptr(address.value, ir.PointerType()))
         stored.align = _ALIGNED.get(value.value.type, 4)
 
+    def choose(self, number: Value, a: Value, b: Value) -> Value:
+        """a if a whole number is not zero, else b."""
+        some = self.builder.icmp_signed("!=", number.value, self.constant(0, INT))
+        return Value(self, self.builder.select(some, a.value, b.value))
+
+    def lower(self, a: Value, b: Value) -> Value:
+        """The lower of two whole numbers."""
+        return Value(self, self.builder.select(self.builder.icmp_signed("<", a.value, b.value), a.value, b.value))
+
     def beyond(self, address: Value, offset: Value) -> Value:
         """An address and so many bytes more; zero, which stands for nothing, stays zero."""
-        nothing = self.builder.icmp_signed("==", address.value, self.constant(0, INT))
-        return Value(self, self.builder.select(nothing, address.value, (address + offset).value))
+        return self.choose(address, address + offset, address)
 
     @contextmanager
     def loop(self, start: Value | int, stop: Value, step: int = 1) -> Iterator[Value]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from .machine_code import BYTES, FLOAT, FLOATS, HALVES, INT, INTS, LANES, Code, Function, Value, Variable
 from .weights import GROUP
@@ -38,6 +39,9 @@ PRODUCT = (
 ROWS, RUNS = (4, 3, 2, 1), (4, 2, 1)
 # Inputs whose levels of four bits are read at once.
 _AT_ONCE = 8
+# Where rows are more than are computed at once, the levels of some runs are made float32 once for all of them, those of
+# so many groups at a time: they stay in the CPU's first cache.
+_UNPACKED, _MANY, _GROUPS_AT_ONCE = 32, 24, 3
 
 # A value by its name.
 Arguments = Callable[[str], Value]
@@ -49,9 +53,10 @@ def write_products(code: Code) -> None:
     `multiply 4` computes the result, and `numbers 4` writes the weight as float32, (inputs, outputs).
     """
     for bits in (4, 8):
+        for rows, runs in sorted({(rows, _together(code.registers, rows, runs)) for rows in ROWS for runs in RUNS}):
+            _write_runs(code, bits, bits, rows, runs)
         for rows in ROWS:
-            for runs in RUNS:
-                _write_runs(code, bits, rows, runs)
+            _write_runs(code, bits, _UNPACKED, rows, _together(code.registers, rows, RUNS[0]))
         with code.function(f"product {bits}", 1) as f:
             product(f, values(f, PRODUCT, f.arguments[0]), copied, bits)
         with code.function(f"unpack {bits}", 1) as f:
@@ -59,6 +64,11 @@ def write_products(code: Code) -> None:
         for name, task in (("multiply", "product"), ("numbers", "unpack")):
             with code.function(f"{name} {bits}", 1) as f:
                 f.parallel(f"{task} {bits}", f.arguments[0], values(f, PRODUCT, f.arguments[0])("threads"))
+
+
+def scratch(rows: int, inputs: int) -> int:
+    """The numbers that each thread needs room for, in a product of so many rows with so many inputs."""
+    return rows * (inputs + inputs // GROUP) + LANES + RUNS[0] * LANES * GROUP * _GROUPS_AT_ONCE
 
 
 def values(f: Function, names: tuple[str, ...], address: Value) -> Arguments:
@@ -76,23 +86,37 @@ def vectors(f: Function, count: Value) -> AbstractContextManager[Value]:
     return f.loop(0, count * 4, 4 * LANES)
 
 
-# What `runs` functions take: as in PRODUCT, but the first of some rows and the first of some runs of outputs.
+# What `runs` functions take: as in PRODUCT, but the first of some rows, of some runs of outputs and of some groups; how
+# many groups; the bytes between the levels of two runs; and whether the result has the sums of earlier groups.
 _RUN = ("inputs", "outputs", "states", "sums", "levels", "scales", "bias", "residual", "result")
+_RUN += ("groups", "run_levels", "goes_on")
 
 
-def _write_runs(code: Code, bits: int, rows: int, runs: int) -> None:
-    """The products of some rows with some runs of outputs, all of whose sums are in registers."""
-    with code.function(f"runs {bits} {rows} {runs}", len(_RUN)) as f:
-        inputs, outputs, states, sums, levels, scales, bias, residual, result = f.arguments
+def _together(registers: int, rows: int, runs: int) -> int:
+    """How many of some runs are computed at once for so many rows: their sums take half of the registers at most."""
+    return max(number for number in RUNS if number == 1 or (number <= runs and rows * number <= registers // 2))
+
+
+def _write_runs(code: Code, bits: int, held: int, rows: int, runs: int) -> None:
+    """The products of some rows with some runs of outputs, all of whose sums are in registers.
+
+    `held`: the bits that levels have where they are read: their own, or those of float32.
+    """
+    with code.function(f"runs {bits} {held} {rows} {runs}", len(_RUN)) as f:
+        inputs, outputs, states, sums, levels, scales, bias, residual, result, some, run_levels, goes_on = f.arguments
         groups = inputs // GROUP
-        run_levels, run_scales = inputs * _input_bytes(bits), groups * _group_bytes(bits)
+        run_scales = groups * _group_bytes(bits)
         every = [(row, run) for row in range(rows) for run in range(runs)]
+        places = {(row, run): result + outputs * (4 * row) + 4 * LANES * run for row, run in every}
         zero = f.value(0.0, FLOATS)
         totals = {place: Variable(f, zero) for place in every}
-        with f.loop(0, groups) as group:
+        with f.where(goes_on):
+            for place in every:
+                totals[place].set(f.load(FLOATS, places[place]))
+        with f.loop(0, some) as group:
             parts = {place: Variable(f, zero) for place in every}
             with f.loop(group * GROUP, group * GROUP + GROUP, _AT_ONCE) as first:
-                read = [_levels(f, bits, levels + run_levels * run + first * _input_bytes(bits)) for run in range(runs)]
+                read = [_levels(f, held, levels + run_levels * run + first * _input_bytes(held)) for run in range(runs)]
                 for number in range(_AT_ONCE):
                     values = [
                         f.splat(f.load(FLOAT, states + (inputs * row + first + number) * 4)) for row in range(rows)
@@ -116,8 +140,8 @@ def _write_runs(code: Code, bits: int, rows: int, runs: int) -> None:
             for row, run in every:
                 before = f.load(FLOATS, residual + outputs * (4 * row) + 4 * LANES * run)
                 totals[row, run].set(totals[row, run].get() + before)
-        for row, run in every:
-            f.store(totals[row, run].get(), result + outputs * (4 * row) + 4 * LANES * run)
+        for place in every:
+            f.store(totals[place].get(), places[place])
 
 
 def _input_bytes(bits: int) -> int:
@@ -136,6 +160,8 @@ def _levels(f: Function, bits: int, address: Value) -> Callable[[int], Value]:
     Four bits become 1 + level / 16, a level as the highest bits of a fraction: that is two operations on a CPU, and a
     whole number made a float32 is three.
     """
+    if bits == _UNPACKED:
+        return lambda number: f.load(FLOATS, address + _input_bytes(bits) * number)
     if bits == 8:
         return lambda number: f.load(BYTES, address + _input_bytes(bits) * number).floats()
     words = f.load(INTS, address)
@@ -203,32 +229,79 @@ def product(
         run.set(whole)
 
 
+class _Part(NamedTuple):
+    """What is computed of a product: some runs of outputs of some rows, and of some groups of inputs.
+
+    Attributes:
+        run, runs: the first, and how many.
+        row, end: the first, and the one after the last.
+        group, groups: the first, and how many.
+        levels: the address of those of the first run and the first group.
+        held: as of `_write_runs`.
+        step: bytes between the levels of two runs.
+    """
+
+    run: Value
+    runs: int
+    row: Value
+    end: Value
+    group: Value
+    groups: Value
+    levels: Value
+    held: int
+    step: Value
+
+
 def _all_rows(f: Function, given: Arguments, bits: int, runs: int, run: Value, states: Value, sums: Value) -> None:
-    """Some runs of outputs of all rows, as many rows and runs at once as registers hold."""
-    rows, inputs, outputs = given("rows"), given("inputs"), given("outputs")
-    groups, run_levels = inputs // GROUP, inputs * _input_bytes(bits)
-    run_scales = groups * _group_bytes(bits)
-    done = Variable(f, f.value(0))
+    """Some runs of outputs of all rows."""
+    rows, inputs, none = given("rows"), given("inputs"), f.value(0)
+    groups, step = inputs // GROUP, inputs * _input_bytes(bits)
+    levels = given("levels") + run * step
+    few = rows if runs < RUNS[0] else f.choose(rows // _MANY, none, rows)
+    _part(f, given, bits, _Part(run, runs, none, few, none, groups, levels, bits, step), states, sums)
+    if runs < RUNS[0]:
+        return
+    unpacked = (sums + rows * groups * 4 + 4 * LANES) & -4 * LANES
+    with f.where(rows - few), f.loop(0, groups, _GROUPS_AT_ONCE) as group:
+        some = f.lower(groups - group, f.value(_GROUPS_AT_ONCE))
+        room = some * (GROUP * _input_bytes(_UNPACKED))
+        for number in range(runs):
+            source = levels + step * number + group * (GROUP * _input_bytes(bits))
+            with f.loop(0, some * GROUP, _AT_ONCE) as first:
+                read = _levels(f, bits, source + first * _input_bytes(bits))
+                for place in range(_AT_ONCE):
+                    f.store(read(place), unpacked + room * number + (first + place) * _input_bytes(_UNPACKED))
+        _part(f, given, bits, _Part(run, runs, few, rows, group, some, unpacked, _UNPACKED, room), states, sums)
+
+
+def _part(f: Function, given: Arguments, bits: int, part: _Part, states: Value, sums: Value) -> None:
+    """A part of a product, as many rows and runs at once as registers hold."""
+    inputs, outputs, group = given("inputs"), given("outputs"), part.group
+    groups = inputs // GROUP
+    last = f.choose(groups - group - part.groups, f.value(0), f.value(1))  # whether these groups end the sums
+    done = Variable(f, part.row)
     for count in ROWS:
-        together = max(
-            number for number in RUNS if number == 1 or (number <= runs and count * number <= f.registers // 2)
-        )
+        together = _together(f.registers, count, part.runs)
         first = done.get()
-        whole = first + (rows - first) // count * count
+        whole = first + (part.end - first) // count * count
         with f.loop(first, whole, count) as row:
-            for part in range(0, runs, together):
-                place = (run + part) * (4 * LANES)
+            for number in range(0, part.runs, together):
+                run = part.run + number
+                place = run * (4 * LANES)
                 f.call(
-                    f"runs {bits} {count} {together}",
+                    f"runs {bits} {part.held} {count} {together}",
                     inputs,
                     outputs,
-                    states + row * inputs * 4,
-                    sums + row * groups * 4,
-                    given("levels") + (run + part) * run_levels,
-                    given("scales") + (run + part) * run_scales,
-                    f.beyond(given("bias"), place),
-                    f.beyond(given("residual"), row * outputs * 4 + place),
+                    states + (row * inputs + group * GROUP) * 4,
+                    sums + (row * groups + group) * 4,
+                    part.levels + part.step * number,
+                    given("scales") + (run * groups + group) * _group_bytes(bits),
+                    f.beyond(given("bias") * last, place),
+                    f.beyond(given("residual") * last, row * outputs * 4 + place),
                     given("result") + row * outputs * 4 + place,
+                    part.groups,
+                    part.step,
+                    group,
                 )
         done.set(whole)
 
