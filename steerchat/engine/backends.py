@@ -43,10 +43,12 @@ class LinearBackend(Protocol):
 
     Attributes:
         name: what it is called where the choice is kept and shown.
+        held: the precision that its form has.
         exact: whether it multiplies the weight's own float32 numbers.
     """
 
     name: str
+    held: str
     exact: bool
 
     def fits(self, weight: Weight) -> bool:
@@ -73,7 +75,7 @@ class LinearBackend(Protocol):
 class Plain:
     """torch's own linear layer."""
 
-    name, exact = "plain", True
+    name, held, exact = "plain", "float32", True
 
     def fits(self, weight: Weight) -> bool:
         return True
@@ -106,7 +108,7 @@ class Flipped(Plain):
 class Packed:
     """oneDNN's product on weights in an order of its own, the operation that torch's compiler emits."""
 
-    name, exact = "packed", True
+    name, held, exact = "packed", "float32", True
     dtype = torch.float32
 
     def fits(self, weight: Weight) -> bool:
@@ -134,7 +136,7 @@ class Bfloat16(Packed):
     Fits weights that have no more bits: most published ones, and those of four or eight bits, whose scales are rounded.
     """
 
-    name, exact = "bfloat16", False
+    name, held, exact = "bfloat16", "bfloat16", False
     dtype = torch.bfloat16
 
     def fits(self, weight: Weight) -> bool:
@@ -167,7 +169,7 @@ class FewBits:
     exact = False
 
     def __init__(self, bits: int) -> None:
-        self.name, self.bits = f"{bits}-bit", bits
+        self.name, self.held, self.bits = f"{bits}-bit in float32", f"{bits}-bit", bits
 
     def fits(self, weight: Weight) -> bool:
         return weight.bits == self.bits and not weight.shape[1] % GROUP and few_bits.works()

@@ -13,7 +13,7 @@ from ..system.memory import trim
 from .backends import BACKENDS, PLAIN, LinearBackend, Packed
 from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, nearest
 
-# Prepared weights of layers, by the layer's number and the backend's name.
+# Prepared weights of layers, by the layer's number and their precision.
 Forms = Mapping[tuple[int, str], tuple[Tensor, Tensor]]
 # What is not torch's own product must be this much quicker than what it stands in for. What a chat holds all the time
 # must be quicker still where it takes several times the memory: a 7B model in bfloat16 is 14 GB, and 4 GB in four bits.
@@ -88,11 +88,11 @@ class Kernels:
         sizes: Counter[str] = Counter()
         for number, layer in enumerate(self.layers):
             backends = held.get(layer.kind)
-            if backends and (tensors := (kept or {}).get((number, backends[0].name))):
-                layer.restore(backends[0].name, tensors)
+            if backends and (tensors := (kept or {}).get((number, backends[0].held))):
+                layer.restore(backends[0].held, tensors)
             if backends and layer.hold_small(backends[0]):
                 self._light[layer.kind], self._best[layer.kind] = [backends[0]] * len(ROWS), backends
-                sizes[backends[0].name] += layer.in_features * layer.out_features
+                sizes[backends[0].held] += layer.in_features * layer.out_features
                 read()
                 continue
             if isinstance(layer, SmallLinear):
@@ -202,7 +202,7 @@ class Kernels:
 
     @property
     def summary(self) -> str:
-        """The backend that most layers use, for each number in ROWS, such as `1: 4-bit, 2: 4-bit, 5: bfloat16`."""
+        """The backend that most layers use, for each number in ROWS, such as `1: plain, 2: packed, 5: bfloat16`."""
         names = []
         for place, rows in enumerate(ROWS):
             used = Counter(self._best[layer.kind][place].name for layer in self.layers)

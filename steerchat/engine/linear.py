@@ -108,16 +108,16 @@ class FastLinear(nn.Linear):
         return form if own is backend else None
 
     def kept_form(self) -> tuple[str, tuple[Tensor, Tensor]] | None:
-        """The name of a backend, and the tensors of its form that can be kept for the next start; None without."""
+        """The precision of a form, and its tensors that can be kept for the next start; None without."""
         for backend in KEPT:
             if backend in self._forms:
                 first, second, *_ = self._forms[backend]
-                return backend.name, (first, second)
+                return backend.held, (first, second)
         return None
 
-    def restore(self, name: str, tensors: Sequence[Tensor]) -> None:
+    def restore(self, held: str, tensors: Sequence[Tensor]) -> None:
         """Take the form of this backend from what `kept_form` gave, if it multiplies as this weight does."""
-        backend = next(backend for backend in KEPT if backend.name == name)
+        backend = next(backend for backend in KEPT if backend.held == held)
         form: Any = backend.restored(tensors, self.stored)
         if form is not None:
             # A file may hold another layer's of the same shape: its first outputs tell.

@@ -1,8 +1,7 @@
 """Machine code for this CPU: functions are written as Python that calls a `Function`, and LLVM compiles them.
 
 torch has no product of float32 with weights of few bits, and between two of its operations lie microseconds. What is
-written here computes with vectors of 16 numbers: LLVM makes of them what the CPU has, two of 8 or four of 4. The
-threads are torch's own, so that two pools never wait for each other.
+written here computes with vectors of 16 numbers: LLVM makes of them what the CPU has, two of 8 or four of 4.
 
 Every value is a whole number of 64 bits, which may be an address in bytes, a float32, or a vector of 16. Functions take
 whole numbers and return nothing.
@@ -10,11 +9,9 @@ whole numbers and return nothing.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,11 +19,12 @@ from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
-import torch
 from llvmlite import ir
 
 from ..system.folders import cache_dir, write_whole
 from ..values.errors import SteerchatError
+from . import openmp
+from .openmp import Threads
 
 LANES = 16
 INT, FLOAT = ir.IntType(64), ir.FloatType()
@@ -35,12 +33,6 @@ FLOATS, INTS, HALVES, BYTES = (ir.VectorType(t, LANES) for t in (FLOAT, ir.IntTy
 _ALIGNED = {INT: 8, HALVES: 2, BYTES: 1}
 # Without it LLVM halves vectors of 512 bits on CPUs that have them.
 _WIDE = '{ "min-legal-vector-width"="512" "prefer-vector-width"="512" }'
-# What starts a function on several threads, lets them wait for each other and tells them their numbers: of GNU's
-# OpenMP, and of LLVM's too.
-_START, _WAIT, _NUMBER, _COUNT = "GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads"
-_OPENMP = ("libgomp*.so*", "libomp*.dylib")
-
-
 # Code that somebody may call stays in memory.
 _held: list[Any] = []
 
@@ -245,28 +237,21 @@ class Function:
 
     def parallel(self, name: str, argument: Value, threads: Value) -> None:
         """Run a function of one argument on so many threads at once, and wait for all."""
-        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), INT, ir.IntType(32), ir.IntType(32)])
         count = self.builder.trunc(threads.value, ir.IntType(32))
-        task = self._code.module.get_global(name)
-        self.builder.call(self._code.outside(_START, kind), [task, argument.value, count, ir.Constant(count.type, 0)])
+        self._code.threads.start(self.builder, self._code.module.get_global(name), argument.value, count)
 
     def wait(self) -> None:
         """Wait until all threads are here."""
-        self.builder.call(self._code.outside(_WAIT, ir.FunctionType(ir.VoidType(), [])), [])
+        self._code.threads.wait(self.builder)
 
     def share(self, total: Value) -> tuple[Value, Value]:
         """Which of `total` parts this thread computes: from the first number to below the second."""
-        kind = ir.FunctionType(ir.IntType(32), [])
-        number, count = (
-            Value(self, self.builder.zext(self.builder.call(self._code.outside(name, kind), []), INT))
-            for name in (_NUMBER, _COUNT)
-        )
+        number, count = (Value(self, value) for value in self._code.threads.place(self.builder))
         return total * number // count, total * (number + 1) // count
 
     def thread(self) -> Value:
         """The number of this thread."""
-        kind = ir.FunctionType(ir.IntType(32), [])
-        return Value(self, self.builder.zext(self.builder.call(self._code.outside(_NUMBER, kind), []), INT))
+        return Value(self, self._code.threads.place(self.builder)[0])
 
     def _intrinsic(self, name: str, *values: Value) -> Value:
         kind = values[0].value.type
@@ -278,12 +263,14 @@ class Function:
 class Code:
     """Functions that are compiled together.
 
-    `registers`: as of `Machine`.
+    Args:
+        registers: as of `Machine`.
+        threads: that it runs on.
     """
 
-    def __init__(self, registers: int) -> None:
+    def __init__(self, registers: int, threads: Threads) -> None:
         self.module: Any = ir.Module()
-        self.registers = registers
+        self.registers, self.threads = registers, threads
 
     @contextmanager
     def function(self, name: str, arguments: int) -> Iterator[Function]:
@@ -303,13 +290,17 @@ class Code:
 
 
 class Machine:
-    """This CPU's instructions and torch's threads.
+    """This CPU's instructions.
+
+    Args:
+        threads: that code runs on.
 
     Attributes:
         registers: vectors of 16 float32 that the CPU's registers hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self._cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
@@ -333,7 +324,7 @@ class Machine:
             code = self._compiled(write)
             with suppress(SteerchatError):  # without a cache it is compiled at every start
                 write_whole(path, hashlib.sha256(code).digest() + code)
-        for name, address in _threads().items():
+        for name, address in self._threads.addresses.items():
             llvm.add_symbol(name, address)
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), self._target())  # the engine owns the target
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -342,7 +333,7 @@ class Machine:
         return {name: engine.get_function_address(name) for name in names}
 
     def _compiled(self, write: Sequence[Callable[[Code], None]]) -> bytes:
-        code = Code(self.registers)
+        code = Code(self.registers, self._threads)
         for part in write:
             part(code)
         module = llvm.parse_assembly(code.text)
@@ -362,9 +353,9 @@ class Machine:
 
     def _digest(self, sources: Sequence[str]) -> str:
         digest = hashlib.sha256()
-        for part in (self._cpu, self._features, llvmlite.__version__, sys.platform):
+        for part in (self._cpu, self._features, llvmlite.__version__, *sorted(self._threads.addresses)):
             digest.update(part.encode())
-        for source in (__file__, *sources):
+        for source in (__file__, openmp.__file__, *sources):
             digest.update(Path(source).read_bytes())
         return digest.hexdigest()[:32]
 
@@ -376,30 +367,3 @@ def _kept(path: Path) -> bytes | None:
         digest, code = data[:32], data[32:]
         return code if hashlib.sha256(code).digest() == digest else None
     return None
-
-
-def _threads() -> dict[str, int]:
-    """The addresses of what starts threads, in torch's OpenMP library; stand-ins for one thread where it has none."""
-    package = Path(torch.__file__).parent
-    for folder in (package / "lib", package.with_name("torch.libs")):
-        for library in sorted(file for name in _OPENMP for file in folder.glob(name)):
-            with suppress(OSError, AttributeError):
-                found = ctypes.CDLL(str(library))
-                return {name: _address(getattr(found, name)) for name in _ALONE}
-    return {name: _address(function) for name, function in _ALONE.items()}
-
-
-def _address(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _alone(function: int, argument: int, threads: int, flags: int) -> None:
-    ctypes.CFUNCTYPE(None, ctypes.c_int64)(function)(argument)
-
-
-_ALONE: dict[str, Any] = {
-    _START: ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32)(_alone),
-    _WAIT: ctypes.CFUNCTYPE(None)(lambda: None),
-    _NUMBER: ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: 0),
-    _COUNT: ctypes.CFUNCTYPE(ctypes.c_int32)(lambda: 1),
-}

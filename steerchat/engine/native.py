@@ -9,6 +9,7 @@ from typing import Any
 
 from . import block_code, product_code, weights
 from .machine_code import Machine
+from .openmp import torch_threads
 
 _NAMES = ("multiply 4", "multiply 8", "numbers 4", "numbers 8", "step")
 
@@ -21,6 +22,8 @@ def native(name: str) -> Callable[[Any], None]:
 @cache
 def _compiled() -> dict[str, Callable[[Any], None]]:
     sources = [str(module.__file__) for module in (product_code, block_code, weights)]
-    addresses = Machine().compile((product_code.write_products, block_code.write_blocks), _NAMES, sources)
+    addresses = Machine(torch_threads()).compile(
+        (product_code.write_products, block_code.write_blocks), _NAMES, sources
+    )
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     return {name: kind(address) for name, address in addresses.items()}

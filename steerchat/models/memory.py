@@ -23,8 +23,8 @@ from .workplace import is_whole
 # How most layers hold rounded weights; see `rounded`.
 FORMS = {"int4": Kind.Q4_1, "int8": Kind.Q8_0}
 # The bytes of a number in the products' forms of them, and over a whole model, whose tables have eight bits.
-_ITEMSIZE = {Kind.Q4_1: 0.625, Kind.Q8_0: 1.01}
-_ROUNDED = {"int4": 0.66, "int8": 1.02}
+_ITEMSIZE = {Kind.Q4_1: 0.625, Kind.Q8_0: 1.0625}
+_ROUNDED = {"int4": 0.66, "int8": 1.07}
 # The usual names of the tables of embeddings and of output layers.
 _TABLES = re.compile(r"embed|wte|lm_head")
 # Those of a GGUF.
@@ -109,10 +109,8 @@ def needs(files: ModelFiles, precision: Precision) -> Needs:
 
 
 def form_of(shape: Sequence[int], wanted: Kind) -> Kind | None:
-    """How a matrix is rounded: to eight bits where its shape has no product in four, not at all where in neither."""
-    if len(shape) != 2 or shape[1] % gguf.GGML_QUANT_SIZES[wanted][0]:
-        return None
-    return Kind.Q8_0 if shape[0] % 16 else wanted
+    """How a matrix is rounded: not at all where its rows are no whole groups."""
+    return None if len(shape) != 2 or shape[1] % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
 
 
 def _rounded_size(shapes: Mapping[str, Sequence[int]], dtype: str) -> int:
@@ -131,7 +129,7 @@ def _rounded_size(shapes: Mapping[str, Sequence[int]], dtype: str) -> int:
 
 def _small_itemsize(entry: Entry) -> float:
     """Bytes for a number: four and eight bits have scales beside them."""
-    return {4: 0.625, 8: 1.01}.get(entry.bits, 4.0)
+    return {4: 0.625, 8: 1.0625}.get(entry.bits, 4.0)
 
 
 def needs_of(parameters: int, precision: Precision) -> Needs:

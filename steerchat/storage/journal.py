@@ -20,7 +20,7 @@ from .store import Store
 # After a failed write, the next attempt waits this many times as long as the failure took. A write waits a minute for
 # another program's lock, and not every message should.
 _PAUSE = 20
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "llvmlite")
 
 
 class Journal:

@@ -81,8 +81,8 @@ def test_the_product_is_that_of_a_plain_layer_for_any_number_of_rows(backend: Li
 @torch.inference_mode()
 def test_a_backend_fits_only_a_weight_that_has_no_more_bits_than_it_keeps(kind: str) -> None:
     weight = a_weight(kind)
-    fitting = {backend.name for backend in BACKENDS if backend.fits(weight)}
-    assert {backend.name for backend in EXACT} <= fitting
+    fitting = {backend.held for backend in BACKENDS if backend.fits(weight)}
+    assert all(backend.fits(weight) for backend in EXACT)
     assert "4-bit" not in fitting or kind == "4-bit"
     assert "8-bit" not in fitting or kind == "8-bit"
     assert "bfloat16" not in fitting or kind != "any"
@@ -187,8 +187,10 @@ def test_few_rows_share_one_backend_so_that_a_pair_says_what_its_rows_say_alone(
     fast = FastLinear.of(a_weight("4-bit", 64, 64), None)
     kernels = Kernels(nn.Linear(2, 2), [fast])
     few, many = [0.1, 0.3, 0.2, 0.9, 0.9], [0.2, 0.2, 0.3, 0.1, 0.1]
-    kernels.choose({(64, 64, 4): {"plain": [1.0] * len(ROWS), "4-bit": few, "bfloat16": many}}, small=True)
-    assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: bfloat16, 32: bfloat16"
+    kernels.choose({(64, 64, 4): {"plain": [1.0] * len(ROWS), FOUR_BIT.name: few, "bfloat16": many}}, small=True)
+    assert (
+        kernels.summary == "1: 4-bit in float32, 2: 4-bit in float32, 5: 4-bit in float32, 16: bfloat16, 32: bfloat16"
+    )
     assert kernels.precision == "4-bit" and "Weights in 4-bit" in kernels.description
 
 
@@ -196,10 +198,10 @@ def test_many_rows_take_float32_products_of_the_rounded_numbers_where_those_are_
     fast = FastLinear.of(a_weight("4-bit", 64, 64), None)
     kernels = Kernels(nn.Linear(2, 2), [fast])
     small, packed = [0.1, 0.1, 0.2, 0.9, 0.9], [0.2, 0.2, 0.1, 0.3, 0.3]
-    times: Times = {(64, 64, 4): {"plain": [1.0] * len(ROWS), "4-bit": small, "packed": packed}}
+    times: Times = {(64, 64, 4): {"plain": [1.0] * len(ROWS), FOUR_BIT.name: small, "packed": packed}}
     reads: list[int] = []
     kernels.choose(times, small=True, read=lambda: reads.append(len(reads)))
-    assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: packed, 32: packed"
+    assert kernels.summary == "1: 4-bit in float32, 2: 4-bit in float32, 5: 4-bit in float32, 16: packed, 32: packed"
     rounded, states = fast.weight, torch.randn(32, 64)
     with torch.inference_mode():
         kernels.prepare(2, 1 << 30)
@@ -209,14 +211,16 @@ def test_many_rows_take_float32_products_of_the_rounded_numbers_where_those_are_
         torch.testing.assert_close(fast(states), states @ rounded.T, atol=1e-4, rtol=1e-4)
         kernels.prepare(32, 0)  # no memory for another form
         kernels.shrink()
-    assert [backend.name for backend in BACKENDS if fast.form(backend) is not None] == ["4-bit"]
+    assert [backend.name for backend in BACKENDS if fast.form(backend) is not None] == [FOUR_BIT.name]
 
 
 def test_a_chat_holds_as_few_bits_as_there_are_unless_more_are_much_quicker() -> None:
     kernels = Kernels(nn.Linear(2, 2), [FastLinear.of(a_weight("4-bit", 64, 64), None)])
-    times = {"plain": [1.0] * len(ROWS), "4-bit": [0.1] * len(ROWS), "bfloat16": [0.06] * len(ROWS)}
+    times = {"plain": [1.0] * len(ROWS), FOUR_BIT.name: [0.1] * len(ROWS), "bfloat16": [0.06] * len(ROWS)}
     kernels.choose({(64, 64, 4): times}, small=True)
-    assert kernels.summary == "1: 4-bit, 2: 4-bit, 5: 4-bit, 16: bfloat16, 32: bfloat16"
+    assert (
+        kernels.summary == "1: 4-bit in float32, 2: 4-bit in float32, 5: 4-bit in float32, 16: bfloat16, 32: bfloat16"
+    )
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("4-bit", FOUR_BIT), ("8-bit", EIGHT_BIT)])
@@ -313,7 +317,7 @@ def test_layers_of_small_weights_still_tell_their_numbers() -> None:
 
 def test_weights_become_float32_where_that_is_quicker_and_memory_is_there() -> None:
     for free, seconds, precision in ((1 << 32, 1.5, "float32"), (0, 1.5, "4-bit"), (1 << 32, 1.0, "4-bit")):
-        times = {(160, 96, 4): {"plain": [1.0] * len(ROWS), "4-bit": [seconds] * len(ROWS)}}
+        times = {(160, 96, 4): {"plain": [1.0] * len(ROWS), FOUR_BIT.name: [seconds] * len(ROWS)}}
         fast = FastLinear.of(a_weight("4-bit"), None)
         expected = fast.weight
         kernels = Kernels(nn.Linear(2, 2), [fast])
@@ -344,7 +348,7 @@ def test_weights_stay_float32_where_that_is_quicker() -> None:
 class Failing:
     """A backend that this machine's torch lacks."""
 
-    name, exact = "failing", True
+    name, held, exact = "failing", "float32", True
 
     def fits(self, weight: Weight) -> bool:
         return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from engines import LAYERS, answers, push, recording_blocks, tiny_tokenizer
 from small_models import a_small_model, small_engine
 from torch import Tensor
 
-from steerchat.engine import few_bits, lean_decoder, machine_code, native
+from steerchat.engine import few_bits, lean_decoder, machine_code, native, openmp
 from steerchat.engine.backends import FOUR_BIT
 from steerchat.engine.compiled_blocks import CompiledBlocks
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.machine_code import FLOATS, LANES, Code, Machine
+from steerchat.engine.openmp import Threads
 from steerchat.engine.sampling import Sampling
 from steerchat.values.errors import SteerchatError
 
@@ -127,10 +130,10 @@ def test_exponentials_are_float32s(size: float, tmp_path: Path) -> None:
         with code.function("exponentials", 1) as f, f.loop(0, f.value(64 * 4), 4 * LANES) as at:
             f.store(f.exp(f.load(FLOATS, f.arguments[0] + at)), f.value(result.data_ptr()) + at)
 
-    machine, source = Machine(), tmp_path / "source"
+    machine, source = Machine(Threads({})), tmp_path / "source"
     source.write_text(str(result.data_ptr()))
     address = machine.compile((write,), ("exponentials",), (str(source),))["exponentials"]
-    machine_code.ctypes.CFUNCTYPE(None, machine_code.ctypes.c_void_p)(address)(values.data_ptr())
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(values.data_ptr())
     torch.testing.assert_close(result, values.exp(), rtol=3e-7, atol=0, equal_nan=True)
 
 
@@ -171,11 +174,21 @@ def test_without_machine_code_that_computes_right_no_weight_is_held_in_few_bits(
     assert answers(engine, [Row(PROMPT)], Sampling(max_tokens=4))[0].answer.tokens == 4
 
 
-def test_one_thread_computes_where_torch_has_no_threads_that_are_known(
-    compiled_anew: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["none", "LLVM"])
+def test_other_threads_than_gnus_compute_the_same(
+    kind: str, compiled_anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = answers(small_engine(True, "wide"), [Row(PROMPT)], Sampling(max_tokens=6))[0].answer.token_ids
-    monkeypatch.setattr(machine_code, "_OPENMP", ())
+    threads = Threads({})
+    if kind == "LLVM":
+        try:
+            files = metadata.files("intel-openmp") or ()
+        except metadata.PackageNotFoundError:
+            pytest.skip("there is no package of it for this machine")
+        file = next(file for file in files if file.name == "libiomp5.so")
+        library = ctypes.CDLL(str(file.locate()))
+        threads = Threads({name: openmp._address(library, name) for name in openmp._LLVM})
+    monkeypatch.setattr(native, "torch_threads", lambda: threads)
     native._compiled.cache_clear()
     assert answers(small_engine(True, "wide"), [Row(PROMPT)], Sampling(max_tokens=6))[0].answer.token_ids == expected
 

@@ -11,7 +11,7 @@ from engines import tiny_engine, tiny_tokenizer
 from grouped import Grouped
 from torch import Tensor, nn
 
-from steerchat.engine.backends import BACKENDS
+from steerchat.engine.backends import BACKENDS, EIGHT_BIT, FOUR_BIT
 from steerchat.engine.engine import Engine
 from steerchat.engine.kernels import Kernels
 from steerchat.engine.lean import make_lean
@@ -51,7 +51,7 @@ def a_small_model(dense: bool = False, kind: str = "llama") -> Any:
 def small_is_quick(layers: Sequence[FastLinear]) -> Times:
     """Times by which the four-bit and the eight-bit products are the quickest, for the layers that they fit."""
     fitting = {
-        layer.kind: [b for b in BACKENDS if b.name in ("4-bit", "8-bit") and b.fits(layer.stored)] for layer in layers
+        layer.kind: [b for b in BACKENDS if b in (FOUR_BIT, EIGHT_BIT) and b.fits(layer.stored)] for layer in layers
     }
     return {
         kind: {"plain": [1.0] * len(ROWS), **{b.name: [0.1] * len(ROWS) for b in backends}}
