@@ -282,9 +282,7 @@ def test_a_real_file_gives_the_scores_and_greedy_texts_of_what_transformers_unpa
     )
     small = load(files, "cpu")
     assert (engine.dtype, small.dtype) == ("float32", "4-bit")
-    # The exact form says what transformers says. Products of few bits round to bfloat16: at a position that all others
-    # look at, and where two tokens are nearly as likely, that shows.
-    for held, least_median, least, fewest, nearly in ((engine, 0.99999, 0.999, 9, 1e-3), (small, 0.999, 0.99, 4, 0.3)):
+    for held in (engine, small):
         rows = [
             Row(tuple(held.prompter.chat([{"role": "user", "content": prompt}])))
             for prompt in shipped_prompts("tuning")[:10]
@@ -304,5 +302,5 @@ def test_a_real_file_gives_the_scores_and_greedy_texts_of_what_transformers_unpa
         print(
             f"{held.dtype}: cosine {every.min():.5f} to {every.median():.5f}, same texts {lost.count(0)}, lost {lost}"
         )
-        assert float(every.median()) > least_median and float(every.min()) > least
-        assert len(lost) == 10 and lost.count(0) >= fewest and max(lost) < nearly
+        assert float(every.median()) > 0.99999 and float(every.min()) > 0.999
+        assert len(lost) == 10 and lost.count(0) >= 9 and max(lost) < 1e-3
