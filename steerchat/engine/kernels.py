@@ -202,12 +202,17 @@ class Kernels:
 
     @property
     def summary(self) -> str:
-        """The backend that most layers use, for each number in ROWS, such as `1: plain, 2: packed, 5: bfloat16`."""
-        names = []
+        """The backend that most layers use, by numbers of ROWS, such as `1 to 5: plain, 16 to 32: bfloat16`."""
+        by_name: list[tuple[str, list[int]]] = []
         for place, rows in enumerate(ROWS):
             used = Counter(self._best[layer.kind][place].name for layer in self.layers)
-            names.append(f"{rows}: {used.most_common(1)[0][0] if used else PLAIN.name}")
-        return ", ".join(names)
+            name = used.most_common(1)[0][0] if used else PLAIN.name
+            if not by_name or by_name[-1][0] != name:
+                by_name.append((name, []))
+            by_name[-1][1].append(rows)
+        return ", ".join(
+            f"{' to '.join(map(str, dict.fromkeys((rows[0], rows[-1]))))}: {name}" for name, rows in by_name
+        )
 
     @property
     def description(self) -> str:
