@@ -33,6 +33,8 @@ FLOATS, INTS, HALVES, BYTES = (ir.VectorType(t, LANES) for t in (FLOAT, ir.IntTy
 _ALIGNED = {INT: 8, HALVES: 2, BYTES: 1}
 # Without it LLVM halves vectors of 512 bits on CPUs that have them.
 _WIDE = '{ "min-legal-vector-width"="512" "prefer-vector-width"="512" }'
+# Instructions that a CPU of Intel or AMD must have: where they are missing, LLVM calls functions that nobody has.
+_NEEDED = ("f16c", "fma")
 # Code that somebody may call stays in memory.
 _held: list[Any] = []
 
@@ -297,15 +299,21 @@ class Machine:
 
     Attributes:
         registers: vectors of 16 float32 that the CPU's registers hold.
+
+    Raises RuntimeError where the CPU has too few instructions.
     """
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        self._cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
-        self._features = features.flatten()
-        self.registers = 32 if features.get("avx512f") else 8
+        self._cpu, self._features, found = llvm.get_host_cpu_name(), "", {}
+        with suppress(RuntimeError):  # LLVM tells the instructions of some CPUs by their name alone
+            found = llvm.get_host_cpu_features()
+            self._features = found.flatten()
+        if missing := [name for name in _NEEDED if found.get(name) is False]:
+            raise RuntimeError(f"this CPU has no {missing[0]}")
+        self.registers = 32 if found.get("avx512f") else 8
 
     def compile(
         self, write: Sequence[Callable[[Code], None]], names: Sequence[str], sources: Sequence[str]

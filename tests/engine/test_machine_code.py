@@ -137,6 +137,13 @@ def test_exponentials_are_float32s(size: float, tmp_path: Path) -> None:
     torch.testing.assert_close(result, values.exp(), rtol=3e-7, atol=0, equal_nan=True)
 
 
+class Features(dict[str, bool]):
+    """As LLVM tells them."""
+
+    def flatten(self) -> str:
+        return ",".join(f"{'+' if has else '-'}{name}" for name, has in self.items())
+
+
 @pytest.fixture
 def compiled_anew() -> Iterator[None]:
     caches = (native._compiled, few_bits.works)
@@ -161,12 +168,15 @@ def test_kept_code_that_is_not_whole_is_compiled_again(
     assert kept.read_bytes() == whole
 
 
-@pytest.mark.parametrize("fault", ["no compiler", "wrong numbers"])
+@pytest.mark.parametrize("fault", ["no compiler", "an old CPU", "wrong numbers"])
 def test_without_machine_code_that_computes_right_no_weight_is_held_in_few_bits(
     fault: str, compiled_anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "no compiler":
         monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    elif fault == "an old CPU":
+        old = {**machine_code.llvm.get_host_cpu_features(), "f16c": False}
+        monkeypatch.setattr(machine_code.llvm, "get_host_cpu_features", lambda: Features(old))
     else:
         monkeypatch.setattr(few_bits, "multiply", lambda rows, levels, scales: rows @ torch.zeros(rows.shape[1], 16))
     engine = small_engine(True, "wide")
@@ -191,6 +201,32 @@ def test_other_threads_than_gnus_compute_the_same(
     monkeypatch.setattr(native, "torch_threads", lambda: threads)
     native._compiled.cache_clear()
     assert answers(small_engine(True, "wide"), [Row(PROMPT)], Sampling(max_tokens=6))[0].answer.token_ids == expected
+
+
+@pytest.mark.parametrize("cpu", ["untold", "haswell"])
+def test_on_cpus_with_other_registers_it_computes_the_same(
+    cpu: str, compiled_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row(PROMPT, (push(index % LAYERS, index),), index) for index in range(26)]
+    expected = [output.answer for output in answers(small_engine(True, "wide"), rows, Sampling(max_tokens=6))]
+    features = dict(machine_code.llvm.get_host_cpu_features())
+
+    def told() -> Features:
+        if cpu == "untold":
+            raise RuntimeError("LLVM does not tell them")
+        return Features(
+            {name: has and not name.startswith(("avx512", "avx10", "amx")) for name, has in features.items()}
+        )
+
+    if cpu == "haswell":
+        if not features.get("avx2"):
+            pytest.skip("this CPU cannot run the code")
+        monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: cpu)
+    monkeypatch.setattr(machine_code.llvm, "get_host_cpu_features", told)
+    for cache in (native._compiled, few_bits.works):
+        cache.cache_clear()
+    assert few_bits.works()
+    assert [output.answer for output in answers(small_engine(True, "wide"), rows, Sampling(max_tokens=6))] == expected
 
 
 @torch.inference_mode()
