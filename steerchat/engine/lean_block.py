@@ -11,11 +11,7 @@ from .backends import FOUR_BIT
 from .compiled_blocks import BlockWeights
 from .linear import FastLinear, Part
 from .machine_code import LANES
-from .weights import Dense, Weight, joined, slices
-
-# Positions that pass through the feed-forward part at once. For more, what lies between its products is memory that the
-# system gives anew each time.
-AT_ONCE = 1024
+from .weights import Dense, Weight, joined
 
 
 class LeanBlock:
@@ -100,15 +96,9 @@ class LeanBlock:
             keys, values = kept.layers[self.number].update(keys, values)
         mixed = self._attend(queries, keys, values, attention_mask)
         state = self._outward.product(mixed.reshape(rows * positions, -1)).add_(state)
-        if len(state) <= AT_ONCE:
-            return self._feed_forward(state).add_(state).view(rows, positions, hidden)
-        for part in slices(len(state), AT_ONCE):  # in place: the state is a new tensor
-            state[part] += self._feed_forward(state[part])
-        return state.view(rows, positions, hidden)
-
-    def _feed_forward(self, state: Tensor) -> Tensor:
         gate, up = self._wide.product(self._between(state)).chunk(2, dim=-1)
-        return self._down.product(self._activation(gate).mul_(up))
+        state = self._down.product(self._activation(gate).mul_(up)).add_(state)
+        return state.view(rows, positions, hidden)
 
     def compiled(self, rows: int) -> BlockWeights | None:
         """What machine code needs to compute it for one token of so many rows: of products of four bits alone."""

@@ -9,7 +9,6 @@ import pytest
 import torch
 from engines import LAYERS, answers, push, recording_blocks, tiny_engine
 
-from steerchat.engine import lean_block
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
 from steerchat.engine.lean import make_lean
@@ -51,9 +50,7 @@ def test_turns_go_on_from_what_lean_blocks_kept(kind: str) -> None:
     assert [output.answer.token_ids for output in answers(lean, longer, sampling, keep=True)] == expected
 
 
-@pytest.mark.parametrize("at_once", [1024, 16])
-def test_texts_are_read_side_by_side_as_before(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean_block, "AT_ONCE", at_once)
+def test_texts_are_read_side_by_side_as_before() -> None:
     texts = [(PROMPT[:10], range(90, 90 + size)) for size in (3, 9, 5)] + [(PROMPT[:12], range(80, 84))]
     usual, lean = (engine.states(texts) for engine in (tiny_engine(), lean_engine("llama")))
     torch.testing.assert_close(lean, usual, atol=1e-4, rtol=1e-4)
