@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..system.memory import trim
-from .backends import BACKENDS, PLAIN, LinearBackend, Packed
+from .backends import BACKENDS, PLAIN, FewBits, LinearBackend, Packed
 from .linear import ROWS, FastLinear, Kind, SmallEmbedding, SmallLinear, Times, nearest
 
 # Prepared weights of layers, by the layer's number and their precision.
 Forms = Mapping[tuple[int, str], tuple[Tensor, Tensor]]
-# What is not torch's own product must be this much quicker than what it stands in for. What a chat holds all the time
-# must be quicker still where it takes several times the memory: a 7B model in bfloat16 is 14 GB, and 4 GB in four bits.
+# What is not torch's own product must be this much quicker than what it stands in for. Float32 in place of few bits has
+# to be quicker still: it takes several times the memory, and a busy machine is measured wrongly.
 _WORTH, _WORTH_ITS_MEMORY = 0.87, 0.5
 # Which of ROWS a chat is judged by: an answer, and a pair.
 _CHAT = (0, 1)
@@ -126,7 +126,8 @@ class Kernels:
             for place in _CHAT if exact else ():
                 before += min(seconds[place] for seconds in exact.values())
                 after += small[best[layer.kind][place]][place]
-        return best if dense > free or before >= _WORTH * after else {}
+        few = any(isinstance(backends[0], FewBits) for backends in best.values())
+        return best if dense > free or before >= (_WORTH_ITS_MEMORY if few else _WORTH) * after else {}
 
     @torch.inference_mode()
     def prepare(self, rows: int, free: int) -> None:
@@ -220,20 +221,17 @@ class Kernels:
         return f"Weights in {self.precision}; products as measured on this machine, by rows at once: {self.summary}."
 
 
-def quickest(
-    found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend], worth: float = _WORTH
-) -> list[LinearBackend]:
+def quickest(found: Mapping[LinearBackend, Sequence[float]], usual: Sequence[LinearBackend]) -> list[LinearBackend]:
     """The quickest backend for each number in ROWS.
 
     Args:
         found: seconds by backend, one for each number in ROWS.
         usual: for each of them the backend that is kept where nothing is clearly quicker, or nothing was timed.
-        worth: the share of its time that is clearly quicker.
     """
     best: list[LinearBackend] = []
     for place, other in enumerate(usual):
         backend = min(found, key=lambda backend: found[backend][place], default=other)
-        better = backend in found and (other not in found or found[backend][place] < worth * found[other][place])
+        better = backend in found and (other not in found or found[backend][place] < _WORTH * found[other][place])
         best.append(backend if better else other)
     return best
 
@@ -241,15 +239,14 @@ def quickest(
 def _alike(
     small: Mapping[LinearBackend, Sequence[float]], exact: Mapping[LinearBackend, Sequence[float]], usual: LinearBackend
 ) -> list[LinearBackend]:
-    """As `quickest`, with one backend of few bits for the few rows of a chat; many rows may have float32 as well.
+    """As `quickest`, with the usual backend of few bits for the few rows of a chat; many rows may have float32 as well.
 
     What float32 multiplies then are the rounded numbers, see `SmallLinear.stored`. torch's own product rounds a row in
     another way beside other rows, so that a pair of a sweep could not be repeated alone: packed products do not.
     """
-    few = {backend: [sum(seconds[:_FEW])] * len(ROWS) for backend, seconds in small.items()}
     packed = {backend: seconds for backend, seconds in exact.items() if isinstance(backend, Packed)}
     many = quickest({**small, **packed}, [usual] * len(ROWS))
-    return quickest(few, [usual] * len(ROWS), _WORTH_ITS_MEMORY)[:_FEW] + many[_FEW:]
+    return [usual] * _FEW + many[_FEW:]
 
 
 def _timed(times: Times, layer: FastLinear, exact: bool) -> dict[LinearBackend, Sequence[float]]:
