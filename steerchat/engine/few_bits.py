@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,23 @@ def multiply(rows: Tensor, levels: Tensor, scales: Tensor) -> Tensor:
     return result
 
 
-@cache
 def works() -> bool:
-    """Whether this machine has the machine code, and it computes what torch does."""
-    levels, scale = torch.arange(LANES * 2 * GROUP).remainder(13).view(LANES, -1), torch.full((LANES, 2), 0.25)
-    rows = torch.arange(3 * 2 * GROUP).remainder(7).sub(3).view(3, -1).float()
+    """Whether this machine has the machine code, and it computes what torch does. What fails once is tried again."""
     try:
-        for kind in (torch.uint8, torch.int8):
-            weight = Levels(levels.to(kind), scale, scale * -4 if kind == torch.uint8 else torch.zeros_like(scale))
-            if not torch.equal(multiply(rows, *packed(weight)), rows @ weight.dense().T):
-                return False
+        return _works()
     except (OSError, RuntimeError, AttributeError):
         return False
+
+
+@cache
+def _works() -> bool:
+    numbers = partial(torch.arange, device="cpu")
+    levels, scale = numbers(LANES * 2 * GROUP).remainder(13).view(LANES, -1), numbers(1, LANES * 2 + 1).view(-1, 2) / 4
+    rows = numbers(3 * 2 * GROUP).remainder(7).sub(3).view(3, -1).float()
+    for kind in (torch.uint8, torch.int8):
+        weight = Levels(levels.to(kind), scale, scale * -4 if kind == torch.uint8 else torch.zeros_like(scale))
+        if not torch.equal(multiply(rows, *packed(weight)), rows @ weight.dense().T):
+            return False
     return True
 
 

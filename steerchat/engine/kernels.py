@@ -118,14 +118,17 @@ class Kernels:
             exact, small = (_timed(self.times, layer, kind) for kind in (True, False))
             if isinstance(layer, SmallLinear):
                 dense += PLAIN.bytes(layer.shape)
-                if not small:  # as the file holds it
-                    small = {b: [1.0] * len(ROWS) for b in BACKENDS if not b.exact and b.fits(layer.stored)}
-            if not small:
+                # As the file holds it, whether or not that could be timed.
+                fitting = [backend for backend in BACKENDS if not backend.exact and backend.fits(layer.stored)]
+            else:
+                fitting = list(small)
+            if not fitting:
                 continue
-            best[layer.kind] = _alike(small, exact, min(small, key=lambda backend: backend.bytes(layer.shape)))
-            for place in _CHAT if exact else ():
+            usual = min(fitting, key=lambda backend: backend.bytes(layer.shape))
+            best[layer.kind] = _alike(small, exact, usual)
+            for place in _CHAT if exact and usual in small else ():
                 before += min(seconds[place] for seconds in exact.values())
-                after += small[best[layer.kind][place]][place]
+                after += small[usual][place]
         few = any(isinstance(backends[0], FewBits) for backends in best.values())
         return best if dense > free or before >= (_WORTH_ITS_MEMORY if few else _WORTH) * after else {}
 
