@@ -31,15 +31,15 @@ def multiply(rows: Tensor, levels: Tensor, scales: Tensor) -> Tensor:
     return result
 
 
+@cache
 def works() -> bool:
-    """Whether this machine has the machine code, and it computes what torch does. What fails once is tried again."""
+    """Whether this machine has the machine code, and it computes what torch does."""
     try:
         return _works()
     except (OSError, RuntimeError, AttributeError):
         return False
 
 
-@cache
 def _works() -> bool:
     numbers = partial(torch.arange, device="cpu")
     levels, scale = numbers(LANES * 2 * GROUP).remainder(13).view(LANES, -1), numbers(1, LANES * 2 + 1).view(-1, 2) / 4

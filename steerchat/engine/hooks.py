@@ -81,6 +81,7 @@ def streams_of(output: Any) -> Tensor:
 
 def reads(hook: Hook) -> Hook:
     """Marks a hook that never changes a block's output."""
+    # A function takes any attribute; the type checker knows none of them.
     hook.only_reads = True  # type: ignore[attr-defined]
     return hook
 

@@ -146,7 +146,7 @@ class Features(dict[str, bool]):
 
 @pytest.fixture
 def compiled_anew() -> Iterator[None]:
-    caches = (native._compiled, few_bits._works)
+    caches = (native._compiled, few_bits.works)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -161,7 +161,7 @@ def test_kept_code_that_is_not_whole_is_compiled_again(
     assert few_bits.works()
     (kept,) = (tmp_path / "cache" / "kernels").glob("code-*")
     whole = kept.read_bytes()
-    for cache in (native._compiled, few_bits._works):
+    for cache in (native._compiled, few_bits.works):
         cache.cache_clear()
     kept.write_bytes(whole[:-100])
     assert few_bits.works()
@@ -223,7 +223,7 @@ def test_on_cpus_with_other_registers_it_computes_the_same(
             pytest.skip("this CPU cannot run the code")
         monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: cpu)
     monkeypatch.setattr(machine_code.llvm, "get_host_cpu_features", told)
-    for cache in (native._compiled, few_bits._works):
+    for cache in (native._compiled, few_bits.works):
         cache.cache_clear()
     assert few_bits.works()
     assert [output.answer for output in answers(small_engine(True, "wide"), rows, Sampling(max_tokens=6))] == expected

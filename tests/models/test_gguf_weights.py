@@ -281,15 +281,16 @@ def test_a_real_file_gives_the_scores_and_greedy_texts_of_what_transformers_unpa
         files.path, gguf_file=file.name, dtype=torch.float32, local_files_only=True
     )
     small = load(files, "cpu")
-    assert engine.dtype == "float32" and small.dtype in ("4-bit", "bfloat16")
-    # A busy machine may have measured products of bfloat16 as quicker for some numbers of rows.
-    for held, least_median, least, fewest, nearly in ((engine, 0.99999, 0.999, 9, 1e-3), (small, 0.999, 0.99, 4, 0.3)):
+    assert (engine.dtype, small.dtype) == ("float32", "4-bit")
+    for held in (engine, small):
         rows = [
             Row(tuple(held.prompter.chat([{"role": "user", "content": prompt}])))
             for prompt in shipped_prompts("tuning")[:10]
         ]
         similar, lost = list[Tensor](), list[float]()
-        for row, output in zip(rows, answers(held, rows, replace(GREEDY, max_tokens=40)), strict=True):
+        for row in rows:
+            # One at a time, as in a chat: for ten rows at once bfloat16 may be quicker, and it rounds.
+            (output,) = answers(held, [row], replace(GREEDY, max_tokens=40))
             ids = output.answer.token_ids
             whole = torch.tensor([[*row.prompt, *ids]])
             with torch.inference_mode():
@@ -303,5 +304,5 @@ def test_a_real_file_gives_the_scores_and_greedy_texts_of_what_transformers_unpa
         print(
             f"{held.dtype}: cosine {every.min():.5f} to {every.median():.5f}, same texts {lost.count(0)}, lost {lost}"
         )
-        assert float(every.median()) > least_median and float(every.min()) > least
-        assert len(lost) == 10 and lost.count(0) >= fewest and max(lost) < nearly
+        assert float(every.median()) > 0.99999 and float(every.min()) > 0.999
+        assert len(lost) == 10 and lost.count(0) >= 9 and max(lost) < 1e-3
