@@ -6,8 +6,8 @@ long as the worst of another: `kernels` times them. A backend keeps a weight in 
 oneDNN, and multiplies with that.
 
 `exact` ones compute with the float32 numbers of the weight, so that they differ by rounding alone. The others hold
-fewer bits and fit only a weight that has no more: no number of a model is lost by how it is multiplied. torch has no
-product of float32 with few bits, so those are machine code of ours.
+fewer bits and fit only a weight that has no more: no number of a model is lost by how it is multiplied. torch's own
+products with few bits round states to bfloat16 or to eight bits, so those here are machine code of ours.
 """
 
 from __future__ import annotations
@@ -29,13 +29,8 @@ _PACKED_FOR = 16
 ALIGNED = 64
 # Rows of a weight that are prepared at once, a multiple of a run: a vocabulary's table is large.
 _PREPARED_AT_ONCE = 4096
-# Numbers of a weight that are made wider at once: they stay in the CPU's cache, and in memory that the allocator keeps.
-# More than 32 MB it asks of the system each time, which takes thrice as long as the product.
-_WIDENED_AT_ONCE = 1 << 20
 # The numbers of rows that oneDNN compiles a product of bfloat16 for: any up to the first, then its multiples.
 COMPILED_STEP, _COMPILED_MOST = 64, 512
-# From so many rows on, levels of few bits are multiplied as float32: for each further row, torch's product is quicker.
-_WIDE_FROM = 256
 
 
 class LinearBackend(Protocol):
@@ -158,7 +153,7 @@ class Bfloat16(Packed):
 
 class FewBits:
     """Whole numbers of few bits in groups of 32 with a scale: weight = scale * level, and those of four bits with a
-    lowest number that is added. The scales are rounded to float16, and the product is float32's.
+    lowest number that is added. The scales are rounded to float16, and states to 16 bits, see `product_code`.
 
     A form is levels and scales in the order of `product_code`, filled up to whole runs of outputs, and how many outputs
     there are.
@@ -169,7 +164,7 @@ class FewBits:
     exact = False
 
     def __init__(self, bits: int) -> None:
-        self.name, self.held, self.bits = f"{bits}-bit in float32", f"{bits}-bit", bits
+        self.name, self.held, self.bits = f"{bits}-bit x 16-bit", f"{bits}-bit", bits
 
     def fits(self, weight: Weight) -> bool:
         return weight.bits == self.bits and not weight.shape[1] % GROUP and few_bits.works()
@@ -192,20 +187,14 @@ class FewBits:
 
     def multiply(self, rows: Tensor, form: tuple[Tensor, Tensor, int]) -> Tensor:
         levels, scales, out = form
-        if len(rows) < _WIDE_FROM:
-            return few_bits.multiply(rows, levels, scales)[:, :out]
-        output = rows.new_empty(len(rows), out)
-        # A multiple of the rows that products like.
-        for part in slices(out, max(1, _WIDENED_AT_ONCE // rows.shape[1] // COMPILED_STEP) * COMPILED_STEP):
-            output[:, part] = nn.functional.linear(rows, self.numbers(form, part))
-        return output
+        return few_bits.multiply(rows, levels, scales)[:, :out]
 
-    def numbers(self, form: tuple[Tensor, Tensor, int], rows: slice = slice(None)) -> Tensor:
+    def numbers(self, form: tuple[Tensor, Tensor, int]) -> Tensor:
         levels, scales, out = form
-        start, stop, _ = rows.indices(out)
-        runs = slice(start // LANES, -(-stop // LANES))
-        first = runs.start * LANES
-        return few_bits.unpacked(levels[runs], scales[runs])[:, start - first : stop - first].T
+        result = torch.empty(len(levels) * LANES, scales.shape[1] * GROUP)
+        for runs in slices(len(levels), _PREPARED_AT_ONCE // LANES):
+            result[runs.start * LANES : runs.stop * LANES] = few_bits.unpacked(levels[runs], scales[runs])
+        return result[:out]
 
     def bytes(self, shape: tuple[int, int]) -> int:
         (levels, scales), size = few_bits.shapes(self.bits, *shape), 4 if self.bits == 4 else 1

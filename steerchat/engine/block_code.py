@@ -6,8 +6,10 @@ operations are started one by one, which takes longer than most of these parts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .machine_code import FLOAT, FLOATS, LANES, Code, Function, Value, Variable
-from .product_code import RUNS, Arguments, copied, product, values, vectors
+from .product_code import Arguments, given_states, product, values, vectors
 
 # What is the same for all blocks of a step.
 STEP = (
@@ -27,6 +29,7 @@ STEP = (
     "scratch",
     "share",
     "threads",
+    "apart",  # as of PRODUCT; 0 for attention
 )
 # What a block has of its own. Its four products are numbered: queries, keys and values; out of attention; gate and up;
 # down. Its norms are those before the first and the third.
@@ -47,38 +50,58 @@ BLOCK = (
     "row",  # bytes between the keys of two rows
     "head",  # bytes between the keys of two heads
 )
+# Vectors of a head whose sums are in registers at the same time.
+_RUNS = (4, 2, 1)
 # The products of a block, by number: what is done to the states first, where they are, what is added, where the
 # result goes.
 _PRODUCTS = (
     ("normed", "before", "", "inward"),
-    ("copied", "mixed", "before", "between"),
+    ("given", "mixed", "before", "between"),
     ("normed", "between", "", "wide"),
     ("activated", "wide", "between", "after"),
 )
 
 
 def write_blocks(code: Code) -> None:
-    """The function `step`, which takes the address of the values of STEP. Products have been written before."""
+    """Functions for one token of each row, and for what is around the attention of any number of tokens.
+
+    `step` takes the address of the values of STEP. `inward` computes queries, keys and values, and `outward` everything
+    after attention; they take the address of the values of BLOCK.
+    """
     for number, (kind, *_) in enumerate(_PRODUCTS):
         with code.function(f"product of block {number}", 1) as f:
-            fill = {"normed": _normed, "copied": copied, "activated": _activated}[kind]
+            fill = {"normed": _normed, "given": given_states, "activated": _activated}[kind]
             product(f, _of_product(f, number), fill, 4)
     with code.function("attention", 1) as f:
         _attention(f, _of_block(f))
     with code.function("push", 1) as f:
         _push(f, _of_block(f))
+    with code.function("after attention", 1) as f:
+        f.call("product of block 1", f.arguments[0])
+        for number in (2, 3):
+            _together(f, _of_block(f))
+            f.call(f"product of block {number}", f.arguments[0])
     with code.function("blocks", 1) as f:
         step = values(f, STEP, f.arguments[0])
         with f.loop(0, step("count")) as number:
             block = step("blocks") + number * (8 * len(BLOCK))
-            for part in ("product of block 0", "attention", *(f"product of block {number}" for number in (1, 2, 3))):
+            for part in ("product of block 0", "attention", "after attention"):
                 f.call(part, block)
-                f.wait()
+                _together(f, step)
             with f.where(values(f, BLOCK, block)("push")):
                 f.call("push", block)
-                f.wait()
+                _together(f, step)
+    for name, task in (("inward", "product of block 0"), ("outward", "after attention")):
+        with code.function(name, 1) as f:
+            f.parallel(task, f.arguments[0], _of_block(f)("threads"))
     with code.function("step", 1) as f:
         f.parallel("blocks", f.arguments[0], values(f, STEP, f.arguments[0])("threads"))
+
+
+def _together(f: Function, given: Arguments) -> None:
+    """Wait for the other threads, unless each goes on with rows of its own."""
+    with f.where(f.value(1) - given("apart")):
+        f.wait()
 
 
 def _of_block(f: Function) -> Arguments:
@@ -103,12 +126,13 @@ def _of_product(f: Function, number: int) -> Arguments:
 
 def _push(f: Function, given: Arguments) -> None:
     """A thread's part of the push: of its rows' numbers, outputs of the last product."""
-    start, end = f.share(given("rows") * given("outputs_3") // LANES)
+    vectors_ = given("outputs_3") // LANES
+    start, end = _share(f, given, given("rows") * vectors_, vectors_)
     with f.loop(start * (4 * LANES), end * (4 * LANES), 4 * LANES) as at:
         f.store(f.load(FLOATS, given("after") + at) + f.load(FLOATS, given("push") + at), given("pushed") + at)
 
 
-def _normed(f: Function, given: Arguments, row: Value, states: Value) -> None:
+def _normed(f: Function, given: Arguments, row: Value, room: Value) -> Value:
     """RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467): x * weight / sqrt(mean(x^2) + epsilon)."""
     source = given("states") + row * given("inputs") * 4
     squares = Variable(f, f.value(0.0, FLOATS))
@@ -118,57 +142,113 @@ def _normed(f: Function, given: Arguments, row: Value, states: Value) -> None:
     mean = f.sum(squares.get()) / given("inputs").float()
     scale = f.splat(f.value(1.0, FLOAT) / f.root(mean + given("epsilon")))
     with vectors(f, given("inputs")) as at:
-        f.store(f.load(FLOATS, source + at) * scale * f.load(FLOATS, given("norm") + at), states + at)
+        f.store(f.load(FLOATS, source + at) * scale * f.load(FLOATS, given("norm") + at), room + at)
+    return room
 
 
-def _activated(f: Function, given: Arguments, row: Value, states: Value) -> None:
+def _activated(f: Function, given: Arguments, row: Value, room: Value) -> Value:
     """SiLU(gate) * up, of rows that hold gates and then ups."""
     size = given("inputs") * 4
     gates = given("states") + row * size * 2
     with vectors(f, given("inputs")) as at:
         gate = f.load(FLOATS, gates + at)
         share = f.exp(f.value(0.0, FLOATS) - gate) + 1.0
-        f.store(gate / share * f.load(FLOATS, gates + size + at), states + at)
+        f.store(gate / share * f.load(FLOATS, gates + size + at), room + at)
+    return room
+
+
+def _share(f: Function, given: Arguments, total: Value, of_row: Value) -> tuple[Value, Value]:
+    """A thread's part of `total`, as of `Function.share`: that of its own rows where it has such, `of_row` each."""
+    own, some = f.share(given("rows")), f.share(total)
+    start, end = (f.choose(given("apart"), a * of_row, b) for a, b in zip(own, some, strict=True))
+    return start, end
 
 
 def _attention(f: Function, given: Arguments) -> None:
     """A thread's part of the attention of one token in each row: of its heads.
 
-    Threads whose heads share keys write the same keys and values at the same place.
+    Heads that share keys go through them together, 16 tokens at a time: memory is read once, and in one go. Where
+    threads would be left without any, each head is computed apart, and writes the same keys and values as others.
     """
     heads, shared, size = given("heads"), given("shared"), given("size")
     length, wide = given("length"), size * 4
+    each = heads // shared
+    together = f.choose(given("rows") * shared // given("threads"), each, f.value(1))
     queries = given("scratch") + f.thread() * given("share")
-    scores = queries + wide
-    start, end = f.share(given("rows") * heads)
+    peaks = queries + each * wide
+    scores = peaks + each * (4 * LANES)
+    step = (length // LANES + 2) * (4 * LANES)  # bytes of a head's scores
+    start, end = _share(f, given, given("rows") * (heads // together), heads // together)
     with f.loop(start, end) as item:
-        row, head = item // heads, item % heads
-        pair = head // (heads // shared)
+        row, first = item * together // heads, item * together % heads
+        pair = first // each
         states = given("inward") + row * (heads + shared * 2) * wide
         offset = row * given("row") + pair * given("head")
         keys, values = given("keys") + offset, given("values") + offset
-        _turn(f, given, row, states + head * wide, queries)
+        result = given("mixed") + item * together * wide
+        with f.loop(0, together) as head:
+            _turn(f, given, row, states + (first + head) * wide, queries + head * wide)
+            f.store(f.value(float("-inf"), FLOATS), peaks + head * (4 * LANES))
+            with vectors(f, size) as at:
+                f.store(f.value(0.0, FLOATS), result + head * wide + at)
         _turn(f, given, row, states + (heads + pair) * wide, keys + length * wide)
         own = states + (heads + shared + pair) * wide
         with vectors(f, size) as at:
             f.store(f.load(FLOATS, own + at), values + length * wide + at)
-        highest = _scores(f, given, row, queries, keys, scores)
-        total = _weights(f, length, highest, scores)
-        result = given("mixed") + item * wide
-        done = Variable(f, f.value(0))
-        for runs in RUNS:
-            first = done.get()
-            whole = first + (wide - first) // (4 * LANES * runs) * (4 * LANES * runs)
-            with f.loop(first, whole, 4 * LANES * runs) as at:
-                sums = [Variable(f, f.value(0.0, FLOATS)) for _ in range(runs)]
-                with f.loop(0, length + 1) as token:
-                    weight = f.splat(f.load(FLOAT, scores + token * 4))
-                    for number, sum_ in enumerate(sums):
-                        value = f.load(FLOATS, values + token * wide + at + 4 * LANES * number)
-                        sum_.set(f.fma(weight, value, sum_.get()))
-                for number, sum_ in enumerate(sums):
-                    f.store(sum_.get() / f.splat(total), result + at + 4 * LANES * number)
-            done.set(whole)
+        with f.loop(0, length + 1, LANES) as token:
+            # Beyond the last token there may be no memory: its score stands there several times.
+            with f.loop(0, size * 64, 64) as line:
+                f.prefetch(keys + (token + 16) * wide + line)
+            places = [f.lower(token + number, length) * wide + keys for number in range(LANES)]
+            mask = Variable(f, f.value(0.0, FLOATS))
+            with f.where(given("mask")):
+                mask.set(f.load(FLOATS, given("mask") + row * given("mask_row") + token * 4))
+            with f.loop(0, together) as head:
+                products = _products(f, size, queries + head * wide, places)
+                score = f.fma(products, f.splat(given("scaling")), mask.get())
+                peak = peaks + head * (4 * LANES)
+                f.store(score, scores + head * step + token * 4)
+                f.store(f.most(f.load(FLOATS, peak), score), peak)
+        with f.loop(0, together) as head:
+            _weights(f, length, peaks + head * (4 * LANES), scores + head * step)
+        with f.loop(0, length + 1, LANES) as token:
+            last = f.lower(token + LANES, length + 1)
+            with f.loop(0, size * 64, 64) as line:
+                f.prefetch(values + (token + 16) * wide + line)
+            with f.loop(0, together) as head:
+                _mix(f, token, last, size, scores + head * step, values, result + head * wide)
+
+
+def _products(f: Function, size: Value, query: Value, keys: Sequence[Value]) -> Value:
+    """A query's products with 16 keys."""
+    found: list[Value] = []
+    many = f.registers // 2
+    for start in range(0, LANES, many):
+        sums = [Variable(f, f.value(0.0, FLOATS)) for _ in range(many)]
+        with vectors(f, size) as at:
+            part = f.load(FLOATS, query + at)
+            for sum_, key in zip(sums, keys[start : start + many], strict=True):
+                sum_.set(f.fma(part, f.load(FLOATS, key + at), sum_.get()))
+        found += [sum_.get() for sum_ in sums]
+    return f.sums(found)
+
+
+def _mix(f: Function, first: Value, last: Value, size: Value, weights: Value, values: Value, result: Value) -> None:
+    """Add some tokens' values to a head's result, each times its weight."""
+    done = Variable(f, f.value(0))
+    for runs in _RUNS:
+        start = done.get()
+        end = start + (size * 4 - start) // (4 * LANES * runs) * (4 * LANES * runs)
+        with f.loop(start, end, 4 * LANES * runs) as at:
+            sums = [Variable(f, f.load(FLOATS, result + at + 4 * LANES * run)) for run in range(runs)]
+            with f.loop(first, last) as token:
+                weight = f.splat(f.load(FLOAT, weights + token * 4))
+                for run, sum_ in enumerate(sums):
+                    value = f.load(FLOATS, values + token * size * 4 + at + 4 * LANES * run)
+                    sum_.set(f.fma(weight, value, sum_.get()))
+            for run, sum_ in enumerate(sums):
+                f.store(sum_.get(), result + at + 4 * LANES * run)
+        done.set(end)
 
 
 def _turn(f: Function, given: Arguments, row: Value, head: Value, result: Value) -> None:
@@ -182,30 +262,18 @@ def _turn(f: Function, given: Arguments, row: Value, head: Value, result: Value)
             f.store(f.fma(f.load(FLOATS, head + there), sines, turned), result + here)
 
 
-def _scores(f: Function, given: Arguments, row: Value, queries: Value, keys: Value, scores: Value) -> Value:
-    """A head's score of every token, written to `scores`: the highest."""
-    size, tokens, scaling, masked = given("size"), given("length") + 1, given("scaling"), given("mask")
-    highest, mask = Variable(f, f.value(float("-inf"), FLOAT)), Variable(f, f.value(0.0, FLOAT))
-    masks = masked + row * given("mask_row")
-    with f.loop(0, tokens) as token:
-        products = Variable(f, f.value(0.0, FLOATS))
-        with vectors(f, size) as at:
-            key = f.load(FLOATS, keys + token * size * 4 + at)
-            products.set(f.fma(f.load(FLOATS, queries + at), key, products.get()))
-        with f.where(masked):
-            mask.set(f.load(FLOAT, masks + token * 4))
-        score = f.fma(f.sum(products.get()), scaling, mask.get())
-        f.store(score, scores + token * 4)
-        highest.set(f.most(highest.get(), score))
-    return highest.get()
+def _weights(f: Function, length: Value, peaks: Value, scores: Value) -> None:
+    """Make of scores e^score, divided by the sum of all.
 
-
-def _weights(f: Function, length: Value, highest: Value, scores: Value) -> Value:
-    """Make e^(score - highest) of every score: their sum."""
+    `peaks`: the highest score is one of these 16.
+    """
     f.store(f.value(float("-inf"), FLOATS), scores + (length + 1) * 4)  # the last vector may go beyond the last token
+    highest = f.splat(f.peak(f.load(FLOATS, peaks)))
     total = Variable(f, f.value(0.0, FLOATS))
     with vectors(f, length + 1) as at:
-        weight = f.exp(f.load(FLOATS, scores + at) - f.splat(highest))
+        weight = f.exp(f.load(FLOATS, scores + at) - highest)
         f.store(weight, scores + at)
         total.set(total.get() + weight)
-    return f.sum(total.get())
+    share = f.splat(f.value(1.0, FLOAT) / f.sum(total.get()))
+    with vectors(f, length + 1) as at:
+        f.store(f.load(FLOATS, scores + at) * share, scores + at)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .backends import FOUR_BIT
-from .compiled_blocks import BlockWeights
+from .compiled_blocks import BlockWeights, CompiledParts
 from .linear import FastLinear, Part
 from .machine_code import LANES
 from .weights import Dense, Weight, joined
@@ -23,7 +23,10 @@ class LeanBlock:
     Attributes:
         number: of the block.
         layers: the linear layers in the order in which they are used.
+        believed: whether machine code may compute many tokens: it has been seen to compute the same.
     """
+
+    believed = False
 
     def __init__(self, block: Any) -> None:
         attention, feed_forward = block.self_attn, block.mlp
@@ -44,6 +47,7 @@ class LeanBlock:
         self._compiles = _is_silu(self._activation) and runs and not self._size % (2 * LANES)
         self._forms: list[Any] = [None] * len(self.layers)  # that `_weights` are of
         self._weights: BlockWeights | None = None
+        self._compiled: CompiledParts | None = None
 
     def install(self) -> None:
         """Take the place of the block's forward pass; the layers that were joined become parts of the joined ones."""
@@ -86,7 +90,8 @@ class LeanBlock:
             turn = Rotation.prepared(*turn)
         rows, positions, hidden = hidden_states.shape
         state = hidden_states.reshape(rows * positions, hidden)
-        inward = self._inward.product(self._before(state)).view(rows, positions, -1, self._size)
+        parts = self._compiled_parts(rows * positions) if positions > 1 else None
+        inward = (parts or self).inward(state).view(rows, positions, -1, self._size)
         turned, values = inward.split((self._heads + self._shared, self._shared), dim=2)
         turned = turn.of(turned).transpose(1, 2)
         queries, keys = turned.split((self._heads, self._shared), dim=1)
@@ -94,11 +99,18 @@ class LeanBlock:
         kept = past_key_values if cache is None else cache
         if kept is not None:
             keys, values = kept.layers[self.number].update(keys, values)
-        mixed = self._attend(queries, keys, values, attention_mask)
-        state = self._outward.product(mixed.reshape(rows * positions, -1)).add_(state)
-        gate, up = self._wide.product(self._between(state)).chunk(2, dim=-1)
-        state = self._down.product(self._activation(gate).mul_(up)).add_(state)
-        return state.view(rows, positions, hidden)
+        mixed = self._attend(queries, keys, values, attention_mask).reshape(rows * positions, -1)
+        return (parts or self).outward(mixed, state).view(rows, positions, hidden)
+
+    def inward(self, states: Tensor) -> Tensor:
+        """Queries, keys and values side by side, (n, all), of the states (n, hidden) that enter."""
+        return self._inward.product(self._before(states))
+
+    def outward(self, mixed: Tensor, states: Tensor) -> Tensor:
+        """The states that leave, of what attention gives (n, all) and the states that enter."""
+        states = self._outward.product(mixed).add_(states)
+        gate, up = self._wide.product(self._between(states)).chunk(2, dim=-1)
+        return self._down.product(self._activation(gate).mul_(up)).add_(states)
 
     def compiled(self, rows: int) -> BlockWeights | None:
         """What machine code needs to compute it for one token of so many rows: of products of four bits alone."""
@@ -118,6 +130,13 @@ class LeanBlock:
                 self._scaling,
             )
         return self._weights
+
+    def _compiled_parts(self, rows: int) -> CompiledParts | None:
+        """Machine code for what is around attention, where it has been seen to compute the same."""
+        weights = self.compiled(rows) if self.believed else None
+        if weights is None or self._compiled is None or self._compiled.weights is not weights:
+            self._compiled = None if weights is None else CompiledParts(weights)
+        return self._compiled
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention as (rows, positions, heads, head size)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .batch import RowLayer
-from .compiled_blocks import BlockWeights, CompiledBlocks
+from .compiled_blocks import BlockWeights, CompiledBlocks, CompiledParts
 from .hooks import only_reads, pushed_by
 from .lean_block import LeanBlock, Rotation
 from .linear import FastLinear
@@ -64,6 +64,8 @@ class LeanDecoder:
         states = self._decoder.embed_tokens(input_ids)
         turn = Rotation.prepared(*self._decoder.rotary_emb(states, position_ids=position_ids))
         blocks, first = [*self._decoder.layers], 0
+        if self._agree is None:
+            self._weights(blocks, states.shape[0] * states.shape[1])
         while first < len(blocks):
             run, pushes = self._run(blocks, first, kept, states)
             if run:
@@ -104,6 +106,8 @@ class LeanDecoder:
             some = {number: own for number, own in enumerate(weights) if own is not None}
             if some and self._agree is None:
                 self._agree = all(_agree(lean[number], some[number]) for number in (min(some), max(some)))
+                for number in some:
+                    lean[number].believed = self._agree
             if some and self._agree:
                 self._compiled = self._compiled or CompiledBlocks(len(blocks))
                 for number, own in some.items():
@@ -155,4 +159,12 @@ def _agree(block: LeanBlock, weights: BlockWeights) -> bool:
     compiled.use(0, weights)
     _, got = compiled.run(range(1), states, turn, [own.append()], past, mask, {})
     pairs = [(got, expected), *zip(own.tensors, kept.tensors, strict=True)]
+    parts = CompiledParts(weights)
+    for many in (5, 300):  # threads share few outputs, and many rows
+        states = torch.randn(many, hidden, generator=noise)
+        mixed = torch.randn(many, weights.heads[0] * size, generator=noise)
+        pairs += [
+            (parts.inward(states), block.inward(states)),
+            (parts.outward(mixed, states), block.outward(mixed, states)),
+        ]
     return all(bool((left - right).abs().max() <= _ROUNDING * right.abs().max()) for left, right in pairs)

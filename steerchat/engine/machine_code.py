@@ -1,7 +1,7 @@
-"""Machine code for this CPU: functions are written as Python that calls a `Function`, and LLVM compiles them.
+"""Writes machine code: functions are Python that calls a `Function`, and LLVM compiles them.
 
-torch has no product of float32 with weights of few bits, and between two of its operations lie microseconds. What is
-written here computes with vectors of 16 numbers: LLVM makes of them what the CPU has, two of 8 or four of 4.
+torch has no precise product of states with weights of few bits, and between two of its operations lie microseconds.
+What is written here computes with vectors of 16 numbers: LLVM makes of them what the CPU has, two of 8 or four of 4.
 
 Every value is a whole number of 64 bits, which may be an address in bytes, a float32, or a vector of 16. Functions take
 whole numbers and return nothing.
@@ -9,34 +9,30 @@ whole numbers and return nothing.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
 from llvmlite import ir
 
-from ..system.folders import cache_dir, write_whole
-from ..values.errors import SteerchatError
-from . import openmp
 from .openmp import Threads
 
 LANES = 16
-INT, FLOAT = ir.IntType(64), ir.FloatType()
-FLOATS, INTS, HALVES, BYTES = (ir.VectorType(t, LANES) for t in (FLOAT, ir.IntType(32), ir.HalfType(), ir.IntType(8)))
+INT, FLOAT, WORD = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+FLOATS, INTS, HALVES, SHORTS = (ir.VectorType(t, LANES) for t in (FLOAT, WORD, ir.HalfType(), ir.IntType(16)))
+# Two whole numbers of 16 bits, or of 8, at each of the 16 places.
+PAIRS, BYTE_PAIRS = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(ir.IntType(8), 2 * LANES)
 # The alignment of what is read and written, in bytes.
-_ALIGNED = {INT: 8, HALVES: 2, BYTES: 1}
+_ALIGNED = {INT: 8, HALVES: 2, SHORTS: 2, BYTE_PAIRS: 1}
 # Without it LLVM halves vectors of 512 bits on CPUs that have them.
 _WIDE = '{ "min-legal-vector-width"="512" "prefer-vector-width"="512" }'
-# Instructions that a CPU of Intel or AMD must have: where they are missing, LLVM calls functions that nobody has.
-_NEEDED = ("f16c", "fma")
-# Code that somebody may call stays in memory.
-_held: list[Any] = []
+# How two vectors become one that holds sums of two numbers, four times: places of the first of the two numbers, among
+# those of both vectors, and how far the second is. Of each four numbers those two apart are added, then neighbours,
+# then neighbouring fours.
+_SUMS = [([4 * four + place for four in range(4) for place in fours], 2) for fours in ((0, 16, 1, 17), (0, 1, 16, 17))]
+_SUMS += [([4 * four + place for four in (0, 2, 4, 6) for place in range(4)], 4)] * 2
 
 
 class Value:
@@ -91,9 +87,15 @@ class Value:
     def floats(self) -> Value:
         """16 whole numbers or halves as float32."""
         builder, value = self._function.builder, self.value
-        if value.type == BYTES:
-            value = builder.sext(value, INTS)
         return Value(self._function, (builder.fpext if value.type == HALVES else builder.sitofp)(value, FLOATS))
+
+    def pairs(self) -> Value:
+        """Pairs of 8 bits as pairs of 16."""
+        return Value(self._function, self._function.builder.sext(self.value, PAIRS))
+
+    def shorts(self) -> Value:
+        """16 whole numbers in 16 bits each."""
+        return Value(self._function, self._function.builder.trunc(self.value, SHORTS))
 
     def float(self) -> Value:
         """A whole number as float32."""
@@ -139,7 +141,7 @@ class Function:
     def constant(self, number: Value | float, kind: Any) -> Any:
         if isinstance(number, Value):
             return number.value
-        return ir.Constant(kind, [number] * LANES if isinstance(kind, ir.VectorType) else number)
+        return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
     def value(self, number: float, kind: Any = INT) -> Value:
         return Value(self, self.constant(number, kind))
@@ -152,6 +154,12 @@ class Function:
     def store(self, value: Value, address: Value) -> None:
         stored = self.builder.store(value.value, self.builder.inttoptr(address.value, ir.PointerType()))
         stored.align = _ALIGNED.get(value.value.type, 4)
+
+    def prefetch(self, address: Value) -> None:
+        """Let a line of memory come into the CPU's caches. Any address will do."""
+        place = self.builder.inttoptr(address.value, ir.PointerType())
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), WORD, WORD, WORD])
+        self.builder.call(self._code.outside("llvm.prefetch.p0", kind), [place, WORD(0), WORD(2), WORD(1)])
 
     def choose(self, number: Value, a: Value, b: Value) -> Value:
         """a if a whole number is not zero, else b."""
@@ -191,13 +199,26 @@ class Function:
 
     def splat(self, number: Value) -> Value:
         """A vector of one number."""
-        none = ir.Constant(FLOATS, ir.Undefined)
+        none = ir.Constant(ir.VectorType(number.value.type, LANES), ir.Undefined)
         first = self.builder.insert_element(none, number.value, ir.Constant(ir.IntType(32), 0))
         return Value(self, self.builder.shuffle_vector(first, none, ir.Constant(INTS, [0] * LANES)))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c, rounded once."""
         return self._intrinsic("fma", a, b, c)
+
+    def dot(self, a: Value, b: Value) -> Value:
+        """The sums of the products of pairs, 16 whole numbers: LLVM knows it as one instruction where there is one."""
+        builder, wide = self.builder, ir.VectorType(WORD, 2 * LANES)
+        products = builder.mul(builder.sext(a.value, wide), builder.sext(b.value, wide))
+        none = ir.Constant(wide, ir.Undefined)
+        evens, odds = (ir.Constant(INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1))
+        sums = [builder.shuffle_vector(products, none, places) for places in (evens, odds)]
+        return Value(self, builder.add(*sums))
+
+    def nearest(self, a: Value) -> Value:
+        """Rounded to whole numbers, which stay float32."""
+        return self._intrinsic("rint", a)
 
     def most(self, a: Value, b: Value) -> Value:
         return self._intrinsic("maxnum", a, b)
@@ -215,15 +236,40 @@ class Function:
         summed = self._code.outside(f"llvm.vector.reduce.fadd.v{LANES}f32", kind)
         return Value(self, self.builder.call(summed, [zero, vector.value], fastmath=("reassoc",)))
 
-    def highest(self, vector: Value) -> Value:
-        """The highest of a vector's 16 numbers."""
+    def sums(self, vectors: Sequence[Value]) -> Value:
+        """The sum of each of 16 vectors, as one vector."""
+        builder, found = self.builder, [vector.value for vector in vectors]
+        for places, apart in _SUMS:
+            some, others = (ir.Constant(INTS, [place + by for place in places]) for by in (0, apart))
+            found = [
+                builder.fadd(builder.shuffle_vector(a, b, some), builder.shuffle_vector(a, b, others))
+                for a, b in zip(found[::2], found[1::2], strict=True)
+            ]
+        return Value(self, found[0])
+
+    def peak(self, vector: Value) -> Value:
+        """The highest of a vector's 16 numbers, none of which is NaN."""
         found = self._code.outside(f"llvm.vector.reduce.fmax.v{LANES}f32", ir.FunctionType(FLOAT, [FLOATS]))
-        return Value(self, self.builder.call(found, [vector.value]))
+        return Value(self, self.builder.call(found, [vector.value], fastmath=("nnan",)))
+
+    def highest(self, a: Value, b: Value) -> Value:
+        """The highest whole number of two vectors, a WORD; none is below zero."""
+        higher = self.builder.icmp_unsigned(">", a.value, b.value)
+        return self._reduced("umax", self.builder.select(higher, a.value, b.value))
+
+    def total(self, whole: Value) -> Value:
+        """The sum of a vector's 16 whole numbers, a WORD."""
+        return self._reduced("add", whole.value)
+
+    def _reduced(self, operation: str, vector: Any) -> Value:
+        kind = ir.FunctionType(WORD, [INTS])
+        reduce = self._code.outside(f"llvm.vector.reduce.{operation}.v{LANES}i32", kind)
+        return Value(self, self.builder.call(reduce, [vector]))
 
     def exp(self, vector: Value) -> Value:
         """e^x to float32's precision: 2^n * e^r with a polynomial for e^r (Cephes, expf). Beyond +-87 it stays."""
         x = self.least(self.most(vector, self.value(-87.0, FLOATS)), self.value(87.0, FLOATS))
-        n = self._intrinsic("rint", x * math.log2(math.e))
+        n = self.nearest(x * math.log2(math.e))
         r = self.fma(n, self.value(-0.693359375, FLOATS), x)  # ln 2 in two parts: the first has few bits
         r = self.fma(n, self.value(2.12194440e-4, FLOATS), r)
         p = self.value(1.9875691500e-4, FLOATS)
@@ -289,89 +335,3 @@ class Code:
     def text(self) -> str:
         text = re.sub(r"^(define .*\))$", r"\1 #0", str(self.module), flags=re.MULTILINE)
         return f"{text}\nattributes #0 = {_WIDE}\n"
-
-
-class Machine:
-    """This CPU's instructions.
-
-    Args:
-        threads: that code runs on.
-
-    Attributes:
-        registers: vectors of 16 float32 that the CPU's registers hold.
-
-    Raises RuntimeError where the CPU has too few instructions.
-    """
-
-    def __init__(self, threads: Threads) -> None:
-        self._threads = threads
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        self._cpu, self._features, found = llvm.get_host_cpu_name(), "", {}
-        with suppress(RuntimeError):  # LLVM tells the instructions of some CPUs by their name alone
-            found = llvm.get_host_cpu_features()
-            self._features = found.flatten()
-        if missing := [name for name in _NEEDED if found.get(name) is False]:
-            raise RuntimeError(f"this CPU has no {missing[0]}")
-        self.registers = 32 if found.get("avx512f") else 8
-
-    def compile(
-        self, write: Sequence[Callable[[Code], None]], names: Sequence[str], sources: Sequence[str]
-    ) -> Mapping[str, int]:
-        """The addresses of functions.
-
-        Args:
-            write: write them, one after the other.
-            names: of those that are wanted.
-            sources: the Python files that write them. Machine code that an earlier start has kept is taken while none
-                of them, nor the CPU, has changed.
-        """
-        path = cache_dir() / "kernels" / f"code-{self._digest(sources)}"
-        code = _kept(path)
-        if code is None:
-            code = self._compiled(write)
-            with suppress(SteerchatError):  # without a cache it is compiled at every start
-                write_whole(path, hashlib.sha256(code).digest() + code)
-        for name, address in self._threads.addresses.items():
-            llvm.add_symbol(name, address)
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), self._target())  # the engine owns the target
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        _held.append(engine)
-        return {name: engine.get_function_address(name) for name in names}
-
-    def _compiled(self, write: Sequence[Callable[[Code], None]]) -> bytes:
-        code = Code(self.registers, self._threads)
-        for part in write:
-            part(code)
-        module = llvm.parse_assembly(code.text)
-        target = self._target()
-        builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options())
-        passes = llvm.create_new_module_pass_manager()
-        # Variables become registers. What else LLVM's usual passes do for this code takes twenty times as long.
-        passes.add_sroa_pass()
-        passes.add_instruction_combine_pass()
-        passes.add_simplify_cfg_pass()
-        passes.run(module, builder)
-        return target.emit_object(module)
-
-    def _target(self) -> Any:
-        default = llvm.Target.from_default_triple()
-        return default.create_target_machine(cpu=self._cpu, features=self._features, opt=3, jit=True)
-
-    def _digest(self, sources: Sequence[str]) -> str:
-        digest = hashlib.sha256()
-        for part in (self._cpu, self._features, llvmlite.__version__, *sorted(self._threads.addresses)):
-            digest.update(part.encode())
-        for source in (__file__, openmp.__file__, *sources):
-            digest.update(Path(source).read_bytes())
-        return digest.hexdigest()[:32]
-
-
-def _kept(path: Path) -> bytes | None:
-    """The machine code of a file; None where there is none, or not all of it: it would end the program."""
-    with suppress(OSError):
-        data = path.read_bytes()
-        digest, code = data[:32], data[32:]
-        return code if hashlib.sha256(code).digest() == digest else None
-    return None

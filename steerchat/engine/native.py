@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any
 
 from . import block_code, product_code, weights
-from .machine_code import Machine
+from .compiler import Machine
 from .openmp import torch_threads
 
-_NAMES = ("multiply 4", "multiply 8", "numbers 4", "numbers 8", "step")
+_NAMES = ("multiply 4", "multiply 8", "step", "inward", "outward")
 
 
 def native(name: str) -> Callable[[Any], None]:

@@ -22,7 +22,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..engine.backends import ALIGNED
+from ..engine.backends import ALIGNED, BACKENDS
 from ..engine.cores import OtherPrograms
 from ..engine.kernels import Forms
 from ..engine.linear import ROWS, FastLinear, Kind, Times
@@ -55,7 +55,8 @@ class MachineRecord:
     """
 
     def __init__(self, fingerprint: str, measured: Callable[[Sequence[FastLinear]], Times] = measure) -> None:
-        self._path, self._key = _path(fingerprint), json.dumps(machine(), sort_keys=True)
+        depends_on = machine() | {"products": sorted(backend.name for backend in BACKENDS)}
+        self._path, self._key = _path(fingerprint), json.dumps(depends_on, sort_keys=True)
         digest = hashlib.sha256(self._key.encode()).hexdigest()[:16]
         self._prepared = self._path.with_name(f"{self._path.stem}-{digest}.safetensors")
         self._measured = measured

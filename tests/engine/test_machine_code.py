@@ -15,12 +15,13 @@ from engines import LAYERS, answers, push, recording_blocks, tiny_tokenizer
 from small_models import a_small_model, small_engine
 from torch import Tensor
 
-from steerchat.engine import few_bits, lean_decoder, machine_code, native, openmp
+from steerchat.engine import compiler, few_bits, lean_decoder, native, openmp
 from steerchat.engine.backends import FOUR_BIT
-from steerchat.engine.compiled_blocks import CompiledBlocks
+from steerchat.engine.compiled_blocks import CompiledBlocks, CompiledParts
+from steerchat.engine.compiler import Machine
 from steerchat.engine.decoding import Row
 from steerchat.engine.engine import Engine
-from steerchat.engine.machine_code import FLOATS, LANES, Code, Machine
+from steerchat.engine.machine_code import FLOATS, LANES, Code
 from steerchat.engine.openmp import Threads
 from steerchat.engine.sampling import Sampling
 from steerchat.values.errors import SteerchatError
@@ -100,16 +101,34 @@ def test_a_block_that_somebody_else_replaced_is_computed_by_what_replaced_it(run
     assert torch.Size([1, 1, 64]) in calls and {range(2), range(3, LAYERS)} <= set(runs)
 
 
+@pytest.mark.parametrize("wrong", ["a step", "many tokens"])
 def test_blocks_that_machine_code_computes_otherwise_are_left_to_torch(
-    runs: list[range], monkeypatch: pytest.MonkeyPatch
+    wrong: str, runs: list[range], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = CompiledBlocks.run
-    monkeypatch.setattr(CompiledBlocks, "run", lambda *args: [states * 1.01 for states in usual(*args)])
+    step, many = CompiledBlocks.run, CompiledParts.outward
+    if wrong == "a step":
+        monkeypatch.setattr(CompiledBlocks, "run", lambda *args: [states * 1.01 for states in step(*args)])
+    else:
+        monkeypatch.setattr(CompiledParts, "outward", lambda *args: many(*args) * 1.01)
     engine = small_engine(True, "wide")
     expected = answers(small_engine(False, "wide"), [Row(PROMPT)], Sampling(max_tokens=8))[0].answer
     runs.clear()
     assert answers(engine, [Row(PROMPT)], Sampling(max_tokens=8))[0].answer.token_ids == expected.token_ids
     assert set(runs) == {range(1)}  # the comparison
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 40])
+def test_the_number_of_threads_changes_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Many rows are shared by threads in another way than few, and a text of many tokens as many rows.
+    rows = [Row(PROMPT * 3, (push(index % LAYERS, index),), index) for index in range(21)]
+    for some in (rows, rows[:1]):
+        expected = answers(small_engine(True, "wide"), some, Sampling(max_tokens=20))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "get_num_threads", lambda: threads)
+            got = answers(small_engine(True, "wide"), some, Sampling(max_tokens=20))
+        for own, other in zip(got, expected, strict=True):
+            assert own.answer == other.answer
+            assert torch.equal(own.reading.states, other.reading.states)
 
 
 def test_another_activation_is_left_to_torch(runs: list[range]) -> None:
@@ -173,10 +192,10 @@ def test_without_machine_code_that_computes_right_no_weight_is_held_in_few_bits(
     fault: str, compiled_anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "no compiler":
-        monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+        monkeypatch.setattr(compiler.llvm, "get_host_cpu_name", lambda: (_ for _ in ()).throw(RuntimeError("none")))
     elif fault == "an old CPU":
-        old = {**machine_code.llvm.get_host_cpu_features(), "f16c": False}
-        monkeypatch.setattr(machine_code.llvm, "get_host_cpu_features", lambda: Features(old))
+        old = {**compiler.llvm.get_host_cpu_features(), "f16c": False}
+        monkeypatch.setattr(compiler.llvm, "get_host_cpu_features", lambda: Features(old))
     else:
         monkeypatch.setattr(few_bits, "multiply", lambda rows, levels, scales: rows @ torch.zeros(rows.shape[1], 16))
     engine = small_engine(True, "wide")
@@ -209,7 +228,7 @@ def test_on_cpus_with_other_registers_it_computes_the_same(
 ) -> None:
     rows = [Row(PROMPT, (push(index % LAYERS, index),), index) for index in range(26)]
     expected = [output.answer for output in answers(small_engine(True, "wide"), rows, Sampling(max_tokens=6))]
-    features = dict(machine_code.llvm.get_host_cpu_features())
+    features = dict(compiler.llvm.get_host_cpu_features())
 
     def told() -> Features:
         if cpu == "untold":
@@ -221,8 +240,8 @@ def test_on_cpus_with_other_registers_it_computes_the_same(
     if cpu == "haswell":
         if not features.get("avx2"):
             pytest.skip("this CPU cannot run the code")
-        monkeypatch.setattr(machine_code.llvm, "get_host_cpu_name", lambda: cpu)
-    monkeypatch.setattr(machine_code.llvm, "get_host_cpu_features", told)
+        monkeypatch.setattr(compiler.llvm, "get_host_cpu_name", lambda: cpu)
+    monkeypatch.setattr(compiler.llvm, "get_host_cpu_features", told)
     for cache in (native._compiled, few_bits.works):
         cache.cache_clear()
     assert few_bits.works()
