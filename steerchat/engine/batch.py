@@ -49,11 +49,15 @@ class RowLayer(DynamicLayer):
     token, as DynamicLayer does, costs a copy of the whole cache per step.
 
     `size`: rows of the buffers; the first `rows` of them run.
+
+    Attributes:
+        length: columns in use.
+        alike: so many of the first hold the same in all rows: they need not be read for each.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.length = 0
+        self.length = self.alike = 0
         self.rows = self._size = size
 
     def reserve(self, like_keys: Tensor, like_values: Tensor, capacity: int) -> None:
@@ -144,6 +148,9 @@ class Batch:
         for row, context in enumerate(contexts):
             if context is not None and len(context):
                 self._place(row, context)
+        if all(context is contexts[0] for context in contexts):
+            for layer in self._layers:
+                layer.alike = layer.length
 
     def _place(self, row: int, context: Context) -> None:
         """Put a context of at least one token into a row, in the last of the columns in use."""
@@ -231,7 +238,7 @@ class Batch:
             more = torch.full((self.size, self._width + _GROWTH - self._columns.shape[1]), -1)
             self._columns = torch.cat([self._columns, more], dim=1)
         for layer in self._layers:
-            layer.length = self._width
+            layer.length, layer.alike = self._width, 0
             if layer.keys is not None and layer.values is not None and self._width > layer.keys.shape[2]:
                 layer.reserve(layer.keys, layer.values, self._columns.shape[1])
             for tensor in layer.tensors:
@@ -275,7 +282,7 @@ class Batch:
         if self._columns.shape[1] > 2 * enough:
             self._columns = self._columns[:, :enough].clone()
         for layer in self._layers:
-            layer.length = width
+            layer.length, layer.alike = width, 0
             if layer.keys is not None and layer.keys.shape[2] > 2 * enough:
                 layer.shrink(enough)
 

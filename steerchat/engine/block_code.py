@@ -20,6 +20,7 @@ STEP = (
     "sines",
     "turn",  # bytes between those of two rows
     "length",  # tokens before this one
+    "alike",  # of those, so many of the first that have the same keys and values in all rows
     "mask",  # added to scores; zero for none
     "mask_row",  # bytes between two rows of it
     "inward",  # room for queries, keys and values
@@ -196,10 +197,9 @@ def _attention(f: Function, given: Arguments) -> None:
         with vectors(f, size) as at:
             f.store(f.load(FLOATS, own + at), values + length * wide + at)
         with f.loop(0, length + 1, LANES) as token:
+            here = _source(f, given, token, keys, offset, pair)
             # Beyond the last token there may be no memory: its score stands there several times.
-            with f.loop(0, size * 64, 64) as line:
-                f.prefetch(keys + (token + 16) * wide + line)
-            places = [f.lower(token + number, length) * wide + keys for number in range(LANES)]
+            places = [f.lower(token + number, length) * wide + here for number in range(LANES)]
             mask = Variable(f, f.value(0.0, FLOATS))
             with f.where(given("mask")):
                 mask.set(f.load(FLOATS, given("mask") + row * given("mask_row") + token * 4))
@@ -212,11 +212,28 @@ def _attention(f: Function, given: Arguments) -> None:
         with f.loop(0, together) as head:
             _weights(f, length, peaks + head * (4 * LANES), scores + head * step)
         with f.loop(0, length + 1, LANES) as token:
-            last = f.lower(token + LANES, length + 1)
-            with f.loop(0, size * 64, 64) as line:
-                f.prefetch(values + (token + 16) * wide + line)
+            here, last = _source(f, given, token, values, offset, pair), f.lower(token + LANES, length + 1)
             with f.loop(0, together) as head:
-                _mix(f, token, last, size, scores + head * step, values, result + head * wide)
+                _mix(f, token, last, size, scores + head * step, here, result + head * wide)
+
+
+def _source(f: Function, given: Arguments, token: Value, own: Value, offset: Value, pair: Value) -> Value:
+    """Where the keys or values of the next 16 tokens are read: where all rows have the same, those of the first row,
+    which stay in the CPU's cache. The 16 after them are asked for, so that they come while these are computed.
+
+    Args:
+        token: the first.
+        own: those of the row and the head.
+        offset: how far those are from the first row's and first head's.
+        pair: the number of the head.
+    """
+    first = own - offset + pair * given("head")
+    wide, whole = given("size") * 4, given("alike") // LANES * LANES
+    ahead = token + LANES
+    source = f.choose(f.below(ahead, whole), first, own) + ahead * wide
+    with f.loop(0, wide * LANES, 64) as line:
+        f.prefetch(source + line)
+    return f.choose(f.below(token, whole), first, own)
 
 
 def _products(f: Function, size: Value, query: Value, keys: Sequence[Value]) -> Value:

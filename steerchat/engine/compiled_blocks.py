@@ -130,6 +130,7 @@ class CompiledBlocks:
         turn: tuple[Tensor, Tensor],
         caches: Sequence[tuple[Tensor, Tensor]],
         length: int,
+        alike: int,
         mask: Tensor | None,
         pushes: Mapping[int, Tensor],
     ) -> tuple[Tensor, Tensor]:
@@ -141,6 +142,7 @@ class CompiledBlocks:
             turn: cosines and sines, (rows, 1, 1, head size), as of `lean.Rotation`.
             caches: each block's keys and values, (rows or more, heads, columns, head size): it adds the token's.
             length: columns in use before it, less than there are.
+            alike: so many of the first of them hold the same in all rows.
             mask: (rows, 1, 1, length + 1) added to scores.
             pushes: by block, (rows, 1, hidden) added to the states that leave it.
         """
@@ -160,7 +162,7 @@ class CompiledBlocks:
         self._step[:] = (
             *(rows, ctypes.addressof(self._values) + 8 * first, len(blocks)),
             *(cosines.data_ptr(), sines.data_ptr(), cosines.stride(0) * 4),
-            *(length, *masked, *places, share * 4, threads, apart),
+            *(length, alike, *masked, *places, share * 4, threads, apart),
         )
         before, last = states.data_ptr(), states
         held = []  # in memory while the code runs

@@ -127,8 +127,9 @@ class LeanDecoder:
     ) -> Tensor:
         """The states that leave a run of blocks; the hooks of each are called, but for those that push."""
         assert self._compiled is not None
-        length, caches = kept.layers[run.start].length, [kept.layers[number].append() for number in run]
-        outputs, last = self._compiled.run(run, states, turn, caches, length, mask, pushes)
+        first = kept.layers[run.start]
+        length, caches = first.length, [kept.layers[number].append() for number in run]
+        outputs, last = self._compiled.run(run, states, turn, caches, length, first.alike, mask, pushes)
         for number, output in zip(run, outputs.unbind(), strict=True):
             block = blocks[number]
             for hook in block._forward_hooks.values():
@@ -157,7 +158,7 @@ def _agree(block: LeanBlock, weights: BlockWeights) -> bool:
     expected = block(states, mask, position_embeddings=turn, cache=SimpleNamespace(layers={block.number: kept}))
     compiled = CompiledBlocks(1)
     compiled.use(0, weights)
-    _, got = compiled.run(range(1), states, turn, [own.append()], past, mask, {})
+    _, got = compiled.run(range(1), states, turn, [own.append()], past, 0, mask, {})
     pairs = [(got, expected), *zip(own.tensors, kept.tensors, strict=True)]
     parts = CompiledParts(weights)
     for many in (5, 300):  # threads share few outputs, and many rows

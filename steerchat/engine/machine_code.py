@@ -170,9 +170,9 @@ class Function:
         """The lower of two whole numbers."""
         return Value(self, self.builder.select(self.builder.icmp_signed("<", a.value, b.value), a.value, b.value))
 
-    def beyond(self, address: Value, offset: Value) -> Value:
-        """An address and so many bytes more; zero, which stands for nothing, stays zero."""
-        return self.choose(address, address + offset, address)
+    def below(self, a: Value, b: Value) -> Value:
+        """1 if a whole number is lower than another, else 0."""
+        return Value(self, self.builder.zext(self.builder.icmp_signed("<", a.value, b.value), INT))
 
     @contextmanager
     def loop(self, start: Value | int, stop: Value, step: int = 1) -> Iterator[Value]:

@@ -64,25 +64,26 @@ class Sampler:
 
     def step(self, logits: Tensor) -> Tensor:
         """The next token of each row. `logits`: (rows, vocabulary); returns (rows,) long."""
-        tokens = self._choose(self._penalised(logits.float()))
+        tokens = self._choose(self._processed(logits.float()))
         self._seen = torch.cat([self._seen, tokens[:, None]], dim=1)
         return tokens
 
-    def _penalised(self, scores: Tensor) -> Tensor:
-        """Scores with the repetition penalty, number for number as transformers applies it.
+    def _processed(self, scores: Tensor) -> Tensor:
+        """Scores with the repetition penalty and the temperature, number for number as transformers applies them.
 
-        Its own processor goes through the whole vocabulary four times, which is a tenth of a sweep's step.
+        Its own processors go through the whole vocabulary five times, which is a tenth of a sweep's step.
         """
-        penalty = self._sampling.repetition_penalty
-        if penalty == 1.0:
-            return scores
-        seen = scores.gather(1, self._seen)
-        return scores.scatter(1, self._seen, torch.where(seen < 0, seen * penalty, seen / penalty))
+        penalty, temperature = self._sampling.repetition_penalty, self._sampling.temperature or 1.0
+        processed = scores / temperature
+        if penalty != 1.0:
+            seen = scores.gather(1, self._seen)
+            seen = torch.where(seen < 0, seen * penalty, seen / penalty) / temperature
+            processed.scatter_(1, self._seen, seen)
+        return processed
 
     def _choose(self, scores: Tensor) -> Tensor:
         if self._sampling.temperature == 0:
             return scores.argmax(dim=-1)
-        scores = scores / self._sampling.temperature
         noise = self._noise(scores.shape[-1])
         if self._sampling.top_p >= 1:
             return (scores + _gumbel(noise[self._noise_of])).argmax(dim=-1)

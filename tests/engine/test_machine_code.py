@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partialmethod
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from steerchat.engine import compiler, few_bits, lean_decoder, native, openmp
 from steerchat.engine.backends import FOUR_BIT
+from steerchat.engine.batch import Batch
 from steerchat.engine.compiled_blocks import CompiledBlocks, CompiledParts
 from steerchat.engine.compiler import Machine
 from steerchat.engine.decoding import Row
@@ -115,6 +117,39 @@ def test_blocks_that_machine_code_computes_otherwise_are_left_to_torch(
     runs.clear()
     assert answers(engine, [Row(PROMPT)], Sampling(max_tokens=8))[0].answer.token_ids == expected.token_ids
     assert set(runs) == {range(1)}  # the comparison
+
+
+def test_keys_that_all_rows_have_alike_are_read_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(PROMPT * 3, (push(index % LAYERS, index),), index) for index in range(5)]
+    other = replace(rows[0], prompt=PROMPT * 2 + PROMPT[:5] * 2)
+    usual: Any = CompiledBlocks.run
+    seen: list[int] = []
+
+    def run(self: CompiledBlocks, *args: Any, least: bool = False) -> Any:
+        seen.append(args[5])
+        return usual(self, *args[:5], 0 if least else args[5], *args[6:])
+
+    for some, alike in ((rows, len(rows[0].prompt) - 1), ([*rows, other], 0)):
+        monkeypatch.setattr(CompiledBlocks, "run", partialmethod(run, least=True))
+        expected = answers(small_engine(True, "wide"), some, Sampling(max_tokens=20))
+        seen.clear()
+        monkeypatch.setattr(CompiledBlocks, "run", run)
+        got = answers(small_engine(True, "wide"), some, Sampling(max_tokens=20))
+        assert max(seen) == alike
+        for own, wanted in zip(got, expected, strict=True):
+            assert own.answer == wanted.answer
+            assert torch.equal(own.reading.states, wanted.reading.states)
+
+
+def test_rows_that_come_and_go_have_nothing_alike() -> None:
+    engine = small_engine(False, "wide")
+    context = engine.prefill([PROMPT])[0]
+    batch = Batch(engine.passes, [context, context], 4)
+    layer = batch._layers[0]
+    assert layer.alike == len(PROMPT)
+    batch.remove(0)
+    batch.add(engine.prefill([PROMPT[:3]])[0])
+    assert layer.alike == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5, 40])
