@@ -315,7 +315,7 @@ class Batch:
         self._columns[:, width:] = -1
         self.lengths = lengths.clone()
         for layer in self._layers:
-            layer.length = width
+            layer.length, layer.alike = width, min(layer.alike, width)
         self.narrow(self.size)
 
     def context(self, row: int, tokens: Sequence[int]) -> Context:

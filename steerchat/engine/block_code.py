@@ -52,7 +52,7 @@ BLOCK = (
     "head",  # bytes between the keys of two heads
 )
 # Vectors of a head whose sums are in registers at the same time.
-_RUNS = (4, 2, 1)
+_TOGETHER = (4, 2, 1)
 # The products of a block, by number: what is done to the states first, where they are, what is added, where the
 # result goes.
 _PRODUCTS = (
@@ -127,8 +127,8 @@ def _of_product(f: Function, number: int) -> Arguments:
 
 def _push(f: Function, given: Arguments) -> None:
     """A thread's part of the push: of its rows' numbers, outputs of the last product."""
-    vectors_ = given("outputs_3") // LANES
-    start, end = _share(f, given, given("rows") * vectors_, vectors_)
+    of_row = given("outputs_3") // LANES
+    start, end = _share(f, given, given("rows") * of_row, of_row)
     with f.loop(start * (4 * LANES), end * (4 * LANES), 4 * LANES) as at:
         f.store(f.load(FLOATS, given("after") + at) + f.load(FLOATS, given("push") + at), given("pushed") + at)
 
@@ -252,20 +252,15 @@ def _products(f: Function, size: Value, query: Value, keys: Sequence[Value]) -> 
 
 def _mix(f: Function, first: Value, last: Value, size: Value, weights: Value, values: Value, result: Value) -> None:
     """Add some tokens' values to a head's result, each times its weight."""
-    done = Variable(f, f.value(0))
-    for runs in _RUNS:
-        start = done.get()
-        end = start + (size * 4 - start) // (4 * LANES * runs) * (4 * LANES * runs)
-        with f.loop(start, end, 4 * LANES * runs) as at:
-            sums = [Variable(f, f.load(FLOATS, result + at + 4 * LANES * run)) for run in range(runs)]
-            with f.loop(first, last) as token:
-                weight = f.splat(f.load(FLOAT, weights + token * 4))
-                for run, sum_ in enumerate(sums):
-                    value = f.load(FLOATS, values + token * size * 4 + at + 4 * LANES * run)
-                    sum_.set(f.fma(weight, value, sum_.get()))
-            for run, sum_ in enumerate(sums):
-                f.store(sum_.get(), result + at + 4 * LANES * run)
-        done.set(end)
+    for vector, count in f.parts(f.value(0), size // LANES, _TOGETHER):
+        places = [(vector + number) * (4 * LANES) for number in range(count)]
+        sums = [Variable(f, f.load(FLOATS, result + place)) for place in places]
+        with f.loop(first, last) as token:
+            weight = f.splat(f.load(FLOAT, weights + token * 4))
+            for place, sum_ in zip(places, sums, strict=True):
+                sum_.set(f.fma(weight, f.load(FLOATS, values + token * size * 4 + place), sum_.get()))
+        for place, sum_ in zip(places, sums, strict=True):
+            f.store(sum_.get(), result + place)
 
 
 def _turn(f: Function, given: Arguments, row: Value, head: Value, result: Value) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .openmp import Threads
+from .openmp import Threads, outside
 
 LANES = 16
 INT, FLOAT, WORD = ir.IntType(64), ir.FloatType(), ir.IntType(32)
@@ -159,7 +159,7 @@ class Function:
         """Let a line of memory come into the CPU's caches. Any address will do."""
         place = self.builder.inttoptr(address.value, ir.PointerType())
         kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), WORD, WORD, WORD])
-        self.builder.call(self._code.outside("llvm.prefetch.p0", kind), [place, WORD(0), WORD(2), WORD(1)])
+        self.builder.call(outside(self.builder, "llvm.prefetch.p0", kind), [place, WORD(0), WORD(2), WORD(1)])
 
     def choose(self, number: Value, a: Value, b: Value) -> Value:
         """a if a whole number is not zero, else b."""
@@ -190,6 +190,15 @@ class Function:
         count.add_incoming(builder.add(count, self.constant(step, INT)), builder.block)
         builder.branch(test)
         builder.position_at_end(after)
+
+    def parts(self, start: Value, end: Value, sizes: Sequence[int]) -> Iterator[tuple[Value, int]]:
+        """What a loop over these writes runs for the first number of each part: parts of the first size as long as
+        there are such, then of the next. The last size is 1."""
+        for size in sizes:
+            whole = start + (end - start) // size * size
+            with self.loop(start, whole, size) as first:
+                yield first, size
+            start = whole
 
     @contextmanager
     def where(self, number: Value) -> Iterator[None]:
@@ -233,7 +242,7 @@ class Function:
         """The sum of a vector's 16 numbers."""
         zero = self.constant(0.0, FLOAT)
         kind = ir.FunctionType(FLOAT, [FLOAT, FLOATS])
-        summed = self._code.outside(f"llvm.vector.reduce.fadd.v{LANES}f32", kind)
+        summed = outside(self.builder, f"llvm.vector.reduce.fadd.v{LANES}f32", kind)
         return Value(self, self.builder.call(summed, [zero, vector.value], fastmath=("reassoc",)))
 
     def sums(self, vectors: Sequence[Value]) -> Value:
@@ -249,7 +258,7 @@ class Function:
 
     def peak(self, vector: Value) -> Value:
         """The highest of a vector's 16 numbers, none of which is NaN."""
-        found = self._code.outside(f"llvm.vector.reduce.fmax.v{LANES}f32", ir.FunctionType(FLOAT, [FLOATS]))
+        found = outside(self.builder, f"llvm.vector.reduce.fmax.v{LANES}f32", ir.FunctionType(FLOAT, [FLOATS]))
         return Value(self, self.builder.call(found, [vector.value], fastmath=("nnan",)))
 
     def highest(self, a: Value, b: Value) -> Value:
@@ -263,7 +272,7 @@ class Function:
 
     def _reduced(self, operation: str, vector: Any) -> Value:
         kind = ir.FunctionType(WORD, [INTS])
-        reduce = self._code.outside(f"llvm.vector.reduce.{operation}.v{LANES}i32", kind)
+        reduce = outside(self.builder, f"llvm.vector.reduce.{operation}.v{LANES}i32", kind)
         return Value(self, self.builder.call(reduce, [vector]))
 
     def exp(self, vector: Value) -> Value:
@@ -304,7 +313,7 @@ class Function:
     def _intrinsic(self, name: str, *values: Value) -> Value:
         kind = values[0].value.type
         suffix = f"v{LANES}f32" if kind == FLOATS else "f32"
-        found = self._code.outside(f"llvm.{name}.{suffix}", ir.FunctionType(kind, [kind] * len(values)))
+        found = outside(self.builder, f"llvm.{name}.{suffix}", ir.FunctionType(kind, [kind] * len(values)))
         return Value(self, self.builder.call(found, [value.value for value in values]))
 
 
@@ -326,10 +335,6 @@ class Code:
         function = Function(self, name, arguments)
         yield function
         function.builder.ret_void()
-
-    def outside(self, name: str, kind: Any) -> Any:
-        """A function of LLVM or of the OpenMP library."""
-        return self.module.globals.get(name) or ir.Function(self.module, kind, name)
 
     @property
     def text(self) -> str:

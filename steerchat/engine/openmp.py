@@ -38,16 +38,14 @@ class Threads:
     def start(self, builder: Any, task: Any, argument: Any, count: Any) -> None:
         """Run a function of one whole number on so many threads, and wait for all."""
         if "GOMP_parallel" in self.addresses:
-            started = _outside(builder, "GOMP_parallel", _VOID, _ADDRESS, _INT, _SHORT, _SHORT)
+            started = outside(builder, "GOMP_parallel", _kind(_ADDRESS, _INT, _SHORT, _SHORT))
             builder.call(started, [task, argument, count, _SHORT(0)])
         elif "__kmpc_fork_call" in self.addresses:
             caller, number = self._caller(builder), self._global_number(builder)
-            wanted = _outside(builder, "__kmpc_push_num_threads", _VOID, _ADDRESS, _SHORT, _SHORT)
+            wanted = outside(builder, "__kmpc_push_num_threads", _kind(_ADDRESS, _SHORT, _SHORT))
             builder.call(wanted, [caller, number, count])
             kind = ir.FunctionType(_VOID, [_ADDRESS, _SHORT, _ADDRESS], var_arg=True)
-            fork = builder.module.globals.get("__kmpc_fork_call") or ir.Function(
-                builder.module, kind, "__kmpc_fork_call"
-            )
+            fork = outside(builder, "__kmpc_fork_call", kind)
             builder.call(fork, [caller, _SHORT(1), _started(builder, task), argument])
         else:
             builder.call(task, [argument])
@@ -55,20 +53,21 @@ class Threads:
     def wait(self, builder: Any) -> None:
         """Wait until all threads are here."""
         if "GOMP_barrier" in self.addresses:
-            builder.call(_outside(builder, "GOMP_barrier", _VOID), [])
+            builder.call(outside(builder, "GOMP_barrier", _kind()), [])
         elif "__kmpc_barrier" in self.addresses:
-            barrier = _outside(builder, "__kmpc_barrier", _VOID, _ADDRESS, _SHORT)
+            barrier = outside(builder, "__kmpc_barrier", _kind(_ADDRESS, _SHORT))
             builder.call(barrier, [self._caller(builder), self._global_number(builder)])
 
     def place(self, builder: Any) -> tuple[Any, Any]:
         """The number of this thread, and how many there are."""
         if not self.addresses:
             return _INT(0), _INT(1)
-        number, count = (builder.zext(builder.call(_outside(builder, name, _SHORT), []), _INT) for name in _NUMBERS)
+        found = (outside(builder, name, ir.FunctionType(_SHORT, [])) for name in _NUMBERS)
+        number, count = (builder.zext(builder.call(function, []), _INT) for function in found)
         return number, count
 
     def _global_number(self, builder: Any) -> Any:
-        found = _outside(builder, "__kmpc_global_thread_num", _SHORT, _ADDRESS)
+        found = outside(builder, "__kmpc_global_thread_num", ir.FunctionType(_SHORT, [_ADDRESS]))
         return builder.call(found, [self._caller(builder)])
 
     def _caller(self, builder: Any) -> Any:
@@ -93,9 +92,13 @@ def _started(builder: Any, task: Any) -> Any:
     return builder.module.globals[name]
 
 
-def _outside(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    module = builder.module
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+def _kind(*arguments: Any) -> Any:
+    return ir.FunctionType(_VOID, arguments)
+
+
+def outside(builder: Any, name: str, kind: Any) -> Any:
+    """A function of this type that is LLVM's or a library's."""
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
 
 @cache

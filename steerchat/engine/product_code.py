@@ -57,8 +57,8 @@ PRODUCT = (
     "threads",
     "apart",  # 1 where each thread computes all outputs of some rows, 0 where it computes some outputs of all rows
 )
-# Runs whose sums are in registers at the same time; a result does not depend on it.
-_RUNS = (3, 2, 1)
+# Runs and rows whose sums are in registers at the same time, of CPUs with 32: a result does not depend on them.
+_RUNS, _ROWS = (3, 2, 1), (8, 4, 2, 1)
 # The largest whole number that a state becomes, and the largest state that counts as zero.
 _MOST, _NOTHING = 32767.0, 1e-30
 
@@ -122,17 +122,12 @@ def product(f: Function, given: Arguments, fill: Fill, bits: int) -> None:
         source = fill(f, given, first + row, room)
         with f.loop(0, groups) as group:
             _round(f, source + group * (4 * GROUP), states, group * rows + row)
-    run = Variable(f, start)
-    for together in _RUNS:
-        before = run.get()
-        after = before + (end - before) // together * together
-        with f.loop(before, after, together) as at:
-            _sum(f, given, states, bits, at, together, totals)
-            with f.loop(0, rows) as row:
-                for number in range(together):
-                    total = totals + (row * together + number) * (4 * LANES)
-                    _finish(f, given, first + row, at + number, f.load(FLOATS, total))
-        run.set(after)
+    for run, together in f.parts(start, end, _RUNS):
+        _sum(f, given, states, bits, run, together, totals)
+        with f.loop(0, rows) as row:
+            for number in range(together):
+                total = totals + (row * together + number) * (4 * LANES)
+                _finish(f, given, first + row, run + number, f.load(FLOATS, total))
 
 
 class _States(NamedTuple):
@@ -180,24 +175,17 @@ def _sum(f: Function, given: Arguments, states: _States, bits: int, run: Value, 
             for pair, level in enumerate(own):
                 f.store(level, levels + 4 * LANES * (pair * runs + number))
         factors = [_factors(f, bits, given("scales") + place * (LANES * 2 * (8 // bits))) for place in here]
-        done, count = Variable(f, f.value(0)), f.registers // 4
-        while count:
-            before = done.get()
-            after = before + (states.rows - before) // count * count
-            with f.loop(before, after, count) as row:
-                first = group * states.rows + row
-                parts = _parts(f, levels, runs, states.numbers + first * (2 * GROUP), count)
-                for number in range(count):
-                    scale, sum_ = (
-                        f.splat(f.load(FLOAT, start + first * 4 + 4 * number)) for start in (states.scales, states.sums)
-                    )
-                    for place, ((factor, low), part) in enumerate(zip(factors, parts[number], strict=True)):
-                        at = room + row * (4 * LANES * runs) + 4 * LANES * (number * runs + place)
-                        total = f.load(FLOATS, at)
-                        total = total if low is None else f.fma(low, sum_, total)
-                        f.store(f.fma(part.floats() * factor, scale, total), at)
-            done.set(after)
-            count //= 2
+        for row, count in f.parts(f.value(0), states.rows, [size for size in _ROWS if size <= f.registers // 4]):
+            first = group * states.rows + row
+            parts = _parts(f, levels, runs, states.numbers + first * (2 * GROUP), count)
+            for number in range(count):
+                at = first * 4 + 4 * number
+                scale, sum_ = (f.splat(f.load(FLOAT, start + at)) for start in (states.scales, states.sums))
+                for place, ((factor, low), part) in enumerate(zip(factors, parts[number], strict=True)):
+                    at = room + row * (4 * LANES * runs) + 4 * LANES * (number * runs + place)
+                    total = f.load(FLOATS, at)
+                    total = total if low is None else f.fma(low, sum_, total)
+                    f.store(f.fma(part.floats() * factor, scale, total), at)
 
 
 def _parts(f: Function, levels: Value, runs: int, numbers: Value, count: int) -> list[list[Value]]:

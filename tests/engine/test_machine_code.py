@@ -147,6 +147,8 @@ def test_rows_that_come_and_go_have_nothing_alike() -> None:
     batch = Batch(engine.passes, [context, context], 4)
     layer = batch._layers[0]
     assert layer.alike == len(PROMPT)
+    batch.rewind(7, torch.tensor([7, 7]))
+    assert layer.alike == 7
     batch.remove(0)
     batch.add(engine.prefill([PROMPT[:3]])[0])
     assert layer.alike == 0
