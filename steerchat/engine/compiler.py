@@ -12,6 +12,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from ..system.folders import cache_dir, write_whole
+from ..system.memory import forget_code
 from ..values.errors import SteerchatError
 from . import machine_code, openmp
 from .machine_code import Code
@@ -72,6 +73,7 @@ class Machine:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         _held.append(engine)
+        forget_code(llvm.ffi.get_library_name())
         return {name: engine.get_function_address(name) for name in names}
 
     def _compiled(self, write: Sequence[Callable[[Code], None]]) -> bytes:
