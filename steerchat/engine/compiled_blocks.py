@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .block_code import BLOCK, STEP
-from .few_bits import rounded, shared, shares
+from .few_bits import rounded, split, splits
 from .machine_code import LANES
 from .native import native
 from .weights import GROUP
@@ -68,7 +68,7 @@ class CompiledParts:
         """Queries, keys and values side by side, (n, all), of the states (n, hidden) that enter the block."""
         states = states.contiguous()
         result = states.new_empty(len(states), self._sizes[0])
-        for part, share, apart in shares(len(states), self._inputs):
+        for part, share, apart in splits(len(states), self._inputs):
             places = {"before": states[part], "inward": result[part]}
             self._run("inward", part.stop - part.start, share, apart, places)
         return result
@@ -78,7 +78,7 @@ class CompiledParts:
         states, mixed = states.contiguous(), mixed.contiguous()
         result = torch.empty_like(states)
         _, hidden, wide, _ = self._sizes
-        for part, share, apart in shares(len(states), self._inputs):
+        for part, share, apart in splits(len(states), self._inputs):
             count = part.stop - part.start
             places = {"before": states[part], "mixed": mixed[part], "after": result[part]}
             places |= {"between": states.new_empty(count, hidden), "wide": states.new_empty(count, wide)}
@@ -148,8 +148,8 @@ class CompiledBlocks:
         """
         states = states.contiguous()
         (rows, _, hidden), threads = states.shape, torch.get_num_threads()
-        room, apart = shared(rows, self._inputs)
-        share = rounded(max(room, self._together * (self._size + length + 4 * LANES)))
+        share, apart = split(rows, self._inputs)
+        share = rounded(max(share, self._together * (self._size + length + 4 * LANES)))
         inward, _, wide, _ = self._sizes
         sizes = [rows * inward, rows * self._inputs, rows * hidden, rows * wide, threads * share]
         room, result = torch.empty(sum(sizes)), torch.empty(len(blocks), *states.shape)

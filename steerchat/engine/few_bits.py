@@ -31,14 +31,14 @@ def multiply(rows: Tensor, levels: Tensor, scales: Tensor) -> Tensor:
     (count, size), outputs, threads = rows.shape, len(levels) * LANES, torch.get_num_threads()
     result = rows.new_empty(count, outputs)
     call = native("multiply 4" if levels.dtype == torch.int32 else "multiply 8")
-    for part, share, apart in shares(count, size):
+    for part, share, apart in splits(count, size):
         room = rows.new_empty(threads, share)
         given = (part.stop - part.start, size, outputs, rows[part].data_ptr(), levels.data_ptr(), scales.data_ptr())
         call(_Product(*given, 0, 0, result[part].data_ptr(), room.data_ptr(), share * 4, threads, apart))
     return result
 
 
-def shared(rows: int, inputs: int) -> tuple[int, int]:
+def split(rows: int, inputs: int) -> tuple[int, int]:
     """How threads share the products of so many rows: the float32 numbers of scratch that each thread has for them,
     and `apart` of PRODUCT.
     """
@@ -47,10 +47,10 @@ def shared(rows: int, inputs: int) -> tuple[int, int]:
     return rounded(scratch(-(-rows // threads) if apart else rows, inputs)), int(apart)
 
 
-def shares(rows: int, inputs: int) -> Iterator[tuple[slice, int, int]]:
+def splits(rows: int, inputs: int) -> Iterator[tuple[slice, int, int]]:
     """The rows that are computed at once, of many, and how threads share each part of them."""
     for part in slices(rows, _AT_ONCE * torch.get_num_threads()):
-        yield part, *shared(part.stop - part.start, inputs)
+        yield part, *split(part.stop - part.start, inputs)
 
 
 @cache
@@ -117,12 +117,11 @@ def eight_bits(numbers: Tensor) -> Levels:
 def unpacked(levels: Tensor, scales: Tensor) -> Tensor:
     """The numbers (whole runs of outputs, in) float32 of a weight in the order of products."""
     if levels.dtype == torch.int32:
-        fours = levels[..., None] >> torch.tensor(_PLACES) & 15
-        numbers = fours.transpose(1, 2)
+        # Bytes: of the inputs 0, 2, 4, 6 in the first half, of 1, 3, 5, 7 in the second, and two in each.
+        halves = levels.view(torch.uint8).unflatten(-1, (LANES, 2, 2))
+        levels = torch.stack((halves & 15, halves >> 4), dim=-1).permute(0, 2, 1, 4, 5, 3)
     else:
-        numbers = levels.transpose(1, 2)
-    scale, low = (part.float()[..., None] for part in (scales[:, :, 0], scales[:, :, -1]))
-    groups = numbers.reshape(len(levels), LANES, -1, GROUP).transpose(1, 2) * scale
-    if levels.dtype == torch.int32:
-        groups += low
-    return groups.transpose(1, 2).reshape(len(levels) * LANES, -1)
+        levels = levels.transpose(1, 2)
+    scale, *low = (part.float()[..., None] for part in scales.permute(2, 0, 3, 1))
+    numbers = levels.reshape(len(scales), LANES, -1, GROUP) * scale
+    return (numbers.add_(*low) if low else numbers).view(len(scales) * LANES, -1)
