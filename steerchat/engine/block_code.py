@@ -30,7 +30,7 @@ STEP = (
     "scratch",
     "share",
     "threads",
-    "apart",  # as of PRODUCT; 0 for attention
+    "apart",  # as of PRODUCT
 )
 # What a block has of its own. Its four products are numbered: queries, keys and values; out of attention; gate and up;
 # down. Its norms are those before the first and the third.
@@ -52,7 +52,7 @@ BLOCK = (
     "head",  # bytes between the keys of two heads
 )
 # Vectors of a head whose sums are in registers at the same time.
-_TOGETHER = (4, 2, 1)
+_VECTORS = (4, 2, 1)
 # The products of a block, by number: what is done to the states first, where they are, what is added, where the
 # result goes.
 _PRODUCTS = (
@@ -67,7 +67,7 @@ def write_blocks(code: Code) -> None:
     """Functions for one token of each row, and for what is around the attention of any number of tokens.
 
     `step` takes the address of the values of STEP. `inward` computes queries, keys and values, and `outward` everything
-    after attention; they take the address of the values of BLOCK.
+    after attention; they take the address of the values of BLOCK. Products have been written before.
     """
     for number, (kind, *_) in enumerate(_PRODUCTS):
         with code.function(f"product of block {number}", 1) as f:
@@ -80,7 +80,7 @@ def write_blocks(code: Code) -> None:
     with code.function("after attention", 1) as f:
         f.call("product of block 1", f.arguments[0])
         for number in (2, 3):
-            _together(f, _of_block(f))
+            _wait(f, _of_block(f))
             f.call(f"product of block {number}", f.arguments[0])
     with code.function("blocks", 1) as f:
         step = values(f, STEP, f.arguments[0])
@@ -88,10 +88,10 @@ def write_blocks(code: Code) -> None:
             block = step("blocks") + number * (8 * len(BLOCK))
             for part in ("product of block 0", "attention", "after attention"):
                 f.call(part, block)
-                _together(f, step)
+                _wait(f, step)
             with f.where(values(f, BLOCK, block)("push")):
                 f.call("push", block)
-                _together(f, step)
+                _wait(f, step)
     for name, task in (("inward", "product of block 0"), ("outward", "after attention")):
         with code.function(name, 1) as f:
             f.parallel(task, f.arguments[0], _of_block(f)("threads"))
@@ -99,7 +99,7 @@ def write_blocks(code: Code) -> None:
         f.parallel("blocks", f.arguments[0], values(f, STEP, f.arguments[0])("threads"))
 
 
-def _together(f: Function, given: Arguments) -> None:
+def _wait(f: Function, given: Arguments) -> None:
     """Wait for the other threads, unless each goes on with rows of its own."""
     with f.where(f.value(1) - given("apart")):
         f.wait()
@@ -252,7 +252,7 @@ def _products(f: Function, size: Value, query: Value, keys: Sequence[Value]) -> 
 
 def _mix(f: Function, first: Value, last: Value, size: Value, weights: Value, values: Value, result: Value) -> None:
     """Add some tokens' values to a head's result, each times its weight."""
-    for vector, count in f.parts(f.value(0), size // LANES, _TOGETHER):
+    for vector, count in f.parts(f.value(0), size // LANES, _VECTORS):
         places = [(vector + number) * (4 * LANES) for number in range(count)]
         sums = [Variable(f, f.load(FLOATS, result + place)) for place in places]
         with f.loop(first, last) as token:

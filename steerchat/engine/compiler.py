@@ -73,8 +73,9 @@ class Machine:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         _held.append(engine)
+        addresses = {name: engine.get_function_address(name) for name in names}
         forget_code(llvm.ffi.get_library_name())
-        return {name: engine.get_function_address(name) for name in names}
+        return addresses
 
     def _compiled(self, write: Sequence[Callable[[Code], None]]) -> bytes:
         code = Code(self.registers, self._threads)

@@ -82,12 +82,8 @@ def rounded(numbers: int) -> int:
 def shapes(bits: int, out: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Of the levels, in int32 where they have four bits and in int8 where they have eight, and of the scales."""
     runs = -(-out // LANES)
-    return (runs, *((size // 8, LANES) if bits == 4 else (size // 2, LANES, 2))), (
-        runs,
-        size // GROUP,
-        8 // bits,
-        LANES,
-    )
+    levels = (size // 8, LANES) if bits == 4 else (size // 2, LANES, 2)
+    return (runs, *levels), (runs, size // GROUP, 8 // bits, LANES)
 
 
 def packed(weight: Levels) -> tuple[Tensor, Tensor]:

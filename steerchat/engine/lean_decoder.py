@@ -64,7 +64,7 @@ class LeanDecoder:
         states = self._decoder.embed_tokens(input_ids)
         turn = Rotation.prepared(*self._decoder.rotary_emb(states, position_ids=position_ids))
         blocks, first = [*self._decoder.layers], 0
-        if self._agree is None:
+        if self._agree is None:  # the first text is read as all later ones are
             self._weights(blocks, states.shape[0] * states.shape[1])
         while first < len(blocks):
             run, pushes = self._run(blocks, first, kept, states)

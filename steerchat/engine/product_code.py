@@ -71,6 +71,9 @@ Fill = Callable[[Function, Arguments, Value, Value], Value]
 def write_products(code: Code) -> None:
     """`multiply 4` and `multiply 8`, for weights of so many bits: they take the address of the values of PRODUCT."""
     for bits in (4, 8):
+        for runs in _RUNS:
+            with code.function(f"sums {bits} {runs}", len(_States._fields) + 3) as f:
+                _sum(f, bits, runs)
         with code.function(f"product {bits}", 1) as f:
             product(f, values(f, PRODUCT, f.arguments[0]), given_states, bits)
         with code.function(f"multiply {bits}", 1) as f:
@@ -123,7 +126,9 @@ def product(f: Function, given: Arguments, fill: Fill, bits: int) -> None:
         with f.loop(0, groups) as group:
             _round(f, source + group * (4 * GROUP), states, group * rows + row)
     for run, together in f.parts(start, end, _RUNS):
-        _sum(f, given, states, bits, run, together, totals)
+        place = run * groups
+        levels = given("levels") + place * (GROUP * LANES * bits // 8)
+        f.call(f"sums {bits} {together}", *states, levels, given("scales") + place * _scales_bytes(bits), totals)
         with f.loop(0, rows) as row:
             for number in range(together):
                 total = totals + (row * together + number) * (4 * LANES)
@@ -160,32 +165,35 @@ def _round(f: Function, source: Value, states: _States, place: Value) -> None:
     f.store(unit * f.total(ints[0] + ints[1]).float(), states.sums + place * 4)
 
 
-def _sum(f: Function, given: Arguments, states: _States, bits: int, run: Value, runs: int, room: Value) -> None:
+def _sum(f: Function, bits: int, runs: int) -> None:
     """Write the products of all rows with some runs of outputs: for each row the vectors of these runs.
 
-    `room`: where they go, and then the levels of one group of these runs.
+    The function takes the states, where levels and scales of the first run are, and where the products go and, after
+    them, the levels of one group of these runs.
     """
+    *numbers, packed, scales, room = f.arguments
+    states = _States(*numbers)
     levels = room + states.rows * (4 * LANES * runs)
     with f.loop(0, states.rows * runs) as place:
         f.store(f.value(0.0, FLOATS), room + place * (4 * LANES))
     with f.loop(0, states.groups) as group:
-        here = [(run + number) * states.groups + group for number in range(runs)]
+        here = [states.groups * number + group for number in range(runs)]
         for number, place in enumerate(here):
-            own = _levels(f, bits, given("levels") + place * (GROUP * LANES * bits // 8))
-            for pair, level in enumerate(own):
+            for pair, level in enumerate(_levels(f, bits, packed + place * (GROUP * LANES * bits // 8))):
                 f.store(level, levels + 4 * LANES * (pair * runs + number))
-        factors = [_factors(f, bits, given("scales") + place * (LANES * 2 * (8 // bits))) for place in here]
+        factors = [_factors(f, bits, scales + place * _scales_bytes(bits)) for place in here]
         for row, count in f.parts(f.value(0), states.rows, [size for size in _ROWS if size <= f.registers // 4]):
             first = group * states.rows + row
             parts = _parts(f, levels, runs, states.numbers + first * (2 * GROUP), count)
             for number in range(count):
-                at = first * 4 + 4 * number
-                scale, sum_ = (f.splat(f.load(FLOAT, start + at)) for start in (states.scales, states.sums))
-                for place, ((factor, low), part) in enumerate(zip(factors, parts[number], strict=True)):
-                    at = room + row * (4 * LANES * runs) + 4 * LANES * (number * runs + place)
-                    total = f.load(FLOATS, at)
+                own = first * 4 + 4 * number
+                scale, sum_ = (f.splat(f.load(FLOAT, start + own)) for start in (states.scales, states.sums))
+                result = room + (row + number) * (4 * LANES * runs)
+                for (factor, low), part in zip(factors, parts[number], strict=True):
+                    total = f.load(FLOATS, result)
                     total = total if low is None else f.fma(low, sum_, total)
-                    f.store(f.fma(part.floats() * factor, scale, total), at)
+                    f.store(f.fma(part.floats() * factor, scale, total), result)
+                    result += 4 * LANES
 
 
 def _parts(f: Function, levels: Value, runs: int, numbers: Value, count: int) -> list[list[Value]]:
@@ -215,6 +223,11 @@ def _levels(f: Function, bits: int, address: Value) -> list[Value]:
         return [f.load(BYTE_PAIRS, address + 2 * LANES * pair).pairs() for pair in range(GROUP // 2)]
     words = [f.load(PAIRS, address + 4 * LANES * eight) for eight in range(GROUP // 8)]
     return [(word >> 4 * pair) & 15 for word in words for pair in range(4)]
+
+
+def _scales_bytes(bits: int) -> int:
+    """Bytes of a run's scales, and lowest numbers, of one group."""
+    return LANES * 2 * (8 // bits)
 
 
 def _factors(f: Function, bits: int, address: Value) -> tuple[Value, Value | None]:

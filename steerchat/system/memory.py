@@ -45,9 +45,9 @@ def forget_code(library: str) -> None:
     """
     with suppress(AttributeError, OSError, ValueError):  # only Linux tells where libraries lie
         for line in Path("/proc/self/maps").read_text("utf-8").splitlines():
-            place, rights, *_, name = f"{line} -".split(maxsplit=5)
+            place, rights, *_, name = line.split(maxsplit=5)
             # Nobody writes to code, so nothing is lost.
-            if rights == "r-xp" and Path(name.removesuffix(" -")).name == library:
+            if rights == "r-xp" and Path(name).name == library:
                 start, end = (int(number, 16) for number in place.split("-"))
                 ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 

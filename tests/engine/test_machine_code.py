@@ -276,7 +276,7 @@ def test_on_cpus_with_other_registers_it_computes_the_same(
 
     if cpu == "haswell":
         if not features.get("avx2"):
-            pytest.skip("this CPU cannot run the code")
+            pytest.skip("code for haswell has instructions of AVX2, which this CPU lacks")
         monkeypatch.setattr(compiler.llvm, "get_host_cpu_name", lambda: cpu)
     monkeypatch.setattr(compiler.llvm, "get_host_cpu_features", told)
     for cache in (native._compiled, few_bits.works):
